@@ -1,0 +1,69 @@
+"""The error tree of Quartet, and what each error means to a client.
+
+    QuartetError
+    ├── ConfigError              start-up refused: one line on stderr, exit code 2
+    ├── ModelError               model missing or damaged: one line on stderr, exit code 3
+    ├── FrameError               a damaged, alien or stale frame; counted and dropped, never raised out of a loop
+    ├── InvariantViolation       a bug: the scheduler's state contradicts itself
+    └── RequestError             one request is refused or failed; carries OpenAI's error fields
+          400 invalid_value, context_length_exceeded, ...   a retry cannot help
+          404 model_not_found                                a retry cannot help
+          408 deadline_exceeded                              a retry may help
+          500 internal_error, out_of_memory, ...             a retry may help
+          503 queue_full, draining, engine_restarting        a retry helps after `retry_after_s`
+"""
+
+
+class QuartetError(Exception):
+    """Root of every error that Quartet raises on purpose."""
+
+
+class ConfigError(QuartetError):
+    """A setting is wrong. The message names the field, the value given and the bound."""
+
+
+class ModelError(QuartetError):
+    """The model cannot be found or read. The message says what to do next."""
+
+
+class FrameError(QuartetError):
+    """A frame that must not be acted upon. `reason` is a closed set of words used as a metric label."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class InvariantViolation(QuartetError):
+    """An invariant of the scheduler does not hold. `name` is its id in the rule book (INV-1 to INV-8)."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.name = name
+
+
+class RequestError(QuartetError):
+    """One request is refused or has failed; maps onto OpenAI's error object.
+
+    Args:
+        status: HTTP status.
+        code: OpenAI-style machine-readable code, e.g. `context_length_exceeded`.
+        message: what is wrong and what to do; no paths, no stack, no prompt text.
+        param: the request field at fault, if one is.
+        retry_after_s: seconds after which a retry is worthwhile, for 503.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,43 @@
+"""The identifiers of the engine, as distinct types.
+
+Everything here is plain data; nothing depends on the rest of Quartet.
+"""
+
+from enum import IntEnum
+from typing import NewType
+
+Rid = NewType("Rid", bytes)
+"""128-bit request id, 16 bytes, chosen by the edge that accepted the request."""
+
+Epoch = NewType("Epoch", int)
+"""Incarnation number of a process, given by the supervisor; it only rises."""
+
+Slot = NewType("Slot", int)
+"""Row of the worker's device state that a running sequence occupies."""
+
+Page = NewType("Page", int)
+"""Index of a KV page. Page 0 is the dummy page and is never handed out."""
+
+Handle = NewType("Handle", int)
+"""Short name the scheduler gives to one attempt of one choice on the token path to a detokenizer."""
+
+
+class Role(IntEnum):
+    """The kinds of processes. The value travels in every frame header."""
+
+    SUPERVISOR = 0
+    API = 1
+    TOKENIZER = 2
+    SCHEDULER = 3
+    WORKER = 4
+    DETOK = 5
+
+    @property
+    def label(self) -> str:
+        """The name used on the command line, in `/topology` and in socket file names."""
+        return self.name.lower()
+
+
+def process_name(role: Role, rank: int) -> str:
+    """Return the address of one process, e.g. `detok-0`: its socket's file name without the suffix."""
+    return f"{role.label}-{rank}"
