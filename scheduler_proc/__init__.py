@@ -1,0 +1,1 @@
+"""The scheduler process: queue, batch, pages, radix tree, ratio, retraction. No torch, no model, no text."""

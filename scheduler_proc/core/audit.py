@@ -1,0 +1,111 @@
+"""Every invariant of the scheduler, by name (rules INV-1 to INV-8). Slow and complete: for tests and post-mortems."""
+
+import collections
+
+from quartet.errors import InvariantViolation
+from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.radix import ID_BYTES, Node
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.state import State
+
+
+def audit(state: State) -> None:
+    """Raise InvariantViolation for the first invariant that does not hold."""
+    _check_places(state)
+    if state.kv is not None:
+        _check_ownership(state, state.kv)
+        _check_tree(state, state.kv)
+        _check_idle(state, state.kv)
+    _check_slots(state)
+
+
+def _fail(name: str, detail: str) -> None:
+    raise InvariantViolation(name, detail)
+
+
+def _holders(state: State) -> list[Request]:
+    return [*state.running.values(), *([state.chunked] if state.chunked else [])]
+
+
+def _check_places(state: State) -> None:
+    """INV-7: each live request is in one place, and a waiting one holds nothing."""
+    places = collections.Counter(id(request) for request in [*state.waiting, *_holders(state)])
+    live = state.live()
+    if len(places) != len(live) or any(count != 1 for count in places.values()):
+        _fail("INV-7", f"{len(live)} live requests in {sum(places.values())} places")
+    for request in state.waiting:
+        if request.state is not RequestState.WAITING or request.pages or request.node or request.slot >= 0:
+            _fail("INV-7", f"waiting request {request.rid.hex()} holds pages, a lock or a slot")
+    for request in state.running.values():
+        if request.state is not RequestState.RUNNING:
+            _fail("INV-7", f"{request.state.name} request {request.rid.hex()} in the running batch")
+        if request.committed != request.prompt_tokens + request.launched - 1:
+            _fail("INV-7", f"running request {request.rid.hex()} has C {request.committed}, launched {request.launched}")
+    if state.chunked is not None and state.chunked.state is not RequestState.PREFILLING:
+        _fail("INV-7", f"chunked request in state {state.chunked.state.name}")
+
+
+def _check_ownership(state: State, kv: KvCache) -> None:
+    """INV-1, INV-3, INV-8: the pages add up, and each has one owner."""
+    owners: collections.Counter[int] = collections.Counter(kv.pool.free_pages())
+    for node in kv.tree.nodes():
+        owners.update(node.pages)
+    private = 0
+    for request in _holders(state):
+        own = request.pages[request.protected // kv.page_size :]
+        private += len(own) * kv.page_size
+        owners.update(own)
+        if len(request.pages) * kv.page_size < request.committed:
+            _fail("INV-1", f"request {request.rid.hex()} has {len(request.pages)} pages for {request.committed} tokens")
+    if 0 in owners:
+        _fail("INV-8", "the dummy page has an owner")
+    twice = [page for page, count in owners.items() if count > 1]
+    if twice:
+        _fail("INV-3", f"pages {twice[:5]} have more than one owner")
+    total = kv.pool.available_tokens + kv.tree.evictable_tokens + kv.tree.protected_tokens + private
+    if total != kv.capacity_tokens or len(owners) != kv.pool.page_count:
+        _fail("INV-1", f"{total} tokens accounted for of {kv.capacity_tokens}")
+
+
+def _check_tree(state: State, kv: KvCache) -> None:
+    """INV-4, INV-5, INV-6: counters, keys and locks agree with a walk."""
+    tree = kv.tree
+    page_bytes = kv.page_size * ID_BYTES
+    locks: collections.Counter[int] = collections.Counter(id(request.node) for request in _holders(state))
+    evictable = protected = 0
+    for node in tree.nodes():
+        size = len(node.pages) * kv.page_size
+        if node.lock_ref:
+            protected += size
+        else:
+            evictable += size
+        if not node.key or len(node.key) != len(node.pages) * page_bytes:
+            _fail("INV-5", f"a node's key of {len(node.key)} bytes for {len(node.pages)} pages")
+        first = node.child_key if isinstance(node.child_key, bytes) else node.child_key[1]
+        if first != node.key[:page_bytes] or node.parent is None or node.parent.children[node.child_key] is not node:
+            _fail("INV-5", "a child is filed under another key than its first page")
+        if node.lock_ref != _expected_locks(node, locks):
+            _fail("INV-6", f"lock_ref {node.lock_ref}, {_expected_locks(node, locks)} expected")
+    if (evictable, protected) != (tree.evictable_tokens, tree.protected_tokens):
+        _fail("INV-4", f"counters {tree.evictable_tokens}, {tree.protected_tokens}; walk {evictable}, {protected}")
+
+
+def _expected_locks(node: Node, locks: "collections.Counter[int]") -> int:
+    return locks[id(node)] + sum(child.lock_ref for child in node.children.values())
+
+
+def _check_idle(state: State, kv: KvCache) -> None:
+    """INV-2: with nothing held, every page is free or evictable."""
+    if not state.requests and not state.outstanding:
+        if kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens:
+            _fail("INV-2", f"idle, but {kv.reachable_tokens()} of {kv.capacity_tokens} tokens reachable")
+        if state.by_generation:
+            _fail("INV-2", "idle, but rows are expected")
+
+
+def _check_slots(state: State) -> None:
+    """Each slot is free or belongs to one request."""
+    taken = [request.slot for request in _holders(state) if request.slot >= 0]
+    if sorted([*taken, *state.free_slots]) != list(range(state.max_slots)):
+        _fail("INV-7", f"slots taken {sorted(taken)}, free {sorted(state.free_slots)} of {state.max_slots}")

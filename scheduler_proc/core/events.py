@@ -1,0 +1,34 @@
+"""Internal events of the scheduler: what is not a frame. Together with the inbound frames they drive `handle`."""
+
+from dataclasses import dataclass
+
+from quartet.frames import Abort, Ask, LiveSet, StepFailed, StepResult, Stopped, Submit
+from quartet.ids import Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: a deadline may be due."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUp:
+    """A worker incarnation has allocated its pages and takes steps."""
+
+    epoch: Epoch
+    page_count: int
+    max_slots: int
+    is_cpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The worker is gone, with all KV; its successor will come up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginDrain:
+    """Take no new request; finish what was accepted."""
+
+
+Event = Submit | Abort | LiveSet | Ask | Stopped | StepResult | StepFailed | Tick | WorkerUp | WorkerLost | BeginDrain

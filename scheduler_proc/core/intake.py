@@ -1,0 +1,163 @@
+"""What the edge says: requests arrive, are replaced by a later attempt, are dropped (rules LEN, PRI-4, faults R4, R6)."""
+
+import msgspec
+
+from quartet.errors import RequestError
+from quartet.frames import Accepted, Held, HeldItem, LiveSet, Rejected, Submit, unpack_ids
+from quartet.ids import Rid
+from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.results import Results
+from scheduler_proc.core.state import State
+
+MISSES_BEFORE_ABORT = 2
+RETRY_AFTER_S = 1.0
+
+
+class Intake:
+    """Takes what the edge sends. `state` is shared with the rest of the scheduler.
+
+    Before a worker has come up nothing is known of the pool: submits are kept in order and taken then.
+    """
+
+    def __init__(self, state: State, results: Results) -> None:
+        self._state = state
+        self._results = results
+        self._early: list[Submit] = []
+
+    def on_submit(self, submit: Submit) -> None:
+        """Queue a request, rebind it to a later attempt, or refuse it."""
+        if self._state.lengths is None:
+            self._early.append(submit)
+            return
+        present = self._state.requests.get(submit.rid, {}).get(submit.choice)
+        if present is not None:
+            if submit.attempt <= present.attempt:
+                return
+            if self._rebind(present, submit):
+                return
+            self._replace(present)
+        try:
+            self._queue(submit, self._state.lengths)
+        except RequestError as error:
+            self._state.counters.rejected += 1
+            self._state.outbox.put(
+                submit.reply_to,
+                Rejected(
+                    submit.rid, submit.choice, submit.attempt, error.status, error.code, error.message, error.retry_after_s
+                ),
+            )
+
+    def on_worker_up(self) -> None:
+        """The pool is known: take what came before."""
+        early, self._early = self._early, []
+        for submit in early:
+            self.on_submit(submit)
+
+    def _queue(self, submit: Submit, lengths: LengthRules) -> None:
+        state = self._state
+        prompt_tokens = len(submit.prompt_ids) // 4
+        if submit.attempt == 0:
+            self._check_limits()
+        if state.config.allow_auto_truncate and prompt_tokens > lengths.longest_prompt():
+            prompt_tokens = lengths.longest_prompt()
+            submit = _truncated(submit, prompt_tokens)
+        lengths.check_prompt(prompt_tokens)
+        max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
+        request = Request(
+            submit, max_new_tokens, state.eos_token_ids, state.next_seq(), state.next_qseq(), state.now
+        )
+        state.requests.setdefault(request.rid, {})[request.choice] = request
+        state.waiting.append(request)
+        self._accept(request)
+        reason = request.end_reason() if request.output_ids else None
+        if reason is not None:
+            # A replay whose output is complete: only its end was lost (faults R14).
+            state.outbox.open(request)
+            self._results.finish(request, reason)
+            state.outbox.flush_tokens(state.step)
+
+    def _check_limits(self) -> None:
+        state = self._state
+        if state.is_draining:
+            raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
+        never_started = sum(1 for request in state.waiting if not request.is_open)
+        if never_started + 1 > state.config.max_queued_requests and (never_started or not self._is_idle()):
+            raise RequestError(
+                503, "queue_full", f"{never_started} requests are waiting already.", None, RETRY_AFTER_S
+            )
+
+    def _is_idle(self) -> bool:
+        state = self._state
+        return bool(state.free_slots) and not state.running and state.chunked is None
+
+    def _rebind(self, request: Request, submit: Submit) -> bool:
+        """Give a request that is still held its new attempt and address, without computing anything again.
+
+        False if what the edge has is not a prefix of what we have.
+        """
+        delivered = unpack_ids(submit.output_ids)
+        if request.output_ids[: len(delivered)] != delivered:
+            return False
+        outbox = self._state.outbox
+        outbox.close(request)
+        request.attempt, request.reply_to, request.detok = submit.attempt, submit.reply_to, submit.detok
+        request.edge_count = len(delivered)
+        request.live_misses = 0
+        self._accept(request)
+        if request.started_s >= 0 or request.output_ids:
+            outbox.open(request)
+        return True
+
+    def _replace(self, request: Request) -> None:
+        """Let go of a request that its newcomer contradicts; what is computed goes into the tree."""
+        self._results.leave_for_replay(request)
+
+    def _accept(self, request: Request) -> None:
+        self._state.outbox.put(
+            request.reply_to, Accepted(request.rid, request.choice, request.attempt, request.max_new_tokens)
+        )
+
+    def on_abort(self, rid: Rid) -> None:
+        """Drop every choice of a request; unknown ones are gone already."""
+        self._early = [submit for submit in self._early if submit.rid != rid]
+        for request in list(self._state.requests.get(rid, {}).values()):
+            self._results.abort(request)
+
+    def on_live_set(self, live: LiveSet) -> None:
+        """Free what the edge has not named twice in a row, and say what is held for it (faults R6, R8)."""
+        state = self._state
+        wanted = {(key.rid, key.choice) for key in live.live}
+        held = []
+        for request in state.live():
+            if request.reply_to != live.reply_to:
+                continue
+            if (request.rid, request.choice) in wanted:
+                request.live_misses = 0
+            else:
+                request.live_misses += 1
+                if request.live_misses >= MISSES_BEFORE_ABORT:
+                    self._results.abort(request)
+                    continue
+            is_running = request.state is not RequestState.WAITING
+            steps = state.step - request.first_step if is_running else 0
+            held.append(HeldItem(request.rid, request.choice, request.attempt, is_running, steps))
+        for submit in self._early:
+            if submit.reply_to == live.reply_to:
+                held.append(HeldItem(submit.rid, submit.choice, submit.attempt, False, 0))
+        state.outbox.put(live.reply_to, Held(held))
+
+    def on_deadlines(self) -> None:
+        """Fail what has passed its deadline."""
+        for request in self._state.live():
+            if request.deadline_s is not None and request.deadline_s <= self._state.now:
+                self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
+
+    def next_deadline(self) -> float | None:
+        """Return the earliest deadline of a live request."""
+        return min((r.deadline_s for r in self._state.live() if r.deadline_s is not None), default=None)
+
+
+def _truncated(submit: Submit, prompt_tokens: int) -> Submit:
+    return msgspec.structs.replace(submit, prompt_ids=submit.prompt_ids[: prompt_tokens * 4])

@@ -1,0 +1,100 @@
+"""What one call of the scheduler sends: frames for processes, and the token columns gathered for each detokenizer."""
+
+from array import array
+
+import msgspec
+
+from quartet.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
+from quartet.ids import Handle
+from scheduler_proc.core.request import Request
+
+Sent = tuple[str, msgspec.Struct]
+TAIL_TOKENS = 16
+
+
+class _Columns:
+    """One detokenizer's rows of the current step."""
+
+    def __init__(self) -> None:
+        self.handles = array("i")
+        self.indices = array("i")
+        self.ids = array("i")
+        self.logprobs: list[tuple[int, TokenLogprobs]] = []
+        self.ends: list[End] = []
+
+
+class Outbox:
+    """Frames in the order in which they were put; token rows become one Tokens frame for each detokenizer."""
+
+    def __init__(self) -> None:
+        self._sent: list[Sent] = []
+        self._columns: dict[str, _Columns] = {}
+        self._next_handle = 0
+
+    def put(self, destination: str, frame: msgspec.Struct) -> None:
+        """Send a frame."""
+        self._sent.append((destination, frame))
+
+    def open(self, request: Request) -> None:
+        """Announce a request's current attempt to its detokenizer, with what the edge has and has not."""
+        self._next_handle += 1
+        request.handle = Handle(self._next_handle)
+        request.is_open = True
+        params = request.params
+        frame = Open(
+            request.handle,
+            request.rid,
+            request.choice,
+            request.attempt,
+            request.reply_to,
+            pack_ids(request.prompt_ids[-TAIL_TOKENS:]),
+            pack_ids(request.output_ids),
+            request.edge_count,
+            params.stop,
+            params.include_stop_in_output,
+            params.skip_special_tokens,
+        )
+        self.put(request.detok, frame)
+
+    def close(self, request: Request) -> None:
+        """Have the detokenizer forget a request that does not end by itself."""
+        if request.is_open:
+            self.put(request.detok, Close(request.handle))
+            request.is_open = False
+
+    def token(self, request: Request, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        """Add the request's newest output token, which has been appended to it already."""
+        columns = self._columns.get(request.detok)
+        if columns is None:
+            columns = self._columns[request.detok] = _Columns()
+        if logprobs is not None:
+            columns.logprobs.append((len(columns.ids), logprobs))
+        columns.handles.append(request.handle)
+        columns.indices.append(len(request.output_ids) - 1)
+        columns.ids.append(token_id)
+
+    def end(self, request: Request, end: End) -> None:
+        """Add the end of a request, after its tokens."""
+        self._columns.setdefault(request.detok, _Columns()).ends.append(end)
+        request.is_open = False
+
+    def flush_tokens(self, step: int) -> None:
+        """Turn the gathered rows into frames."""
+        for detok, columns in self._columns.items():
+            self.put(
+                detok,
+                Tokens(
+                    step,
+                    pack_ids(columns.handles),
+                    pack_ids(columns.indices),
+                    pack_ids(columns.ids),
+                    columns.logprobs,
+                    columns.ends,
+                ),
+            )
+        self._columns.clear()
+
+    def take(self) -> list[Sent]:
+        """Return everything put since the last call."""
+        sent, self._sent = self._sent, []
+        return sent

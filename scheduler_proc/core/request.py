@@ -1,0 +1,140 @@
+"""One request in the scheduler, and the literal table of what may become of it.
+
+A request is one (rid, choice). Its tokens, by position:
+
+    0                    prot              floorP(C)         C                 I+O
+    | tree-owned, locked | private pages ...                 | not in KV yet   |
+    | prompt I                      | output O, some of it perhaps not back from the worker yet
+
+`launched` counts output tokens that steps have been issued for; `launched - O` of them are in flight. Once the
+prompt is computed, C = I + launched - 1: the last sampled token is not in KV until the next step.
+"""
+
+from enum import Enum, auto
+
+from quartet.errors import InvariantViolation
+from quartet.frames import SamplingParams, Submit, pack_ids, unpack_ids
+from quartet.ids import Handle, Rid
+from scheduler_proc.core.radix import Namespace, Node
+
+
+class State(Enum):
+    """Where a request is. Exactly one of these at any time (INV-7)."""
+
+    WAITING = auto()
+    """In the queue: holds no pages, no lock, no slot."""
+    PREFILLING = auto()
+    """The chunked request: some of its prompt is computed or being computed."""
+    RUNNING = auto()
+    """Its prompt is computed; decodes, or waits for its last results."""
+    FINISHED = auto()
+    ABORTED = auto()
+    FAILED = auto()
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.PREFILLING, State.RUNNING, State.FINISHED, State.ABORTED, State.FAILED}),
+    State.PREFILLING: frozenset({State.RUNNING, State.WAITING, State.FINISHED, State.ABORTED, State.FAILED}),
+    State.RUNNING: frozenset({State.WAITING, State.FINISHED, State.ABORTED, State.FAILED}),
+    State.FINISHED: frozenset(),
+    State.ABORTED: frozenset(),
+    State.FAILED: frozenset(),
+}
+"""RUNNING to WAITING is a retraction; WAITING to FINISHED is one whose token in flight turned out to be its last."""
+
+
+class Request:
+    """State of one request. Only scheduler_proc.core mutates it; lengths and positions count tokens."""
+
+    __slots__ = (
+        "arrived_s", "attempt", "cached_tokens", "choice", "committed", "deadline_s", "detok", "edge_count",
+        "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight", "is_done", "is_open",
+        "launched", "live_misses", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids", "pages",
+        "params", "priority", "prompt_ids", "prompt_key", "protected", "qseq", "reply_to", "retractions", "rid",
+        "seq", "slot", "started_s", "state", "stop_ids", "suspicion",
+    )  # fmt: skip
+
+    def __init__(
+        self, submit: Submit, max_new_tokens: int, eos_token_ids: tuple[int, ...], seq: int, qseq: int, now: float
+    ) -> None:
+        params = submit.params
+        self.rid: Rid = submit.rid
+        self.choice = submit.choice
+        self.attempt = submit.attempt
+        self.reply_to = submit.reply_to
+        self.detok = submit.detok
+        self.prompt_ids = unpack_ids(submit.prompt_ids)
+        self.prompt_key = submit.prompt_ids
+        self.output_ids = unpack_ids(submit.output_ids)
+        self.edge_count = len(self.output_ids)
+        self.params: SamplingParams = params
+        self.priority = submit.priority
+        self.namespace: Namespace = (submit.tenant, submit.cache_salt)
+        self.max_new_tokens = max_new_tokens
+        self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
+        self.stop_ids = frozenset(params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids))
+        self.deadline_s = None if submit.deadline_s is None else now + submit.deadline_s
+        self.seq = seq
+        self.qseq = qseq
+        self.state = State.WAITING
+        self.is_done = False
+        self.handle = Handle(0)
+        self.is_open = False
+        self.live_misses = 0
+        self.suspicion = 0
+        self.retractions = 0
+        self.cached_tokens = -1
+        self.first_step = 0
+        self.arrived_s = now
+        self.started_s = self.first_token_s = self.finished_s = -1.0
+        self.in_flight = 0
+        self.slot = -1
+        self.generation = 0
+        self.forget_kv()
+
+    def forget_kv(self) -> None:
+        """Clear what a retraction clears (RET-6); pages and lock have been given back by the caller."""
+        self.pages: list[int] = []
+        self.protected = 0
+        self.node: Node | None = None
+        self.committed = 0
+        self.launched = len(self.output_ids)
+
+    def move_to(self, state: State) -> None:
+        """Change state; raises InvariantViolation for a change that the table does not have."""
+        if state not in TRANSITIONS[self.state]:
+            raise InvariantViolation("INV-7", f"request {self.rid.hex()}: {self.state.name} to {state.name}")
+        self.state = state
+        self.is_done = not TRANSITIONS[state]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """I."""
+        return len(self.prompt_ids)
+
+    @property
+    def total_tokens(self) -> int:
+        """L = I + O: what must be in KV before the next decode."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def remaining_tokens(self) -> int:
+        """max(M - O, 0)."""
+        return max(self.max_new_tokens - len(self.output_ids), 0)
+
+    @property
+    def rows_wanted(self) -> int:
+        """Output tokens to launch in all; a request for none still computes its prompt, which samples once."""
+        return max(self.max_new_tokens, 1)
+
+    def key(self) -> bytes:
+        """Return prompt and output as int32 bytes, the key of the radix tree."""
+        return self.prompt_key + pack_ids(self.output_ids) if self.output_ids else self.prompt_key
+
+
+    def end_reason(self) -> str | None:
+        """Say why the output so far is complete, or None: stop before length (STEP-12)."""
+        outputs = self.output_ids
+        if outputs and outputs[-1] in self.stop_ids and len(outputs) > self.min_new_tokens:
+            return "stop"
+        return "length" if len(outputs) >= self.max_new_tokens else None

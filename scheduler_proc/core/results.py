@@ -1,0 +1,176 @@
+"""What a step's result does: tokens appended, requests finished, steps that failed undone (rules STEP-10 to STEP-12)."""
+
+from quartet.frames import End, Failed, StepFailed, StepResult, Stopped, Timings, TokenLogprobs, unpack_ids
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.state import State
+
+MAX_SUSPICION = 3
+
+
+class Results:
+    """Takes what the worker and the detokenizer report. `state` is shared with the rest of the scheduler."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def on_result(self, result: StepResult) -> None:
+        """Apply one step's sampled ids, in row order."""
+        state = self._state
+        if not state.outstanding or state.outstanding[0].step != result.step:
+            return
+        state.outstanding.popleft()
+        logprobs = dict(result.logprobs)
+        bad_rows = set(result.bad_rows)
+        by_generation = state.by_generation
+        generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
+        for row, (generation, token_id) in enumerate(zip(generations, ids, strict=True)):
+            request = by_generation.get(generation)
+            if request is None:
+                continue
+            request.in_flight -= 1
+            if not request.in_flight and request.slot < 0:
+                by_generation.pop(generation)
+            if request.is_done:
+                state.counters.wasted_rows += 1
+            elif row in bad_rows:
+                self._fail(request, "model_output_invalid", "The model produced numbers that are not finite.")
+            else:
+                self._append(request, token_id, logprobs.get(row) if logprobs else None)
+        state.outbox.flush_tokens(result.step)
+
+    def _append(self, request: Request, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        state = self._state
+        if request.max_new_tokens == 0:
+            self.finish(request, "length")
+            return
+        outputs = request.output_ids
+        outputs.append(token_id)
+        state.counters.output_tokens += 1
+        if request.first_token_s < 0:
+            request.first_token_s = state.now
+        request.suspicion = 0
+        state.outbox.token(request, token_id, logprobs)
+        if token_id in request.stop_ids and len(outputs) > request.min_new_tokens:
+            self.finish(request, "stop")
+        elif len(outputs) >= request.max_new_tokens:
+            self.finish(request, "length")
+
+    def finish(self, request: Request, reason: str) -> None:
+        """End a request normally, from whatever place it is in, and tell its detokenizer."""
+        outputs = request.output_ids
+        is_stop = reason == "stop"
+        matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
+        hidden = 1 if is_stop else 0
+        end = End(request.handle, reason, matched, hidden, len(outputs), self.timings(request))
+        self._state.outbox.end(request, end)
+        self._leave(request, RequestState.FINISHED)
+
+    def timings(self, request: Request) -> Timings:
+        """Return where the request's time went so far."""
+        now = self._state.now
+        started = request.started_s if request.started_s >= 0 else now
+        first = request.first_token_s if request.first_token_s >= 0 else now
+        return Timings(
+            max(0, request.cached_tokens),
+            started - request.arrived_s,
+            first - started,
+            now - first,
+            request.retractions,
+            request.max_new_tokens,
+        )
+
+    def _leave(self, request: Request, end: RequestState) -> None:
+        """Take a request out of queue or batch; its KV goes to the tree if it finished, else back to the pool."""
+        state = self._state
+        if request.state is RequestState.WAITING:
+            state.waiting.remove(request)
+        else:
+            state.leave_batch(request)
+            state.give_slot_back(request)
+            if end is RequestState.FINISHED:
+                state.require_kv().finish(request, state.step)
+            else:
+                state.require_kv().release(request)
+        request.move_to(end)
+        request.finished_s = state.now
+        state.forget(request)
+        if end is RequestState.FINISHED:
+            state.counters.finished += 1
+        elif end is RequestState.ABORTED:
+            state.counters.aborted += 1
+        else:
+            state.counters.failed += 1
+
+    def abort(self, request: Request) -> None:
+        """Drop a request that nobody wants any more."""
+        self._state.outbox.close(request)
+        self._leave(request, RequestState.ABORTED)
+
+    def leave_for_replay(self, request: Request) -> None:
+        """Let go of a request without a word; what it computed goes into the tree."""
+        self._state.outbox.close(request)
+        self._leave(request, RequestState.FINISHED)
+
+    def fail(self, request: Request, status: int, code: str, message: str) -> None:
+        """End a request that cannot go on; its output so far is final."""
+        self._state.outbox.close(request)
+        self._leave(request, RequestState.FAILED)
+        self._state.outbox.put(
+            request.reply_to, Failed(request.rid, request.choice, request.attempt, status, code, message)
+        )
+
+    def _fail(self, request: Request, code: str, message: str) -> None:
+        self.fail(request, 500, code, message)
+
+    def on_stopped(self, stopped: Stopped) -> None:
+        """A stop string ended a request after `count` tokens: drop the surplus and finish it silently.
+
+        The detokenizer has sent the end already.
+        """
+        request = self._state.requests.get(stopped.rid, {}).get(stopped.choice)
+        if request is None or request.attempt != stopped.attempt or request.handle != stopped.handle:
+            return
+        surplus = len(request.output_ids) - stopped.count
+        if surplus > 0:
+            del request.output_ids[stopped.count :]
+        self._state.outbox.close(request)
+        self._leave(request, RequestState.FINISHED)
+
+    def on_step_failed(self, failed: StepFailed) -> None:
+        """Undo a failed step and everything issued after it: all on board go back to the queue.
+
+        Who was on board twice runs alone; who fails alone is failed, so that innocents are never blamed.
+        """
+        state = self._state
+        if not any(outstanding.step == failed.step for outstanding in state.outstanding):
+            return
+        on_board = self.requeue_all()
+        kv = state.require_kv()
+        kv.pool.free(kv.tree.remove_written_since(failed.step))
+        for request in on_board:
+            request.suspicion += 1
+            if request.suspicion >= MAX_SUSPICION:
+                self._fail(request, "internal_error", f"The model failed on this request: {failed.kind}.")
+
+    def requeue_all(self) -> list[Request]:
+        """Retract everything that runs, oldest first, and forget the steps in flight. Returns the requests."""
+        state = self._state
+        on_board = [*state.running.values(), *([state.chunked] if state.chunked else [])]
+        on_board.sort(key=lambda request: request.seq)
+        for request in on_board:
+            state.leave_batch(request)
+            state.give_slot_back(request)
+            state.require_kv().release(request)
+            request.move_to(RequestState.WAITING)
+            request.in_flight = 0
+        for request in state.waiting:
+            request.in_flight = 0
+        # They were admitted before everything that waits, so they go to the front in the order of arrival.
+        for request in [*on_board, *sorted(state.waiting, key=lambda request: request.qseq)]:
+            request.qseq = state.next_qseq()
+        state.waiting[:0] = on_board
+        state.outstanding.clear()
+        state.by_generation.clear()
+        state.page_writes.clear()
+        return on_board

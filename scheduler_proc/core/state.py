@@ -1,0 +1,143 @@
+"""What the parts of the scheduler share: the queue, the batch, the pages, the steps in flight.
+
+    waiting ──prefill──► chunked (at most one) ──last chunk──► running ──results──► done
+       ▲                                                          │
+       └───────────────────────── retraction ─────────────────────┘
+
+`by_generation` finds the request of a result row; an entry lives until the last row in flight is back.
+"""
+
+import collections
+from dataclasses import dataclass, field
+
+from quartet.config import SchedulerConfig
+from quartet.ids import Epoch, Rid
+from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.outbox import Outbox
+from scheduler_proc.core.ratio import NewTokenRatio
+from scheduler_proc.core.request import Request
+
+AUTO_SLOTS_CPU = 64
+AUTO_SLOTS = 512
+AUTO_CHUNK_CPU = 512
+AUTO_CHUNK = 8192
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """A step issued whose result is not back. `rows`: token rows expected."""
+
+    step: int
+    is_prefill: bool
+    requests: list[Request]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the scheduler counts; exported in snapshots."""
+
+    prefill_steps: int = 0
+    decode_steps: int = 0
+    prefill_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    retractions: int = 0
+    retracted_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    rejected: int = 0
+    worker_losses: int = 0
+    wasted_rows: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """All mutable state of the scheduler. The lists hold each live request exactly once."""
+
+    config: SchedulerConfig
+    page_size: int
+    context_length: int
+    eos_token_ids: tuple[int, ...]
+    worker_name: str
+    ratio: NewTokenRatio
+    outbox: Outbox = field(default_factory=Outbox)
+    counters: Counters = field(default_factory=Counters)
+    requests: dict[Rid, dict[int, Request]] = field(default_factory=dict)
+    waiting: list[Request] = field(default_factory=list)
+    chunked: Request | None = None
+    running: dict[int, Request] = field(default_factory=dict)
+    """By generation, in batch order."""
+    by_generation: dict[int, Request] = field(default_factory=dict)
+    outstanding: collections.deque[Outstanding] = field(default_factory=collections.deque)
+    worker_epoch: Epoch | None = None
+    kv: KvCache | None = None
+    lengths: LengthRules | None = None
+    chunk_tokens: int = AUTO_CHUNK_CPU
+    max_slots: int = 0
+    free_slots: list[int] = field(default_factory=list)
+    released_slots: list[int] = field(default_factory=list)
+    page_writes: list[tuple[Request, int, int, int]] = field(default_factory=list)
+    """(request, generation, index, page) for the next step's page table writes."""
+    is_full: bool = False
+    is_draining: bool = False
+    step: int = 0
+    generation: int = 0
+    last_seq: int = 0
+    last_qseq: int = 0
+    now: float = 0.0
+
+    def next_seq(self) -> int:
+        """Return a new arrival number."""
+        self.last_seq += 1
+        return self.last_seq
+
+    def next_qseq(self) -> int:
+        """Return a new queue-entry number."""
+        self.last_qseq += 1
+        return self.last_qseq
+
+    def require_kv(self) -> KvCache:
+        """Return the page accounting; it exists once a worker has come up."""
+        assert self.kv is not None
+        return self.kv
+
+    def live(self) -> list[Request]:
+        """Return every request that has not ended."""
+        return [request for choices in self.requests.values() for request in choices.values()]
+
+    def forget(self, request: Request) -> None:
+        """Take an ended request out of the index by name."""
+        choices = self.requests[request.rid]
+        del choices[request.choice]
+        if not choices:
+            del self.requests[request.rid]
+
+    def take_slot(self, request: Request) -> None:
+        """Give a request a slot and a generation; the caller has checked that one is free."""
+        self.generation += 1
+        request.slot = self.free_slots.pop()
+        request.generation = self.generation
+        self.by_generation[request.generation] = request
+
+    def give_slot_back(self, request: Request) -> None:
+        """Free a request's slot; the worker hears of it with the next step, before anybody enters it."""
+        if request.slot >= 0:
+            self.released_slots.append(request.slot)
+            self.free_slots.append(request.slot)
+            request.slot = -1
+        if request.in_flight == 0:
+            self.by_generation.pop(request.generation, None)
+
+    def leave_batch(self, request: Request) -> None:
+        """Take a request out of the running batch or the chunked place; admission may try again (ADM-11)."""
+        if self.chunked is request:
+            self.chunked = None
+        self.running.pop(request.generation, None)
+        self.is_full = False
+
+    def requeue(self, request: Request) -> None:
+        """Put a request at the tail of the queue with a new entry number (RET-7)."""
+        request.qseq = self.next_qseq()
+        self.waiting.append(request)

@@ -1,0 +1,143 @@
+"""A Hypothesis state machine over the scheduler core: arrivals, aborts, replays, failures and worker loss in tiny pools.
+
+After every event the rig audits all invariants and the strict worker checks every page a row reads. At the end each
+request has ended exactly once with the tokens of the oracle, and no page is held.
+"""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from quartet.frames import Abort, LiveKey, LiveSet, SamplingParams, Stopped
+from quartet.ids import Handle, Rid
+from tests.support.core_rig import EOS, VOCAB, CoreRig
+from tests.support.strict_worker import continuation
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = 0
+        self.dropped: set[Rid] = set()
+        self.cut: dict[Rid, int] = {}
+
+    @initialize(
+        page_size=st.sampled_from([1, 4, 16]),
+        pages=st.integers(12, 40),
+        slots=st.integers(1, 6),
+        chunk_pages=st.sampled_from([-1, 1, 3]),
+        ratio=st.sampled_from([0.05, 0.7]),
+        is_sharing=st.booleans(),
+    )
+    def build(
+        self, page_size: int, pages: int, slots: int, chunk_pages: int, ratio: float, is_sharing: bool
+    ) -> None:
+        self.rig = CoreRig(
+            pages=pages if page_size > 1 else pages * 4,
+            page_size=page_size,
+            slots=slots,
+            chunked_prefill_size=chunk_pages * page_size if chunk_pages > 0 else -1,
+            init_new_token_ratio=ratio,
+            disable_radix_cache=not is_sharing,
+        )
+
+    @rule(
+        shared=st.integers(0, 40), own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
+        max_new=st.integers(0, 40), ignore_eos=st.booleans(),
+    )  # fmt: skip
+    def arrive(self, shared: int, own: list[int], max_new: int, ignore_eos: bool) -> None:
+        self.names += 1
+        prompt = [i % 5 + 1 for i in range(shared)] + own
+        params = SamplingParams(max_new_tokens=max_new, ignore_eos=ignore_eos)
+        self.rig.submit(prompt, name=self.names, params=params)
+
+    @rule(count=st.integers(1, 8))
+    def work(self, count: int) -> None:
+        for _ in range(count):
+            self.rig.step()
+
+    def _live(self) -> list[Rid]:
+        return [rid for (rid, _), stream in self.rig.streams.items() if stream.ending is None]
+
+    @precondition(lambda self: self._live())
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        rid = data.draw(st.sampled_from(self._live()))
+        self.rig.send(Abort(rid))
+        self.rig.streams[rid, 0].ending = "aborted"
+        self.dropped.add(rid)
+
+    @precondition(lambda self: self._live())
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        rid = data.draw(st.sampled_from(self._live()))
+        outputs = self.rig.outputs(rid)
+        del outputs[data.draw(st.integers(0, len(outputs))) :]
+        self.rig.resubmit(rid)
+
+    @precondition(lambda self: self._live())
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
+        opened = {rid: handle for handle, (rid, _) in self.rig.handles.items()}
+        candidates = [rid for rid in self._live() if rid in opened and self.rig.outputs(rid)]
+        if not candidates:
+            return
+        rid = data.draw(st.sampled_from(candidates))
+        stream = self.rig.streams[rid, 0]
+        count = data.draw(st.integers(1, len(stream.outputs)))
+        self.rig.send(Stopped(Handle(opened[rid]), rid, 0, stream.submit.attempt, count))
+        stream.ending = "stop string"
+        self.dropped.add(rid)
+
+    @precondition(lambda self: self._live())
+    @rule(data=st.data())
+    def live_set(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(self._live()))
+        live = [LiveKey(rid, 0, 0) for rid in self._live() if rid != gone]
+        for _ in range(2):
+            self.rig.send(LiveSet("api-0", live))
+        self.rig.streams[gone, 0].ending = "forgotten"
+        self.dropped.add(gone)
+
+    @rule(pause=st.booleans())
+    def lose_worker(self, pause: bool) -> None:
+        self.rig.worker_lost()
+        if pause:
+            self.names += 1
+            self.rig.submit([1, 2, 3], 4, name=self.names)
+        self.rig.worker_up()
+
+    @precondition(lambda self: self.rig.steps)
+    @rule()
+    def fail_step(self) -> None:
+        self.rig.fail_step()
+
+    @invariant()
+    def never_more_than_two_steps_outstanding(self) -> None:
+        if hasattr(self, "rig"):
+            assert len(self.rig.steps) <= 2
+
+    def teardown(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        self.rig.run()
+        assert self.rig.scheduler.is_idle()
+        for (rid, _), stream in self.rig.streams.items():
+            assert stream.ending is not None
+            if rid in self.dropped or stream.ending not in ("stop", "length"):
+                continue
+            prompt = list(_ids(stream.submit.prompt_ids))
+            params = stream.submit.params
+            limit = len(stream.outputs) if stream.ending == "length" else params.max_new_tokens or 0
+            eos = -1 if params.ignore_eos else EOS
+            assert stream.outputs == continuation(prompt, limit, VOCAB, eos)
+
+
+def _ids(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,143 @@
+"""A worker for tests of the scheduler core: it computes nothing and checks everything.
+
+Each KV position remembers the hash of the token sequence that was written there. Before a row "attends", every
+position it reads must hold the hash of the row's own prefix, so a page that is shared, reused or rewritten wrongly is
+caught at once, whatever the scheduler's own books say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quartet.frames import Step, StepResult, StepTimes, pack_ids, unpack_ids
+from quartet.ids import Epoch
+
+MODULUS = (1 << 61) - 1
+
+
+def fold(state: int, token_id: int) -> int:
+    """Return the hash of a sequence one token longer."""
+    return (state * 1_000_003 + token_id + 7) % MODULUS
+
+
+def next_token(ids: Sequence[int], vocab_size: int) -> int:
+    """Return what the model says after `ids`: the oracle of the tests."""
+    state = 0
+    for token_id in ids:
+        state = fold(state, token_id)
+    return state % vocab_size
+
+
+def continuation(prompt: Sequence[int], count: int, vocab_size: int, eos: int) -> list[int]:
+    """Return the output a request must get: up to `count` tokens, ended by `eos`."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(next_token(ids, vocab_size))
+        if ids[-1] == eos:
+            break
+    return ids[len(prompt) :]
+
+
+@dataclass
+class _Slot:
+    generation: int
+    ids: list[int]
+    committed: int
+    pages: dict[int, int]
+    is_prefilling: bool
+    last_token: int = -1
+
+
+class StrictWorker:
+    """Applies Steps in order; `run` returns the StepResult. Raises AssertionError for any breach of the protocol."""
+
+    def __init__(self, epoch: Epoch, page_count: int, page_size: int, max_slots: int, vocab_size: int) -> None:
+        self.epoch = epoch
+        self.page_count = page_count
+        self.page_size = page_size
+        self.max_slots = max_slots
+        self.vocab_size = vocab_size
+        self.slots: dict[int, _Slot] = {}
+        self.kv: dict[tuple[int, int], int] = {}
+        self.last_step = 0
+
+    def run(self, step: Step) -> StepResult:
+        assert step.worker_epoch == self.epoch
+        assert step.step > self.last_step
+        self.last_step = step.step
+        self.apply_changes(step)
+        rows: list[tuple[int, int]] = []
+        written: dict[tuple[int, int], int] = {}
+        samples: list[int] = []
+        for chunk in step.chunks:
+            slot = self.slots[chunk.slot]
+            assert slot.is_prefilling and chunk.length > 0
+            end = slot.committed + chunk.length
+            assert end <= len(slot.ids) and chunk.is_last == (end == len(slot.ids))
+            self._write(slot, end, written)
+            slot.is_prefilling = not chunk.is_last
+            rows.append((chunk.slot, end))
+            if chunk.is_last:
+                samples.append(chunk.slot)
+        if step.decode:
+            sitting_out = set(unpack_ids(step.sit_out))
+            for number, slot in self.slots.items():
+                if not slot.is_prefilling and number not in sitting_out and number not in samples:
+                    slot.ids.append(slot.last_token)
+                    self._write(slot, slot.committed + 1, written)
+                    rows.append((number, slot.committed))
+                    samples.append(number)
+        for number, end in rows:
+            self._check_reads(self.slots[number], end)
+        return self._sample(step, samples)
+
+    def apply_changes(self, step: Step) -> None:
+        """Apply everything but the computation."""
+        for number in unpack_ids(step.release):
+            assert number in self.slots, f"slot {number} released twice"
+            del self.slots[number]
+        for enter in step.enter:
+            assert enter.slot not in self.slots and 0 <= enter.slot < self.max_slots
+            pages = dict(enumerate(unpack_ids(enter.pages)))
+            assert all(0 < page <= self.page_count for page in pages.values())
+            ids = unpack_ids(enter.ids)
+            assert enter.cached_length < len(ids) and enter.cached_length % self.page_size == 0
+            self.slots[enter.slot] = _Slot(enter.generation, ids, enter.cached_length, pages, True)
+        writes = unpack_ids(step.pages)
+        for at in range(0, len(writes), 3):
+            number, index, page = writes[at : at + 3]
+            assert 0 < page <= self.page_count
+            self.slots[number].pages[index] = page
+
+    def _write(self, slot: _Slot, end: int, written: dict[tuple[int, int], int]) -> None:
+        state = 0
+        for token_id in slot.ids[: slot.committed]:
+            state = fold(state, token_id)
+        for position in range(slot.committed, end):
+            state = fold(state, slot.ids[position])
+            place = (slot.pages[position // self.page_size], position % self.page_size)
+            assert place not in written, f"two rows of one step write page {place}"
+            written[place] = state
+            self.kv[place] = state
+        slot.committed = end
+
+    def _check_reads(self, slot: _Slot, end: int) -> None:
+        state = 0
+        for position in range(end):
+            state = fold(state, slot.ids[position])
+            place = (slot.pages[position // self.page_size], position % self.page_size)
+            assert self.kv.get(place) == state, f"position {position} reads a page that holds something else"
+
+    def _sample(self, step: Step, samples: list[int]) -> StepResult:
+        for number in samples:
+            slot = self.slots[number]
+            slot.last_token = next_token(slot.ids, self.vocab_size)
+        return StepResult(
+            Epoch(1),
+            step.step,
+            pack_ids(samples),
+            pack_ids([self.slots[number].generation for number in samples]),
+            pack_ids([self.slots[number].last_token for number in samples]),
+            [],
+            [],
+            StepTimes(0.0, 0.0, 0.0, 0.0),
+        )
