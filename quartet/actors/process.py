@@ -68,6 +68,11 @@ class ProcessContext:
         with self._phase_lock:
             self._phase = (phase, self._phase[1] + 1, deadline_s)
 
+    def leave_phase(self, old: str, new: str) -> None:
+        """Move on from a phase unless the actor has declared another itself."""
+        if self._phase[0] == old:
+            self.set_phase(new)
+
     def progress(self) -> None:
         """Count one unit of progress."""
         with self._phase_lock:
@@ -104,6 +109,7 @@ class _Process:
             tasks = [group.create_task(self._beat()), group.create_task(self._report())]
             inbox = self._bind()
             facts = await self._actor.start()
+            self._context.leave_phase("starting", "serving")
             self._channel.send(Ready(facts))
             drain = await self._drain_wanted
             self._context.set_phase("draining")

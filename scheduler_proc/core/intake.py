@@ -1,5 +1,7 @@
 """What the edge says: requests arrive, are replaced by a later attempt, are dropped (rules LEN, PRI-4, faults R4, R6)."""
 
+import heapq
+
 import msgspec
 
 from quartet.errors import RequestError
@@ -25,6 +27,7 @@ class Intake:
         self._state = state
         self._results = results
         self._early: list[Submit] = []
+        self._deadlines: list[tuple[float, int, Request]] = []
 
     def on_submit(self, submit: Submit) -> None:
         """Queue a request, rebind it to a later attempt, or refuse it."""
@@ -70,6 +73,8 @@ class Intake:
         )
         state.requests.setdefault(request.rid, {})[request.choice] = request
         state.waiting.append(request)
+        if request.deadline_s is not None:
+            heapq.heappush(self._deadlines, (request.deadline_s, request.seq, request))
         self._accept(request)
         reason = request.end_reason() if request.output_ids else None
         if reason is not None:
@@ -150,13 +155,15 @@ class Intake:
 
     def on_deadlines(self) -> None:
         """Fail what has passed its deadline."""
-        for request in self._state.live():
-            if request.deadline_s is not None and request.deadline_s <= self._state.now:
-                self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
+        while (deadline_s := self.next_deadline()) is not None and deadline_s <= self._state.now:
+            _, _, request = heapq.heappop(self._deadlines)
+            self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline of a live request."""
-        return min((r.deadline_s for r in self._state.live() if r.deadline_s is not None), default=None)
+        while self._deadlines and self._deadlines[0][2].is_done:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
 
 
 def _truncated(submit: Submit, prompt_tokens: int) -> Submit:

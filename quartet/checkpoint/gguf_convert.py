@@ -1,0 +1,113 @@
+"""Turns a GGUF file into a folder in Hugging Face layout: float32 safetensors, config.json and the tokenizer.
+
+llama.cpp stores the query and key rows of llama-like models in another order (it rotates neighbouring pairs, where
+Hugging Face rotates halves); they are put back here, so that no one downstream needs to know. Called by the converter
+process alone: it imports numpy and dequantises the whole model.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf.quants import dequantize
+
+from quartet.checkpoint.gguf_config import hf_config
+from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
+from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
+from quartet.checkpoint.safetensors_writer import write_float32
+from quartet.errors import ModelError
+
+Rows = npt.NDArray[np.float32]
+
+_OUTER_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_ROPE_FACTORS = "rope_freqs.weight"
+
+
+def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> None:
+    """Write the model in `source` into the existing, empty `folder`; `report` takes a line of progress now and then.
+
+    Raises ModelError if the file is damaged or of a kind that is not supported, OSError if `folder` cannot be written.
+    """
+    header = read_header(source)
+    data = np.memmap(source, dtype=np.uint8, mode="r")
+    factors = header.tensors.get(_ROPE_FACTORS)
+    config = hf_config(header, None if factors is None else _read_tensor(data, factors).tolist())
+    report("rebuilding the tokenizer")
+    tokenizer = build_tokenizer(header.metadata)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    _write_json(folder / "tokenizer_config.json", tokenizer_config(header.metadata, config["max_position_embeddings"]))
+    _write_json(folder / "config.json", config)
+    eos = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}
+    _write_json(folder / "generation_config.json", {name: value for name, value in eos.items() if value is not None})
+    _write_weights(folder / "model.safetensors", data, header, config, report)
+
+
+def hf_name(name: str) -> str:
+    """Return the Hugging Face name of the GGUF tensor `name`; raises ModelError if there is none."""
+    if name in _OUTER_NAMES:
+        return _OUTER_NAMES[name]
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in _LAYER_NAMES:
+        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
+    raise ModelError(f"the GGUF file holds the tensor {name!r}, which no supported architecture has")
+
+
+def unpermute(rows: Rows, num_heads: int) -> Rows:
+    """Return `rows` (heads * head size, ...) with each head's neighbouring rotary pairs moved to its two halves."""
+    pairs = rows.shape[0] // num_heads // 2
+    return rows.reshape(num_heads, pairs, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_tensor(data: npt.NDArray[np.uint8], info: TensorInfo) -> Rows:
+    raw = data[info.start : info.start + info.size_bytes]
+    rows = raw.reshape(*info.shape[:-1], -1)
+    try:
+        return np.asarray(dequantize(rows, info.kind), dtype=np.float32).reshape(info.shape)
+    except NotImplementedError as error:
+        raise ModelError(f"tensor {info.name!r} is quantised as {info.kind.name}, which is not supported") from error
+
+
+def _write_weights(
+    path: Path,
+    data: npt.NDArray[np.uint8],
+    header: GgufHeader,
+    config: dict[str, Any],
+    report: Callable[[str], None],
+) -> None:
+    infos = [info for info in header.tensors.values() if info.name != _ROPE_FACTORS]
+    is_permuted = header.metadata["general.architecture"] == "llama"
+    num_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+
+    def load(index: int) -> Rows:
+        if index % 64 == 0:
+            report(f"converting tensor {index} of {len(infos)}")
+        info = infos[index]
+        rows = _read_tensor(data, info)
+        part = info.name.split(".")[-2]
+        return unpermute(rows, num_heads[part]) if is_permuted and part in num_heads else rows
+
+    write_float32(path, [(hf_name(info.name), info.shape) for info in infos], load)

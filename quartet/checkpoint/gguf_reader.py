@@ -1,0 +1,171 @@
+"""Reads the header of a GGUF file: metadata and where each tensor lies. Owns no tensor data.
+
+The layout (GGUF versions 2 and 3, little-endian) is that of ggml's `docs/gguf.md`:
+
+    "GGUF" | version u32 | tensor count u64 | key count u64 | keys and values | tensor infos | padding | tensor data
+
+Every length is checked against the file size before it is believed, so that a damaged or hostile file is refused
+with one line instead of exhausting memory. Called by the converter alone, because gguf's constants import numpy.
+"""
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from quartet.errors import ModelError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_MAX_DIMENSIONS = 4
+_MAX_NESTING = 4
+_DEFAULT_ALIGNMENT = 32
+_SCALARS = {
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: struct.Struct("<I"),
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    7: struct.Struct("<?"),
+    10: struct.Struct("<Q"),
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
+}
+_STRING = 8
+_ARRAY = 9
+_U32 = _SCALARS[4]
+_U64 = _SCALARS[10]
+
+
+class TensorInfo(NamedTuple):
+    """Where one tensor lies: `shape` outermost dimension first, `start` in bytes from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    start: int
+    size_bytes: int
+
+
+class GgufHeader(NamedTuple):
+    """Everything in front of the tensor data."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Return metadata and tensor infos of the GGUF file at `path`.
+
+    Raises ModelError with one line if the file is missing, no GGUF, cut short or contradicts itself.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Reader(data).read()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except (_Damaged, struct.error, ValueError) as error:
+        raise ModelError(f"{path} is not a usable GGUF file: {error}; download it again") from error
+
+
+class _Damaged(Exception):
+    """The file contradicts itself."""
+
+
+class _Reader:
+    """A cursor over the bytes of a header."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self) -> GgufHeader:
+        if self._data[:4] != _MAGIC:
+            raise _Damaged("it does not start with the letters GGUF")
+        self._at = 4
+        version = self._scalar(_U32)
+        if version not in _VERSIONS:
+            raise _Damaged(f"version {version} is not supported")
+        tensor_count, key_count = self._count(24), self._count(12)
+        metadata: dict[str, Any] = {}
+        for _ in range(key_count):
+            key = self._string()
+            metadata[key] = self._value(self._scalar(_U32))
+        infos = [self._tensor_info() for _ in range(tensor_count)]
+        return GgufHeader(metadata, self._place(infos, metadata))
+
+    def _scalar(self, layout: struct.Struct) -> Any:
+        at = self._at
+        self._at = at + layout.size
+        if self._at > len(self._data):
+            raise _Damaged("it ends inside the header")
+        return layout.unpack_from(self._data, at)[0]
+
+    def _count(self, smallest_item_bytes: int) -> int:
+        """Read a number of items and refuse it if so many could not lie in the rest of the file."""
+        count: int = self._scalar(_U64)
+        if count * smallest_item_bytes > len(self._data) - self._at:
+            raise _Damaged("it ends inside the header")
+        return count
+
+    def _string(self) -> str:
+        length = self._count(1)
+        start = self._at
+        self._at = start + length
+        return self._data[start : self._at].decode("utf-8", "surrogateescape")
+
+    def _value(self, kind: int, depth: int = 0) -> Any:
+        if kind in _SCALARS:
+            return self._scalar(_SCALARS[kind])
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY and depth < _MAX_NESTING:
+            return self._array(depth)
+        raise _Damaged(f"metadata type {kind} is unknown")
+
+    def _array(self, depth: int) -> list[Any]:
+        kind = self._scalar(_U32)
+        if kind in _SCALARS:
+            layout = _SCALARS[kind]
+            count = self._count(layout.size)
+            start = self._at
+            self._at = start + count * layout.size
+            return list(struct.unpack_from(f"<{count}{layout.format[1:]}", self._data, start))
+        count = self._count(8)
+        return [self._value(kind, depth + 1) for _ in range(count)]
+
+    def _tensor_info(self) -> TensorInfo:
+        """Read one info; its `start` still counts from the start of the tensor data."""
+        name = self._string()
+        dimensions = self._scalar(_U32)
+        if not 0 < dimensions <= _MAX_DIMENSIONS:
+            raise _Damaged(f"tensor {name!r} has {dimensions} dimensions")
+        shape = tuple(self._scalar(_U64) for _ in range(dimensions))[::-1]
+        kind = GGMLQuantizationType(self._scalar(_U32))
+        start = self._scalar(_U64)
+        block_items, block_bytes = GGML_QUANT_SIZES[kind]
+        items = 1
+        for extent in shape:
+            items *= extent
+        if not items or shape[-1] % block_items:
+            raise _Damaged(f"tensor {name!r} of shape {shape} cannot be of type {kind.name}")
+        return TensorInfo(name, shape, kind, start, items // block_items * block_bytes)
+
+    def _place(self, infos: list[TensorInfo], metadata: dict[str, Any]) -> dict[str, TensorInfo]:
+        alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment <= 0:
+            raise _Damaged(f"alignment {alignment!r} is impossible")
+        data_start = -(-self._at // alignment) * alignment
+        tensors: dict[str, TensorInfo] = {}
+        for info in infos:
+            placed = info._replace(start=data_start + info.start)
+            if placed.start + placed.size_bytes > len(self._data):
+                raise _Damaged(f"it ends before the end of tensor {info.name!r}")
+            if info.name in tensors:
+                raise _Damaged(f"tensor {info.name!r} appears twice")
+            tensors[info.name] = placed
+        return tensors

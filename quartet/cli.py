@@ -1,0 +1,89 @@
+"""The command line: quartet serve | chat | ps."""
+
+import argparse
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+import msgspec
+
+from quartet import __version__
+from quartet.errors import ConfigError, ModelError
+from quartet.options import OneLineParser, add_options, build_config
+
+EXIT_CONFIG = 2
+EXIT_MODEL = 3
+DEFAULT_URL = "http://127.0.0.1:30000"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = OneLineParser(prog="quartet", description="Serve large language models.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"quartet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
+    serve = commands.add_parser("serve", help="start the engine and its HTTP endpoint", allow_abbrev=False)
+    serve.add_argument("model", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or smollm2 (the default)")
+    add_options(serve)
+    for name, text in (("chat", "talk to a running engine"), ("ps", "show the processes of a running engine")):
+        client = commands.add_parser(name, help=text, allow_abbrev=False)
+        client.add_argument("--url", default=os.environ.get("QUARTET_URL", DEFAULT_URL), help="of the engine")
+        client.add_argument("--api-key", default=os.environ.get("QUARTET_API_KEY", ""), help="key to send")
+        if name == "chat":
+            client.add_argument("--model", default="", help="model name; default: the one that is served")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.choices[arguments.command].error(f"unrecognized arguments: {unknown[0]}")
+    try:
+        if arguments.command == "serve":
+            return _serve(arguments)
+        return _chat(arguments) if arguments.command == "chat" else _ps(arguments)
+    except (ConfigError, ModelError) as error:
+        print(f"quartet: {error}", file=sys.stderr)
+        return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_MODEL
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    options = vars(arguments)
+    if arguments.model is not None:
+        if options["model.model_path"] is not None:
+            raise ConfigError(f"the model is given twice: {arguments.model} and {options['model.model_path']}")
+        options["model.model_path"] = arguments.model
+    config = build_config(options)
+    from quartet.checkpoint.resolve import resolve_model
+    from quartet.supervisor.supervisor import Supervisor
+
+    return Supervisor(msgspec.structs.replace(config, resolved=resolve_model(config.model))).run()
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from quartet.chat import run_chat
+
+    return run_chat(arguments.url, arguments.model, arguments.api_key)
+
+
+def _ps(arguments: argparse.Namespace) -> int:
+    request = urllib.request.Request(f"{arguments.url}/topology")
+    if arguments.api_key:
+        request.add_header("authorization", f"Bearer {arguments.api_key}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            processes = json.load(response)["processes"]
+    except (urllib.error.URLError, OSError, ValueError, KeyError) as error:
+        print(f"quartet: no engine answers at {arguments.url}: {error}", file=sys.stderr)
+        return 1
+    print(f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<10}PHASE")
+    for row in processes:
+        print(
+            f"{row['role']:<12}{row['rank']:>4}{row['pid']:>9}{row['epoch']:>7}{row['restarts']:>10}  "
+            f"{row['state']:<10}{row['phase']}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

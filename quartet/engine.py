@@ -1,0 +1,442 @@
+"""The client of the engine: `await engine.generate(request)`, then output as it comes.
+
+Used by the api process, and by anything else that runs as one. Keeps the journal; replays what a dead process took
+with it; delivers each token once. It needs a Context for its address, its clock and its links, and is told of frames
+and of the process table by its owner.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from quartet.actors.actor import Context, Metrics
+from quartet.codec import Source
+from quartet.errors import RequestError
+from quartet.frames import (
+    Abort,
+    Accepted,
+    Answer,
+    Ask,
+    ChatPrompt,
+    Delta,
+    DeltaItem,
+    Encode,
+    Encoded,
+    EncodeFailed,
+    Failed,
+    Finish,
+    Held,
+    IdsPrompt,
+    LiveSet,
+    Rejected,
+    SamplingParams,
+    Snapshot,
+    Submit,
+    TextLogprobs,
+    TextPrompt,
+    Who,
+    unpack_ids,
+)
+from quartet.ids import Rid, Role, process_name
+from quartet.journal import Entry, Gap, Journal
+
+LIVE_SET_S = 1.0
+ASK_TIMEOUT_S = 5.0
+REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of `n` choices. `deadline_s` is seconds from now for the whole of it."""
+
+    prompt: TextPrompt | IdsPrompt | ChatPrompt
+    params: SamplingParams
+    n: int = 1
+    priority: int | None = None
+    tenant: str = ""
+    cache_salt: str = ""
+    routing_key: str = ""
+    weight: float = 1.0
+    deadline_s: float | None = None
+    rid: Rid | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One increment of one choice: new ids, the text they complete, and the end if this is it."""
+
+    choice: int
+    ids: list[int]
+    text: str
+    logprobs: list[TextLogprobs] | None
+    finish: Finish | None
+
+
+OnOutput = Callable[[list[Output]], None]
+OnError = Callable[[RequestError], None]
+
+
+class Generation:
+    """A request in progress. Take its output by `subscribe` (push) or by iteration (pull), not both.
+
+    Until one of them is used, output waits here.
+    """
+
+    def __init__(self, engine: "Engine", rid: Rid, choices: int, prompt_ids: list[int], prompt_text: str) -> None:
+        self.rid = rid
+        self.prompt_ids = prompt_ids
+        self.prompt_text = prompt_text
+        self.max_new_tokens = 0
+        self._engine = engine
+        self._unaccepted = set(range(choices))
+        self._open_choices = choices
+        self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._early: list[Output] = []
+        self._error: RequestError | None = None
+        self._on_output: OnOutput = self._early.extend
+        self._on_error: OnError | None = None
+
+    def subscribe(self, on_output: OnOutput, on_error: OnError) -> None:
+        """Have output pushed, on the loop's thread, as each Delta arrives; at once what has come already."""
+        self._on_output, self._on_error = on_output, on_error
+        if self._early:
+            early, self._early = self._early, []
+            on_output(early)
+        if self._error is not None:
+            on_error(self._error)
+
+    async def __aiter__(self) -> AsyncIterator[Output]:
+        """Yield increments until every choice has ended. Raises RequestError if the request fails midway.
+
+        Leaving early aborts the request."""
+        # Bounded by the journal: a request has at most max_new_tokens increments for each choice.
+        queue: asyncio.Queue[Output | RequestError] = asyncio.Queue()
+
+        def push(outputs: list[Output]) -> None:
+            for output in outputs:
+                queue.put_nowait(output)
+
+        left = self._engine.choices_left(self.rid) + sum(1 for output in self._early if output.finish)
+        self.subscribe(push, queue.put_nowait)
+        try:
+            while left or not queue.empty():
+                item = await queue.get()
+                if isinstance(item, RequestError):
+                    raise item
+                yield item
+                left -= item.finish is not None
+        finally:
+            if left:
+                self.abort()
+
+    def abort(self) -> None:
+        """Give the request up and free what it holds. Idempotent."""
+        self._engine.abort(self.rid)
+
+    def deliver(self, outputs: list[Output]) -> None:
+        """Take output from the engine."""
+        self._on_output(outputs)
+
+    def fail(self, error: RequestError) -> None:
+        """Take the end of the whole request from the engine."""
+        self._error = error
+        if not self._accepted.done():
+            self._accepted.set_exception(error)
+        elif self._on_error is not None:
+            self._on_error(error)
+
+    def accept(self, choice: int, max_new_tokens: int) -> None:
+        """Note that the scheduler has queued one choice."""
+        self.max_new_tokens = max_new_tokens
+        self._unaccepted.discard(choice)
+        if not self._unaccepted and not self._accepted.done():
+            self._accepted.set_result(None)
+
+    async def accepted(self) -> None:
+        """Wait until every choice is queued; raises RequestError if one is refused."""
+        await self._accepted
+
+
+class Engine:
+    """The engine as its clients see it.
+
+    The owner calls `on_frame` for each frame, `on_who` for each process table, and keeps `run` in a task.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._journal: Journal[Generation] = Journal()
+        self._generations: dict[Rid, Generation] = {}
+        self._jobs: dict[int, tuple[str, Encode, asyncio.Future[Encoded]]] = {}
+        self._asks: dict[int, asyncio.Future[bytes]] = {}
+        self._next_id = 0
+        self._epochs: dict[str, int] = {}
+        self._scheduler = process_name(Role.SCHEDULER, 0)
+        self.who = context.who
+        self.snapshots: dict[str, Snapshot] = {}
+        self.was_ready = False
+        self._is_stopping = False
+
+    # What the process table says
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether every role is ready and the service is not draining."""
+        return not self.is_draining and all(self._is_ready(role) for role in REQUIRED_ROLES)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine was ready once: it is alive or recovering."""
+        return self.was_ready
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self.who.is_draining or self._is_stopping
+
+    @property
+    def live_count(self) -> int:
+        """Live (rid, choice) pairs."""
+        return len(self._journal.entries)
+
+    def _is_ready(self, role: Role) -> bool:
+        return any(process.role is role and process.state == "ready" for process in self.who.processes)
+
+    def on_who(self, who: Who) -> None:
+        """Take the process table; whatever died takes nothing with it that is not submitted again."""
+        self.who = who
+        for process in who.processes:
+            name = process_name(process.role, process.rank)
+            before = self._epochs.get(name)
+            self._epochs[name] = process.epoch
+            if before is not None and process.epoch > before:
+                self._on_restart(process.role, name)
+        self.was_ready = self.was_ready or self.is_accepting
+
+    def _on_restart(self, role: Role, name: str) -> None:
+        if role is Role.TOKENIZER:
+            for tokenizer, job, _ in list(self._jobs.values()):
+                if tokenizer == name:
+                    self._context.send(name, job)
+        elif role is Role.SCHEDULER:
+            self._submit_all(self._journal.replay_all(self._context.clock.now()))
+        elif role is Role.DETOK:
+            self._submit_all(self._journal.replay_all(self._context.clock.now(), name))
+
+    def _submit_all(self, submits: list[Submit]) -> None:
+        for submit in submits:
+            self._context.send(self._scheduler, submit)
+
+    # Requests
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        """Tokenize and queue a request; returns once every choice is accepted.
+
+        Raises RequestError with the status to answer if it is refused. Cancelling it frees everything.
+        """
+        if self.is_draining:
+            raise RequestError(503, "draining", "The server is shutting down.", None, 1.0)
+        if not self.is_alive:
+            raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0)
+        encoded = await self._encode(request)
+        rid = request.rid or Rid(os.urandom(16))
+        if rid in self._generations:
+            raise RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
+        generation = Generation(self, rid, request.n, unpack_ids(encoded.ids), encoded.text)
+        self._generations[rid] = generation
+        try:
+            for choice in range(request.n):
+                self._submit(request, encoded, rid, choice, generation)
+            await generation.accepted()
+        except BaseException:
+            self.abort(rid)
+            raise
+        return generation
+
+    def _submit(
+        self, request: GenerateRequest, encoded: Encoded, rid: Rid, choice: int, generation: Generation
+    ) -> None:
+        now = self._context.clock.now()
+        submit = Submit(
+            rid,
+            choice,
+            0,
+            self._context.name,
+            process_name(Role.DETOK, rid[0] % self._context.config.server.detok_procs),
+            encoded.ids,
+            b"",
+            encoded.params,
+            request.priority,
+            request.tenant,
+            request.cache_salt,
+            request.routing_key,
+            request.weight,
+            request.deadline_s,
+        )
+        deadline_s = None if request.deadline_s is None else now + request.deadline_s
+        self._journal.add(submit, generation, deadline_s, now)
+        self._context.send(self._scheduler, submit)
+
+    async def _encode(self, request: GenerateRequest) -> Encoded:
+        self._next_id += 1
+        job_id = self._next_id
+        tokenizer = process_name(Role.TOKENIZER, job_id % self._context.config.server.tokenizer_procs)
+        job = Encode(job_id, self._context.name, request.prompt, request.params)
+        answer: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+        self._jobs[job_id] = (tokenizer, job, answer)
+        try:
+            self._context.send(tokenizer, job)
+            return await answer
+        finally:
+            del self._jobs[job_id]
+
+    def abort(self, rid: Rid) -> None:
+        """Give a request up. Idempotent."""
+        if self._generations.pop(rid, None) is None:
+            return
+        for choice in self._choices(rid):
+            self._journal.remove(rid, choice)
+        self._context.send(self._scheduler, Abort(rid))
+
+    def choices_left(self, rid: Rid) -> int:
+        """Return how many choices of a request have not ended."""
+        return len(self._choices(rid))
+
+    def _choices(self, rid: Rid) -> list[int]:
+        return [choice for choice in range(_MAX_CHOICES) if (rid, choice) in self._journal.entries]
+
+    async def ask(self, what: str, argument: str = "") -> bytes:
+        """Ask the scheduler a question (frames.Ask); returns JSON. Raises RequestError 503 if it does not answer."""
+        self._next_id += 1
+        ask_id = self._next_id
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asks[ask_id] = answer
+        try:
+            self._context.send(self._scheduler, Ask(ask_id, self._context.name, what, argument))
+            return await asyncio.wait_for(answer, ASK_TIMEOUT_S)
+        except TimeoutError:
+            raise RequestError(503, "engine_restarting", "The scheduler did not answer.", None, 2.0) from None
+        finally:
+            del self._asks[ask_id]
+
+    # Frames
+
+    def on_frame(self, source: Source, frame: Any) -> None:
+        """Take one frame."""
+        match frame:
+            case Delta():
+                self._on_delta(frame)
+            case Accepted():
+                self._on_accepted(frame)
+            case Encoded():
+                self._resolve_job(frame.job, frame)
+            case EncodeFailed():
+                error = RequestError(frame.status, frame.code, frame.message, frame.param)
+                self._resolve_job(frame.job, error)
+            case Rejected():
+                error = RequestError(frame.status, frame.code, frame.message, None, frame.retry_after_s)
+                self._on_failed(frame.rid, frame.choice, frame.attempt, error)
+            case Failed():
+                error = RequestError(frame.status, frame.code, frame.message)
+                self._on_failed(frame.rid, frame.choice, frame.attempt, error)
+            case Held():
+                self._on_held(frame)
+            case Answer():
+                answer = self._asks.get(frame.ask)
+                if answer is not None and not answer.done():
+                    answer.set_result(frame.body)
+            case Snapshot():
+                self.snapshots[process_name(frame.role, frame.rank)] = frame
+
+    def _resolve_job(self, job: int, outcome: Encoded | RequestError) -> None:
+        pending = self._jobs.get(job)
+        if pending is None or pending[2].done():
+            return
+        if isinstance(outcome, RequestError):
+            pending[2].set_exception(outcome)
+        else:
+            pending[2].set_result(outcome)
+
+    def _on_accepted(self, frame: Accepted) -> None:
+        entry = self._journal.entries.get((frame.rid, frame.choice))
+        if entry is not None and entry.submit.attempt == frame.attempt:
+            entry.is_accepted = True
+            entry.owner.accept(frame.choice, frame.max_new_tokens)
+
+    def _on_delta(self, delta: Delta) -> None:
+        now = self._context.clock.now()
+        take = self._journal.take
+        for item in delta.items:
+            try:
+                taken = take(item, now)
+            except Gap:
+                entry = self._journal.entries[item.rid, item.choice]
+                self._context.send(self._scheduler, self._journal.replay(entry, now))
+                continue
+            if taken is not None:
+                entry, item = taken
+                if item.finish is not None:
+                    self._on_finish(item)
+                entry.owner.deliver([Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)])
+
+    def _on_finish(self, item: DeltaItem) -> None:
+        self._journal.remove(item.rid, item.choice)
+        if not self._choices(item.rid):
+            self._generations.pop(item.rid, None)
+
+    def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError) -> None:
+        entry = self._journal.entries.get((rid, choice))
+        if entry is not None and entry.submit.attempt == attempt:
+            self._give_up(entry, error)
+
+    def _give_up(self, entry: Entry[Generation], error: RequestError) -> None:
+        self.abort(entry.submit.rid)
+        entry.owner.fail(error)
+
+    def _on_held(self, held: Held) -> None:
+        now = self._context.clock.now()
+        if not self.is_accepting and not self.is_draining:
+            # A role is coming back: nothing can be expected to move, and its return replays what it held.
+            for entry in self._journal.entries.values():
+                entry.progress_s = now
+        again, hopeless = self._journal.lost(held.held, now)
+        for entry in again:
+            self._context.send(self._scheduler, self._journal.replay(entry, now))
+        for entry in hopeless:
+            self._give_up(entry, RequestError(500, "internal_error", "The request stalled repeatedly."))
+
+    # Life
+
+    async def run(self) -> None:
+        """Send the live set each second, until cancelled."""
+        while True:
+            await asyncio.sleep(LIVE_SET_S)
+            self._context.send(self._scheduler, LiveSet(self._context.name, self._journal.live_keys()))
+
+    async def drain(self, limit_s: float) -> None:
+        """Refuse new requests and wait for the live ones; what is left after `limit_s` fails with 503 draining."""
+        self._is_stopping = True
+        deadline = self._context.clock.now() + limit_s
+        while self._generations and self._context.clock.now() < deadline:
+            await asyncio.sleep(0.02)
+        for entry in list(self._unfinished()):
+            self._give_up(entry, RequestError(503, "draining", "The server is shutting down."))
+
+    def _unfinished(self) -> Iterator[Entry[Generation]]:
+        yield from list(self._journal.entries.values())
+
+    def edge_metrics(self) -> Metrics:
+        """Metrics of the journal."""
+        journal = self._journal
+        return Metrics(
+            {"edge_live_requests": float(len(journal.entries))},
+            {
+                "edge_replays": float(journal.replays),
+                "edge_stale_items": float(journal.stale_items),
+                "edge_replay_divergences": float(journal.divergences),
+            },
+        )
+
+
+_MAX_CHOICES = 16

@@ -1,0 +1,41 @@
+"""What start-up and recovery show to a person: plain lines on standard error, the ready line on standard output."""
+
+import sys
+import time
+
+from quartet.config import Config
+
+Facts = dict[str, str | int | float]
+
+
+class Progress:
+    """Prints phases as they change. Quiet once ready, but for deaths and restarts."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._shown: dict[str, str] = {}
+
+    def phase(self, name: str, phase: str) -> None:
+        """Show a process's phase if it is another than before."""
+        if self._shown.get(name) != phase:
+            self._shown[name] = phase
+            self.line(f"{name}: {phase}")
+
+    def line(self, text: str) -> None:
+        """Show one line with the time since the start."""
+        print(f"[{time.monotonic() - self._started_s:6.2f} s] {text}", file=sys.stderr, flush=True)
+
+    def ready(self, config: Config, url: str, facts: Facts) -> None:
+        """Show where to send requests, and what serves them."""
+        model = config.require_model()
+        seconds = time.monotonic() - self._started_s
+        capacity = int(facts.get("kv_tokens", 0))
+        print(
+            f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
+            f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, {facts.get('attention_backend', '?')} attention), "
+            f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}.\n"
+            f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
+            f"-d '{{\"model\": \"{model.name}\", \"stream\": true, "
+            f"\"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'",
+            flush=True,
+        )

@@ -1,0 +1,93 @@
+"""The private run directory of one launch: 0700, locked while the launch lives, removed when it ends.
+
+Removal must work even after SIGKILL, when no code of ours runs: a janitor process, forked first of all, waits for the
+end of file on a pipe that only the supervisor holds.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+from quartet.errors import ConfigError
+
+MAX_SOCKET_PATH_BYTES = 107
+LONGEST_NAME = "tokenizer-63.sock"
+
+
+class RunDirectory:
+    """Made by `create`; `remove` is idempotent."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def create(cls, base: str, boot_id: int) -> "RunDirectory":
+        """Make the directory of this launch and remove those of launches that are dead.
+
+        Raises ConfigError if `base` cannot be used.
+        """
+        parent = Path(base or os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        prefix = f"quartet-{os.getuid()}-"
+        path = parent / f"{prefix}{boot_id:016x}"
+        if len(os.fsencode(path)) + 1 + len(LONGEST_NAME) > MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(f"--run-dir {parent} is too long a path for sockets: choose a shorter one")
+        try:
+            _remove_dead(parent, prefix)
+            path.mkdir(mode=0o700)
+            lock_fd = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"--run-dir {parent} cannot be used: {error.strerror}") from error
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return cls(path, lock_fd)
+
+    def start_janitor(self) -> None:
+        """Fork the process that removes the directory when this one ends, however it ends.
+
+        Call while the process is single-threaded and holds no other descriptors of value.
+        """
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        if os.fork():
+            os.close(read_end)
+            self._keep_open = write_end
+            return
+        try:
+            os.close(write_end)
+            os.close(self._lock_fd)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            _detach_output()
+            os.read(read_end, 1)
+            shutil.rmtree(self.path, ignore_errors=True)
+        finally:
+            os._exit(0)
+
+    def remove(self) -> None:
+        """Remove the directory and everything in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _detach_output() -> None:
+    """Let go of the terminal or pipe, whose reader would wait for us otherwise."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+
+
+def _remove_dead(parent: Path, prefix: str) -> None:
+    for path in parent.glob(f"{prefix}*"):
+        try:
+            lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock_fd)

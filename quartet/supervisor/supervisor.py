@@ -1,0 +1,274 @@
+"""The supervisor's loop: start, watch, restart, drain. One asyncio loop, no thread, no ZeroMQ."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+
+from quartet.config import Config
+from quartet.errors import ConfigError
+from quartet.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, Ready, Who
+from quartet.ids import Epoch, Role
+from quartet.supervisor.plan import DRAIN_ORDER, ProcessSpec, plan_processes
+from quartet.supervisor.progress import Facts, Progress
+from quartet.supervisor.restart import RestartPolicy
+from quartet.supervisor.rundir import RunDirectory
+from quartet.supervisor.spawn import Child, listening_socket
+
+TICK_S = 0.1
+START_TIMEOUT_S = 60.0
+OWN_GAP_S = 1.0
+INNER_DRAIN_S = 2.0
+EXIT_GAVE_UP = 70
+EXIT_FATAL = 3
+
+
+class _Seat:
+    """One place of the plan: its current child, epoch and history."""
+
+    def __init__(self, spec: ProcessSpec, policy: RestartPolicy) -> None:
+        self.spec = spec
+        self.policy = policy
+        self.child: Child | None = None
+        self.epoch = 0
+        self.restarts = 0
+
+    def status(self, is_draining: bool) -> ProcessStatus:
+        child = self.child
+        if child is None:
+            state, phase, pid = "down", "", 0
+        else:
+            state = "starting" if not child.is_ready else "draining" if is_draining else "ready"
+            phase, pid = (child.beat.phase if child.beat else "starting"), child.pid
+        return ProcessStatus(self.spec.role, self.spec.rank, pid, Epoch(self.epoch), state, phase, self.restarts)
+
+
+class Supervisor:
+    """Runs one launch to its end.
+
+    Args:
+        config: complete and validated, with the model resolved.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._boot_id = secrets.randbits(63)
+        self._seats = [
+            _Seat(spec, RestartPolicy(config.server.restart_limit)) for spec in plan_processes(config)
+        ]
+        self._progress = Progress()
+        self._facts: Facts = {}
+        self._was_ready = False
+        self._is_draining = False
+        self._drain_task: asyncio.Task[None] | None = None
+        self._exit_code: asyncio.Future[int] | None = None
+        self._last_who: Who | None = None
+        self._pending_starts: set[asyncio.TimerHandle] = set()
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit code. Raises ConfigError if the port or run directory is not
+        to be had."""
+        server = self._config.server
+        run_dir = RunDirectory.create(server.run_dir, self._boot_id)
+        run_dir.start_janitor()
+        try:
+            listener = self._listen(server.host, server.port)
+            self._run_dir, self._listener = run_dir, listener
+            try:
+                return asyncio.run(self._serve())
+            finally:
+                listener.close()
+        finally:
+            run_dir.remove()
+
+    @staticmethod
+    def _listen(host: str, port: int) -> socket.socket:
+        try:
+            return listening_socket(host, port)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
+                "choose another with --host and --port (0 picks a free port)"
+            ) from error
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the service."""
+        host, port = self._listener.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def _serve(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._exit_code = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        for seat in self._seats:
+            self._start(seat)
+        watch = loop.create_task(self._watch())
+        try:
+            return await self._exit_code
+        finally:
+            watch.cancel()
+            self._kill_all()
+
+    # Start, death, restart
+
+    def _start(self, seat: _Seat) -> None:
+        seat.epoch += 1
+        is_api = seat.spec.role is Role.API
+        listen_fd = self._listener.fileno() if is_api else -1
+        assignment = Assignment(
+            self._boot_id,
+            seat.spec.role,
+            seat.spec.rank,
+            Epoch(seat.epoch),
+            str(self._run_dir.path),
+            self._config,
+            listen_fd,
+        )
+        child = Child(seat.spec, assignment, listen_fd, self._loop.time())
+        seat.child = child
+        self._loop.add_reader(child.pidfd, self._on_exit, seat, child)
+        self._loop.add_reader(child.channel.socket.fileno(), self._on_control, seat, child)
+        self._broadcast(force=True)
+
+    def _on_exit(self, seat: _Seat, child: Child) -> None:
+        self._loop.remove_reader(child.pidfd)
+        # Its last words may still be unread: a Fatal or Drained that was sent just before the end.
+        self._on_control(seat, child)
+        self._loop.remove_reader(child.channel.socket.fileno())
+        code = child.reap()
+        if seat.child is child:
+            seat.child = None
+        if child.is_drained:
+            return
+        if child.fatal is not None:
+            self._progress.line(f"{seat.spec.name}: {child.fatal}")
+            self._finish(EXIT_FATAL)
+            return
+        now = self._loop.time()
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        delay_s = seat.policy.on_death(now, now - child.started_s, child.is_ready)
+        if delay_s is None:
+            self._progress.line(f"{seat.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
+            self._finish(EXIT_GAVE_UP)
+            return
+        self._progress.line(f"{seat.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
+        seat.restarts += 1
+        self._broadcast()
+        handle = self._loop.call_later(delay_s, self._restart, seat)
+        self._pending_starts.add(handle)
+
+    def _restart(self, seat: _Seat) -> None:
+        if self._exit_code is not None and not self._exit_code.done() and seat.child is None:
+            self._start(seat)
+
+    def _finish(self, code: int) -> None:
+        if self._exit_code is not None and not self._exit_code.done():
+            self._exit_code.set_result(code)
+
+    def _kill_all(self) -> None:
+        for handle in self._pending_starts:
+            handle.cancel()
+        for seat in self._seats:
+            if seat.child is not None:
+                seat.child.kill()
+        for seat in self._seats:
+            if seat.child is not None:
+                self._loop.remove_reader(seat.child.pidfd)
+                self._loop.remove_reader(seat.child.channel.socket.fileno())
+                seat.child.reap()
+
+    # What children say
+
+    def _on_control(self, seat: _Seat, child: Child) -> None:
+        while True:
+            try:
+                message = child.channel.receive()
+            except OSError:
+                return
+            if message is None:
+                if seat.child is child:
+                    self._loop.remove_reader(child.channel.socket.fileno())
+                return
+            self._on_message(seat, child, message)
+
+    def _on_message(self, seat: _Seat, child: Child, message: Heartbeat | Ready | Drained | Fatal) -> None:
+        match message:
+            case Heartbeat():
+                child.on_heartbeat(message, self._loop.time())
+                if not child.is_ready and not self._is_draining:
+                    self._progress.phase(seat.spec.name, message.phase)
+            case Ready():
+                child.is_ready = True
+                self._facts.update(message.facts)
+                self._progress.phase(seat.spec.name, "ready")
+                self._broadcast()
+                self._announce()
+            case Drained():
+                child.is_drained = True
+            case Fatal():
+                child.fatal = message.message
+
+    def _announce(self) -> None:
+        if not self._was_ready and all(seat.child is not None and seat.child.is_ready for seat in self._seats):
+            self._was_ready = True
+            self._progress.ready(self._config, self.url, self._facts)
+
+    def _broadcast(self, force: bool = False) -> None:
+        who = Who([seat.status(self._is_draining) for seat in self._seats], self._is_draining)
+        if who == self._last_who and not force:
+            return
+        self._last_who = who
+        for seat in self._seats:
+            if seat.child is not None:
+                seat.child.channel.send(who)
+
+    # Watching
+
+    async def _watch(self) -> None:
+        last = self._loop.time()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._loop.time()
+            if now - last > OWN_GAP_S:
+                for seat in self._seats:
+                    if seat.child is not None:
+                        seat.child.grant_grace(now)
+            last = now
+            for seat in self._seats:
+                if seat.child is not None:
+                    self._check(seat, seat.child, now)
+            self._broadcast()
+
+    def _check(self, seat: _Seat, child: Child, now: float) -> None:
+        child.channel.flush()
+        reason = child.hang(now, self._config.server.hang_timeout, START_TIMEOUT_S)
+        if reason is not None:
+            self._progress.line(f"{seat.spec.name} (pid {child.pid}) hangs: {reason}; killing it")
+            child.grant_grace(now)
+            child.kill()
+
+    # Drain
+
+    def _on_signal(self) -> None:
+        if self._is_draining or not self._was_ready:
+            self._finish(0)
+            return
+        self._is_draining = True
+        self._progress.line(f"draining, at most {self._config.server.shutdown_timeout:g} s; once more to stop at once")
+        self._broadcast()
+        self._drain_task = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        for role in DRAIN_ORDER:
+            limit_s = self._config.server.shutdown_timeout if role is Role.API else INNER_DRAIN_S
+            children = [seat.child for seat in self._seats if seat.child is not None and seat.spec.role is role]
+            for child in children:
+                child.channel.send(Drain(limit_s))
+            deadline = self._loop.time() + limit_s + INNER_DRAIN_S
+            while any(child.process.poll() is None for child in children) and self._loop.time() < deadline:
+                await asyncio.sleep(0.02)
+        self._finish(0)

@@ -1,0 +1,7 @@
+"""Entry of the scheduler process."""
+
+from quartet.actors.process import run_process
+from scheduler_proc.actor import SchedulerActor
+
+if __name__ == "__main__":
+    run_process(SchedulerActor)
