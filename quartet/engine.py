@@ -45,6 +45,7 @@ from quartet.journal import Entry, Gap, Journal
 
 LIVE_SET_S = 1.0
 ASK_TIMEOUT_S = 5.0
+START_GRACE_S = 2.0
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 
 
@@ -175,7 +176,7 @@ class Engine:
         self._scheduler = process_name(Role.SCHEDULER, 0)
         self.who = context.who
         self.snapshots: dict[str, Snapshot] = {}
-        self.was_ready = False
+        self._first_ready = asyncio.Event()
         self._is_stopping = False
 
     # What the process table says
@@ -188,7 +189,7 @@ class Engine:
     @property
     def is_alive(self) -> bool:
         """Whether the engine was ready once: it is alive or recovering."""
-        return self.was_ready
+        return self._first_ready.is_set()
 
     @property
     def is_draining(self) -> bool:
@@ -212,7 +213,8 @@ class Engine:
             self._epochs[name] = process.epoch
             if before is not None and process.epoch > before:
                 self._on_restart(process.role, name)
-        self.was_ready = self.was_ready or self.is_accepting
+        if self.is_accepting:
+            self._first_ready.set()
 
     def _on_restart(self, role: Role, name: str) -> None:
         if role is Role.TOKENIZER:
@@ -237,8 +239,7 @@ class Engine:
         """
         if self.is_draining:
             raise RequestError(503, "draining", "The server is shutting down.", None, 1.0)
-        if not self.is_alive:
-            raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0)
+        await self._started()
         encoded = await self._encode(request)
         rid = request.rid or Rid(os.urandom(16))
         if rid in self._generations:
@@ -253,6 +254,13 @@ class Engine:
             self.abort(rid)
             raise
         return generation
+
+    async def _started(self) -> None:
+        """Wait a moment for the first readiness: the ready line may be read before the table has come here."""
+        try:
+            await asyncio.wait_for(self._first_ready.wait(), START_GRACE_S)
+        except TimeoutError:
+            raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0) from None
 
     def _submit(
         self, request: GenerateRequest, encoded: Encoded, rid: Rid, choice: int, generation: Generation

@@ -1,16 +1,16 @@
 """The error tree of Quartet, and what each error means to a client.
 
-    QuartetError
-    ├── ConfigError              start-up refused: one line on stderr, exit code 2
-    ├── ModelError               model missing or damaged: one line on stderr, exit code 3
-    ├── FrameError               a damaged, alien or stale frame; counted and dropped, never raised out of a loop
-    ├── InvariantViolation       a bug: the scheduler's state contradicts itself
-    └── RequestError             one request is refused or failed; carries OpenAI's error fields
-          400 invalid_value, context_length_exceeded, ...   a retry cannot help
-          404 model_not_found                                a retry cannot help
-          408 deadline_exceeded                              a retry may help
-          500 internal_error, out_of_memory, ...             a retry may help
-          503 queue_full, draining, engine_restarting        a retry helps after `retry_after_s`
+QuartetError
+├── ConfigError              start-up refused: one line on stderr, exit code 2
+├── ModelError               model missing or damaged: one line on stderr, exit code 3
+├── FrameError               a damaged, alien or stale frame; counted and dropped, never raised out of a loop
+├── InvariantViolation       a bug: the scheduler's state contradicts itself
+└── RequestError             one request is refused or failed; carries OpenAI's error fields
+      400 invalid_value, context_length_exceeded, ...   a retry cannot help
+      404 model_not_found                                a retry cannot help
+      408 deadline_exceeded                              a retry may help
+      500 internal_error, out_of_memory, ...             a retry may help
+      503 queue_full, draining, engine_restarting        a retry helps after `retry_after_s`
 """
 
 

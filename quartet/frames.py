@@ -42,10 +42,10 @@ def unpack_ids(data: bytes) -> list[int]:
     return unpacked.tolist()
 
 
-# ── what a request asks for ──────────────────────────────────────────────────────────────────────────────────────────
+# What a request asks for
 
 
-class SamplingParams(_Frame):
+class SamplingParams(_Frame, frozen=True):
     """Resolved sampling parameters of one request; nothing is left to be drawn or defaulted downstream.
 
     `max_new_tokens` None means the rest of the context; the scheduler clamps it (LEN-2). `seed` is drawn by the edge
@@ -72,22 +72,22 @@ class SamplingParams(_Frame):
     skip_special_tokens: bool = True
 
 
-# ── api <-> tokenizer ────────────────────────────────────────────────────────────────────────────────────────────────
+# Api <-> tokenizer
 
 
-class TextPrompt(_Frame, tag="text"):
+class TextPrompt(_Frame, frozen=True, tag="text"):
     """Plain text to encode; special tokens are added as the tokenizer's own post-processor would."""
 
     text: str
 
 
-class IdsPrompt(_Frame, tag="ids"):
+class IdsPrompt(_Frame, frozen=True, tag="ids"):
     """Ids to be checked against the vocabulary. int32 bytes."""
 
     ids: bytes
 
 
-class ChatPrompt(_Frame, tag="chat"):
+class ChatPrompt(_Frame, frozen=True, tag="chat"):
     """A conversation to render with the model's chat template.
 
     `messages` and `tools` are JSON bytes, `template_args` JSON bytes of allow-listed extra template variables.
@@ -100,7 +100,7 @@ class ChatPrompt(_Frame, tag="chat"):
     template_args: bytes | None = None
 
 
-class Encode(_Frame, tag=1):
+class Encode(_Frame, frozen=True, tag=1):
     """Job for a tokenizer. `job` is unique at the edge `reply_to`; a job lost with its tokenizer is sent again."""
 
     job: int
@@ -109,7 +109,7 @@ class Encode(_Frame, tag=1):
     params: SamplingParams
 
 
-class Encoded(_Frame, tag=2):
+class Encoded(_Frame, frozen=True, tag=2):
     """Answer to Encode: prompt ids (int32 bytes), the prompt's text where known, parameters checked and cleaned."""
 
     job: int
@@ -118,7 +118,7 @@ class Encoded(_Frame, tag=2):
     params: SamplingParams
 
 
-class EncodeFailed(_Frame, tag=3):
+class EncodeFailed(_Frame, frozen=True, tag=3):
     """The job's request is at fault (or rendering failed): becomes a RequestError at the edge."""
 
     job: int
@@ -128,10 +128,10 @@ class EncodeFailed(_Frame, tag=3):
     param: str | None = None
 
 
-# ── api <-> scheduler ────────────────────────────────────────────────────────────────────────────────────────────────
+# Api <-> scheduler
 
 
-class Submit(_Frame, tag=10):
+class Submit(_Frame, frozen=True, tag=10):
     """One (rid, choice), self-contained: a second attempt carries the output ids the edge has delivered so far.
 
     `deadline_s` is seconds left for the whole request when the frame was sent, or None.
@@ -153,7 +153,7 @@ class Submit(_Frame, tag=10):
     deadline_s: float | None = None
 
 
-class Accepted(_Frame, tag=11):
+class Accepted(_Frame, frozen=True, tag=11):
     """The scheduler queued the request. `max_new_tokens` is the value after the clamp of LEN-2."""
 
     rid: Rid
@@ -162,7 +162,7 @@ class Accepted(_Frame, tag=11):
     max_new_tokens: int
 
 
-class Rejected(_Frame, tag=12):
+class Rejected(_Frame, frozen=True, tag=12):
     """The scheduler refused the request; nothing of it is kept."""
 
     rid: Rid
@@ -174,13 +174,13 @@ class Rejected(_Frame, tag=12):
     retry_after_s: float | None = None
 
 
-class Abort(_Frame, tag=13):
+class Abort(_Frame, frozen=True, tag=13):
     """The edge no longer wants any choice of `rid`. Idempotent; exact match only."""
 
     rid: Rid
 
 
-class LiveKey(_Frame):
+class LiveKey(_Frame, frozen=True):
     """One request of a live set."""
 
     rid: Rid
@@ -188,14 +188,14 @@ class LiveKey(_Frame):
     attempt: int
 
 
-class LiveSet(_Frame, tag=14):
+class LiveSet(_Frame, frozen=True, tag=14):
     """Each second: everything alive at the edge `reply_to`. What is absent from two of them in a row is freed."""
 
     reply_to: str
     live: list[LiveKey]
 
 
-class HeldItem(_Frame):
+class HeldItem(_Frame, frozen=True):
     """One request the scheduler holds: `is_running`, and the steps issued for it since it was queued."""
 
     rid: Rid
@@ -205,13 +205,13 @@ class HeldItem(_Frame):
     steps_issued: int
 
 
-class Held(_Frame, tag=15):
+class Held(_Frame, frozen=True, tag=15):
     """Answer to LiveSet: what the scheduler holds for that edge."""
 
     held: list[HeldItem]
 
 
-class Failed(_Frame, tag=16):
+class Failed(_Frame, frozen=True, tag=16):
     """After acceptance the request cannot go on; the output so far is final."""
 
     rid: Rid
@@ -222,7 +222,7 @@ class Failed(_Frame, tag=16):
     message: str
 
 
-class Ask(_Frame, tag=17):
+class Ask(_Frame, frozen=True, tag=17):
     """A question to the scheduler: `timeline`, `config` or `flush`, with an argument where one is needed."""
 
     ask: int
@@ -231,17 +231,17 @@ class Ask(_Frame, tag=17):
     argument: str = ""
 
 
-class Answer(_Frame, tag=18):
+class Answer(_Frame, frozen=True, tag=18):
     """Reply to Ask: JSON bytes."""
 
     ask: int
     body: bytes
 
 
-# ── scheduler <-> detok, detok -> api ────────────────────────────────────────────────────────────────────────────────
+# Scheduler <-> detok, detok -> api
 
 
-class Open(_Frame, tag=20):
+class Open(_Frame, frozen=True, tag=20):
     """Begin (or replay) one attempt on the token socket, ahead of its first Tokens row.
 
     `prompt_tail` holds the last prompt ids (int32 bytes, at most 16), for the first space. `output_ids` are all output
@@ -261,14 +261,14 @@ class Open(_Frame, tag=20):
     skip_special_tokens: bool
 
 
-class TokenLogprobs(_Frame):
+class TokenLogprobs(_Frame, frozen=True):
     """Log-probabilities of one sampled token: its own, and the best alternatives as (id, logprob), best first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
 
 
-class End(_Frame):
+class End(_Frame, frozen=True):
     """The end of one handle in a Tokens frame, after its ids.
 
     `reason`: stop (end of sequence or stop token) or length. `matched` is the stop token id, or None for end of
@@ -284,8 +284,8 @@ class End(_Frame):
     timings: "Timings"
 
 
-class Timings(_Frame):
-    """Why a request took as long as it did, as the scheduler saw it. Durations in seconds; attempts are not added up."""
+class Timings(_Frame, frozen=True):
+    """Why a request took as long as it did, as the scheduler saw it, in seconds; attempts are not added up."""
 
     cached_tokens: int = 0
     queue_s: float = 0.0
@@ -295,7 +295,7 @@ class Timings(_Frame):
     max_new_tokens: int = 0
 
 
-class Tokens(_Frame, tag=21):
+class Tokens(_Frame, frozen=True, tag=21):
     """One step's output ids for one detok. Columns of equal length as int32 bytes: handles, indices, ids.
 
     `index` counts a request's output tokens from 0. `logprobs` is sparse: (row, logprobs).
@@ -309,13 +309,13 @@ class Tokens(_Frame, tag=21):
     ends: list[End]
 
 
-class Close(_Frame, tag=22):
+class Close(_Frame, frozen=True, tag=22):
     """The handle was aborted or has failed: forget it."""
 
     handle: Handle
 
 
-class Stopped(_Frame, tag=23):
+class Stopped(_Frame, frozen=True, tag=23):
     """A stop string ended the request after `count` output tokens; the scheduler finishes it normally."""
 
     handle: Handle
@@ -325,7 +325,7 @@ class Stopped(_Frame, tag=23):
     count: int
 
 
-class TextLogprobs(_Frame):
+class TextLogprobs(_Frame, frozen=True):
     """TokenLogprobs with text: `token` may hold U+FFFD where `token_bytes` is half a character."""
 
     token: str
@@ -334,7 +334,7 @@ class TextLogprobs(_Frame):
     top: tuple[tuple[str, bytes, float], ...]
 
 
-class Finish(_Frame):
+class Finish(_Frame, frozen=True):
     """The end of one choice. `reason`: stop or length. `matched` is the stop string, the stop token id or None."""
 
     reason: str
@@ -343,7 +343,7 @@ class Finish(_Frame):
     timings: Timings
 
 
-class DeltaItem(_Frame):
+class DeltaItem(_Frame, frozen=True):
     """New output of one choice: ids from `index` on (int32 bytes) and the text they complete, from `offset` on.
 
     `offset` counts characters of the choice's text. The text after k ids is a pure function of those k ids.
@@ -360,16 +360,16 @@ class DeltaItem(_Frame):
     finish: Finish | None = None
 
 
-class Delta(_Frame, tag=24):
+class Delta(_Frame, frozen=True, tag=24):
     """One step's new output for one api process."""
 
     items: list[DeltaItem]
 
 
-# ── scheduler <-> worker ─────────────────────────────────────────────────────────────────────────────────────────────
+# Scheduler <-> worker
 
 
-class WorkerHello(_Frame, tag=30):
+class WorkerHello(_Frame, frozen=True, tag=30):
     """A worker presents itself. First with `is_ready` false and the page count it can hold; once it has allocated
     exactly the count of the scheduler's hello and warmed up, again with `is_ready` true.
 
@@ -386,14 +386,14 @@ class WorkerHello(_Frame, tag=30):
     device: str
 
 
-class SchedulerHello(_Frame, tag=31):
+class SchedulerHello(_Frame, frozen=True, tag=31):
     """Answer to a worker's hello. The worker drops all slots, and allocates exactly `page_count` pages or fails."""
 
     worker_epoch: Epoch
     page_count: int
 
 
-class Enter(_Frame):
+class Enter(_Frame, frozen=True):
     """A sequence takes a slot. `ids` are prompt and resumed output ids (int32 bytes), of which the first
     `prompt_length` are the prompt and the first `cached_length` are in KV already. `pages` (int32 bytes) cover the
     cached part and this step's chunk."""
@@ -408,7 +408,7 @@ class Enter(_Frame):
     choice: int
 
 
-class Chunk(_Frame):
+class Chunk(_Frame, frozen=True):
     """Compute `length` more tokens of the prompt in `slot`; the last chunk also samples (`is_last`)."""
 
     slot: int
@@ -416,7 +416,7 @@ class Chunk(_Frame):
     is_last: bool
 
 
-class Step(_Frame, tag=32):
+class Step(_Frame, frozen=True, tag=32):
     """What changed since the step before, and what to run. Applied in field order.
 
     `release`: slots that become inactive (int32 bytes). `pages`: page table writes, triples (slot, index, page).
@@ -433,7 +433,7 @@ class Step(_Frame, tag=32):
     sit_out: bytes
 
 
-class StepTimes(_Frame):
+class StepTimes(_Frame, frozen=True):
     """Where a step's time went, in seconds, on the worker's clock."""
 
     wait_s: float
@@ -442,7 +442,7 @@ class StepTimes(_Frame):
     sample_s: float
 
 
-class StepResult(_Frame, tag=33):
+class StepResult(_Frame, frozen=True, tag=33):
     """Sampled ids of one step. Columns of equal length as int32 bytes: slots, generations, ids.
 
     `logprobs` is sparse (row, logprobs); `bad_rows` are rows whose logits were not finite, their ids mean nothing.
@@ -458,7 +458,7 @@ class StepResult(_Frame, tag=33):
     times: StepTimes
 
 
-class StepFailed(_Frame, tag=34):
+class StepFailed(_Frame, frozen=True, tag=34):
     """The step raised; nothing of it may be used. `kind`: oom or error."""
 
     scheduler_epoch: Epoch
@@ -467,10 +467,10 @@ class StepFailed(_Frame, tag=34):
     message: str
 
 
-# ── every process -> api ─────────────────────────────────────────────────────────────────────────────────────────────
+# Every process -> api
 
 
-class Snapshot(_Frame, tag=40):
+class Snapshot(_Frame, frozen=True, tag=40):
     """Metrics of one process, by metric name without prefix."""
 
     role: Role
@@ -480,10 +480,10 @@ class Snapshot(_Frame, tag=40):
     counters: dict[str, float]
 
 
-# ── supervisor <-> child, on the inherited socketpair ────────────────────────────────────────────────────────────────
+# Supervisor <-> child, on the inherited socketpair
 
 
-class ProcessStatus(_Frame):
+class ProcessStatus(_Frame, frozen=True):
     """One row of the process table. `state`: starting, ready, draining, down."""
 
     role: Role
@@ -495,7 +495,7 @@ class ProcessStatus(_Frame):
     restarts: int
 
 
-class Assignment(_Frame, tag=50):
+class Assignment(_Frame, frozen=True, tag=50):
     """First message to a child: who it is, and the configuration of the launch."""
 
     boot_id: int
@@ -507,26 +507,26 @@ class Assignment(_Frame, tag=50):
     listen_fd: int = -1
 
 
-class Who(_Frame, tag=51):
+class Who(_Frame, frozen=True, tag=51):
     """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down."""
 
     processes: list[ProcessStatus]
     is_draining: bool
 
 
-class Drain(_Frame, tag=52):
+class Drain(_Frame, frozen=True, tag=52):
     """Finish what is accepted, take nothing else, then answer Drained; at the latest after `limit_s`."""
 
     limit_s: float
 
 
-class Ready(_Frame, tag=53):
+class Ready(_Frame, frozen=True, tag=53):
     """The child has bound its inbox and can work. `facts` are for the ready line, e.g. kv_tokens."""
 
     facts: dict[str, str | int | float]
 
 
-class Heartbeat(_Frame, tag=54):
+class Heartbeat(_Frame, frozen=True, tag=54):
     """Four times a second, from the main loop. No rise of `progress` within `deadline_s` is a hang; a deadline of 0
     means that the process is idle and only the heartbeats themselves are required."""
 
@@ -535,11 +535,11 @@ class Heartbeat(_Frame, tag=54):
     deadline_s: float
 
 
-class Drained(_Frame, tag=55):
+class Drained(_Frame, frozen=True, tag=55):
     """The child has finished what it had accepted."""
 
 
-class Fatal(_Frame, tag=56):
+class Fatal(_Frame, frozen=True, tag=56):
     """The child cannot start; a restart will not help. `message` is one line for the user."""
 
     message: str

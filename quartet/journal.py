@@ -118,9 +118,7 @@ class Journal(Generic[Owner]):
     def replay_all(self, now: float, detok: str | None = None) -> list[Submit]:
         """Return the next attempt of every request (of one detokenizer), oldest first."""
         return [
-            self.replay(entry, now)
-            for entry in self.entries.values()
-            if detok is None or entry.submit.detok == detok
+            self.replay(entry, now) for entry in self.entries.values() if detok is None or entry.submit.detok == detok
         ]
 
     def live_keys(self) -> list[LiveKey]:
@@ -134,7 +132,8 @@ class Journal(Generic[Owner]):
         stalling.
         """
         holding = {(item.rid, item.choice): item for item in held}
-        again, hopeless = [], []
+        again: list[Entry[Owner]] = []
+        hopeless: list[Entry[Owner]] = []
         for key, entry in self.entries.items():
             item = holding.get(key)
             if item is None or item.attempt != entry.submit.attempt:

@@ -6,6 +6,7 @@ compared with.
 
 import argparse
 import difflib
+import operator
 import os
 import sys
 from collections.abc import Mapping
@@ -80,7 +81,7 @@ def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = 
 
     Raises ConfigError for a value that is not allowed.
     """
-    sections: dict[str, msgspec.Struct] = {}
+    sections: dict[str, Any] = {}
     for name, section in SECTIONS.items():
         values: dict[str, Any] = {}
         for field in _fields(section):
@@ -125,13 +126,13 @@ def _parse_number(kind: "inspect.IntType | inspect.FloatType", text: Any, origin
     if value != value or value in (float("inf"), float("-inf")):
         raise ConfigError(f"{origin}: {text} is not a finite number")
     bounds = (
-        ("at least", kind.ge, lambda bound: value >= bound),
-        ("more than", kind.gt, lambda bound: value > bound),
-        ("at most", kind.le, lambda bound: value <= bound),
-        ("less than", kind.lt, lambda bound: value < bound),
+        ("at least", kind.ge, operator.ge),
+        ("more than", kind.gt, operator.gt),
+        ("at most", kind.le, operator.le),
+        ("less than", kind.lt, operator.lt),
     )
     for words, bound, holds in bounds:
-        if bound is not None and not holds(bound):
+        if bound is not None and not holds(value, bound):
             raise ConfigError(f"{origin}: {text} is not allowed, it must be {words} {bound}")
     return value
 
@@ -176,6 +177,6 @@ def _metavar(kind: inspect.Type) -> str:
 def _help(field: inspect.Field) -> str:
     _, text = _bare(field.type)
     default = field.default
-    if default not in ("", (), inspect.NODEFAULT) and not isinstance(default, bool):
+    if default not in ("", (), msgspec.NODEFAULT) and not isinstance(default, bool):
         text += f" (default: {default})"
     return text.replace("%", "%%")

@@ -98,5 +98,3 @@ class SchedulerActor:
         """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
-
-

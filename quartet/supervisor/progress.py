@@ -32,10 +32,11 @@ class Progress:
         capacity = int(facts.get("kv_tokens", 0))
         print(
             f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
-            f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, {facts.get('attention_backend', '?')} attention), "
+            f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
+            f"{facts.get('attention_backend', 'no')} attention), "
             f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}.\n"
             f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
-            f"-d '{{\"model\": \"{model.name}\", \"stream\": true, "
-            f"\"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'",
+            f'-d \'{{"model": "{model.name}", "stream": true, '
+            f'"messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
             flush=True,
         )

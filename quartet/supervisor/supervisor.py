@@ -49,13 +49,14 @@ class Supervisor:
 
     Args:
         config: complete and validated, with the model resolved.
+        plan: the processes; benchmarks put another client in the place of the api processes.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, plan: list[ProcessSpec] | None = None) -> None:
         self._config = config
         self._boot_id = secrets.randbits(63)
         self._seats = [
-            _Seat(spec, RestartPolicy(config.server.restart_limit)) for spec in plan_processes(config)
+            _Seat(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
         ]
         self._progress = Progress()
         self._facts: Facts = {}

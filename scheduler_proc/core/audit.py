@@ -41,7 +41,9 @@ def _check_places(state: State) -> None:
         if request.state is not RequestState.RUNNING:
             _fail("INV-7", f"{request.state.name} request {request.rid.hex()} in the running batch")
         if request.committed != request.prompt_tokens + request.launched - 1:
-            _fail("INV-7", f"running request {request.rid.hex()} has C {request.committed}, launched {request.launched}")
+            _fail(
+                "INV-7", f"running request {request.rid.hex()} has C {request.committed}, launched {request.launched}"
+            )
     if state.chunked is not None and state.chunked.state is not RequestState.PREFILLING:
         _fail("INV-7", f"chunked request in state {state.chunked.state.name}")
 

@@ -1,4 +1,4 @@
-"""What the edge says: requests arrive, are replaced by a later attempt, are dropped (rules LEN, PRI-4, faults R4, R6)."""
+"""What the edge says: requests arrive, are replaced by a later attempt, are dropped (LEN, PRI-4, faults R4, R6)."""
 
 import heapq
 
@@ -48,7 +48,13 @@ class Intake:
             self._state.outbox.put(
                 submit.reply_to,
                 Rejected(
-                    submit.rid, submit.choice, submit.attempt, error.status, error.code, error.message, error.retry_after_s
+                    submit.rid,
+                    submit.choice,
+                    submit.attempt,
+                    error.status,
+                    error.code,
+                    error.message,
+                    error.retry_after_s,
                 ),
             )
 
@@ -68,9 +74,7 @@ class Intake:
             submit = _truncated(submit, prompt_tokens)
         lengths.check_prompt(prompt_tokens)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
-        request = Request(
-            submit, max_new_tokens, state.eos_token_ids, state.next_seq(), state.next_qseq(), state.now
-        )
+        request = Request(submit, max_new_tokens, state.eos_token_ids, state.next_seq(), state.next_qseq(), state.now)
         state.requests.setdefault(request.rid, {})[request.choice] = request
         state.waiting.append(request)
         if request.deadline_s is not None:
@@ -89,9 +93,7 @@ class Intake:
             raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
         never_started = sum(1 for request in state.waiting if not request.is_open)
         if never_started + 1 > state.config.max_queued_requests and (never_started or not self._is_idle()):
-            raise RequestError(
-                503, "queue_full", f"{never_started} requests are waiting already.", None, RETRY_AFTER_S
-            )
+            raise RequestError(503, "queue_full", f"{never_started} requests are waiting already.", None, RETRY_AFTER_S)
 
     def _is_idle(self) -> bool:
         state = self._state

@@ -38,9 +38,7 @@ class PrefillPass:
         """Form the batch of step number `step`; None if nothing can be computed."""
         state = self._state
         kv = state.require_kv()
-        adder = PrefillAdder(
-            state.config, kv, state.running.values(), state.ratio.current, state.chunk_tokens
-        )
+        adder = PrefillAdder(state.config, kv, state.running.values(), state.ratio.current, state.chunk_tokens)
         batch = PrefillBatch()
         if state.chunked is not None:
             self._continue(state.chunked, adder, batch, step)

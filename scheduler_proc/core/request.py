@@ -72,7 +72,9 @@ class Request:
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
         self.max_new_tokens = max_new_tokens
         self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
-        self.stop_ids = frozenset(params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids))
+        self.stop_ids = frozenset(
+            params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids)
+        )
         self.deadline_s = None if submit.deadline_s is None else now + submit.deadline_s
         self.seq = seq
         self.qseq = qseq
@@ -130,7 +132,6 @@ class Request:
     def key(self) -> bytes:
         """Return prompt and output as int32 bytes, the key of the radix tree."""
         return self.prompt_key + pack_ids(self.output_ids) if self.output_ids else self.prompt_key
-
 
     def end_reason(self) -> str | None:
         """Say why the output so far is complete, or None: stop before length (STEP-12)."""

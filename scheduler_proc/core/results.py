@@ -1,4 +1,4 @@
-"""What a step's result does: tokens appended, requests finished, steps that failed undone (rules STEP-10 to STEP-12)."""
+"""What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
 
 from quartet.frames import End, Failed, StepFailed, StepResult, Stopped, Timings, TokenLogprobs, unpack_ids
 from scheduler_proc.core.request import Request

@@ -1,4 +1,4 @@
-"""A Hypothesis state machine over the scheduler core: arrivals, aborts, replays, failures and worker loss in tiny pools.
+"""A Hypothesis state machine over the scheduler core: arrivals, aborts, replays, failures, worker loss, tiny pools.
 
 After every event the rig audits all invariants and the strict worker checks every page a row reads. At the end each
 request has ended exactly once with the tokens of the oracle, and no page is held.
@@ -29,9 +29,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ratio=st.sampled_from([0.05, 0.7]),
         is_sharing=st.booleans(),
     )
-    def build(
-        self, page_size: int, pages: int, slots: int, chunk_pages: int, ratio: float, is_sharing: bool
-    ) -> None:
+    def build(self, page_size: int, pages: int, slots: int, chunk_pages: int, ratio: float, is_sharing: bool) -> None:
         self.rig = CoreRig(
             pages=pages if page_size > 1 else pages * 4,
             page_size=page_size,

