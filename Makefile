@@ -31,11 +31,11 @@ serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
 
 test: $(VENV)/.dev
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	$(BIN)/python -m pytest tests/kernels
 	$(BIN)/python -m pytest tests --ignore=tests/kernels
 
 test-slow: $(VENV)/.dev
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m slow
+	$(BIN)/python -m pytest tests/kernels -m slow --timeout=1800
 	$(BIN)/python -m pytest tests --ignore=tests/kernels -m slow --timeout=1800
 
 test-gpu: $(VENV)/.dev

@@ -420,7 +420,11 @@ class Engine:
         """Send the live set each second, until cancelled."""
         while True:
             await asyncio.sleep(LIVE_SET_S)
-            self._context.send(self._scheduler, LiveSet(self._context.name, self._journal.live_keys()))
+            self.send_live_set()
+
+    def send_live_set(self) -> None:
+        """Tell the scheduler what is alive here; its answer shows what was lost."""
+        self._context.send(self._scheduler, LiveSet(self._context.name, self._journal.live_keys()))
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for the live ones; what is left after `limit_s` fails with 503 draining."""

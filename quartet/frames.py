@@ -245,7 +245,9 @@ class Open(_Frame, frozen=True, tag=20):
     """Begin (or replay) one attempt on the token socket, ahead of its first Tokens row.
 
     `prompt_tail` holds the last prompt ids (int32 bytes, at most 16), for the first space. `output_ids` are all output
-    ids so far; the edge has the first `edge_count` of them, the rest is sent at once as a Delta.
+    ids so far; the edge has the first `edge_count` of them, the rest is sent at once as a Delta. `logprobs` are those
+    of the rest, if they were asked for. A stop string counts only once `min_new_tokens` are there. `timings` is what is
+    known so far, for a request that a stop string ends.
     """
 
     handle: Handle
@@ -259,6 +261,9 @@ class Open(_Frame, frozen=True, tag=20):
     stop: tuple[str, ...]
     include_stop_in_output: bool
     skip_special_tokens: bool
+    min_new_tokens: int = 0
+    logprobs: "list[TokenLogprobs]" = []
+    timings: "Timings | None" = None
 
 
 class TokenLogprobs(_Frame, frozen=True):
@@ -508,10 +513,12 @@ class Assignment(_Frame, frozen=True, tag=50):
 
 
 class Who(_Frame, frozen=True, tag=51):
-    """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down."""
+    """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down.
+    `serial` rises with each; a child's heartbeats say which it has seen."""
 
     processes: list[ProcessStatus]
     is_draining: bool
+    serial: int = 0
 
 
 class Drain(_Frame, frozen=True, tag=52):
@@ -533,6 +540,7 @@ class Heartbeat(_Frame, frozen=True, tag=54):
     phase: str
     progress: int
     deadline_s: float
+    who_serial: int = 0
 
 
 class Drained(_Frame, frozen=True, tag=55):

@@ -74,7 +74,9 @@ class Actor(Protocol):
     """True if the actor reads its inbox itself through `Context.blocking_link`."""
 
     async def start(self) -> dict[str, str | int | float]:
-        """Get ready; the inbox is bound. Returns the facts of the ready line. Raises ModelError or ConfigError when
+        """Get ready; the inbox is bound, and frames come once this has returned.
+
+        Returns the facts of the ready line. Raises ModelError or ConfigError when
         a restart cannot help."""
         ...
 

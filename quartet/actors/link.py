@@ -98,6 +98,9 @@ class Inbox:
         self._on_batch_end = on_batch_end
         self._dropped = dropped
         self._loop = asyncio.get_running_loop()
+
+    def open(self) -> None:
+        """Begin to take frames; what came since the inbox was bound has waited."""
         self._loop.add_reader(self._socket.fileno(), self._drain)
         self._loop.call_soon(self._drain)
 

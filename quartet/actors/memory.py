@@ -50,6 +50,11 @@ class MemoryNetwork:
 
         return send
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a frame waits that could be delivered."""
+        return any(name in self._inboxes for name, _ in self._waiting)
+
     def deliver(self) -> bool:
         """Deliver the oldest frame that has an inbox; returns False if there is none."""
         for _ in range(len(self._waiting)):
@@ -60,11 +65,9 @@ class MemoryNetwork:
                 continue
             decoder, handler = inbox
             try:
-                source, frame = decoder.decode(data)
+                handler(*decoder.decode(data))
             except FrameError as error:
                 self.dropped[error.reason] += 1
-            else:
-                handler(source, frame)
             return True
         return False
 

@@ -81,7 +81,7 @@ class ProcessContext:
 
     def heartbeat(self) -> Heartbeat:
         """Return the heartbeat for this moment."""
-        return Heartbeat(*self._phase)
+        return Heartbeat(*self._phase, self.who.serial)
 
     def blocking_link(self) -> BlockingLink:
         """Bind the inbox for the calling thread."""
@@ -109,6 +109,8 @@ class _Process:
             tasks = [group.create_task(self._beat()), group.create_task(self._report())]
             inbox = self._bind()
             facts = await self._actor.start()
+            if inbox:
+                inbox.open()
             self._context.leave_phase("starting", "serving")
             self._channel.send(Ready(facts))
             drain = await self._drain_wanted
@@ -137,18 +139,23 @@ class _Process:
         )
 
     def _on_control(self) -> None:
-        try:
-            message = self._channel.receive()
-        except BlockingIOError:
-            return
-        if message is None:
-            # The supervisor is gone, and with it every reason to live. Nothing is flushed: clients are gone too.
-            os._exit(1)
-        if isinstance(message, Who):
-            self._context.who = message
-            self._actor.on_who(message)
-        elif isinstance(message, Drain) and not self._drain_wanted.done():
-            self._drain_wanted.set_result(message)
+        who = None
+        while True:
+            try:
+                message = self._channel.receive()
+            except BlockingIOError:
+                break
+            if message is None:
+                # The supervisor is gone, and with it every reason to live. Nothing is flushed: clients are gone too.
+                os._exit(1)
+            if isinstance(message, Who):
+                who = message
+            elif isinstance(message, Drain) and not self._drain_wanted.done():
+                self._drain_wanted.set_result(message)
+        if who is not None:
+            self._context.who = who
+            self._actor.on_who(who)
+            self._channel.send_if_possible(self._context.heartbeat())
 
     async def _beat(self) -> None:
         while True:

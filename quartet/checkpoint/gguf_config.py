@@ -25,7 +25,9 @@ def hf_config(header: GgufHeader, rope_factors: list[float] | None) -> dict[str,
     metadata = header.metadata
     arch = metadata.get("general.architecture")
     if arch not in _ARCHITECTURES:
-        raise ModelError(f"the GGUF file holds a model of architecture {arch!r}; supported: {', '.join(_ARCHITECTURES)}")
+        raise ModelError(
+            f"the GGUF file holds a model of architecture {arch!r}; supported: {', '.join(_ARCHITECTURES)}"
+        )
     if metadata.get(f"{arch}.expert_count"):
         raise ModelError("the GGUF file holds a mixture of experts, which is not supported")
     try:

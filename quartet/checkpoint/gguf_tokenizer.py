@@ -61,6 +61,7 @@ def _byte_level(metadata: dict[str, Any]) -> Tokenizer:
     vocab = {token: index for index, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [_split_merge(merge) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=cuts in ("llama-bpe", "llama3")))
+    split: pre_tokenizers.PreTokenizer | None
     if cuts == "smollm":
         split = pre_tokenizers.Digits(individual_digits=True)
     elif cuts in ("llama-bpe", "llama3"):
@@ -89,9 +90,7 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = _merges_from_scores(vocab, metadata["tokenizer.ggml.scores"])
     unknown = tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)]
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    )
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     has_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     spaces = normalizers.Replace(" ", _META_SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_META_SPACE), spaces]) if has_prefix else spaces

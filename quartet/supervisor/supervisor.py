@@ -34,6 +34,10 @@ class _Seat:
         self.epoch = 0
         self.restarts = 0
 
+    def has_seen(self, who: Who) -> bool:
+        """Say whether the process has read this process table."""
+        return self.child is not None and self.child.beat is not None and self.child.beat.who_serial >= who.serial
+
     def status(self, is_draining: bool) -> ProcessStatus:
         child = self.child
         if child is None:
@@ -64,7 +68,7 @@ class Supervisor:
         self._is_draining = False
         self._drain_task: asyncio.Task[None] | None = None
         self._exit_code: asyncio.Future[int] | None = None
-        self._last_who: Who | None = None
+        self._last_who = Who([], False)
         self._pending_starts: set[asyncio.TimerHandle] = set()
 
     def run(self) -> int:
@@ -200,6 +204,7 @@ class Supervisor:
         match message:
             case Heartbeat():
                 child.on_heartbeat(message, self._loop.time())
+                self._announce()
                 if not child.is_ready and not self._is_draining:
                     self._progress.phase(seat.spec.name, message.phase)
             case Ready():
@@ -207,22 +212,25 @@ class Supervisor:
                 self._facts.update(message.facts)
                 self._progress.phase(seat.spec.name, "ready")
                 self._broadcast()
-                self._announce()
             case Drained():
                 child.is_drained = True
             case Fatal():
                 child.fatal = message.message
 
     def _announce(self) -> None:
-        if not self._was_ready and all(seat.child is not None and seat.child.is_ready for seat in self._seats):
+        """Say that the service is ready, once the api processes know it too."""
+        if self._was_ready or not all(seat.child is not None and seat.child.is_ready for seat in self._seats):
+            return
+        if all(seat.has_seen(self._last_who) for seat in self._seats if seat.spec.role is Role.API):
             self._was_ready = True
             self._progress.ready(self._config, self.url, self._facts)
 
     def _broadcast(self, force: bool = False) -> None:
-        who = Who([seat.status(self._is_draining) for seat in self._seats], self._is_draining)
-        if who == self._last_who and not force:
+        processes = [seat.status(self._is_draining) for seat in self._seats]
+        last = self._last_who
+        if not force and processes == last.processes and self._is_draining == last.is_draining:
             return
-        self._last_who = who
+        who = self._last_who = Who(processes, self._is_draining, last.serial + 1)
         for seat in self._seats:
             if seat.child is not None:
                 seat.child.channel.send(who)

@@ -83,7 +83,7 @@ class Intake:
         reason = request.end_reason() if request.output_ids else None
         if reason is not None:
             # A replay whose output is complete: only its end was lost (faults R14).
-            state.outbox.open(request)
+            state.outbox.open(request, state.now)
             self._results.finish(request, reason)
             state.outbox.flush_tokens(state.step)
 
@@ -114,7 +114,7 @@ class Intake:
         request.live_misses = 0
         self._accept(request)
         if request.started_s >= 0 or request.output_ids:
-            outbox.open(request)
+            outbox.open(request, self._state.now)
         return True
 
     def _replace(self, request: Request) -> None:

@@ -35,7 +35,7 @@ class Outbox:
         """Send a frame."""
         self._sent.append((destination, frame))
 
-    def open(self, request: Request) -> None:
+    def open(self, request: Request, now: float) -> None:
         """Announce a request's current attempt to its detokenizer, with what the edge has and has not."""
         self._next_handle += 1
         request.handle = Handle(self._next_handle)
@@ -53,6 +53,9 @@ class Outbox:
             params.stop,
             params.include_stop_in_output,
             params.skip_special_tokens,
+            request.min_new_tokens,
+            request.logprobs_after(request.edge_count),
+            request.timings(now),
         )
         self.put(request.detok, frame)
 

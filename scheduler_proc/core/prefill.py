@@ -115,7 +115,7 @@ class PrefillPass:
             request.cached_tokens = cached
             request.started_s = state.now
         if not request.is_open:
-            state.outbox.open(request)
+            state.outbox.open(request, state.now)
         state.counters.cached_tokens += cached
         batch.enter.append(
             Enter(

@@ -13,7 +13,7 @@ prompt is computed, C = I + launched - 1: the last sampled token is not in KV un
 from enum import Enum, auto
 
 from quartet.errors import InvariantViolation
-from quartet.frames import SamplingParams, Submit, pack_ids, unpack_ids
+from quartet.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
 from quartet.ids import Handle, Rid
 from scheduler_proc.core.radix import Namespace, Node
 
@@ -49,7 +49,7 @@ class Request:
     __slots__ = (
         "arrived_s", "attempt", "cached_tokens", "choice", "committed", "deadline_s", "detok", "edge_count",
         "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight", "is_done", "is_open",
-        "launched", "live_misses", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids", "pages",
+        "launched", "live_misses", "logprobs", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids", "pages",
         "params", "priority", "prompt_ids", "prompt_key", "protected", "qseq", "reply_to", "retractions", "rid",
         "seq", "slot", "started_s", "state", "stop_ids", "suspicion",
     )  # fmt: skip
@@ -67,6 +67,7 @@ class Request:
         self.prompt_key = submit.prompt_ids
         self.output_ids = unpack_ids(submit.output_ids)
         self.edge_count = len(self.output_ids)
+        self.logprobs: list[TokenLogprobs] = []
         self.params: SamplingParams = params
         self.priority = submit.priority
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
@@ -132,6 +133,25 @@ class Request:
     def key(self) -> bytes:
         """Return prompt and output as int32 bytes, the key of the radix tree."""
         return self.prompt_key + pack_ids(self.output_ids) if self.output_ids else self.prompt_key
+
+    def logprobs_after(self, count: int) -> list[TokenLogprobs]:
+        """Return the log-probabilities of the outputs after the first `count`, as far as they were computed here."""
+        # Those of outputs that came with the request are the edge's.
+        missing = len(self.output_ids) - count
+        return self.logprobs[max(0, len(self.logprobs) - missing) :] if missing > 0 else []
+
+    def timings(self, now: float) -> Timings:
+        """Return where the request's time went so far."""
+        started = self.started_s if self.started_s >= 0 else now
+        first = self.first_token_s if self.first_token_s >= 0 else now
+        return Timings(
+            max(0, self.cached_tokens),
+            started - self.arrived_s,
+            first - started,
+            now - first,
+            self.retractions,
+            self.max_new_tokens,
+        )
 
     def end_reason(self) -> str | None:
         """Say why the output so far is complete, or None: stop before length (STEP-12)."""

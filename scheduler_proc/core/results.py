@@ -1,6 +1,6 @@
 """What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
 
-from quartet.frames import End, Failed, StepFailed, StepResult, Stopped, Timings, TokenLogprobs, unpack_ids
+from quartet.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.request import State as RequestState
 from scheduler_proc.core.state import State
@@ -46,6 +46,8 @@ class Results:
             return
         outputs = request.output_ids
         outputs.append(token_id)
+        if logprobs is not None:
+            request.logprobs.append(logprobs)
         state.counters.output_tokens += 1
         if request.first_token_s < 0:
             request.first_token_s = state.now
@@ -62,23 +64,9 @@ class Results:
         is_stop = reason == "stop"
         matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
         hidden = 1 if is_stop else 0
-        end = End(request.handle, reason, matched, hidden, len(outputs), self.timings(request))
+        end = End(request.handle, reason, matched, hidden, len(outputs), request.timings(self._state.now))
         self._state.outbox.end(request, end)
         self._leave(request, RequestState.FINISHED)
-
-    def timings(self, request: Request) -> Timings:
-        """Return where the request's time went so far."""
-        now = self._state.now
-        started = request.started_s if request.started_s >= 0 else now
-        first = request.first_token_s if request.first_token_s >= 0 else now
-        return Timings(
-            max(0, request.cached_tokens),
-            started - request.arrived_s,
-            first - started,
-            now - first,
-            request.retractions,
-            request.max_new_tokens,
-        )
 
     def _leave(self, request: Request, end: RequestState) -> None:
         """Take a request out of queue or batch; its KV goes to the tree if it finished, else back to the pool."""

@@ -35,9 +35,7 @@ def write_sentencepiece(folder: Path, words: Iterable[str] = ("hello", "world", 
     tokens += list("abcdefghijklmnopqrstuvwxyz,.!") + [META_SPACE + word for word in words] + list(words)
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(META_SPACE), normalizers.Replace(" ", META_SPACE)]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(META_SPACE), normalizers.Replace(" ", META_SPACE)])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(META_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

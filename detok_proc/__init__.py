@@ -1,0 +1,1 @@
+"""The detokenizer process: output ids in, text out."""

@@ -1,0 +1,180 @@
+"""The detokenizer without its sockets: a frame in, the frames to send out. Owns the streams; never blocks.
+
+    Open ──► a Stream for its handle; a Delta with the ids that the edge lacks
+    Tokens ──► one Delta for each api process; where a stop string is complete, the finish, and Stopped to the scheduler
+    Close ──► forgotten
+
+Everything here can be rebuilt by Open, so what does not fit (an unknown handle, a gap in the indices) is counted and
+dropped: the edge notices what it lacks and submits again.
+"""
+
+from collections import Counter
+
+from detok_proc.ending import Ending
+from detok_proc.incremental import DecoderFactory
+from detok_proc.stream import Draft, Stream
+from quartet.codec import Source
+from quartet.frames import (
+    Close,
+    Delta,
+    DeltaItem,
+    DetokInbound,
+    End,
+    Finish,
+    Open,
+    Stopped,
+    TextLogprobs,
+    Timings,
+    TokenLogprobs,
+    Tokens,
+    unpack_ids,
+)
+from quartet.ids import Handle, Role, process_name
+
+SCHEDULER = process_name(Role.SCHEDULER, 0)
+
+Output = list[tuple[str, Delta | Stopped]]
+Items = dict[str, list[DeltaItem]]
+
+
+class DetokCore:
+    """All streams of this detokenizer.
+
+    Args:
+        factory: makes the decoder of each stream.
+
+    `counters` counts what was taken and what was dropped, by metric name.
+    """
+
+    def __init__(self, factory: DecoderFactory) -> None:
+        self._factory = factory
+        self._streams: dict[int, Stream] = {}
+        self._stopped: set[int] = set()
+        self._scheduler_epoch = -1
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def stream_count(self) -> int:
+        """How many handles are open and not stopped."""
+        return len(self._streams)
+
+    def handle(self, source: Source, frame: DetokInbound) -> Output:
+        """Take one frame; return (destination, frame) pairs to send, at most one Delta for each api process."""
+        if source.role is not Role.SCHEDULER or source.epoch < self._scheduler_epoch:
+            self.counters["detok_stale_frames"] += 1
+            return []
+        if source.epoch > self._scheduler_epoch:
+            self._scheduler_epoch = source.epoch
+            self._streams.clear()
+            self._stopped.clear()
+        match frame:
+            case Tokens():
+                return self._on_tokens(frame)
+            case Open():
+                return self._on_open(frame)
+            case Close():
+                self._forget(frame.handle)
+                return []
+
+    def _forget(self, handle: Handle) -> None:
+        self._streams.pop(handle, None)
+        self._stopped.discard(handle)
+
+    def _on_open(self, frame: Open) -> Output:
+        """Take the ids that the edge has in silence, then tell it the rest."""
+        self._forget(frame.handle)
+        stream = self._streams[frame.handle] = Stream(frame, self._factory)
+        draft: Draft | None = None
+        for index, token in enumerate(unpack_ids(frame.output_ids)):
+            if index == frame.edge_count:
+                draft = Draft(stream)
+            text = stream.push(token)
+            if draft is not None:
+                at = index - frame.edge_count
+                known = frame.logprobs[at] if at < len(frame.logprobs) else None
+                draft.add(token, text, None if known is None else self._with_text(token, known))
+            if stream.matched is not None:
+                draft = draft or Draft(stream)
+                finish, stopped = self._stop(frame.handle, stream)
+                return [(stream.reply_to, Delta([draft.item(stream, finish)])), stopped]
+        return [] if draft is None else [(stream.reply_to, Delta([draft.item(stream, None)]))]
+
+    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, tuple[str, Stopped]]:
+        """End a stream at the stop string it has matched: what the scheduler still sends for it is ignored."""
+        del self._streams[handle]
+        self._stopped.add(handle)
+        rid, choice, attempt = stream.identity
+        stopped = Stopped(handle, rid, choice, attempt, stream.count)
+        return Finish("stop", stream.matched, stream.count, stream.opened.timings or Timings()), (SCHEDULER, stopped)
+
+    def _on_tokens(self, frame: Tokens) -> Output:
+        handles, indices, ids = unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids)
+        if not len(handles) == len(indices) == len(ids):
+            self.counters["detok_malformed_frames"] += 1
+            return []
+        self.counters["detok_tokens"] += len(ids)
+        packed, streams, items = frame.ids, self._streams, Items()
+        logprobs = dict(frame.logprobs)
+        endings = self._endings(frame.ends)
+        notices: Output = []
+        for row, (handle, index, token) in enumerate(zip(handles, indices, ids, strict=True)):
+            stream = streams.get(handle)
+            if stream is None or index != stream.count or handle in endings:
+                self._take_unusual(endings.get(handle), handle, index, token, logprobs.get(row))
+                continue
+            offset = stream.offset
+            text = stream.push(token)
+            finish = None
+            if stream.matcher is not None and stream.matcher.matched is not None:
+                finish, stopped = self._stop(Handle(handle), stream)
+                notices.append(stopped)
+            chances = [self._with_text(token, logprobs[row])] if logprobs and row in logprobs else None
+            id_bytes = packed[4 * row : 4 * row + 4]
+            rid, choice, attempt = stream.identity
+            item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
+            gathered = items.get(stream.reply_to)
+            if gathered is None:
+                items[stream.reply_to] = [item]
+            else:
+                gathered.append(item)
+        for ending in endings.values():
+            self._finish(ending, items)
+        return [*((api, Delta(found)) for api, found in items.items()), *notices]
+
+    def _endings(self, ends: list[End]) -> dict[int, Ending]:
+        """Return the streams that this frame ends, which are open no longer."""
+        endings: dict[int, Ending] = {}
+        for end in ends:
+            stream = self._streams.get(end.handle)
+            if stream is not None:
+                endings[end.handle] = Ending(end, stream, self._factory)
+            elif end.handle not in self._stopped:
+                self.counters["detok_unknown_handles"] += 1
+            self._forget(end.handle)
+        return endings
+
+    def _take_unusual(
+        self, ending: Ending | None, handle: int, index: int, token: int, logprobs: TokenLogprobs | None
+    ) -> None:
+        """Give a row to the ending of its stream, or count why it is dropped."""
+        stream = ending.stream if ending else self._streams.get(handle)
+        if stream is None:
+            self.counters["detok_late_rows" if handle in self._stopped else "detok_unknown_handles"] += 1
+        elif index < stream.count or stream.matched is not None:
+            self.counters["detok_duplicate_rows"] += 1
+        elif index > stream.count:
+            self.counters["detok_gaps"] += 1
+        elif ending is not None:
+            ending.take(token, None if logprobs is None else self._with_text(token, logprobs))
+
+    def _finish(self, ending: Ending, items: Items) -> None:
+        item = ending.item()
+        if item is None:
+            self.counters["detok_gaps"] += 1
+        else:
+            items.setdefault(ending.stream.reply_to, []).append(item)
+
+    def _with_text(self, token: int, logprobs: TokenLogprobs) -> TextLogprobs:
+        token_text = self._factory.token_text
+        top = tuple((*token_text(other), logprob) for other, logprob in logprobs.top)
+        return TextLogprobs(*token_text(token), logprobs.logprob, top)

@@ -1,0 +1,83 @@
+"""One attempt of one choice: decoder, stop strings, and how much has been taken and shown."""
+
+from detok_proc.incremental import DecoderFactory
+from detok_proc.stop_strings import StopMatcher
+from quartet.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
+
+
+class Stream:
+    """The state of one handle, a pure function of its Open and the ids taken since.
+
+    `count` ids have been taken and `offset` characters shown. `matcher` is None without stop strings.
+    """
+
+    __slots__ = ("_decoder", "count", "identity", "matcher", "offset", "opened", "reply_to")
+
+    def __init__(self, opened: Open, factory: DecoderFactory) -> None:
+        self.opened = opened
+        self.identity = (opened.rid, opened.choice, opened.attempt)
+        self.reply_to = opened.reply_to
+        self.count = 0
+        self.offset = 0
+        self._decoder = factory.make(unpack_ids(opened.prompt_tail), opened.skip_special_tokens)
+        self.matcher = StopMatcher(opened.stop, opened.include_stop_in_output) if opened.stop else None
+
+    @property
+    def matched(self) -> str | None:
+        """The stop string that has ended the stream, if one has."""
+        return None if self.matcher is None else self.matcher.matched
+
+    def push(self, token: int) -> str:
+        """Take the next id; return the text to show. Must not be called after a match.
+
+        A stop string must begin after the text of the first `min_new_tokens` ids."""
+        self.count += 1
+        text = self._decoder.push(token)
+        if self.matcher is not None and text and self.count > self.opened.min_new_tokens:
+            text = self.matcher.push(text)
+        self.offset += len(text)
+        return text
+
+    def hide(self) -> None:
+        """Take an id that gives no text: the stop token itself."""
+        self.count += 1
+
+    def flush(self) -> str:
+        """The stream has ended: return the text that was held back."""
+        text = self._decoder.flush()
+        if self.matcher is not None and self.matcher.matched is None:
+            text = self.matcher.push(text)
+            if self.matcher.matched is None:
+                text += self.matcher.flush()
+        self.offset += len(text)
+        return text
+
+
+class Draft:
+    """Output of one stream that is still being gathered, for the item that ends it or replays it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._index = stream.count
+        self._offset = stream.offset
+        self._ids = bytearray()
+        self._texts: list[str] = []
+        self._logprobs: list[TextLogprobs] = []
+
+    def add(self, token: int, text: str, logprobs: TextLogprobs | None = None) -> None:
+        """Append one id and the text it completed."""
+        self._ids += token.to_bytes(4, "little", signed=True)
+        self._texts.append(text)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+
+    def add_text(self, text: str) -> None:
+        """Append text that no further id completed."""
+        self._texts.append(text)
+
+    def item(self, stream: Stream, finish: Finish | None) -> DeltaItem:
+        """Return everything gathered as one item of a Delta."""
+        rid, choice, attempt = stream.identity
+        text = "".join(self._texts)
+        return DeltaItem(
+            rid, choice, attempt, self._index, bytes(self._ids), text, self._offset, self._logprobs or None, finish
+        )

@@ -1,0 +1,48 @@
+"""The gated activation of a Llama-style feed-forward block: SiLU of one half times the other.
+
+Rounding follows the Hugging Face models: SiLU is rounded to the model dtype before the product.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 1024
+
+
+@triton.jit
+def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    model_dtype = y_ptr.dtype.element_ty
+    gate = tl.load(x_ptr + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(x_ptr + row * stride_x + WIDTH + columns, mask=mask, other=0.0).to(tl.float32)
+    silu = (gate / (1.0 + tl.exp(-gate))).to(model_dtype).to(tl.float32)
+    tl.store(y_ptr + row * WIDTH + columns, (silu * up).to(model_dtype), mask=mask)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up as a fresh [T, I] tensor of the input's dtype, fp32 maths.
+
+    gate_up [T, 2 * I] fp32/fp16/bf16 with contiguous rows, the gate in the first half. Raises ValueError otherwise.
+    """
+    rows, width = _halves(gate_up)
+    y = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
+    if rows:
+        grid = (rows, triton.cdiv(width, BLOCK))
+        _silu_mul_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4)
+    return y
+
+
+def silu_mul_reference(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu_mul in plain torch."""
+    _, width = _halves(gate_up)
+    return torch.nn.functional.silu(gate_up[:, :width]) * gate_up[:, width:]
+
+
+def _halves(gate_up: torch.Tensor) -> tuple[int, int]:
+    rows, double = gate_up.shape
+    if double % 2 or gate_up.stride(1) != 1:
+        raise ValueError(f"gate_up {tuple(gate_up.shape)} needs an even width and contiguous rows")
+    return rows, double // 2

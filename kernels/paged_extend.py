@@ -1,0 +1,189 @@
+"""Causal attention of ragged runs of new tokens over a paged KV cache that already holds them: prefill and its chunks.
+
+A program takes BLOCK_M rows of one sequence and kv head: BLOCK_M / GROUP tokens times the GROUP query heads that share
+the kv head. Tiles of keys sit at absolute positions, so chunking a prompt elsewhere changes no bits. The
+grid is bounded from shapes; each program finds its sequence by binary search, so no length is read by the host.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
+
+
+class ExtendTile(NamedTuple):
+    """Launch parameters: query rows (tokens x heads of a group) and keys per tile, warps, pipeline stages."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+# Keyed by (padded head dim, bytes per element). block_n is that of decode in both tables, so that a row's reduction
+# order does not depend on how many tokens came with it. SMALL_TILES lacks fp32, whose tiles are small anyway (no tensor
+# cores), and 256, where fewer rows would spread a row's keys over more warps and so change its sums.
+LARGE_TILES = {
+    (64, 2): ExtendTile(128, 64, 4, 3),
+    (128, 2): ExtendTile(128, 64, 8, 2),
+    (256, 2): ExtendTile(128, 32, 8, 2),
+    (64, 4): ExtendTile(16, 32, 8, 2),
+    (128, 4): ExtendTile(16, 32, 8, 2),
+    (256, 4): ExtendTile(16, 16, 8, 2),
+}
+SMALL_TILES = {
+    (64, 2): ExtendTile(64, 64, 4, 3),
+    (128, 2): ExtendTile(64, 64, 4, 2),
+}
+SMALL_ROWS = 64
+INTERPRETER_TILE = ExtendTile(32, 32, 4, 1)
+
+
+def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_rows: int) -> ExtendTile:
+    """The tile for a head dim up to 256 and at most `max_rows` = longest run x group rows per sequence and kv head."""
+    if device.type == "cpu":
+        return INTERPRETER_TILE
+    key = max(64, triton.next_power_of_2(head_dim)), dtype.itemsize
+    large = LARGE_TILES[key]
+    return SMALL_TILES.get(key, large) if max_rows <= SMALL_ROWS else large
+
+
+@triton.jit
+def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
+    """The sequence whose query blocks contain number `block`, when sequence s starts at block cu_q[s] // TOKENS + s."""
+    low = 0
+    high = num_seqs
+    while high - low > 1:
+        middle = (low + high) // 2
+        if tl.load(cu_q_ptr + middle) // TOKENS + middle <= block:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit(do_not_specialize=["num_seqs"])
+def _extend_kernel(
+    q_ptr, cache_ptr, table_ptr, cu_q_ptr, lens_ptr, out_ptr, scale_log2, num_seqs, kv_heads,
+    stride_q_token, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    TOKENS: tl.constexpr = BLOCK_M // GROUP
+    # The last blocks of a sequence meet the most keys: start those first.
+    block = tl.num_programs(0) - 1 - tl.program_id(0)
+    head = tl.program_id(1)
+    seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
+    seq_start = tl.load(cu_q_ptr + seq)
+    new_tokens = tl.load(cu_q_ptr + seq + 1) - seq_start
+    first = (block - (seq_start // TOKENS + seq)) * TOKENS
+    if first >= new_tokens:
+        return
+
+    # Rows: token-major, the heads of one token side by side. Positions: cached | new, key n is seen by rows at >= n.
+    rows = tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, BLOCK_D)
+    context = tl.load(lens_ptr + seq)
+    local = first + rows // GROUP
+    position = context - new_tokens + local
+    row_mask = (rows < TOKENS * GROUP) & (local < new_tokens)
+    load_mask = row_mask[:, None] & (dims[None, :] < HEAD_DIM)
+    token = (seq_start + local).to(tl.int64)
+    q_heads = head * GROUP + rows % GROUP
+    q_ptrs = q_ptr + token[:, None] * stride_q_token + q_heads[:, None] * stride_q_head + dims[None, :]
+    q = tl.load(q_ptrs, mask=load_mask, other=0.0)
+
+    first_position = context - new_tokens + first
+    end = tl.minimum(first_position + TOKENS, context)
+    unmasked_end = (first_position + 1) // BLOCK_N * BLOCK_N
+    table_row = table_ptr + seq.to(tl.int64) * stride_table
+    head_ptr = cache_ptr + head.to(tl.int64) * stride_head
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    ids = page_ids(table_row, 0, end, PAGE, BLOCK_N)
+    # Tiles that every row sees whole, then the tiles on the diagonal.
+    for start in range(0, unmasked_end, BLOCK_N):
+        next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
+        k, v = load_kv_tile(
+            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, False
+        )
+        acc, peak, total = attend_tile(q, k, v, True, acc, peak, total, scale_log2, False, PRECISION)
+        ids = next_ids
+    for start in range(unmasked_end, end, BLOCK_N):
+        next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
+        k, v = load_kv_tile(
+            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True
+        )
+        keep = start + tl.arange(0, BLOCK_N)[None, :] <= position[:, None]
+        acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
+        ids = next_ids
+
+    out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    out_rows = token * (kv_heads * GROUP) + q_heads
+    out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=load_mask)
+
+
+def paged_extend(
+    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
+    scale: float, *, max_q_len: int,
+) -> torch.Tensor:  # fmt: skip
+    """Return causal attention of each new token over cached and new tokens, a fresh [T, H, D] tensor of q's dtype.
+
+    q [T, H, D] fp32/fp16/bf16, last dim contiguous: the new tokens of B sequences one after another. kv_cache
+    [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy, with the new tokens' K/V written already. page_table
+    [B, max_pages] int32; cu_q [B + 1] int32, ascending from 0; context_lens [B] int32, new tokens included; scale > 0.
+    max_q_len: upper bound of a sequence's new tokens, picks the tile and nothing else. Runs of length 0 are fine.
+    Rows at or beyond cu_q[B] (padding) are not written. No host sync. Raises ValueError for shapes that do not fit.
+    """
+    total, heads, head_dim = q.shape
+    check_paged(q, kv_cache, page_table, context_lens, scale)
+    if cu_q.shape[0] != context_lens.shape[0] + 1:
+        raise ValueError(f"cu_q has {cu_q.shape[0]} entries for {context_lens.shape[0]} sequences")
+    out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
+    batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
+    if total == 0 or batch == 0:
+        return out
+    group = heads // kv_heads
+    tile = extend_tile(head_dim, q.dtype, q.device, max_q_len * group)
+    if group > tile.block_m:
+        raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
+    # Sequence s owns blocks from cu_q[s] // tokens + s: at least ceil(length / tokens) of them, some idle.
+    blocks = total // (tile.block_m // group) + batch
+    _extend_kernel[(blocks, kv_heads)](
+        q, kv_cache, page_table, cu_q, context_lens, out, scale * LOG2_E, batch, kv_heads,
+        q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
+        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group, BLOCK_M=tile.block_m,
+        PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype),
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return out
+
+
+def paged_extend_reference(
+    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
+    scale: float, *, max_q_len: int,
+) -> torch.Tensor:  # fmt: skip
+    """paged_extend in plain torch: fp32 maths (fp64 for fp64 inputs), one softmax per row; padding rows are zero."""
+    heads, page = q.shape[1], kv_cache.shape[3]
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    out = torch.zeros_like(q)
+    bounds = cu_q.tolist()
+    for seq, length in enumerate(context_lens.tolist()):
+        begin, end = bounds[seq], bounds[seq + 1]
+        if begin == end:
+            continue
+        pages = page_table[seq, : -(-length // page)].long()
+        # [pages, 2, Hkv, PAGE, D] -> [2, Hkv, tokens, D]
+        kv = kv_cache[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :length].to(wide)
+        k, v = kv.repeat_interleave(heads // kv_cache.shape[2], dim=1)
+        scores = torch.einsum("qhd,hnd->hqn", q[begin:end].to(wide), k) * scale
+        positions = torch.arange(length - (end - begin), length, device=q.device)
+        future = torch.arange(length, device=q.device)[None, :] > positions[:, None]
+        weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+        out[begin:end] = torch.einsum("hqn,hnd->qhd", weights, v).to(q.dtype)
+    return out

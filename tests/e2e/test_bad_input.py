@@ -1,0 +1,89 @@
+"""Bad input against a real launch: a clear error in OpenAI's shape, nothing hangs, and the engine serves on."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.server import Server
+
+pytestmark = pytest.mark.e2e
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server("--simulated-worker", "--max-total-tokens", "4096", "--context-length", "2048") as running:
+        yield running
+
+
+def post(server: Server, path: str, body: Any) -> tuple[int, Any]:
+    """Send a body (bytes as they are, else as JSON); returns status and decoded answer."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
+    try:
+        connection.request("POST", path, data, {"content-type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+CASES: list[tuple[str, str, Any, int, str | None]] = [
+    ("malformed JSON", CHAT, b'{"model": "smollm2", "messages": [', 400, None),
+    ("not an object", CHAT, b"[1, 2]", 400, None),
+    ("invalid UTF-8", CHAT, b'{"model": "smollm2", "messages": [{"role": "user", "content": "\xff"}]}', 400, None),
+    ("wrong type", CHAT, {"model": "smollm2", "messages": "hello"}, 400, "messages"),
+    ("float for int", CHAT, {"model": "smollm2", "messages": HELLO, "max_tokens": 5.5}, 400, "max_tokens"),
+    ("no messages", CHAT, {"model": "smollm2"}, 400, "messages"),
+    ("empty messages", CHAT, {"model": "smollm2", "messages": []}, 400, "messages"),
+    ("unknown role", CHAT, {"model": "smollm2", "messages": [{"role": "wizard", "content": "x"}]}, 400, None),
+    ("unknown model", CHAT, {"model": "gpt-17", "messages": HELLO}, 404, "model"),
+    ("zero on chat", CHAT, {"model": "smollm2", "messages": HELLO, "max_tokens": 0}, 400, "max_tokens"),
+    ("negative", TEXT, {"model": "smollm2", "prompt": "x", "max_tokens": -1}, 400, "max_tokens"),
+    ("absurd", TEXT, {"model": "smollm2", "prompt": "x", "max_tokens": 1 << 40}, 400, "max_tokens"),
+    ("temperature", TEXT, {"model": "smollm2", "prompt": "x", "temperature": -1}, 400, "temperature"),
+    ("top_p", TEXT, {"model": "smollm2", "prompt": "x", "top_p": 1.5}, 400, "top_p"),
+    ("n", TEXT, {"model": "smollm2", "prompt": "x", "n": 1000}, 400, "n"),
+    ("prompt too long", TEXT, {"model": "smollm2", "prompt": "word " * 5000}, 400, "prompt"),
+    ("messages too long", CHAT, {"model": "smollm2", "messages": [{"role": "user", "content": "word " * 5000}]},
+     400, "messages"),
+    ("ids out of the vocabulary", TEXT, {"model": "smollm2", "prompt": [1, 99999999]}, 400, "prompt"),
+    ("empty prompt", TEXT, {"model": "smollm2", "prompt": ""}, 400, "prompt"),
+    ("deep JSON", CHAT, b"[" * 100_000, 400, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "status", "param"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
+def test_bad_requests(server: Server, path: str, body: Any, status: int, param: str | None) -> None:
+    got, answer = post(server, path, body)
+    assert got == status, answer
+    error = answer["error"]
+    assert error["message"] and error["type"] and "Traceback" not in error["message"]
+    if param is not None:
+        assert error["param"] == param, error
+
+
+def test_a_prompt_too_long_says_so_in_openais_words(server: Server) -> None:
+    _, answer = post(server, TEXT, {"model": "smollm2", "prompt": "word " * 5000})
+    assert answer["error"]["code"] == "context_length_exceeded"
+    assert "maximum context length is 2048 tokens" in answer["error"]["message"]
+
+
+def test_a_large_max_tokens_is_clamped_and_zero_is_valid_on_completions(server: Server) -> None:
+    status, answer = post(server, TEXT, {"model": "smollm2", "prompt": "x", "max_tokens": 100_000, "ignore_eos": True})
+    assert status == 200 and answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] < 2048
+    status, answer = post(server, TEXT, {"model": "smollm2", "prompt": "x", "max_tokens": 0, "echo": True})
+    assert status == 200 and answer["choices"][0]["text"] == "x"
+    assert answer["usage"]["completion_tokens"] == 0
+
+
+def test_the_engine_serves_on(server: Server) -> None:
+    status, _ = post(server, TEXT, {"model": "smollm2", "prompt": "x", "max_tokens": 4})
+    assert status == 200
+    assert all(row["restarts"] == 0 for row in server.topology().values())

@@ -1,0 +1,143 @@
+"""Make the tiny models of models/: a folder for each architecture, random weights, what transformers makes of them.
+
+    OMP_NUM_THREADS=1 .venv-oracle/bin/python tests/golden/make_tiny_models.py
+
+Each folder is what a checkpoint of its kind looks like, config.json included: transformers 5 writes `rope_parameters`,
+but the published checkpoints of most kinds still have `rope_theta` and `rope_scaling`, so some folders are put into
+that form. Weights are drawn here, name by name, so that they depend on no library's initialisation; norms and biases
+are random too, lest a forgotten one go unnoticed.
+"""
+
+import json
+import shutil
+import zlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from greedy import continue_greedily
+from tiny_tokenizer import write_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+_FOLDER = Path(__file__).parent / "models"
+_PROMPT_LENGTHS = (1, 2, 17, 33, 96, 200)
+_NEW_TOKENS = 24
+
+_SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 144,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "dtype": "float32",
+}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tiny:
+    """One folder. `is_old_form`: config.json as transformers 4 wrote it. `shard`: largest size of one weights file."""
+
+    name: str
+    config: object
+    is_old_form: bool = False
+    shard: str = "100MB"
+    has_tokenizer: bool = False
+
+
+def _models() -> list[Tiny]:
+    plain_rope = {"rope_type": "default", "rope_theta": 10000.0}
+    wide_rope = {"rope_type": "default", "rope_theta": 1000000.0}
+    qwen3 = Qwen3Config(**_SHAPE, head_dim=32, tie_word_embeddings=False, rope_parameters=wide_rope)
+    qwen2 = Qwen2Config(**_SHAPE, tie_word_embeddings=False, rope_parameters=wide_rope, rms_norm_eps=1e-6)
+    llama = LlamaConfig(**_SHAPE, tie_word_embeddings=False, rope_parameters=_LLAMA3_ROPE, rms_norm_eps=1e-5)
+    tied = LlamaConfig(**{**_SHAPE, "num_hidden_layers": 3}, tie_word_embeddings=True, rope_parameters=plain_rope)
+    mistral = MistralConfig(**_SHAPE, tie_word_embeddings=False, sliding_window=None, rope_parameters=plain_rope)
+    return [
+        Tiny("qwen3", qwen3, has_tokenizer=True),
+        Tiny("qwen2", qwen2, is_old_form=True),
+        Tiny("llama", llama, is_old_form=True),
+        Tiny("llama_tied", tied),
+        Tiny("mistral", mistral, is_old_form=True, shard="400KB"),
+    ]
+
+
+def main() -> None:
+    """Make every folder afresh."""
+    torch.set_num_threads(1)
+    for tiny in _models():
+        folder = _FOLDER / tiny.name
+        shutil.rmtree(folder, ignore_errors=True)
+        model = AutoModelForCausalLM.from_config(tiny.config, dtype=torch.float32)
+        _draw_weights(model, tiny.name)
+        model.save_pretrained(folder, max_shard_size=tiny.shard)
+        if tiny.is_old_form:
+            _put_into_old_form(folder / "config.json")
+        if tiny.has_tokenizer:
+            write_tokenizer(folder, tiny.config.vocab_size)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+        _write_oracle(folder, model.eval())
+
+
+@torch.no_grad()
+def _draw_weights(model, name: str) -> None:
+    """Matrices keep the size of what flows through them, embeddings are of unit size, norms lie around one."""
+    for parameter_name, parameter in sorted(model.named_parameters()):
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{parameter_name}".encode()))
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in parameter_name:
+            parameter.copy_(1.0 + 0.3 * noise)
+        elif parameter_name.endswith("bias"):
+            parameter.copy_(0.5 * noise)
+        elif "embed_tokens" in parameter_name:
+            parameter.copy_(noise if not model.config.tie_word_embeddings else 0.5 * noise)
+        else:
+            parameter.copy_(noise * (1.5 / parameter.shape[1] ** 0.5))
+
+
+def _put_into_old_form(path: Path) -> None:
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config["torch_dtype"] = config.pop("dtype")
+    config["transformers_version"] = "4.43.0"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_oracle(folder: Path, drawn) -> None:
+    """Read the folder back, as a user of it would, and record greedy continuations of random prompts.
+
+    Raises AssertionError where the folder does not say the same as the model `drawn` that was saved in it.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(zlib.crc32(folder.name.encode()))
+    lines = []
+    for length in _PROMPT_LENGTHS:
+        prompt = torch.randint(3, model.config.vocab_size, (length,), generator=generator).tolist()
+        answer = continue_greedily(model, prompt, _NEW_TOKENS)
+        expected = torch.tensor(continue_greedily(drawn, prompt, 1).first_logits)
+        torch.testing.assert_close(torch.tensor(answer.first_logits), expected, rtol=1e-4, atol=1e-4)
+        print(f"{folder.name} {length}: {len(set(answer.ids))} different, smallest margin {min(answer.margins)}")
+        record = {"prompt_ids": prompt, "output_ids": answer.ids, "margins": answer.margins}
+        lines.append(json.dumps({**record, "first_logits": answer.first_logits}, separators=(",", ":")))
+    head = {"model": folder.name, "dtype": "float32", "versions": {n: version(n) for n in ("transformers", "torch")}}
+    opening = json.dumps(head, separators=(",", ":"))[:-1]
+    (folder / "oracle.json").write_text(opening + ',"prompts":[\n' + ",\n".join(lines) + "\n]}\n")
+
+
+if __name__ == "__main__":
+    main()

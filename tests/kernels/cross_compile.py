@@ -1,0 +1,135 @@
+"""Compiles every kernel for sm_90 without a GPU and prints one JSON list of what the compiler made of each.
+
+Runs the public functions themselves on meta tensors under a stand-in driver, so that what is compiled is what a GPU
+would be given: same tiles, same specialisation. A script of its own: Triton must not be in interpreter mode here.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from kernels.activation import silu_mul
+from kernels.norm import add_rms_norm, rms_norm
+from kernels.paged_decode import paged_decode
+from kernels.paged_extend import paged_extend
+from kernels.rope_kv import rope_and_write_kv
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+# (query heads, kv heads, head dim, page size, dtype)
+ATTENTION = [
+    (32, 8, 128, 16, BF16),
+    (32, 8, 128, 64, BF16),
+    (16, 8, 128, 16, FP16),
+    (8, 8, 80, 16, BF16),
+    (9, 3, 64, 16, BF16),
+    (16, 2, 256, 16, BF16),
+    (9, 3, 64, 16, FP32),
+    (32, 8, 128, 16, FP32),
+]
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for decode and both extend tiles of each attention shape; rotary once per head dim."""
+    for heads, kv_heads, dim, page, dtype in ATTENTION:
+        label = f"{heads}/{kv_heads} D{dim} page{page} {str(dtype)[6:]}"
+        cache = empty(4096, 2, kv_heads, page, dim, dtype=dtype)
+        table, lens = empty(4, 512, dtype=torch.int32), empty(4, dtype=torch.int32)
+        cu_q, q = empty(5, dtype=torch.int32), empty(4096, heads, dim, dtype=dtype)
+        yield f"decode {label}", lambda a=(q[:4], cache, table, lens): paged_decode(*a, 0.1)
+        if (dim, page, dtype) == (128, 16, BF16):
+            short = table[:, :8].contiguous()
+            yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
+        for longest in (4, 1024):
+            args = (q, cache, table, cu_q, lens)
+            yield f"extend<={longest} {label}", lambda a=args, n=longest: paged_extend(*a, 0.1, max_q_len=n)
+
+
+def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for the kernels that are bound by memory or launches."""
+    for heads, kv_heads, dim, norm in ((32, 8, 128, True), (9, 3, 64, False)):
+        fused = empty(64, heads + 2 * kv_heads, dim)
+        q, k, v = fused.split((heads, kv_heads, kv_heads), dim=1)
+        table, cache = empty(4096, dim, dtype=FP32), empty(512, 2, kv_heads, 16, dim)
+        ids, weight = empty(64, dtype=torch.int64), empty(dim) if norm else None
+        args = (q, k, v, table, ids, ids, cache)
+        yield f"rope {heads}/{kv_heads} D{dim}", lambda a=args, w=weight: rope_and_write_kv(*a, q_norm=w, k_norm=w)
+    for width in (576, 4096, 8192):
+        x, weight = empty(64, width), empty(width)
+        yield f"rms_norm {width}", lambda x=x, w=weight: rms_norm(x, w, 1e-6)
+        yield f"add_rms_norm {width}", lambda x=x, w=weight: add_rms_norm(x, x, w, 1e-6)
+    yield "silu_mul 14336", lambda: silu_mul(empty(64, 28672))
+
+
+def stand_in_driver() -> SimpleNamespace:
+    """The three questions a launch asks of a driver before it compiles."""
+    return SimpleNamespace(
+        get_current_device=lambda: 0,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+    )
+
+
+def measured(label: str, kernel: Any) -> dict[str, Any]:
+    """Registers and spills from ptxas, shared memory from Triton, instruction counts from the PTX."""
+    ptx = kernel.asm["ptx"]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", str(source), "-o", str(Path(folder, "cubin"))]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = {name: re.search(pattern, report) for name, pattern in (
+        ("registers", r"Used (\d+) registers"), ("spill_stores", r"(\d+) bytes spill stores"),
+        ("spill_loads", r"(\d+) bytes spill loads"),
+    )}  # fmt: skip
+    return {
+        "call": label,
+        "kernel": kernel.metadata.name,
+        "warps": kernel.metadata.num_warps,
+        "shared_bytes": kernel.metadata.shared,
+        **{name: int(match.group(1)) for name, match in found.items() if match},
+        "wgmma": ptx.count("wgmma.mma_async"),
+        "mma_sync": ptx.count("mma.sync"),
+        "cp_async": ptx.count("cp.async.cg") + ptx.count("cp.async.ca"),
+    }
+
+
+def main() -> None:
+    """Compile all calls (or those whose label contains the first argument) and print the JSON list."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    triton.runtime.driver.set_active(stand_in_driver())
+    compiled: list[Any] = []
+    plain_run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        compiled.append(plain_run(self, *args, grid=grid, warmup=True, **kwargs))
+
+    JITFunction.run = compile_only
+    results = []
+    for label, call in [*attention_calls(), *small_calls()]:
+        if wanted in label:
+            compiled.clear()
+            call()
+            results += [measured(label, kernel) for kernel in compiled]
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Repairs of Triton's CPU interpreter for tests: bfloat16, and scalars under recent numpy. Never used outside tests.
+
+The interpreter keeps bfloat16 as raw uint16. Left alone, casts from fp32 truncate, dot products multiply the bit
+patterns, and so does arithmetic, all without an error. After install(), casts round to nearest even, dots widen
+their operands, and bfloat16 arithmetic raises: kernels must widen right after the load.
+"""
+
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+FLOATS = {tl.float16: np.float16, tl.float32: np.float32, tl.float64: np.float64}
+ARITHMETIC = (
+    np.add, np.subtract, np.multiply, np.divide, np.fmod, np.minimum, np.maximum,
+    np.less, np.less_equal, np.greater, np.greater_equal,
+)  # fmt: skip
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 bit patterns (uint16) as float32, exactly."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """float32 as bfloat16 bit patterns (uint16), to nearest even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    up = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), up).astype(np.uint16)
+
+
+def install() -> None:
+    """Patch the interpreter of this process, once; a second call changes nothing."""
+    builder = interpreter.InterpreterBuilder
+    if getattr(builder, "bfloat16_repaired", False):
+        return
+    builder.bfloat16_repaired = True
+    _repair_casts(builder)
+    _repair_dot(builder)
+    _refuse_arithmetic(builder)
+    _repair_index()
+
+
+def _repair_casts(builder: Any) -> None:
+    plain_cast, plain_fp_to_fp = builder.cast_impl, builder.create_fp_to_fp
+
+    def through_float32(src: Any, target: Any) -> Any:
+        values = widened(src.data) if src.dtype.scalar == tl.bfloat16 else src.data.astype(np.float32)
+        if target == tl.bfloat16:
+            return interpreter.TensorHandle(rounded(values), target)
+        return interpreter.TensorHandle(values.astype(interpreter._get_np_dtype(target)), target)
+
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        if tl.bfloat16 in (src.dtype.scalar, dst_type.scalar) and src.dtype.scalar != dst_type.scalar:
+            return through_float32(src, dst_type.scalar)
+        return plain_cast(self, src, dst_type)
+
+    def create_fp_to_fp(self: Any, src: Any, dst_type: Any, rounding_mode: Any) -> Any:
+        source, target = src.dtype.scalar, dst_type.scalar
+        if tl.bfloat16 in (source, target) and {source, target} <= {tl.bfloat16, *FLOATS}:
+            return through_float32(src, target)
+        return plain_fp_to_fp(self, src, dst_type, rounding_mode)
+
+    builder.cast_impl = cast_impl
+    builder.create_fp_to_fp = create_fp_to_fp
+
+
+def _repair_dot(builder: Any) -> None:
+    plain_dot = builder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+        if a.dtype.scalar == tl.bfloat16:
+            a = interpreter.TensorHandle(widened(a.data), tl.float32)
+        if b.dtype.scalar == tl.bfloat16:
+            b = interpreter.TensorHandle(widened(b.data), tl.float32)
+        return plain_dot(self, a, b, d, input_precision, max_num_imprecise_acc)
+
+    builder.create_dot = create_dot
+
+
+def _refuse_arithmetic(builder: Any) -> None:
+    plain_binary = builder.binary_op
+
+    def binary_op(self: Any, lhs: Any, rhs: Any, op: Any) -> Any:
+        if op in ARITHMETIC and tl.bfloat16 in (lhs.dtype.scalar, rhs.dtype.scalar):
+            raise TypeError(f"{op.__name__} on bfloat16 bit patterns: widen to float32 right after the load")
+        return plain_binary(self, lhs, rhs, op)
+
+    builder.binary_op = binary_op
+
+
+def _repair_index() -> None:
+    plain_patch = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        plain_patch(tensor, scope)
+        # Scalars are arrays of one element here, which numpy no longer turns into an int by itself.
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.reshape(-1)[0]))
+
+    interpreter._patch_lang_tensor = patch_lang_tensor

@@ -1,0 +1,68 @@
+"""What the compiler makes of every launch configuration for sm_90: no GPU needed, but the real compiler and ptxas."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("cross_compile.py")
+SHARED_LIMIT_BYTES = 227 * 1024
+SM_SHARED_BYTES = 228 * 1024
+# What the driver keeps of an SM's shared memory for each resident program.
+RESERVED_BYTES = 1024
+SM_REGISTERS = 65536
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One subprocess without the interpreter: its mode is fixed at import."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def of(compiled, call, kernel):
+    found = [entry for entry in compiled if entry["call"].startswith(call) and entry["kernel"] == kernel]
+    assert found
+    return found
+
+
+def half(entries):
+    return [entry for entry in entries if "float32" not in entry["call"].split()]
+
+
+def head_dim(entry):
+    return int(entry["call"].split(" D")[1].split()[0])
+
+
+def test_nothing_spills_and_shared_memory_fits(compiled):
+    assert len(compiled) > 30
+    for entry in compiled:
+        assert entry["spill_stores"] == 0 and entry["spill_loads"] == 0, entry
+        assert entry["shared_bytes"] <= SHARED_LIMIT_BYTES, entry
+
+
+def test_extend_uses_the_wide_tensor_core_instruction(compiled):
+    for entry in half(of(compiled, "extend", "_extend_kernel")):
+        assert entry["wgmma"] > 0 and entry["mma_sync"] == 0, entry
+
+
+def test_attention_loads_keys_and_values_ahead(compiled):
+    """At least two K and V tiles in shared memory, filled by asynchronous copies, though pages are looked up."""
+    tile_tokens = {64: 64, 80: 64, 128: 64, 256: 32}
+    for entry in half(of(compiled, "decode", "_split_kernel") + of(compiled, "extend<=1024", "_extend_kernel")):
+        padded = 1 << (head_dim(entry) - 1).bit_length()
+        one_pair = 2 * tile_tokens[head_dim(entry)] * padded * 2
+        assert entry["cp_async"] > 0 and entry["shared_bytes"] >= 2 * one_pair, entry
+
+
+def test_two_decode_programs_fit_a_multiprocessor(compiled):
+    for entry in of(compiled, "decode", "_split_kernel"):
+        assert 2 * (entry["shared_bytes"] + RESERVED_BYTES) <= SM_SHARED_BYTES, entry
+        assert 2 * entry["registers"] * 32 * entry["warps"] <= SM_REGISTERS, entry

@@ -1,0 +1,35 @@
+"""Every architecture through the Triton backend, token for token as transformers said: interpreted, or on the card."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.golden.oracles import FOLDER, check_equal, load
+from tests.support.local_engine import LocalEngine, make_config
+
+FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json"))
+TOKENIZER = FOLDER / "models" / "qwen3"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_triton_backend_interpreted(folder: Path) -> None:
+    oracles = load(folder / "oracle.json")[:4]
+    engine = LocalEngine(
+        make_config(folder, tokenizer=TOKENIZER, device=DEVICE, attention_backend="triton", max_total_tokens=1024)
+    )
+    engine.restart(chunked_prefill_size=32)
+    check_equal(oracles, engine.generate([oracle.prompt_ids for oracle in oracles], 6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_triton_backend_interpreted_at_length(folder: Path) -> None:
+    oracles = load(folder / "oracle.json")
+    engine = LocalEngine(
+        make_config(folder, tokenizer=TOKENIZER, device=DEVICE, attention_backend="triton", max_total_tokens=2048)
+    )
+    for chunk in (16, 512):
+        engine.restart(chunked_prefill_size=chunk)
+        check_equal(oracles, engine.generate([oracle.prompt_ids for oracle in oracles], 24))

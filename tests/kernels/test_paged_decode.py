@@ -1,0 +1,124 @@
+"""paged_decode against its reference in float64, at page edges, with poisoned surroundings."""
+
+import kernel_cases as cases
+import pytest
+import torch
+from interpreter_options import raising_on_overflow
+from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, normal, paged_batch
+
+from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference
+
+# (query heads, kv heads, head dim)
+SHAPES = [(4, 2, 64), (4, 2, 80), (9, 3, 64), (9, 3, 80), (8, 8, 64)]
+LENS = [1, 17, 64, 129]
+
+
+def run(q, batch, **options):
+    return paged_decode(q, batch.cache, batch.table, batch.lens, q.shape[2] ** -0.5, split_size=64, **options)
+
+
+def expected(q, batch):
+    return paged_decode_reference(q.double(), batch.cache.double(), batch.table, batch.lens, q.shape[2] ** -0.5)
+
+
+def check(lens, heads, kv_heads, dim, dtype, page=16):
+    batch = paged_batch(lens, kv_heads, dim, dtype, page=page)
+    q = normal(len(lens), heads, dim, dtype=dtype, seed=7)
+    assert_close(run(q, batch), expected(q, batch), TOLERANCE["decode"][dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), SHAPES)
+def test_matches_reference(guarded, heads, kv_heads, dim, dtype):
+    check(LENS, heads, kv_heads, dim, dtype)
+
+
+@pytest.mark.parametrize(("page", "dtype"), [(16, BF16), (32, FP16), (64, FP32), (128, BF16)])
+def test_head_dim_128_and_all_page_sizes(guarded, page, dtype):
+    check([130, 63], 4, 2, 128, dtype, page)
+
+
+def test_small_head_dim_and_sixteen_heads_a_group(guarded):
+    check([33, 16], 16, 1, 32, FP32)
+
+
+def test_more_splits_than_the_reduce_takes_at_once(guarded):
+    batch = paged_batch([70, 64 * 17 + 5], 1, 32, FP32)
+    # The largest scores come last, so that the earlier blocks' sums must be scaled down.
+    batch.cache[batch.table[1, 68].long(), 0] *= 8.0
+    q = normal(2, 2, 32, dtype=FP32, seed=1)
+    assert_close(run(q, batch), expected(q, batch), TOLERANCE["decode"][FP32])
+
+
+def test_empty_context_gives_zeros(guarded):
+    batch = paged_batch([5, 0, 70], 2, 64, BF16)
+    q = normal(3, 4, 64, dtype=BF16, seed=1)
+    out = run(q, batch)
+    assert (out[1] == 0).all()
+    assert_close(out, expected(q, batch), TOLERANCE["decode"][BF16])
+
+
+def test_empty_batch():
+    batch = paged_batch([3], 2, 64, FP32).rows(slice(0, 0))
+    assert run(normal(0, 4, 64, dtype=FP32, seed=1), batch).shape == (0, 4, 64)
+
+
+def test_q_may_be_a_view(guarded):
+    batch = paged_batch([20, 65], 2, 64, FP32)
+    fused = normal(2, 8, 64, dtype=FP32, seed=3)
+    q = fused[:, 2:6]
+    assert not q.is_contiguous()
+    assert_close(run(q, batch), expected(q, batch), TOLERANCE["decode"][FP32])
+
+
+def test_workspace_is_used_and_changes_nothing():
+    batch = paged_batch(LENS, 2, 64, FP32)
+    q = normal(4, 4, 64, dtype=FP32, seed=3)
+    splits = sum(-(-length // 64) for length in LENS)
+    workspace = torch.full((decode_workspace_numel(splits, 4, 64),), 5.0, device=cases.DEVICE)
+    out = run(q, batch, workspace=workspace)
+    assert torch.equal(out, run(q, batch))
+    assert (workspace != 5.0).any()
+
+
+def test_too_small_a_workspace_shows_as_nan_and_stays_in_bounds():
+    batch = paged_batch([60, 129, 129], 2, 64, FP32)
+    q = normal(3, 4, 64, dtype=FP32, seed=3)
+    fits = decode_workspace_numel(4, 4, 64)
+    guarded = torch.full((2 * fits,), 5.0, device=cases.DEVICE)
+    out = run(q, batch, workspace=guarded[:fits])
+    assert_close(out[:2], expected(q, batch)[:2], TOLERANCE["decode"][FP32])
+    assert out[2].isnan().all()
+    assert (guarded[fits:] == 5.0).all()
+
+
+@pytest.mark.skipif(cases.ON_GPU, reason="the GPU check allocates such a cache for real")
+def test_pages_beyond_two_to_the_31_elements(tmp_path):
+    page_elements = 2 * 1 * 16 * 64
+    pages = 2**31 // page_elements + 2
+    backing = tmp_path / "cache"
+    with backing.open("wb") as file:
+        file.truncate(pages * page_elements * 2)
+    cache = torch.from_file(str(backing), shared=False, size=pages * page_elements, dtype=FP16)
+    cache = cache.view(pages, 2, 1, 16, 64)
+    cache[-1] = normal(2, 1, 16, 64, dtype=FP16, seed=0)
+    batch = cases.PagedBatch(cache, cases.integers([[pages - 1]]), cases.integers([9]))
+    q = normal(1, 2, 64, dtype=FP16, seed=1)
+    small = cases.PagedBatch(cache[-1:].clone(), cases.integers([[0]]), batch.lens)
+    with raising_on_overflow():
+        assert torch.equal(run(q, batch), run(q, small))
+
+
+def test_bad_arguments_are_named():
+    batch = paged_batch([3], 2, 64, FP32)
+    q = normal(1, 4, 64, dtype=FP32, seed=1)
+    with pytest.raises(ValueError, match="split_size 40"):
+        paged_decode(q, batch.cache, batch.table, batch.lens, 0.1, split_size=40)
+    with pytest.raises(ValueError, match="does not fit cache"):
+        paged_decode(q[:, :3], batch.cache, batch.table, batch.lens, 0.1)
+    with pytest.raises(ValueError, match="does not fit cache"):
+        paged_decode(q.half(), batch.cache, batch.table, batch.lens, 0.1)
+    with pytest.raises(ValueError, match="disagree"):
+        paged_decode(q, batch.cache, batch.table, batch.lens[:0], 0.1)
+    with pytest.raises(ValueError, match="contiguous"):
+        paged_decode(q.repeat(1, 1, 2)[:, :, ::2], batch.cache, batch.table, batch.lens, 0.1)

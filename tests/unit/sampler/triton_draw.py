@@ -1,0 +1,24 @@
+"""Runs the device kernels of the draw under Triton's interpreter against their torch twins, for test_sampler_philox."""
+
+import torch
+
+from worker_proc.sampler import draw, draw_device
+
+
+def main() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for vocab_size in (3, 1000, 9001):
+        weights = (torch.randn(3, vocab_size, generator=generator) * 4).exp()
+        weights /= weights.amax(dim=1, keepdim=True)
+        weights[1, ::3] = 0.0
+        weights[2, vocab_size // 2 :] = weights[2, 0]
+        low, high = torch.tensor([5, 2**32 - 1, 0]), torch.tensor([2**32 - 1, 9, 7])
+        positions = torch.tensor([0, 131071, 5])
+        assert torch.equal(draw_device.race(weights, low, high, positions), draw.race(weights, low, high, positions))
+        top_p = torch.tensor([0.9, 0.3, 1.0], dtype=torch.float64)
+        assert torch.equal(draw_device.nucleus_edges(weights, top_p), draw.nucleus_edges(weights, top_p))
+    print("equal")
+
+
+if __name__ == "__main__":
+    main()

