@@ -27,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="start the engine and its HTTP endpoint", allow_abbrev=False)
     serve.add_argument("model", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or smollm2 (the default)")
     add_options(serve)
+    serve.add_argument(
+        "--scheduler-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="set a scheduler field without a flag; repeatable",
+    )
     for name, text in (("chat", "talk to a running engine"), ("ps", "show the processes of a running engine")):
         client = commands.add_parser(name, help=text, allow_abbrev=False)
         client.add_argument("--url", default=os.environ.get("QUARTET_URL", DEFAULT_URL), help="of the engine")

@@ -77,18 +77,42 @@ class ServerConfig(_Section, frozen=True):
     ] = ""
 
 
-class SchedulerConfig(_Section, frozen=True):
-    """Scheduling. Names are SGLang's where SGLang has one; rule ids are those of docs/scheduling-rules.md."""
+POLICIES = (
+    "fcfs",
+    "lpm",
+    "lpm-aging",
+    "hrrn",
+    "dfs-weight",
+    "dfs-weight-tutorial",
+    "lof",
+    "random",
+    "routing-key",
+    "shortest-prefill-first",
+)
+"""Names of --schedule-policy, beside `multi:` with a comma-separated list of MULTI_LEVELS."""
+MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
 
-    schedule_policy: Annotated[Literal["fcfs"], Meta(description="order of the waiting queue")] = "fcfs"
+
+class SchedulerConfig(_Section, frozen=True):
+    """Scheduling. Names are SGLang's where SGLang has one; rule ids are those of docs/scheduling-rules.md.
+
+    The fields in RARE have no flag of their own; `--scheduler-set name=value` sets them.
+    """
+
+    schedule_policy: Annotated[
+        str, Meta(description=f"order of the waiting queue: {', '.join(POLICIES)}, or multi:LEVELS")
+    ] = "fcfs"
     schedule_conservativeness: Annotated[
         float, Meta(ge=0, description="multiplies the initial new-token ratio (RAT-1)")
     ] = 1.0
     init_new_token_ratio: Annotated[
-        float, Meta(gt=0, le=1, description="share of the remaining output reserved (RAT-1)")
+        float, Meta(gt=0, le=1, description="share of the remaining output reserved at first (RAT-1)")
     ] = 0.7
     min_new_token_ratio_factor: Annotated[float, Meta(ge=0, le=1, description="floor of the ratio, as a factor")] = 0.14
     new_token_ratio_decay_steps: Annotated[int, Meta(ge=1, description="decode steps from initial to floor")] = 600
+    new_token_ratio_decay: Annotated[
+        float, Meta(ge=0, description="fall of the ratio in each decode step; 0: from the decay steps")
+    ] = 0.0
     retract_decode_steps: Annotated[int, Meta(ge=0, description="steps to make room for when retracting (RET-5)")] = 20
     clip_max_new_tokens_estimation: Annotated[
         int, Meta(ge=1, description="clip on the estimate of remaining output")
@@ -97,16 +121,110 @@ class SchedulerConfig(_Section, frozen=True):
     chunked_prefill_size: Annotated[
         int, Meta(ge=-1, description="tokens of one prefill step; -1: no chunking; 0: chosen by device memory")
     ] = 0
+    enable_mixed_chunk: Annotated[bool, Meta(description="decode rows join prefill steps (STEP-2)")] = False
     max_running_requests: Annotated[
         int, Meta(ge=0, description="requests that run at once; 0: chosen by KV capacity")
     ] = 0
     max_queued_requests: Annotated[int, Meta(ge=0, description="waiting requests before new ones get 503")] = 2048
     prefill_max_requests: Annotated[int, Meta(ge=0, description="requests in one prefill pass; 0: no limit")] = 0
+    enable_priority_scheduling: Annotated[bool, Meta(description="order by priority first, and preempt for it")] = False
+    schedule_low_priority_values_first: Annotated[bool, Meta(description="small numbers are urgent (PRI-1)")] = False
+    default_priority_value: Annotated[
+        int | None, Meta(description="priority of requests that name none; default: the least urgent")
+    ] = None
+    abort_on_priority_when_disabled: Annotated[
+        bool, Meta(description="refuse requests with a priority while priority scheduling is off")
+    ] = False
+    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but preempt nobody")] = False
+    priority_scheduling_preemption_threshold: Annotated[
+        int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this (PRE-3)")
+    ] = 10
+    preempt_accounting: Annotated[
+        Literal["accurate", "compat"], Meta(description="what a preemption victim gives (PRE-4)")
+    ] = "accurate"
+    retraction_policy: Annotated[
+        Literal["length", "priority"], Meta(description="who gives way when KV runs out (RET-2)")
+    ] = "length"
+    radix_eviction_policy: Annotated[
+        Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
+        Meta(description="which cached prefixes go first (TREE-7)"),
+    ] = "lru"
+    cache_priority_isolation: Annotated[
+        bool, Meta(description="a request evicts no cached prefix of a more urgent one (4.7)")
+    ] = False
     disable_radix_cache: Annotated[bool, Meta(description="share no prefixes")] = False
+    step_order: Annotated[
+        Literal["prefill_first", "decode_first"], Meta(description="what a step takes first (STEP-8)")
+    ] = "prefill_first"
+    tbt_target_ms: Annotated[
+        float, Meta(ge=0, description="bounds a decode_first step by its predicted time; 0: off (U1)")
+    ] = 0.0
+    prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step (STEP-5)")] = 0
+    prefill_decode_interval_min_bs: Annotated[
+        int, Meta(ge=0, description="running requests from which the interval counts")
+    ] = 0
+    min_free_slots_delay: Annotated[
+        int, Meta(ge=0, description="free slots before a prefill may start while others decode; 0: off (STEP-6)")
+    ] = 0
+    in_batch_check_threshold: Annotated[
+        int, Meta(ge=-1, description="cached tokens up to which in-batch sharing is looked for; -1: off (4.3)")
+    ] = 32
+    in_batch_deprioritize_threshold: Annotated[
+        int, Meta(ge=0, description="tokens shared with an earlier waiting request that put one off (4.3)")
+    ] = 32
+    prefix_match_queue_max: Annotated[
+        int, Meta(ge=0, description="waiting requests that cache-aware policies match and order (POL-5)")
+    ] = 128
+    prefix_match_overflow: Annotated[
+        Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs (POL-5)")
+    ] = "first"
+    aging_tokens_per_pass: Annotated[int, Meta(ge=1, description="a of lpm-aging: what waiting a pass is worth")] = 64
+    reservation: Annotated[
+        Literal["ratio", "blocks", "full"],
+        Meta(description="output reserved at admission: by ratio, in blocks (BLK), or all of it"),
+    ] = "ratio"
+    reserve_basis: Annotated[
+        Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode (BLK-1)")
+    ] = "remaining"
+    req_waiting_timeout: Annotated[float, Meta(description="seconds a request may wait; 0 or less: for ever")] = -1.0
+    req_running_timeout: Annotated[float, Meta(description="seconds a request may run; 0 or less: for ever")] = -1.0
+    stream_interval: Annotated[int, Meta(ge=1, description="output tokens from one flush to the next")] = 1
     allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
         False
     )
-    random_seed: Annotated[int, Meta(description="seed of drawn request seeds")] = 0
+    test_retract: Annotated[bool, Meta(description="retract every third step (RET-16; tests)")] = False
+    test_retract_no_prefill_bs: Annotated[
+        int, Meta(ge=0, description="no prefill above this batch size; 0: off (RET-16; tests)")
+    ] = 0
+    random_seed: Annotated[int, Meta(description="seed of policy random and of drawn request seeds")] = 0
+
+
+RARE = frozenset(
+    {
+        "abort_on_priority_when_disabled",
+        "aging_tokens_per_pass",
+        "cache_priority_isolation",
+        "clip_max_new_tokens_estimation",
+        "in_batch_check_threshold",
+        "in_batch_deprioritize_threshold",
+        "init_new_token_ratio",
+        "min_free_slots_delay",
+        "min_new_token_ratio_factor",
+        "new_token_ratio_decay",
+        "new_token_ratio_decay_steps",
+        "preempt_accounting",
+        "prefill_max_requests",
+        "prefix_match_overflow",
+        "prefix_match_queue_max",
+        "req_running_timeout",
+        "req_waiting_timeout",
+        "reserve_basis",
+        "retract_decode_steps",
+        "test_retract",
+        "test_retract_no_prefill_bs",
+    }
+)
+"""Fields of SchedulerConfig that are set by --scheduler-set."""
 
 
 class WorkerConfig(_Section, frozen=True):

@@ -15,7 +15,16 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import inspect
 
-from quartet.config import Config, ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
+from quartet.config import (
+    MULTI_LEVELS,
+    POLICIES,
+    RARE,
+    Config,
+    ModelConfig,
+    SchedulerConfig,
+    ServerConfig,
+    WorkerConfig,
+)
 from quartet.errors import ConfigError
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -40,6 +49,19 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Names that users of vLLM and SGLang know, beside the flag named after the field."""
 
+FD_NAMES = frozenset(
+    {
+        "init_new_token_ratio",
+        "min_new_token_ratio_factor",
+        "new_token_ratio_decay_steps",
+        "new_token_ratio_decay",
+        "retract_decode_steps",
+        "clip_max_new_tokens_estimation",
+    }
+)
+"""Fields whose environment variable FastDeploy named with the prefix FD_ (scheduling.md 3.2)."""
+
+DEFAULT_DECAY_STEPS = SchedulerConfig().new_token_ratio_decay_steps
 PAGE_SIZES_TRITON = (16, 32, 64, 128)
 
 
@@ -62,6 +84,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, section in SECTIONS.items():
         group = parser.add_argument_group(name)
         for field in _fields(section):
+            if field.name in RARE:
+                continue
             flag = "--" + field.name.replace("_", "-")
             flags = list(dict.fromkeys([flag, "--" + field.name, *ALIASES.get(field.name, ())]))
             kind, _ = _bare(field.type)
@@ -76,25 +100,50 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(*flags, help=_help(field), **extra)
 
 
+def _scheduler_set(given: list[str]) -> dict[str, str]:
+    """Take `name=value` pairs of --scheduler-set apart; any scheduler field may be named."""
+    known = [field.name for field in _fields(SchedulerConfig)]
+    values = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ConfigError(f"--scheduler-set: {pair!r} is not name=value with the name of a scheduler setting{hint}")
+        values[name] = value
+    return values
+
+
 def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
     """Make the configuration of a launch from parsed flags (`section.field` to text) and the environment.
 
     Raises ConfigError for a value that is not allowed.
     """
     sections: dict[str, Any] = {}
+    rare = _scheduler_set(arguments.get("scheduler_set") or [])
     for name, section in SECTIONS.items():
         values: dict[str, Any] = {}
         for field in _fields(section):
             text, origin = arguments.get(f"{name}.{field.name}"), "--" + field.name.replace("_", "-")
-            if text is None and f"QUARTET_{field.name.upper()}" in environment:
-                origin = f"QUARTET_{field.name.upper()}"
-                text = environment[origin]
+            if text is None and name == "scheduler" and field.name in rare:
+                text, origin = rare[field.name], f"--scheduler-set {field.name}"
+            for variable in _variables(name, field.name) if text is None else ():
+                if variable in environment:
+                    text, origin = environment[variable], variable
+                    break
             if text is not None:
                 values[field.name] = parse_value(field.type, text, origin)
         sections[name] = section(**values)
     config = Config(**sections)
     _check_together(config)
     return config
+
+
+def _variables(section: str, field: str) -> list[str]:
+    """Return the environment twins of a field, the one that counts most first."""
+    prefixes = ["QUARTET_"] + (["SGLANG_"] if section == "scheduler" else []) + (["FD_"] if field in FD_NAMES else [])
+    return [prefix + field.upper() for prefix in prefixes]
 
 
 def parse_value(kind: inspect.Type, text: Any, origin: str) -> Any:
@@ -139,6 +188,7 @@ def _parse_number(kind: "inspect.IntType | inspect.FloatType", text: Any, origin
 
 def _check_together(config: Config) -> None:
     """Refuse values that are each allowed, but not together."""
+    _check_scheduler(config.scheduler)
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
     if chunk > 0 and chunk % page_size:
         raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
@@ -155,6 +205,28 @@ def _check_together(config: Config) -> None:
         )
 
 
+def _check_scheduler(config: SchedulerConfig) -> None:
+    policy = config.schedule_policy
+    if policy.startswith("multi:"):
+        levels = policy.removeprefix("multi:").split(",")
+        wrong = [level for level in levels if level not in MULTI_LEVELS]
+        if wrong or len(set(levels)) != len(levels):
+            raise ConfigError(
+                f"--schedule-policy: {policy!r} must list distinct levels of {', '.join(MULTI_LEVELS)} after multi:"
+            )
+    elif policy not in POLICIES:
+        hint = ": give --schedule-policy fcfs --enable-priority-scheduling" if policy == "priority" else ""
+        raise ConfigError(f"--schedule-policy: {policy!r} is not one of {', '.join(POLICIES)}, multi:LEVELS{hint}")
+    if policy == "shortest-prefill-first" and config.disable_radix_cache:
+        raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
+    if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
+        raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
+    if config.new_token_ratio_decay > 0 and config.new_token_ratio_decay_steps != DEFAULT_DECAY_STEPS:
+        raise ConfigError("new_token_ratio_decay and new_token_ratio_decay_steps exclude each other: give one")
+    if config.tbt_target_ms > 0 and config.step_order != "decode_first":
+        raise ConfigError("--tbt-target-ms needs --step-order decode_first")
+
+
 def _fields(section: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
     info = inspect.type_info(section)
     assert isinstance(info, inspect.StructType)
@@ -162,10 +234,14 @@ def _fields(section: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
 
 
 def _bare(kind: inspect.Type) -> tuple[inspect.Type, str]:
+    """Return the type of a value that is given, and the help text."""
+    text = ""
     if isinstance(kind, inspect.Metadata):
-        text = (kind.extra_json_schema or {}).get("description", "")
-        return kind.type, str(text)
-    return kind, ""
+        text = str((kind.extra_json_schema or {}).get("description", ""))
+        kind = kind.type
+    if isinstance(kind, inspect.UnionType):
+        (kind,) = (option for option in kind.types if not isinstance(option, inspect.NoneType))
+    return kind, text
 
 
 def _metavar(kind: inspect.Type) -> str:

@@ -54,7 +54,7 @@ class SchedulerActor:
         answer = self._session.on_hello(source, hello)
         if isinstance(answer, SchedulerHello):
             self._context.send(self._worker, answer)
-        else:
+        elif answer is not None:
             self._handle(answer)
 
     def _handle(self, event: Event) -> None:

@@ -24,20 +24,23 @@ class WorkerSession:
         self._is_up = False
         self.page_count = 0
 
-    def on_hello(self, source: Source, hello: WorkerHello) -> SchedulerHello | WorkerUp:
-        """Take a worker's hello; returns the answer, or the event for the core.
+    def on_hello(self, source: Source, hello: WorkerHello) -> SchedulerHello | WorkerUp | None:
+        """Take a worker's hello; returns the answer, or the event for the core, or None for a repetition.
 
         Raises FrameError for a stale one. A worker that cannot hold the agreed page count fails by itself.
         """
         if source.epoch < self._worker_epoch:
             raise FrameError("stale", f"worker epoch {source.epoch}")
-        self._worker_epoch = source.epoch
+        if source.epoch > self._worker_epoch:
+            self._worker_epoch, self._is_up = source.epoch, False
         if not hello.is_ready:
             if self.page_count == 0:
                 self.page_count = hello.page_count
             return SchedulerHello(source.epoch, self.page_count)
         if hello.scheduler_epoch != self._epoch or hello.page_count != self.page_count:
             raise FrameError("stale", "hello for another scheduler")
+        if self._is_up:
+            return None
         self._is_up = True
         return WorkerUp(source.epoch, hello.page_count, hello.max_slots, hello.device == "cpu")
 

@@ -60,7 +60,7 @@ class ControlChannel(Generic[T]):
         except OSError:
             # The peer is gone; its end of file is what tells us so.
             self._unsent.clear()
-            return True
+            return False
         return True
 
     def receive(self) -> T | None:

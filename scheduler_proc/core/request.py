@@ -48,10 +48,12 @@ class Request:
 
     __slots__ = (
         "arrived_s", "attempt", "cached_tokens", "choice", "committed", "deadline_s", "detok", "edge_count",
-        "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight", "is_done", "is_open",
-        "launched", "live_misses", "logprobs", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids", "pages",
-        "params", "priority", "prompt_ids", "prompt_key", "protected", "qseq", "reply_to", "retractions", "rid",
-        "seq", "slot", "started_s", "state", "stop_ids", "suspicion",
+        "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight", "is_deprioritized",
+        "is_done", "is_open", "launched", "live_misses", "logprobs", "matched_node", "matched_tokens",
+        "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids", "pages", "params",
+        "passes_waited", "processed_at_entry", "prompt_ids", "prompt_key", "protected", "qseq", "reply_to",
+        "retractions", "rid", "routing_key", "seq", "slot", "started_s", "state", "stop_ids", "suspicion",
+        "tenant", "urgency", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -69,8 +71,17 @@ class Request:
         self.edge_count = len(self.output_ids)
         self.logprobs: list[TokenLogprobs] = []
         self.params: SamplingParams = params
-        self.priority = submit.priority
+        self.tenant = submit.tenant
+        self.routing_key = submit.routing_key
+        self.weight = submit.weight
+        self.urgency = 0
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
+        # What the last policy pass found out, and what waiting has earned (scheduling rules POL).
+        self.matched_tokens = 0
+        self.matched_node: Node | None = None
+        self.is_deprioritized = False
+        self.passes_waited = 0
+        self.processed_at_entry = 0
         self.max_new_tokens = max_new_tokens
         self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
         self.stop_ids = frozenset(

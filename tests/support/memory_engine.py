@@ -156,7 +156,7 @@ class MemoryEngine:
             answer = self._session.on_hello(source, frame)
             if isinstance(answer, SchedulerHello):
                 self._scheduler_send("worker-0", answer)
-            else:
+            elif answer is not None:
                 self._handle(answer)
             return
         if hasattr(frame, "scheduler_epoch"):

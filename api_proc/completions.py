@@ -1,0 +1,142 @@
+"""POST /v1/completions: body -> Job. One generation per prompt, its choices numbered through."""
+
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from api_proc import routing
+from api_proc.answer import Job, answer
+from api_proc.bodies import decode_body, read_body
+from api_proc.completion_rendering import CompletionRenderer
+from api_proc.errors import draining, invalid
+from api_proc.openai_types import CompletionRequest
+from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
+from api_proc.service import SERVICE, Generation, Service
+from api_proc.unsupported import refuse_unsupported
+from quartet.engine import GenerateRequest
+from quartet.errors import RequestError
+from quartet.frames import IdsPrompt, SamplingParams, TextPrompt, pack_ids
+
+DEFAULT_MAX_TOKENS = 16
+MAX_CHOICES = 512
+"""Bound on prompts times n of one request."""
+
+decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Continue one or more prompts."""
+    service = request.app[SERVICE]
+    if service.is_draining:
+        raise draining()
+    body = await read_body(request, service.config.server.max_body_bytes, service.patience.body_s)
+    return await answer(request, service, completion_job(request, service, decode_body(decoder, body)))
+
+
+def completion_job(request: web.Request, service: Service, wanted: CompletionRequest) -> Job:
+    """Check a request and return what to do; raises RequestError with the field at fault."""
+    routing.check_model(service, wanted.model)
+    refuse_unsupported(wanted)
+    options = wanted.stream_options
+    choices = choices_wanted(wanted.n)
+    prompts = _prompts(service, wanted.prompt)
+    if len(prompts) * choices > MAX_CHOICES:
+        raise invalid("prompt", f"prompts times n must not exceed {MAX_CHOICES}")
+    max_tokens, logprobs = _max_tokens(wanted), _logprobs(wanted)
+    requests = [
+        GenerateRequest(
+            prompt=prompt,
+            # Each prompt resolves its own parameters, so that drawn seeds differ.
+            params=_params(service, wanted, max_tokens, logprobs),
+            n=choices,
+            priority=routing.priority(request, wanted),
+            cache_salt=routing.cache_salt(wanted),
+            deadline_s=routing.deadline_s(request, wanted),
+        )
+        for prompt in prompts
+    ]
+    created, model = int(service.wall_time()), service.model_name
+
+    def renderer(made: Sequence[Generation]) -> CompletionRenderer:
+        echoes = _echoes(prompts, made, choices) if wanted.echo else [""] * (len(made) * choices)
+        return CompletionRenderer(f"cmpl-{made[0].rid.hex()}", created, model, echoes)
+
+    return Job(
+        requests=requests,
+        choices_each=choices,
+        renderer=renderer,
+        is_stream=bool(wanted.stream),
+        include_usage=bool(options and options.include_usage),
+        continuous_usage=bool(options and options.include_usage and options.continuous_usage_stats),
+    )
+
+
+def _echoes(prompts: Sequence[TextPrompt | IdsPrompt], made: Sequence[Generation], choices: int) -> list[str]:
+    texts = [
+        prompt.text if isinstance(prompt, TextPrompt) else generation.prompt_text
+        for prompt, generation in zip(prompts, made, strict=True)
+    ]
+    return [text for text in texts for _ in range(choices)]
+
+
+def _prompts(service: Service, given: str | list[str | int | list[int]]) -> list[TextPrompt | IdsPrompt]:
+    if isinstance(given, str):
+        return [_text(given)]
+    if not given:
+        raise invalid("prompt", "prompt must not be empty")
+    if len(given) > MAX_CHOICES and not isinstance(given[0], int):
+        raise invalid("prompt", f"prompt has more than {MAX_CHOICES} entries")
+    strings = [one for one in given if isinstance(one, str)]
+    if len(strings) == len(given):
+        return [_text(one) for one in strings]
+    ids = [one for one in given if isinstance(one, int)]
+    if len(ids) == len(given):
+        return [_ids(service, ids)]
+    lists = [one for one in given if isinstance(one, list)]
+    if len(lists) == len(given):
+        return [_ids(service, one) for one in lists]
+    raise invalid("prompt", "prompt must be a string, strings, token ids, or lists of token ids, and not a mixture")
+
+
+def _text(text: str) -> TextPrompt:
+    if not text:
+        raise invalid("prompt", "prompt must not be empty")
+    return TextPrompt(text)
+
+
+def _ids(service: Service, ids: list[int]) -> IdsPrompt:
+    model = service.config.require_model()
+    if not ids:
+        raise invalid("prompt", "prompt must not be empty")
+    if len(ids) > model.context_length:
+        raise RequestError(
+            400,
+            "context_length_exceeded",
+            f"this model's maximum context length is {model.context_length} tokens, the prompt has {len(ids)}",
+            "prompt",
+        )
+    if min(ids) < 0 or max(ids) >= model.vocab_size:
+        raise invalid("prompt", f"token ids must be between 0 and {model.vocab_size - 1}")
+    return IdsPrompt(pack_ids(ids))
+
+
+def _params(service: Service, wanted: CompletionRequest, max_new_tokens: int, logprobs: int) -> SamplingParams:
+    model = service.config.require_model()
+    return sampling_params(
+        wanted,
+        max_new_tokens=max_new_tokens,
+        logprobs=logprobs,
+        defaults=model.default_sampling,
+        vocab_size=model.vocab_size,
+        draw_seed=service.draw_seed,
+    )
+
+
+def _max_tokens(wanted: CompletionRequest) -> int:
+    given = wanted.max_tokens
+    return DEFAULT_MAX_TOKENS if given is None else whole("max_tokens", given, 0, MAX_INT32)
+
+
+def _logprobs(wanted: CompletionRequest) -> int:
+    return -1 if wanted.logprobs is None else whole("logprobs", wanted.logprobs, 0, MAX_TOP_LOGPROBS)

@@ -1,0 +1,152 @@
+"""What every handler shares: the engine, the configuration, the open requests and the limits of this process.
+
+The Protocols say exactly what the HTTP side asks of `quartet.engine`; the tests stand a fake behind them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import web
+
+from api_proc.stats import EdgeStats
+from quartet.actors.actor import Metrics
+from quartet.clock import Clock
+from quartet.config import Config
+from quartet.engine import GenerateRequest, Output
+from quartet.errors import RequestError
+from quartet.frames import Snapshot, Who
+from quartet.ids import Rid
+
+
+class Generation(Protocol):
+    """One accepted request. Output that came before `subscribe` is delivered by it."""
+
+    @property
+    def rid(self) -> Rid:
+        """The request's id."""
+        ...
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt as the tokenizer encoded it."""
+        ...
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt's text where it is known."""
+        ...
+
+    def subscribe(self, on_output: Callable[[list[Output]], None], on_error: Callable[[RequestError], None]) -> None:
+        """Have every increment pushed, on the loop thread."""
+        ...
+
+    def abort(self) -> None:
+        """Free the request; idempotent."""
+        ...
+
+
+class EngineClient(Protocol):
+    """The engine as the HTTP side sees it."""
+
+    @property
+    def is_accepting(self) -> bool:
+        """All roles are ready and nothing is draining."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """The engine was ready once and still runs, be it in recovery."""
+        ...
+
+    @property
+    def who(self) -> Who:
+        """The process table."""
+        ...
+
+    @property
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        """The newest snapshot of each process, by process name."""
+        ...
+
+    def edge_metrics(self) -> Metrics:
+        """The engine client's own numbers."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> Awaitable[Generation]:
+        """Return once every choice is accepted; raise RequestError if one is refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long this process waits for whom, in seconds."""
+
+    keep_alive_s: float = 15.0
+    recovering_s: float = 5.0
+    stall_s: float = 60.0
+    body_s: float = 60.0
+
+
+class OpenRequests:
+    """The requests being answered, counted for the drain."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one request for the length of the block."""
+        self._count += 1
+        self._is_empty.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._is_empty.set()
+
+    async def wait_empty(self, limit_s: float) -> bool:
+        """Return whether every request ended within `limit_s`."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._is_empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """The state of one api process."""
+
+    name: str
+    engine: EngineClient
+    config: Config
+    clock: Clock
+    draw_seed: Callable[[], int]
+    wall_time: Callable[[], float]
+    patience: Patience = field(default_factory=Patience)
+    stats: EdgeStats = field(default_factory=EdgeStats)
+    open: OpenRequests = field(default_factory=OpenRequests)
+    is_draining: bool = False
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model is served."""
+        return self.config.model.served_model_name or self.config.require_model().name
+
+    @property
+    def is_recovering(self) -> bool:
+        """A process is being restarted: streams may pause for longer than usual."""
+        return not (self.engine.is_accepting or self.is_draining)
+
+
+SERVICE = web.AppKey("service", Service)

@@ -1,0 +1,198 @@
+"""One streamed answer: outputs are pushed in, server-sent events come out.
+
+The hot path is `on_outputs` -> render -> transport, synchronous from the engine's Delta to the socket. The task of the
+request handler only minds time: keep-alive comments, a reader that does not read, the end.
+
+    pushed ──► writable? ── yes ──► event
+                   └── no ──► held, merged by choice ──► one event per choice when the reader has caught up
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from api_proc.errors import error_body
+from api_proc.pipe import ResponsePipe
+from api_proc.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
+from api_proc.service import Service
+from api_proc.tally import Tally
+from quartet.engine import Output
+from quartet.errors import RequestError
+from quartet.frames import Finish, TextLogprobs
+
+log = logging.getLogger(__name__)
+
+
+class EventStream:
+    """Turns pushed outputs into events on one connection.
+
+    `abort` frees the engine's side; it is called as soon as the client is known to be gone.
+    """
+
+    def __init__(
+        self,
+        pipe: ResponsePipe,
+        renderer: Renderer,
+        tally: Tally,
+        service: Service,
+        *,
+        abort: Callable[[], None],
+        include_usage: bool,
+        continuous_usage: bool,
+    ) -> None:
+        self._pipe = pipe
+        self._renderer = renderer
+        self._tally = tally
+        self._patience = service.patience
+        self._service = service
+        self._abort = abort
+        self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
+        self._unfinished = len(tally.counts)
+        self._held: dict[int, ChoiceOutput] = {}
+        self._error: RequestError | None = None
+        self._is_over = False
+        self._last_write_s = service.clock.now()
+        self._wake = asyncio.Event()
+
+    def on_outputs(self, base: int, outputs: list[Output]) -> None:
+        """Take one increment of the prompt whose first choice is `base`; never raises and never blocks."""
+        if self._is_over:
+            return
+        now = self._tally.add(base, outputs)
+        if self._held or not self._pipe.is_writable:
+            self._hold(base, outputs)
+            return
+        for output in outputs:
+            self._emit(base + output.choice, output.text, output.logprobs, output.finish, now)
+
+    def on_error(self, error: RequestError) -> None:
+        """End the stream with an error event, after what is held."""
+        if self._is_over or self._error is not None:
+            return
+        self._error = error
+        self._wake.set()
+        if not self._held and self._pipe.is_writable:
+            self._write_error(error)
+
+    def raise_early_error(self) -> None:
+        """Raise the error that came before anything was sent: it can still have a status of its own."""
+        if self._error is not None:
+            raise self._error
+
+    def begin(self) -> None:
+        """Send the opening event of each choice and what has come before the head was out."""
+        self._pipe.open()
+        opening = b"".join(map(self._renderer.first, range(len(self._tally.counts))))
+        if opening:
+            self._write(opening, self._service.clock.now())
+        self._flush()
+
+    async def serve(self) -> None:
+        """Return when the last event has been handed to the transport, or the reader has been given up."""
+        while True:
+            if self._is_over:
+                return
+            if self._pipe.is_closed:
+                self._leave()
+                return
+            if not self._pipe.is_writable:
+                if not await self._pipe.drained(self._patience.stall_s):
+                    self._give_up()
+                    return
+            elif self._held or self._error is not None:
+                self._flush()
+            else:
+                await self._idle()
+
+    async def _idle(self) -> None:
+        """Wait for something to do; write a comment if the stream has been silent for too long."""
+        self._wake.clear()
+        patience = self._patience
+        pause_s = min(patience.recovering_s, patience.keep_alive_s)
+        silent_s = self._service.clock.now() - self._last_write_s
+        try:
+            async with asyncio.timeout(max(pause_s - silent_s % pause_s, 0.001)):
+                await self._wake.wait()
+        except TimeoutError:
+            now = self._service.clock.now()
+            limit_s = patience.recovering_s if self._service.is_recovering else patience.keep_alive_s
+            if now - self._last_write_s >= limit_s and self._pipe.is_writable:
+                self._write(KEEP_ALIVE, now)
+
+    def _emit(
+        self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None, now: float
+    ) -> None:
+        if self._is_over:
+            return
+        try:
+            payload = self._rendered(choice, text, logprobs, finish)
+        except Exception:
+            # The callers are the engine's, with other requests to serve: this stream alone may end.
+            log.exception("an answer could not be rendered")
+            self._write_error(RequestError(500, "internal_error", "the server failed to write this answer"))
+            return
+        if payload:
+            self._write(payload, now)
+
+    def _rendered(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None) -> bytes:
+        usage = self._tally.usage() if self._continuous_usage else b""
+        payload = self._renderer.delta(choice, text, logprobs, usage) if text or logprobs else b""
+        if finish is not None:
+            payload += self._renderer.finish(choice, finish, usage)
+            self._unfinished -= 1
+            if not self._unfinished:
+                payload += self._ending()
+        return payload
+
+    def _ending(self) -> bytes:
+        self._is_over = True
+        self._wake.set()
+        self._tally.close()
+        if not self._include_usage:
+            return DONE
+        return self._renderer.usage(self._tally.usage(), self._tally.timings()) + DONE
+
+    def _write(self, payload: bytes, now: float) -> None:
+        if self._pipe.is_closed:
+            self._leave()
+            return
+        self._pipe.write(payload)
+        self._service.stats.sse_writes += 1
+        self._last_write_s = now
+
+    def _write_error(self, error: RequestError) -> None:
+        self._is_over = True
+        self._service.stats.finished["error"] += 1
+        self._write(b"data: " + error_body(error) + b"\n\n" + DONE, self._service.clock.now())
+
+    def _hold(self, base: int, outputs: list[Output]) -> None:
+        if self._pipe.is_closed:
+            self._leave()
+            return
+        for output in outputs:
+            held = self._held.setdefault(base + output.choice, ChoiceOutput())
+            held.add(output.text, output.logprobs, output.finish)
+        self._wake.set()
+
+    def _flush(self) -> None:
+        """Send all that is held, one event per choice, then the error if there is one."""
+        now = self._service.clock.now()
+        while self._held:
+            choice = next(iter(self._held))
+            held = self._held.pop(choice)
+            self._emit(choice, held.text, held.logprobs, held.finish, now)
+        if self._error is not None and not self._is_over:
+            self._write_error(self._error)
+
+    def _give_up(self) -> None:
+        self._service.stats.clients_stalled += 1
+        self._leave()
+        self._pipe.kill()
+
+    def _leave(self) -> None:
+        """The client is gone: nothing more is written, and the engine stops working for it."""
+        self._is_over = True
+        self._held.clear()
+        self._wake.set()
+        self._abort()

@@ -1,0 +1,94 @@
+"""A real HTTP server on a free port in front of the fake engine, and the openai client that talks to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+import uvloop
+from aiohttp import web
+from fake_edge_engine import MODEL, FakeEngine
+
+from api_proc.app import build_app
+from api_proc.service import Patience, Service
+from quartet.clock import MonotonicClock
+from quartet.config import Config, ModelConfig, ServerConfig
+
+
+@dataclass
+class Edge:
+    """The server under test and a client session bound to it."""
+
+    engine: FakeEngine
+    service: Service
+    url: str
+    port: int
+    http: aiohttp.ClientSession
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> tuple[int, Any, Any]:
+        """Return status, decoded JSON (or text) and headers."""
+        options = {"json": body, **more} if "data" not in more else more
+        async with self.http.post(self.url + path, **options) as response:
+            is_json = response.content_type == "application/json"
+            return response.status, await (response.json() if is_json else response.text()), response.headers
+
+    async def get(self, path: str, **more: Any) -> tuple[int, Any, Any]:
+        """Return status, decoded JSON (or text) and headers."""
+        async with self.http.get(self.url + path, **more) as response:
+            is_json = response.content_type == "application/json"
+            return response.status, await (response.json() if is_json else response.text()), response.headers
+
+
+MakeEdge = Callable[..., Any]
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop that the processes run on: its transports differ from the standard ones."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def make_edge() -> AsyncIterator[MakeEdge]:
+    """Start servers; everything is closed at the end of the test."""
+    closers: list[Callable[[], Any]] = []
+
+    async def make(patience: Patience | None = None, **server: Any) -> Edge:
+        engine = FakeEngine()
+        config = Config(model=ModelConfig(), server=ServerConfig(**server), resolved=MODEL)
+        seeds = iter(range(1, 10_000))
+        service = Service(
+            name="api-0",
+            engine=engine,
+            config=config,
+            clock=MonotonicClock(),
+            draw_seed=lambda: next(seeds),
+            wall_time=lambda: 1_700_000_000.0,
+            patience=patience or Patience(),
+        )
+        runner = web.AppRunner(build_app(service), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        session = aiohttp.ClientSession()
+        closers.extend((runner.cleanup, session.close))
+        return Edge(engine, service, f"http://127.0.0.1:{port}", port, session)
+
+    yield make
+    for close in reversed(closers):
+        await close()
+
+
+@pytest.fixture
+async def edge(make_edge: MakeEdge) -> Edge:
+    """A server with default settings."""
+    return await make_edge()
+
+
+@pytest.fixture
+async def client(edge: Edge) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The openai client, without retries."""
+    async with openai.AsyncOpenAI(base_url=edge.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made

@@ -1,0 +1,156 @@
+"""The engine's in-memory twin for tests of the HTTP side: accepts, pushes what a test tells it, records aborts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from quartet.actors.actor import Metrics
+from quartet.config import ResolvedModel
+from quartet.engine import GenerateRequest, Output
+from quartet.errors import RequestError
+from quartet.frames import Finish, ProcessStatus, Snapshot, TextLogprobs, Timings, Who
+from quartet.ids import Epoch, Rid, Role
+
+WORDS = ("Hello", " wörld", " 🎉", "!")
+PROMPT_IDS = [11, 12, 13, 14, 15]
+
+MODEL = ResolvedModel(
+    folder="/nowhere/toy",
+    name="toy",
+    architecture="LlamaForCausalLM",
+    vocab_size=1000,
+    context_length=64,
+    eos_token_ids=(2,),
+    default_sampling={"temperature": 0.6, "top_p": 0.9, "top_k": 20},
+)
+
+
+def finish(reason: str = "stop", matched: str | int | None = None, count: int = len(WORDS)) -> Finish:
+    return Finish(reason, matched, count, Timings(cached_tokens=3, queue_s=0.002, prefill_s=0.01, decode_s=0.03))
+
+
+def logprob_of(text: str, alternatives: int) -> TextLogprobs:
+    top = tuple((f"alt{i}", f"alt{i}".encode(), -1.0 - i) for i in range(alternatives))
+    return TextLogprobs(text, text.encode(), -0.5, top)
+
+
+class FakeGeneration:
+    """One accepted request, driven by the test through `push`, `fail` and `finish_all`."""
+
+    def __init__(self, request: GenerateRequest, rid: Rid) -> None:
+        self.request = request
+        self.rid = rid
+        self.prompt_ids = list(PROMPT_IDS)
+        self.prompt_text = "decoded prompt"
+        self.aborted = asyncio.Event()
+        self.subscribed = asyncio.Event()
+        self.is_finished = False
+        self._early: list[list[Output]] = []
+        self._on_output: Callable[[list[Output]], None] | None = None
+        self._on_error: Callable[[RequestError], None] | None = None
+
+    def subscribe(self, on_output: Callable[[list[Output]], None], on_error: Callable[[RequestError], None]) -> None:
+        self._on_output, self._on_error = on_output, on_error
+        self.subscribed.set()
+        for outputs in self._early:
+            on_output(outputs)
+
+    def abort(self) -> None:
+        if not self.is_finished:
+            self.aborted.set()
+
+    def push(self, *outputs: Output) -> None:
+        if self._on_output is None:
+            self._early.append(list(outputs))
+        else:
+            self._on_output(list(outputs))
+
+    def text(self, text: str, choice: int = 0, token: int = 7) -> None:
+        logprobs = None
+        if self.request.params.logprobs >= 0:
+            logprobs = [logprob_of(text, self.request.params.logprobs)]
+        self.push(Output(choice, [token], text, logprobs, None))
+
+    def finish_all(self, reason: str = "stop", matched: str | int | None = None, count: int = len(WORDS)) -> None:
+        self.is_finished = True
+        self.push(*(Output(i, [], "", None, finish(reason, matched, count)) for i in range(self.request.n)))
+
+    def fail(self, error: RequestError) -> None:
+        assert self._on_error is not None
+        self._on_error(error)
+
+
+async def answer_words(generation: FakeGeneration) -> None:
+    """The default script: every choice says WORDS, then stops."""
+    limit = generation.request.params.max_new_tokens
+    words = WORDS if limit is None else WORDS[:limit]
+    for word in words:
+        await asyncio.sleep(0)
+        for choice in range(generation.request.n):
+            generation.text(word, choice)
+    generation.finish_all("length" if len(words) < len(WORDS) else "stop", count=len(words))
+
+
+async def stay_silent(generation: FakeGeneration) -> None:
+    """A script for tests that push by hand."""
+
+
+Script = Callable[[FakeGeneration], Awaitable[None]]
+
+
+class FakeEngine:
+    """Implements api_proc.service.EngineClient."""
+
+    def __init__(self) -> None:
+        self.is_accepting = True
+        self.is_alive = True
+        self.refusal: Exception | None = None
+        self.refuse_after: int | None = None
+        self.script: Script = answer_words
+        self.generations: list[FakeGeneration] = []
+        self.cancelled = 0
+        self.accept = asyncio.Event()
+        self.accept.set()
+        self.waiting = asyncio.Event()
+        self.arrived = asyncio.Event()
+        self.who = Who(
+            [
+                ProcessStatus(Role.SCHEDULER, 0, 41, Epoch(1), "ready", "idle", 0),
+                ProcessStatus(Role.WORKER, 0, 42, Epoch(3), "starting", "loading", 2),
+            ],
+            False,
+        )
+        self.snapshots = {
+            "scheduler-0": Snapshot(
+                Role.SCHEDULER,
+                0,
+                Epoch(1),
+                {"num_running_reqs": 3.0, "token_usage": 0.25, 'cache_config_info{page_size="16"}': 1.0, "bad name": 1},
+                {
+                    "generation_tokens": 1234.0,
+                    'step_seconds_bucket{le="+Inf"}': 2,
+                    "step_seconds_sum": 0.5,
+                    "step_seconds_count": 2,
+                },
+            )
+        }
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def edge_metrics(self) -> Metrics:
+        return Metrics({"journal_requests": float(len(self.generations))}, {"replays": 0.0})
+
+    async def generate(self, request: GenerateRequest) -> FakeGeneration:
+        self.waiting.set()
+        try:
+            await self.accept.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.refusal is not None and len(self.generations) >= (self.refuse_after or 0):
+            raise self.refusal
+        generation = FakeGeneration(request, Rid(len(self.generations).to_bytes(16, "big")))
+        self.generations.append(generation)
+        self.arrived.set()
+        task = asyncio.ensure_future(self.script(generation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return generation

@@ -1,0 +1,164 @@
+"""Clients that leave, and clients that do not read: the engine is told, memory is bounded, others are unharmed."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+from fake_edge_engine import stay_silent
+
+from api_proc.service import Patience
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+async def connect(edge: Any, body: dict[str, Any], receive_buffer: int = 0) -> socket.socket:
+    """Send a chat request over a raw socket, which the test reads or does not read."""
+    raw = socket.socket()
+    if receive_buffer:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    raw.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, ("127.0.0.1", edge.port))
+    payload = json.dumps({"messages": MESSAGES, **body}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload)
+    await loop.sock_sendall(raw, head + payload)
+    return raw
+
+
+async def read_to_done(raw: socket.socket) -> bytes:
+    data = b""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    async with asyncio.timeout(10):
+        while b"data: [DONE]" not in data:
+            chunk = await asyncio.get_running_loop().sock_recv(raw, 1 << 20)
+            assert chunk
+            data += chunk
+    return data
+
+
+def text_of(data: bytes) -> str:
+    """Return the text of all deltas in a chunked event stream."""
+    lines = [line for line in data.decode().split("\n") if line.startswith("data: {")]
+    return "".join(one["choices"][0]["delta"].get("content", "") for one in map(json.loads, (x[6:] for x in lines)))
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_client_that_leaves_is_aborted(edge: Any, is_stream: bool) -> None:
+    edge.engine.script = stay_silent
+    raw = await connect(edge, {"stream": is_stream})
+    async with asyncio.timeout(2):
+        await edge.engine.arrived.wait()
+        generation = edge.engine.generations[0]
+        await generation.subscribed.wait()
+        generation.text("one")
+        await asyncio.sleep(0.01)
+        raw.close()
+        await generation.aborted.wait()
+        assert await edge.service.open.wait_empty(2)
+    assert edge.service.stats.clients_closed == 1
+
+
+async def test_a_client_that_leaves_in_the_queue_cancels_generate(edge: Any) -> None:
+    edge.engine.accept.clear()
+    raw = await connect(edge, {"stream": True})
+    async with asyncio.timeout(2):
+        await edge.engine.waiting.wait()
+        raw.close()
+        assert await edge.service.open.wait_empty(2)
+    assert edge.engine.cancelled == 1
+
+
+async def test_every_prompt_of_a_lost_client_is_aborted(edge: Any) -> None:
+    subscribed = asyncio.Event()
+
+    async def script(generation: Any) -> None:
+        await generation.subscribed.wait()
+        if len(edge.engine.generations) == 3:
+            subscribed.set()
+
+    edge.engine.script = script
+    task = asyncio.ensure_future(edge.post("/v1/completions", {"prompt": ["a", "b", "c"], "stream": True}))
+    async with asyncio.timeout(2):
+        await subscribed.wait()
+        task.cancel()
+        for generation in edge.engine.generations:
+            await generation.aborted.wait()
+
+
+async def test_a_slow_reader_gets_everything_in_fewer_events(edge: Any) -> None:
+    edge.engine.script = stay_silent
+    raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
+    await edge.engine.arrived.wait()
+    generation = edge.engine.generations[0]
+    await generation.subscribed.wait()
+    await asyncio.sleep(0.05)
+    words = [f" word{i:06d}é" for i in range(60_000)]
+    for word in words[:30_000]:
+        generation.text(word)
+    writes = edge.service.stats.sse_writes
+    assert writes < 30_000, "the transport took everything: the test proves nothing"
+    for word in words[30_000:]:
+        generation.text(word)
+    assert edge.service.stats.sse_writes == writes
+    generation.finish_all()
+    data = await read_to_done(raw)
+    raw.close()
+    payload = strip_chunks(data.partition(b"\r\n\r\n")[2])
+    assert text_of(payload) == "".join(words)
+    assert payload.count(b'"finish_reason":"stop"') == 1
+    assert payload.count(b"data: ") < 32_000
+
+
+def strip_chunks(data: bytes) -> bytes:
+    """Undo the chunked framing, checking it on the way; the terminating chunk may not have come yet."""
+    result = []
+    at = 0
+    while at < len(data) and not data.startswith(b"0\r\n", at):
+        line_end = data.index(b"\r\n", at)
+        start, length = line_end + 2, int(data[at:line_end], 16)
+        assert data[start + length : start + length + 2] == b"\r\n"
+        result.append(data[start : start + length])
+        at = start + length + 2
+    return b"".join(result)
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+async def test_a_reader_that_reads_nothing_is_given_up(make_edge: Any, is_finished: bool) -> None:
+    edge = await make_edge(Patience(stall_s=0.3))
+    edge.engine.script = stay_silent
+    raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
+    await edge.engine.arrived.wait()
+    generation = edge.engine.generations[0]
+    await generation.subscribed.wait()
+    await asyncio.sleep(0.05)
+    for _ in range(30_000):
+        generation.text(" a word that nobody reads")
+    if is_finished:
+        generation.finish_all()
+    status, _, _ = await edge.get("/health")
+    assert status == 200
+    assert await edge.service.open.wait_empty(3)
+    assert edge.service.stats.clients_stalled == 1
+    assert is_finished or generation.aborted.is_set()
+    raw.close()
+
+
+async def test_an_error_reaches_a_slow_reader_after_the_text(edge: Any) -> None:
+    from quartet.errors import RequestError
+
+    edge.engine.script = stay_silent
+    raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
+    await edge.engine.arrived.wait()
+    generation = edge.engine.generations[0]
+    await generation.subscribed.wait()
+    await asyncio.sleep(0.05)
+    for _ in range(30_000):
+        generation.text(" abcdefgh")
+    generation.fail(RequestError(500, "internal_error", "it broke"))
+    data = strip_chunks((await read_to_done(raw)).partition(b"\r\n\r\n")[2])
+    raw.close()
+    assert data.count(b"abcdefgh") == 30_000
+    assert data.index(b'"it broke"') > data.rindex(b"abcdefgh")
+    assert data.endswith(b"data: [DONE]\n\n")

@@ -1,0 +1,93 @@
+"""The routes that tell about the service: probes, process table, metrics."""
+
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from quartet.actors.actor import Metrics
+
+
+async def test_health_and_ready_follow_the_engine(edge: Any) -> None:
+    states = {(False, False): (503, 503), (True, True): (200, 200), (True, False): (200, 503)}
+    for (is_alive, is_accepting), expected in states.items():
+        edge.engine.is_alive, edge.engine.is_accepting = is_alive, is_accepting
+        assert ((await edge.get("/health"))[0], (await edge.get("/ready"))[0]) == expected
+
+
+async def test_topology_and_index(edge: Any) -> None:
+    _, body, _ = await edge.get("/topology")
+    assert body["processes"][1] == {
+        "role": "worker",
+        "rank": 0,
+        "pid": 42,
+        "epoch": 3,
+        "state": "starting",
+        "phase": "loading",
+        "restarts": 2,
+    }
+    status, body, _ = await edge.get("/")
+    assert (status, body["name"]) == (200, "quartet")
+
+
+async def families(edge: Any) -> dict[str, Any]:
+    status, text, headers = await edge.get("/metrics")
+    assert status == 200
+    assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+async def test_metrics_of_every_process_can_be_parsed(edge: Any) -> None:
+    await edge.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
+    await edge.post("/v1/chat/completions", {"messages": []})
+    await edge.get("/nothing")
+    got = await families(edge)
+    assert all(name.startswith("quartet_") for name in got)
+    running = got["quartet_num_running_reqs"]
+    assert (running.type, running.samples[0].value) == ("gauge", 3.0)
+    assert running.samples[0].labels == {"process": "scheduler-0"}
+    tokens = got["quartet_generation_tokens"]
+    assert (tokens.type, tokens.samples[0].name, tokens.samples[0].value) == (
+        "counter",
+        "quartet_generation_tokens_total",
+        1234.0,
+    )
+    assert got["quartet_step_seconds"].type == "histogram"
+    assert got["quartet_cache_config_info"].samples[0].labels["page_size"] == "16"
+    assert "quartet_bad name" not in got
+    up = {(one.labels["role"], one.value) for one in got["quartet_process_up"].samples}
+    assert up == {("scheduler", 1.0), ("worker", 0.0)}
+    assert got["quartet_journal_requests"].samples[0].labels == {"process": "api-0"}
+
+
+async def test_own_counts_and_latencies(edge: Any) -> None:
+    for _ in range(2):
+        await edge.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
+    await edge.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "n": 2})
+    await edge.post("/v1/chat/completions", {"messages": []})
+    await edge.get("/no/such/1")
+    await edge.get("/no/such/2")
+    got = await families(edge)
+    ttft = {one.name: one.value for one in got["quartet_time_to_first_token_seconds"].samples if "le" not in one.labels}
+    assert ttft["quartet_time_to_first_token_seconds_count"] == 3
+    generated = {one.name: one.value for one in got["quartet_request_generation_tokens"].samples}
+    assert generated["quartet_request_generation_tokens_sum"] == 4 + 4 + 4
+    http = {(one.labels["route"], one.labels["status"]): one.value for one in got["quartet_http_requests"].samples}
+    assert http[("/v1/chat/completions", "200")] == 2
+    assert http[("/v1/chat/completions", "400")] == 1
+    assert http[("other", "404")] == 2, "unknown paths must not become labels"
+    reasons = {one.labels["finish_reason"]: one.value for one in got["quartet_requests"].samples}
+    assert reasons == {"stop": 2, "length": 2}
+    rejected = {one.labels["reason"]: one.value for one in got["quartet_requests_rejected"].samples}
+    assert rejected == {"invalid_value": 1}
+
+
+async def test_own_snapshot_is_not_shown_twice(edge: Any) -> None:
+    from api_proc.metrics import own_metrics
+    from quartet.frames import Snapshot
+    from quartet.ids import Epoch, Role
+
+    own = own_metrics(edge.service)
+    assert isinstance(own, Metrics)
+    edge.engine.snapshots["api-0"] = Snapshot(Role.API, 0, Epoch(1), dict(own.gauges), dict(own.counters))
+    got = await families(edge)
+    assert len(got["quartet_open_requests"].samples) == 1

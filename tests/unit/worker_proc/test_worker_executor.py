@@ -1,0 +1,369 @@
+"""The executor and the actor over an in-memory link: hellos, stale frames, failures, the pipeline of two."""
+
+import asyncio
+import collections
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tiny_models import TINY, resolved
+
+from quartet.actors.actor import Context
+from quartet.clock import ManualClock
+from quartet.codec import Source
+from quartet.config import Config, SchedulerConfig, WorkerConfig
+from quartet.errors import ModelError
+from quartet.frames import (
+    Chunk,
+    Enter,
+    ProcessStatus,
+    SamplingParams,
+    SchedulerHello,
+    Step,
+    StepFailed,
+    StepResult,
+    StepTimes,
+    Who,
+    WorkerHello,
+    pack_ids,
+    unpack_ids,
+)
+from quartet.ids import Epoch, Role
+from worker_proc.actor import WorkerActor
+from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
+from worker_proc.executor import Executor
+from worker_proc.simulated import SimulatedRunner
+
+WORKER = Epoch(4)
+
+
+class MemoryLink:
+    """BlockingLink twin: a queue of frames in, a list of frames out. Out of frames it moves the clock, not the test."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.inbox: collections.deque[tuple[Source, Any]] = collections.deque()
+        self.sent: list[msgspec.Struct] = []
+        self.is_idle = self.is_loaded = False
+
+    def recv(self, timeout_s: float) -> tuple[Source, Any] | None:
+        if self.inbox:
+            return self.inbox.popleft()
+        self.clock.advance(timeout_s)
+        self.is_idle = timeout_s > 0
+        return None
+
+    def send(self, destination: str, frame: msgspec.Struct) -> None:
+        assert destination == "scheduler-0"
+        self.sent.append(frame)
+
+
+class FakeContext:
+    def __init__(self, config: Config) -> None:
+        self.role, self.rank, self.epoch, self.name = Role.WORKER, 0, WORKER, "worker-0"
+        self.config = config
+        self.clock = ManualClock()
+        self.who = Who([], False)
+        self.phases: list[tuple[str, float]] = []
+        self.steps_of_progress = 0
+        self.link = MemoryLink(self.clock)
+
+    def send(self, destination: str, frame: msgspec.Struct) -> None:
+        raise AssertionError("the worker speaks through its link")
+
+    def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
+        self.phases.append((phase, deadline_s))
+
+    def progress(self) -> None:
+        self.steps_of_progress += 1
+
+    def blocking_link(self) -> MemoryLink:
+        return self.link
+
+    def show_scheduler(self, epoch: int) -> None:
+        self.who = Who([ProcessStatus(Role.SCHEDULER, 0, 1, Epoch(epoch), "ready", "idle", 0)], False)
+
+    def arrive(self, frame: msgspec.Struct, epoch: int = 1) -> None:
+        self.link.inbox.append((Source(Role.SCHEDULER, 0, Epoch(epoch)), frame))
+
+
+def settings(step_ms: float = 0.0) -> Config:
+    return Config(
+        worker=WorkerConfig(page_size=4, max_total_tokens=400, simulated_worker=True, simulated_step_ms=step_ms),
+        scheduler=SchedulerConfig(max_running_requests=4),
+        resolved=resolved(Path(), TINY),
+    )
+
+
+def step(number: int, worker: int = WORKER, decode: bool = True, **changes: Any) -> Step:
+    values = {"release": b"", "enter": [], "pages": b"", "chunks": [], "sit_out": b"", **changes}
+    return Step(worker_epoch=Epoch(worker), step=number, decode=decode, **values)
+
+
+def entering(number: int, slot: int = 0) -> Step:
+    enter = Enter(slot, 1, pack_ids([3, 4, 5]), 3, 0, pack_ids([slot * 5 + i for i in (1, 2, 3)]), SamplingParams(), 0)
+    return step(number, enter=[enter], chunks=[Chunk(slot, 3, True)])
+
+
+class Rig:
+    """An executor on a simulated runner, turned by hand."""
+
+    def __init__(self, step_ms: float = 0.0) -> None:
+        self.context = FakeContext(settings(step_ms))
+        self.ready: list[dict[str, Any]] = []
+        self.runner = SimulatedRunner(self.context.config, self.context.clock, self.context.clock.advance)
+        self.executor = Executor(self.context, lambda: self.runner, self.ready.append)
+
+    def run(self) -> list[msgspec.Struct]:
+        """Serve until nothing is left to do; return what was sent."""
+        link = self.context.link
+        if not link.is_loaded:
+            link.is_loaded = True
+            self.executor.load()
+        link.is_idle = False
+        while not link.is_idle:
+            self.executor.turn()
+        sent, link.sent = link.sent, []
+        return sent
+
+    def connect(self, epoch: int = 1) -> None:
+        self.context.show_scheduler(epoch)
+        (hello,) = self.run()
+        assert isinstance(hello, WorkerHello)
+        self.context.arrive(SchedulerHello(WORKER, 100), epoch)
+        (ready,) = self.run()
+        assert isinstance(ready, WorkerHello) and ready.is_ready
+
+
+def test_hello_is_repeated_until_answered_and_ready_comes_last() -> None:
+    rig = Rig()
+    assert rig.run() == []
+    rig.context.show_scheduler(1)
+    (hello,) = rig.run()
+    assert isinstance(hello, WorkerHello)
+    assert (hello.scheduler_epoch, hello.is_ready, hello.page_count, hello.max_slots) == (1, False, 100, 4)
+    rig.context.clock.advance(1.0)
+    assert rig.run() == [hello]
+    assert not rig.ready
+    rig.context.arrive(SchedulerHello(WORKER, 90))
+    (ready,) = rig.run()
+    assert (ready.is_ready, ready.page_count) == (True, 90)
+    assert rig.ready == [rig.runner.facts()]
+    rig.context.clock.advance(10.0)
+    assert rig.run() == [ready], "the last hello may have been lost"
+    rig.context.arrive(entering(1))
+    rig.run()
+    rig.context.clock.advance(10.0)
+    assert rig.run() == []
+    assert [phase for phase, _ in rig.context.phases] == [
+        "loading weights",
+        "idle",
+        "warming up",
+        "idle",
+        "step",
+        "idle",
+    ]
+
+
+def test_what_comes_twice_is_taken_once() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.context.arrive(SchedulerHello(WORKER, 100))
+    assert rig.run() == []
+    rig.context.arrive(entering(1))
+    (result,) = rig.run()
+    rig.context.arrive(entering(1))
+    rig.context.arrive(SchedulerHello(WORKER, 100))
+    assert rig.run() == []
+    rig.context.arrive(step(2))
+    (result,) = rig.run()
+    assert isinstance(result, StepResult) and len(result.slots) == 4
+
+
+def test_a_new_scheduler_finds_no_slots_and_the_old_one_is_not_heard() -> None:
+    rig = Rig()
+    rig.connect(epoch=1)
+    rig.context.arrive(entering(1))
+    rig.run()
+    rig.connect(epoch=2)
+    rig.context.arrive(step(7), epoch=1)
+    rig.context.arrive(SchedulerHello(WORKER, 100), epoch=1)
+    assert rig.run() == []
+    assert rig.executor.counters.stale_frames == 2
+    rig.context.arrive(step(1), epoch=2)
+    (result,) = rig.run()
+    assert isinstance(result, StepResult)
+    assert (result.scheduler_epoch, result.slots) == (2, b"")
+
+
+def test_frames_for_another_incarnation_of_the_worker_are_dropped() -> None:
+    rig = Rig()
+    rig.context.show_scheduler(1)
+    rig.run()
+    rig.context.arrive(SchedulerHello(Epoch(3), 100))
+    assert rig.run() == []
+    rig.context.arrive(SchedulerHello(WORKER, 100))
+    rig.run()
+    rig.context.arrive(step(1, worker=3))
+    assert rig.run() == []
+    assert rig.executor.counters.stale_frames == 2
+
+
+def test_another_page_count_than_the_allocated_one_ends_the_worker() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.context.show_scheduler(2)
+    rig.context.arrive(SchedulerHello(WORKER, 50), epoch=2)
+    with pytest.raises(RuntimeError, match="100 pages are allocated, the scheduler wants 50"):
+        rig.run()
+
+
+def test_a_step_that_makes_no_sense_fails_and_the_worker_goes_on() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.context.arrive(entering(1))
+    rig.context.arrive(step(2, chunks=[Chunk(3, 1, True)], decode=False))
+    rig.context.arrive(step(3))
+    first, failed, third = rig.run()
+    assert isinstance(failed, StepFailed)
+    assert (failed.step, failed.kind, failed.scheduler_epoch) == (2, "error", 1)
+    assert "slot 3 is not in prefill" in failed.message
+    assert isinstance(first, StepResult) and isinstance(third, StepResult)
+    assert unpack_ids(third.slots) == [0]
+
+
+def test_running_out_of_memory_has_its_own_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.connect()
+
+    def launch(frame: Step, epoch: Epoch) -> Any:
+        raise OutOfMemoryError("no 7 GiB")
+
+    monkeypatch.setattr(rig.runner, "launch", launch)
+    rig.context.arrive(step(1))
+    (failed,) = rig.run()
+    assert isinstance(failed, StepFailed)
+    assert (failed.kind, failed.message) == ("oom", "OutOfMemoryError: no 7 GiB")
+
+
+def test_a_lost_device_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.connect()
+
+    def launch(frame: Step, epoch: Epoch) -> Any:
+        raise DeviceLostError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(rig.runner, "launch", launch)
+    rig.context.arrive(step(1))
+    with pytest.raises(DeviceLostError):
+        rig.run()
+
+
+class SlowRunner:
+    """A runner that notes the order of launches and waits; its steps are done when told."""
+
+    capacity = Capacity(4, 100, 4, 96, 256, "cpu")
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.done = False
+
+    def facts(self) -> dict[str, str | int | float]:
+        return {}
+
+    def allocate(self, page_count: int) -> None:
+        self.log.append(f"allocate {page_count}")
+
+    def reset(self) -> None:
+        self.log.append("reset")
+
+    def launch(self, frame: Step, scheduler_epoch: Epoch) -> "SlowRunner.Pending":
+        self.log.append(f"launch {frame.step}")
+        return SlowRunner.Pending(self, frame.step)
+
+    class Pending:
+        def __init__(self, runner: "SlowRunner", number: int) -> None:
+            self.runner, self.number = runner, number
+
+        def is_done(self) -> bool:
+            return self.runner.done
+
+        def wait(self) -> StepResult:
+            self.runner.log.append(f"wait {self.number}")
+            return StepResult(Epoch(1), self.number, b"", b"", b"", [], [], StepTimes(0, 0, 0, 0))
+
+
+def make_slow() -> tuple[Rig, SlowRunner]:
+    rig, runner = Rig(), SlowRunner()
+    rig.runner = runner  # type: ignore[assignment]
+    rig.connect()
+    assert runner.log == ["reset", "allocate 100"]
+    runner.log.clear()
+    return rig, runner
+
+
+def test_the_next_step_is_launched_before_the_one_before_is_waited_for() -> None:
+    rig, runner = make_slow()
+    for number in (1, 2, 3):
+        rig.context.arrive(step(number))
+    assert [frame.step for frame in rig.run()] == [1, 2, 3]
+    assert runner.log == ["launch 1", "launch 2", "wait 1", "launch 3", "wait 2", "wait 3"]
+
+
+def test_a_result_that_is_done_is_not_held_back() -> None:
+    rig, runner = make_slow()
+    runner.done = True
+    for number in (1, 2):
+        rig.context.arrive(step(number))
+    rig.run()
+    assert runner.log == ["launch 1", "wait 1", "launch 2", "wait 2"]
+
+
+def test_a_new_scheduler_gets_no_results_of_the_old_ones_steps() -> None:
+    rig, runner = make_slow()
+    rig.context.show_scheduler(2)
+    rig.context.arrive(step(1), epoch=1)
+    rig.context.arrive(SchedulerHello(WORKER, 100), epoch=2)
+    sent = rig.run()
+    assert [type(frame) for frame in sent] == [WorkerHello, WorkerHello]
+    assert runner.log == ["launch 1", "wait 1", "reset", "allocate 100"]
+
+
+def test_steps_are_declared_with_their_deadline_and_count_as_progress() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.context.phases.clear()
+    before = rig.context.steps_of_progress
+    rig.context.arrive(entering(1))
+    rig.run()
+    assert rig.context.phases == [("step", 60.0), ("idle", 0.0)]
+    assert rig.context.steps_of_progress > before
+    assert rig.executor.counters.sampled_tokens == 1
+
+
+async def test_the_actor_is_ready_when_the_scheduler_has_been_answered() -> None:
+    context = FakeContext(settings())
+    context.show_scheduler(1)
+    context.arrive(SchedulerHello(WORKER, 100))
+    context.arrive(entering(1))
+    actor = WorkerActor(_as_context(context))
+    facts = await asyncio.wait_for(actor.start(), 10)
+    assert facts["kv_tokens"] == 400
+    while actor.metrics().counters["worker_sampled_tokens"] < 1:
+        await asyncio.sleep(0.005)
+    await actor.drain(1.0)
+    await actor.close()
+    assert actor.metrics().counters["worker_steps"] == 1
+
+
+async def test_a_model_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> None:
+    config = Config(worker=WorkerConfig(device="cpu"), resolved=resolved(tmp_path, TINY))
+    actor = WorkerActor(_as_context(FakeContext(config)))
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        await asyncio.wait_for(actor.start(), 60)
+    await actor.close()
+
+
+def _as_context(context: FakeContext) -> Context:
+    return context

@@ -1,0 +1,141 @@
+"""Step deltas against the slot table: what is applied, in which order, and what is refused."""
+
+import numpy as np
+import pytest
+
+from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.ids import Epoch
+from worker_proc.contract import Capacity, StepError
+from worker_proc.slots import SlotTable, StepPlan
+
+CAPACITY = Capacity(page_size=4, page_count=10, max_slots=4, vocab_size=50, context_length=16, device="cpu")
+
+
+def step(
+    release: list[int] | None = None,
+    enter: list[Enter] | None = None,
+    pages: list[int] | None = None,
+    chunks: list[Chunk] | None = None,
+    decode: bool = True,
+    sit_out: list[int] | None = None,
+) -> Step:
+    return Step(
+        Epoch(1),
+        1,
+        pack_ids(release or []),
+        enter or [],
+        pack_ids(pages or []),
+        chunks or [],
+        decode,
+        pack_ids(sit_out or []),
+    )
+
+
+def entry(slot: int, length: int, pages: list[int], cached: int = 0, generation: int = 1) -> Enter:
+    ids = pack_ids(list(range(1, length + 1)))
+    return Enter(slot, generation, ids, length, cached, pack_ids(pages), SamplingParams(), 0)
+
+
+def run(table: SlotTable, frame: Step) -> StepPlan:
+    plan = table.apply(frame)
+    table.commit(plan)
+    return plan
+
+
+def test_decode_rows_are_the_active_slots_past_their_prefill() -> None:
+    table = SlotTable(CAPACITY)
+    first = run(
+        table, step(enter=[entry(2, 6, [1, 2]), entry(0, 3, [3])], chunks=[Chunk(2, 4, False), Chunk(0, 3, True)])
+    )
+    # Slot 0 samples by its last chunk, slot 2 is in mid-prefill: neither decodes.
+    assert (first.decode.tolist(), first.sampled.tolist()) == ([], [0])
+    second = run(table, step(chunks=[Chunk(2, 2, True)]))
+    assert (second.decode.tolist(), second.sampled.tolist()) == ([0], [2, 0])
+    third = run(table, step())
+    assert third.sampled.tolist() == [0, 2]
+    assert table.kv_length[[0, 2]].tolist() == [5, 7]
+
+
+def test_chunks_start_where_the_cache_ends() -> None:
+    table = SlotTable(CAPACITY)
+    plan = run(table, step(enter=[entry(1, 9, [4, 5, 6], cached=4)], chunks=[Chunk(1, 3, False)]))
+    assert (plan.chunks[0].start, plan.chunks[0].ids.tolist()) == (4, [5, 6, 7])
+    plan = run(table, step(chunks=[Chunk(1, 2, True)]))
+    assert (plan.chunks[0].start, plan.chunks[0].ids.tolist()) == (7, [8, 9])
+
+
+def test_release_comes_before_enter_and_the_generation_changes() -> None:
+    table = SlotTable(CAPACITY)
+    run(table, step(enter=[entry(0, 2, [1, 5], generation=5)], chunks=[Chunk(0, 2, True)]))
+    plan = run(table, step(release=[0], enter=[entry(0, 3, [2], generation=6)], chunks=[Chunk(0, 3, True)]))
+    assert (plan.released, plan.generations.tolist()) == ([0], [6])
+    assert table.page_table[0].tolist() == [2, 0, 0, 0, 0]
+    assert table.kv_length[0] == 3
+
+
+def test_sit_out_and_decode_false_hold_rows_back() -> None:
+    table = SlotTable(CAPACITY)
+    run(table, step(enter=[entry(0, 2, [1]), entry(1, 2, [2])], chunks=[Chunk(0, 2, True), Chunk(1, 2, True)]))
+    assert run(table, step(sit_out=[0])).sampled.tolist() == [1]
+    assert run(table, step(decode=False)).sampled.tolist() == []
+    assert table.kv_length[[0, 1]].tolist() == [2, 3]
+
+
+def test_page_writes_of_enter_and_step_reach_the_plan_in_order() -> None:
+    table = SlotTable(CAPACITY)
+    frame = step(enter=[entry(3, 5, [7, 8])], pages=[3, 2, 9, 3, 1, 10], chunks=[Chunk(3, 5, True)])
+    assert run(table, frame).page_writes.tolist() == [[3, 0, 7], [3, 1, 8], [3, 2, 9], [3, 1, 10]]
+    assert table.page_table[3].tolist() == [7, 10, 9, 0, 0]
+
+
+def test_positions_without_a_page_are_refused() -> None:
+    table = SlotTable(CAPACITY)
+    run(table, step(enter=[entry(0, 3, [2])], chunks=[Chunk(0, 3, True)]))
+    assert table.pages_at(np.array([0]), np.array([3])).tolist() == [2]
+    with pytest.raises(StepError, match="slot 0 has no page for position 4"):
+        table.pages_at(np.array([0]), np.array([4]))
+    with pytest.raises(StepError, match="beyond the context"):
+        table.pages_at(np.array([0]), np.array([20]))
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (step(enter=[entry(4, 2, [1])]), "slot 4 is outside 0..3"),
+        (step(release=[-1]), "slot -1 is outside"),
+        (step(enter=[entry(0, 2, [1])]), "entered while it is taken"),
+        (step(enter=[entry(1, 17, [1])]), "17 ids for a context of 16"),
+        (step(enter=[entry(1, 4, [1], cached=4)]), "at least one must be computed"),
+        (step(enter=[entry(1, 4, [11])]), "outside slots, row and pool"),
+        (step(enter=[entry(1, 4, [0])]), "outside slots, row and pool"),
+        (step(pages=[0, 5, 1]), "outside slots, row and pool"),
+        (step(pages=[0, 1]), "no \\(slot, index, page\\) triples"),
+        (step(chunks=[Chunk(0, 1, True)]), "slot 0 is not in prefill"),
+        (step(chunks=[Chunk(3, 1, True)]), "slot 3 is not in prefill"),
+        (step(enter=[entry(1, 4, [1])], chunks=[Chunk(1, 4, False)]), "chunk 0..4"),
+        (step(enter=[entry(1, 4, [1])], chunks=[Chunk(1, 5, True)]), "chunk 0..5"),
+        (step(enter=[entry(1, 4, [1])], chunks=[Chunk(1, 2, False), Chunk(1, 2, True)]), "two chunks of one slot"),
+        (
+            step(enter=[Enter(1, 1, pack_ids([1, 50]), 2, 0, pack_ids([1]), SamplingParams(), 0)]),
+            "outside the vocabulary of 50",
+        ),
+        (step(enter=[Enter(1, 1, b"\0\0\0", 2, 0, b"", SamplingParams(), 0)]), "id array of 3 bytes"),
+    ],
+)
+def test_nonsense_is_refused(frame: Step, message: str) -> None:
+    table = SlotTable(CAPACITY)
+    run(table, step(enter=[entry(0, 2, [1])], chunks=[Chunk(0, 2, True)]))
+    with pytest.raises(StepError, match=message):
+        run(table, frame)
+
+
+def test_an_abandoned_step_deactivates_who_took_part_and_only_those() -> None:
+    table = SlotTable(CAPACITY)
+    run(table, step(enter=[entry(0, 2, [1]), entry(1, 2, [2])], chunks=[Chunk(0, 2, True), Chunk(1, 2, True)]))
+    frame = step(enter=[entry(2, 2, [3])], sit_out=[1])
+    table.abandon(frame, table.apply(frame))
+    assert run(table, step()).sampled.tolist() == [1]
+    run(table, step(release=[0, 2], enter=[entry(0, 2, [4])], chunks=[Chunk(0, 2, True)]))
+    assert table.num_active == 2
+    table.clear()
+    assert (table.num_active, table.page_table.any()) == (0, np.False_)

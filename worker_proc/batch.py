@@ -1,0 +1,151 @@
+"""One step as tensors: what the model and the sampler need, built from a StepPlan without waiting for the device.
+
+Token order: the tokens of the chunks one after the other, then one token of each decode row. Rows that sample: the
+last token of each last chunk, then all decode rows, as in StepPlan.sampled.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker_proc.slots import IntArray, SlotTable, StepPlan
+
+Upload = Callable[[Sequence[NDArray[np.generic]]], list[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkBatch:
+    """The prefill part: C chunks. `lengths` and `context_lengths` stand on the host, in tokens; a context length
+    includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32."""
+
+    lengths: list[int]
+    context_lengths: list[int]
+    cu_q: Tensor
+    context_lens: Tensor
+    page_table: Tensor
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBatch:
+    """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token at hand; on the
+    device `context_lens` [B] and `page_table` [B, n], int32."""
+
+    context_lengths: IntArray
+    context_lens: Tensor
+    page_table: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """T tokens and R sampling rows. On the device: `input_ids`, `positions`, `slot_mapping` [T] int64 (page *
+    page_size + offset), `sample_rows` (rows of T), `sample_slots` [R] int64. On the host, as the sampler wants them:
+    `host_slots` and `host_positions` [R] int64, a position being the index in the sequence of the token to sample."""
+
+    num_tokens: int
+    input_ids: Tensor
+    positions: Tensor
+    slot_mapping: Tensor
+    sample_rows: Tensor
+    sample_slots: Tensor
+    host_slots: Tensor
+    host_positions: Tensor
+    samples_all: bool
+    chunks: ChunkBatch | None
+    decode: DecodeBatch | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The step's rows on the host: per token slot and position, per chunk slot, length, bounds, context and ids."""
+
+    slots: IntArray
+    positions: IntArray
+    sample_rows: IntArray
+    lengths: list[int]
+    chunk_slots: IntArray
+    chunk_ids: IntArray
+    bounds: NDArray[np.int32]
+    chunk_contexts: NDArray[np.int32]
+
+
+def build_batch(
+    plan: StepPlan, table: SlotTable, page_size: int, page_table: Tensor, last_token: Tensor, upload: Upload
+) -> ForwardBatch:
+    """Return the batch of a plan that has at least one token.
+
+    Args:
+        plan: what to run; `table` not yet committed.
+        table: host truth of lengths and pages.
+        page_size: tokens per page.
+        page_table: the device's copy of the page table, [slots + 1, max_pages] int32.
+        last_token: newest id of each slot, on the device, int64.
+        upload: copies host arrays to the device without waiting.
+    """
+    rows = _lay_out(plan, table)
+    pages = table.pages_at(rows.slots, rows.positions)
+    contexts = table.kv_length[plan.decode] + 1
+    positions, mapping, sample_rows, sample_slots, decode_slots, decode_lens = upload(
+        (
+            rows.positions,
+            pages * page_size + rows.positions % page_size,
+            rows.sample_rows,
+            plan.sampled,
+            plan.decode,
+            contexts.astype(np.int32),
+        )
+    )
+    input_ids, decode, chunks = last_token.index_select(0, decode_slots), None, None
+    if len(plan.decode):
+        decode = DecodeBatch(contexts, decode_lens, _rows_of(page_table, decode_slots, contexts, page_size))
+    if plan.chunks:
+        ids, chunks = _chunk_batch(rows, page_size, page_table, upload)
+        input_ids = torch.cat((ids, input_ids))
+    return ForwardBatch(
+        num_tokens=len(rows.slots),
+        input_ids=input_ids,
+        positions=positions,
+        slot_mapping=mapping,
+        sample_rows=sample_rows,
+        sample_slots=sample_slots,
+        host_slots=torch.from_numpy(plan.sampled),
+        host_positions=torch.from_numpy(rows.positions[rows.sample_rows] + 1),
+        samples_all=len(rows.sample_rows) == len(rows.slots),
+        chunks=chunks,
+        decode=decode,
+    )
+
+
+def _lay_out(plan: StepPlan, table: SlotTable) -> _Layout:
+    chunks, decode = plan.chunks, plan.decode
+    lengths = [len(chunk.ids) for chunk in chunks]
+    chunk_slots = np.array([chunk.slot for chunk in chunks], dtype=np.int64)
+    starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
+    bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    last_rows = [end - 1 for end, chunk in zip(bounds[1:].tolist(), chunks, strict=True) if chunk.is_last]
+    positions = [np.arange(start, start + n) for start, n in zip(starts.tolist(), lengths, strict=True)]
+    return _Layout(
+        slots=np.concatenate((np.repeat(chunk_slots, lengths), decode)),
+        positions=np.concatenate((*positions, table.kv_length[decode])),
+        sample_rows=np.concatenate((last_rows, np.arange(bounds[-1], bounds[-1] + len(decode)))).astype(np.int64),
+        lengths=lengths,
+        chunk_slots=chunk_slots,
+        chunk_ids=np.concatenate([chunk.ids for chunk in chunks]) if chunks else np.empty(0, dtype=np.int64),
+        bounds=bounds,
+        chunk_contexts=(starts + lengths).astype(np.int32),
+    )
+
+
+def _chunk_batch(rows: _Layout, page_size: int, page_table: Tensor, upload: Upload) -> tuple[Tensor, ChunkBatch]:
+    contexts = rows.chunk_contexts
+    slots, ids, bounds, context_lens = upload((rows.chunk_slots, rows.chunk_ids, rows.bounds, contexts))
+    table = _rows_of(page_table, slots, contexts, page_size)
+    return ids, ChunkBatch(rows.lengths, contexts.tolist(), bounds, context_lens, table, int(rows.bounds[-1]))
+
+
+def _rows_of(page_table: Tensor, rows: Tensor, contexts: NDArray[np.integer], page_size: int) -> Tensor:
+    return page_table[:, : -(-int(contexts.max()) // page_size)].index_select(0, rows)

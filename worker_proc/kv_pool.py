@@ -1,0 +1,35 @@
+"""How many KV pages fit: worked out once, after the weights are loaded and before the pool is made."""
+
+import psutil
+import torch
+
+from quartet.config import WorkerConfig
+from quartet.errors import ConfigError
+
+_CPU_SHARE = 4
+_CPU_LIMIT_BYTES = 2 << 30
+
+
+def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int) -> int:
+    """Return the number of pages of `page_bytes` (all layers of this rank) to allocate, dummy page excluded.
+
+    `max_total_tokens` decides where given. Otherwise on CUDA what `mem_fraction_static` of the card leaves beside
+    what is used now, and on the CPU a quarter of the available memory, at most 2 GiB.
+    Raises ConfigError where not one page fits."""
+    if config.max_total_tokens:
+        pages = config.max_total_tokens // config.page_size
+        if pages < 1:
+            raise ConfigError(f"max_total_tokens {config.max_total_tokens} is less than a page ({config.page_size})")
+        return pages
+    if device.type == "cuda":
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        budget = int(total_bytes * config.mem_fraction_static) - (total_bytes - free_bytes)
+        advice = f"raise mem_fraction_static ({config.mem_fraction_static}) or take a smaller model"
+    else:
+        budget = min(psutil.virtual_memory().available // _CPU_SHARE, _CPU_LIMIT_BYTES)
+        advice = "free memory or take a smaller model"
+    # One page of the budget is the dummy page.
+    pages = budget // page_bytes - 1
+    if pages < 1:
+        raise ConfigError(f"no memory is left for KV ({budget >> 20} MiB, one page takes {page_bytes} bytes): {advice}")
+    return pages

@@ -1,0 +1,128 @@
+"""From configuration to a runner with its weights loaded: the one place that chooses device, dtype and kernels."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from quartet.config import Config, ModelConfig, WorkerConfig
+from quartet.errors import ConfigError
+from worker_proc.contract import Capacity
+from worker_proc.kv_pool import count_pages
+from worker_proc.models.decoder import Decoder
+from worker_proc.models.rope import cos_sin_table
+from worker_proc.models.spec import ModelSpec, read_spec
+from worker_proc.ops.interface import AttentionShape, Ops
+from worker_proc.ops.linear import can_prepack
+from worker_proc.ops.torch_ops import TorchOps
+from worker_proc.runner import LoadedModel, ModelRunner
+from worker_proc.sampler import Sampler
+from worker_proc.weights.dummy import dummy_tensors
+from worker_proc.weights.loader import Loader
+from worker_proc.weights.tensors import Shard
+
+_MAX_SLOTS = 512
+_CPU_MAX_SLOTS = 64
+
+
+def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
+    """Return a runner whose weights are loaded and whose KV pool is sized but not allocated.
+
+    Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine."""
+    model = config.require_model()
+    folder = Path(model.folder)
+    shard = Shard()
+    spec = read_spec(folder, model.context_length)
+    device = choose_device(config.worker)
+    dtype = choose_dtype(config.model, device)
+    _set_threads(config.worker)
+    with torch.inference_mode():
+        ops = choose_ops(config.worker, spec, shard, dtype, device, model.context_length)
+        if config.model.load_format == "dummy":
+            tensors = dummy_tensors(spec, shard, dtype, device)
+        else:
+            tensors = Loader(folder, spec, shard, dtype, device, progress).load()
+        decoder = Decoder(spec, ops, tensors, shard)
+        capacity = _capacity(config, spec, shard, dtype, device)
+    sampler = Sampler(capacity.max_slots, spec.vocab_size, model.context_length, model.eos_token_ids, device)
+    facts: dict[str, str | int | float] = {
+        "device": _device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": ops.name,
+    }
+    loaded = LoadedModel(decoder, ops, sampler, device, dtype, spec.num_layers, facts)
+    return ModelRunner(loaded, capacity, progress)
+
+
+def choose_device(config: WorkerConfig) -> torch.device:
+    """Return the device; raises ConfigError if cuda is asked for and there is none."""
+    has_cuda = torch.cuda.is_available() if config.device != "cpu" else False
+    if config.device == "cuda" and not has_cuda:
+        raise ConfigError("device cuda: torch finds no CUDA device; give --device cpu or install the CUDA build")
+    return torch.device("cuda", torch.cuda.current_device()) if has_cuda else torch.device("cpu")
+
+
+def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """Return the dtype to run in; `auto` takes bfloat16 where the device computes it natively, else float32."""
+    if config.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype]
+    if device.type == "cuda":
+        is_native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        is_native = has_bf16 and can_prepack(torch.bfloat16)
+    return torch.bfloat16 if is_native else torch.float32
+
+
+def choose_ops(
+    config: WorkerConfig, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int
+) -> Ops:
+    """Return the operations for the device; raises ConfigError where the backend asked for cannot run on it."""
+    # The surplus row of a sequence that has just reached the context's end still looks up its angle.
+    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1).to(device)
+    heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
+    shape = AttentionShape(heads, kv_heads, spec.head_dim, config.page_size, table)
+    backend = config.attention_backend
+    if backend == "auto":
+        backend = "triton" if device.type == "cuda" else "torch"
+    if backend == "torch":
+        return TorchOps(shape, dtype, device)
+    if device.type != "cuda" and not _is_interpreting():
+        raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
+    from worker_proc.ops.triton_ops import TritonOps
+
+    return TritonOps(shape)
+
+
+def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device) -> Capacity:
+    model, page_size = config.require_model(), config.worker.page_size
+    kv_heads = spec.num_kv_heads // shard.size
+    page_bytes = spec.num_layers * 2 * kv_heads * spec.head_dim * page_size * dtype.itemsize
+    page_count = count_pages(config.worker, device, page_bytes)
+    most = _MAX_SLOTS if device.type == "cuda" else _CPU_MAX_SLOTS
+    default_slots = max(1, min(page_count * page_size // 2, most))
+    return Capacity(
+        page_size=page_size,
+        page_count=page_count,
+        max_slots=config.scheduler.max_running_requests or default_slots,
+        vocab_size=spec.vocab_size,
+        context_length=model.context_length,
+        device=_device_name(device),
+    )
+
+
+def _is_interpreting() -> bool:
+    """Say whether Triton runs kernels in its interpreter, as the tests have it do on the CPU."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _set_threads(config: WorkerConfig) -> None:
+    # More threads than cores would only take turns.
+    torch.set_num_threads(min(config.cpu_threads or 1, os.cpu_count() or 1))

@@ -1,0 +1,1 @@
+"""The device operations behind one interface: torch (the CPU, and the reference everywhere) and Triton kernels."""

@@ -1,0 +1,99 @@
+"""What the model asks of a set of device operations.
+
+Shapes: T tokens of a batch, H query heads, Hkv KV heads, D head size, I MLP width of this rank. Activations are
+[T, n] in the model's dtype. `qkv` rows are q heads, then k heads, then v heads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from worker_proc.batch import ForwardBatch
+
+AllReduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """The attention of one rank. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    page_size: int
+    cos_sin: Tensor
+
+    @property
+    def scale(self) -> float:
+        """Factor on q K^T."""
+        return self.head_dim**-0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMS norm of each q and k head before rotation; weights [D]."""
+
+    q: Tensor
+    k: Tensor
+    eps: float
+
+
+class Linear(Protocol):
+    """A packed weight."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, [T, out]."""
+        ...
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + x W^T + b, summed over ranks, as a new tensor."""
+        ...
+
+
+class Mlp(Protocol):
+    """The gated MLP's packed weights."""
+
+    down: Linear
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return silu(x G^T) * (x U^T), [T, I]."""
+        ...
+
+
+class Ops(Protocol):
+    """One way to compute everything a decoder needs. Plans and packed weights are opaque to the model."""
+
+    name: str
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
+        """Pack weight [out, in]; the caller's tensor may be dropped afterwards."""
+        ...
+
+    def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
+        """Pack gate_up [2 I, hidden] (gate first) and down [hidden, I]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the norm in fp32 maths, rounded to x's dtype before it is multiplied by weight."""
+        ...
+
+    def add_norm(
+        self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return (norm(r), r) with r = residual + linear(x) rounded to the model's dtype."""
+        ...
+
+    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+        """Return one zeroed cache a layer, in this implementation's layout; `num_pages` includes the dummy page."""
+        ...
+
+    def plan(self, batch: ForwardBatch) -> Any:
+        """Prepare what all layers share for one batch."""
+        ...
+
+    def attention(self, plan: Any, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
+        """Rotate q and k, write k and v to their pages, attend; returns [T, H * D]. May overwrite qkv."""
+        ...

@@ -1,0 +1,113 @@
+"""Packed linears: plain ones for any device, and oneDNN's prepacked, fused ones for the CPU.
+
+The prepacked ones use private operators of torch, so `can_prepack` tries them once, with numbers, and everything
+falls back to the plain ones.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from worker_proc.ops.interface import AllReduce
+
+
+class PlainLinear:
+    """torch's own linear. Args: weight [out, in], bias [out], all_reduce over ranks."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
+        self._weight = weight
+        self._bias = bias
+        self._all_reduce = all_reduce
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, summed over ranks where the linear is split by rows."""
+        y = functional.linear(x, self._weight, self._bias)
+        return y if self._all_reduce is None else self._all_reduce(y)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + x W^T + b."""
+        return residual + self(x)
+
+
+class PlainMlp:
+    """Gated MLP of one fused and one plain linear."""
+
+    def __init__(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
+        self._gate_up = gate_up
+        self.down = PlainLinear(down, None, all_reduce)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return silu(x G^T) * (x U^T)."""
+        gate, up = functional.linear(x, self._gate_up).chunk(2, dim=-1)
+        return functional.silu(gate) * up
+
+
+class PackedLinear:
+    """oneDNN's prepacked linear for the CPU, with the residual add in its epilogue.
+
+    In fp32 a row's bits do not depend on how many rows it is computed with, once there are two: a single row takes
+    another code path in oneDNN, so it is computed twice. This is what makes a replay after a crash exact in fp32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self._bias = bias
+        self._all_reduce = all_reduce
+        self._needs_two_rows = weight.dtype == torch.float32
+        self._run = torch.ops.mkldnn._linear_pointwise.default
+        self._run_binary = torch.ops.mkldnn._linear_pointwise.binary
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, summed over ranks where the linear is split by rows."""
+        y = self.unary(x, "none")
+        return y if self._all_reduce is None else self._all_reduce(y)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + x W^T + b."""
+        return residual + self(x) if self._all_reduce is not None else self.binary(x, residual, "add")
+
+    def unary(self, x: Tensor, epilogue: str) -> Tensor:
+        """Return epilogue(x W^T + b)."""
+        if self._needs_two_rows and x.shape[0] == 1:
+            return self._run(x.repeat(2, 1), self._weight, self._bias, epilogue, [], "")[:1]
+        return self._run(x, self._weight, self._bias, epilogue, [], "")
+
+    def binary(self, x: Tensor, other: Tensor, epilogue: str) -> Tensor:
+        """Return (x W^T + b) combined with `other` by the epilogue add or mul."""
+        if self._needs_two_rows and x.shape[0] == 1:
+            return self._run_binary(x.repeat(2, 1), other.repeat(2, 1), self._weight, self._bias, epilogue)[:1]
+        return self._run_binary(x, other, self._weight, self._bias, epilogue)
+
+
+class PackedMlp:
+    """Gated MLP of three prepacked linears: silu in the gate's epilogue, the product in up's."""
+
+    def __init__(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
+        gate, up = gate_up.chunk(2)
+        self._gate = PackedLinear(gate, None, None)
+        self._up = PackedLinear(up, None, None)
+        self.down = PackedLinear(down, None, all_reduce)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return silu(x G^T) * (x U^T)."""
+        return self._up.binary(x, self._gate.unary(x, "swish"), "mul")
+
+
+def can_prepack(dtype: torch.dtype) -> bool:
+    """Return whether this torch build and CPU run the prepacked linears, and right, in `dtype`."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(32, 64, generator=generator).to(dtype)
+    x, other = torch.randn(3, 64, generator=generator).to(dtype), torch.randn(3, 32, generator=generator).to(dtype)
+    plain = functional.linear(x.float(), weight.float())
+    try:
+        packed = PackedLinear(weight, None, None)
+        found = [packed(x), packed.unary(x, "swish"), packed.binary(x, other, "add"), packed.binary(x, other, "mul")]
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    wanted = [plain, functional.silu(plain), plain + other.float(), plain * other.float()]
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    return all(
+        torch.allclose(y.float(), z, rtol=tolerance, atol=tolerance * 8) for y, z in zip(found, wanted, strict=True)
+    )

@@ -1,0 +1,248 @@
+"""The operations in plain torch: how the CPU serves, and the reference for every other implementation.
+
+KV layout of a layer: [pages, page_size, 2, Hkv, D]. One token's k and v are one run, as the fused qkv row has them,
+and one `index_select` by page gathers both.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
+from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
+from worker_proc.ops.linear import PackedLinear, PackedMlp, PlainLinear, PlainMlp, can_prepack
+from worker_proc.slots import IntArray
+
+# Queries of a chunk attend in blocks: later keys are not even read, and the mask stays small.
+_QUERY_BLOCK = 256
+# Decode rows are attended in groups of like length, if that saves this many padded tokens.
+_WASTED_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Decode rows attended together: `rows` of the decode part (None: all, in order), `pages` [B * n], `mask`
+    [B, 1, 1, n * page_size] or None, and n * page_size as `width`."""
+
+    rows: Tensor | None
+    pages: Tensor
+    mask: Tensor | None
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """One chunk: its `pages`, its tokens' rows `first` to `end`, and per query block (first, end, keys, mask)."""
+
+    first: int
+    end: int
+    pages: Tensor
+    blocks: list[tuple[int, int, int, Tensor | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPlan:
+    """What all layers of a step share. `cos` and `signed_sin` are [T, 1, D] fp32, the sine's first half negated."""
+
+    cos: Tensor
+    signed_sin: Tensor
+    slot_mapping: Tensor
+    chunks: list[_Chunk]
+    groups: list[_Group]
+    num_chunk_tokens: int
+    num_tokens: int
+
+
+class TorchOps:
+    """See Ops. Args: the attention's shape, and the model's dtype and device."""
+
+    name = "torch"
+
+    def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._is_packed = device.type == "cpu" and can_prepack(dtype)
+        self._scalars: dict[float, Tensor] = {}
+        half = shape.head_dim // 2
+        cos, sin = shape.cos_sin[:, :half], shape.cos_sin[:, half:]
+        self._cos = torch.cat((cos, cos), dim=-1).unsqueeze(1)
+        self._signed_sin = torch.cat((-sin, sin), dim=-1).unsqueeze(1)
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
+        """See Ops.linear."""
+        return (PackedLinear if self._is_packed else PlainLinear)(weight, bias, all_reduce)
+
+    def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
+        """See Ops.mlp."""
+        return (PackedMlp if self._is_packed else PlainMlp)(gate_up, down, all_reduce)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See Ops.rms_norm; normalises over the last dimension."""
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        # Few operators matter more than few flops: a decode step on the CPU calls this 2 * layers + 1 times.
+        inverse = torch.addcmul(self._scalar(eps), length, length, value=1.0 / x.shape[-1]).rsqrt_()
+        return (wide * inverse).to(self._dtype).mul_(weight)
+
+    def add_norm(
+        self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """See Ops.add_norm."""
+        residual = linear.add(x, residual)
+        return self.rms_norm(residual, weight, eps), residual
+
+    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+        """See Ops.allocate_kv; [num_pages, page_size, 2, Hkv, D]."""
+        shape = self._shape
+        size = (num_pages, shape.page_size, 2, shape.num_kv_heads, shape.head_dim)
+        if shape.cos_sin.device.type != "cpu":
+            return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
+        # numpy asks the system for zeroed memory, which costs nothing until it is used; torch would write the zeros.
+        num_bytes = math.prod(size) * dtype.itemsize
+        return [torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(size) for _ in range(num_layers)]
+
+    def plan(self, batch: ForwardBatch) -> TorchPlan:
+        """Gather rotation angles and work out pages and masks, once for all layers."""
+        return TorchPlan(
+            cos=self._cos.index_select(0, batch.positions),
+            signed_sin=self._signed_sin.index_select(0, batch.positions),
+            slot_mapping=batch.slot_mapping,
+            chunks=[] if batch.chunks is None else self._plan_chunks(batch.chunks),
+            groups=[] if batch.decode is None else self._plan_groups(batch.decode),
+            num_chunk_tokens=0 if batch.chunks is None else batch.chunks.num_tokens,
+            num_tokens=batch.num_tokens,
+        )
+
+    def attention(self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
+        """See Ops.attention."""
+        shape, num_q = self._shape, self._shape.num_heads * self._shape.head_dim
+        self._rotate(plan, qkv, norms)
+        kv.view(-1, 2 * shape.num_kv_heads * shape.head_dim).index_copy_(0, plan.slot_mapping, qkv[:, num_q:])
+        query = qkv[:, :num_q]
+        if plan.num_tokens > plan.num_chunk_tokens and not plan.chunks and plan.groups[0].rows is None:
+            return self._decode(plan.groups[0], query, kv)
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for chunk in plan.chunks:
+            self._extend(chunk, query, kv, out)
+        decode_query, decode_out = query[plan.num_chunk_tokens :], out[plan.num_chunk_tokens :]
+        for group in plan.groups:
+            if group.rows is None:
+                decode_out.copy_(self._decode(group, decode_query, kv))
+            else:
+                rows = self._decode(group, decode_query.index_select(0, group.rows), kv)
+                decode_out.index_copy_(0, group.rows, rows)
+        return out
+
+    def _scalar(self, value: float) -> Tensor:
+        found = self._scalars.get(value)
+        if found is None:
+            found = self._scalars[value] = torch.tensor(value, device=self._shape.cos_sin.device)
+        return found
+
+    def _rotate(self, plan: TorchPlan, qkv: Tensor, norms: HeadNorms | None) -> None:
+        """Normalise and rotate the q and k heads in place, in fp32."""
+        shape = self._shape
+        num_rotated = shape.num_heads + shape.num_kv_heads
+        heads = qkv[:, : num_rotated * shape.head_dim].view(-1, num_rotated, shape.head_dim)
+        source = heads
+        if norms is not None:
+            q = self.rms_norm(heads[:, : shape.num_heads], norms.q, norms.eps)
+            k = self.rms_norm(heads[:, shape.num_heads :], norms.k, norms.eps)
+            source = torch.cat((q, k), dim=1)
+        wide = source.float()
+        rotated = wide.roll(shape.head_dim // 2, -1).mul_(plan.signed_sin)
+        heads.copy_((wide * plan.cos).add_(rotated))
+
+    def _decode(self, group: _Group, query: Tensor, kv: Tensor) -> Tensor:
+        """Attend one query token per row; returns [B, H * D]."""
+        shape, batch = self._shape, query.shape[0]
+        keys, values = self._gather(group.pages, kv, batch, group.width)
+        heads_per_kv = shape.num_heads // shape.num_kv_heads
+        packed = query.reshape(batch, shape.num_kv_heads, heads_per_kv, shape.head_dim)
+        out = functional.scaled_dot_product_attention(packed, keys, values, attn_mask=group.mask)
+        return out.reshape(batch, -1)
+
+    def _extend(self, chunk: _Chunk, query: Tensor, kv: Tensor, out: Tensor) -> None:
+        """Attend a chunk's queries to its cached and new tokens; KV heads are the batch, their q heads the heads."""
+        shape = self._shape
+        heads_per_kv = shape.num_heads // shape.num_kv_heads
+        width = chunk.pages.shape[0] * shape.page_size
+        keys, values = self._gather(chunk.pages, kv, 1, width)
+        keys = keys.transpose(0, 1).expand(-1, heads_per_kv, -1, -1)
+        values = values.transpose(0, 1).expand(-1, heads_per_kv, -1, -1)
+        grouped = query[chunk.first : chunk.end].view(-1, shape.num_kv_heads, heads_per_kv, shape.head_dim)
+        grouped = grouped.permute(1, 2, 0, 3)
+        target = out[chunk.first : chunk.end].view(-1, shape.num_kv_heads, heads_per_kv, shape.head_dim)
+        for first, end, num_keys, mask in chunk.blocks:
+            block = functional.scaled_dot_product_attention(
+                grouped[:, :, first:end], keys[:, :, :num_keys], values[:, :, :num_keys], attn_mask=mask
+            )
+            target[first:end].copy_(block.permute(2, 0, 1, 3))
+
+    def _gather(self, pages: Tensor, kv: Tensor, batch: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values [B, Hkv, width, D], views of one gathered copy."""
+        shape = self._shape
+        gathered = kv.view(kv.shape[0], -1).index_select(0, pages)
+        tokens = gathered.view(batch, width, 2, shape.num_kv_heads, shape.head_dim)
+        return tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)
+
+    def _plan_chunks(self, chunks: ChunkBatch) -> list[_Chunk]:
+        page_size, plans, first = self._shape.page_size, [], 0
+        for row, (length, context) in enumerate(zip(chunks.lengths, chunks.context_lengths, strict=True)):
+            pages = chunks.page_table[row, : -(-context // page_size)]
+            plans.append(_Chunk(first, first + length, pages, self._blocks(length, context, pages.device)))
+            first += length
+        return plans
+
+    def _blocks(self, length: int, context: int, device: torch.device) -> list[tuple[int, int, int, Tensor | None]]:
+        blocks: list[tuple[int, int, int, Tensor | None]] = []
+        cached = context - length
+        for first in range(0, length, _QUERY_BLOCK):
+            end = min(first + _QUERY_BLOCK, length)
+            num_keys = cached + end
+            limit = torch.arange(cached + first, num_keys, device=device).unsqueeze(1)
+            hidden = torch.arange(num_keys, device=device) > limit
+            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=device).masked_fill_(hidden, float("-inf"))
+            blocks.append((first, end, num_keys, mask if end - first > 1 else None))
+        return blocks
+
+    def _plan_groups(self, decode: DecodeBatch) -> list[_Group]:
+        lengths = decode.context_lengths
+        parts = _group_by_length(lengths)
+        if len(parts) == 1:
+            return [self._group(decode, lengths, None)]
+        return [self._group(decode, lengths[rows], rows) for rows in parts]
+
+    def _group(self, decode: DecodeBatch, lengths: IntArray, rows: IntArray | None) -> _Group:
+        page_size, device = self._shape.page_size, decode.page_table.device
+        num_pages = -(-int(lengths.max()) // page_size)
+        table, lens = decode.page_table[:, :num_pages], decode.context_lens
+        on_device = None
+        if rows is not None:
+            on_device = torch.from_numpy(rows).to(device)
+            table, lens = table.index_select(0, on_device), lens.index_select(0, on_device)
+        width = num_pages * page_size
+        mask = None
+        if int(lengths.min()) < width:
+            hidden = torch.arange(width, device=device) >= lens.unsqueeze(1)
+            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=device).masked_fill_(hidden, float("-inf"))
+            mask = mask[:, None, None, :]
+        return _Group(on_device, table.reshape(-1), mask, width)
+
+
+def _group_by_length(lengths: IntArray) -> list[IntArray]:
+    """Return the rows in groups of like length; one group where splitting saves too little padding."""
+    longest = int(lengths.max())
+    if longest * len(lengths) - int(lengths.sum()) <= _WASTED_TOKENS:
+        return [np.arange(len(lengths))]
+    order = np.argsort(-lengths, kind="stable")
+    groups, first = [], 0
+    for i in range(1, len(order) + 1):
+        if i == len(order) or lengths[order[i]] * 2 < lengths[order[first]]:
+            groups.append(np.sort(order[first:i]))
+            first = i
+    return groups

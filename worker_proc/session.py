@@ -1,0 +1,84 @@
+"""The hello protocol between a worker and the schedulers it lives to see; sans-IO, driven by the executor.
+
+In order::
+
+    a scheduler epoch appears ──► WorkerHello(not ready, proposed pages), repeated until answered
+    SchedulerHello ──► drop all slots, allocate exactly its pages ──► WorkerHello(ready)
+    Step of that scheduler for this worker ──► run; every other Step is stale
+"""
+
+from collections.abc import Callable
+
+from quartet.frames import SchedulerHello, Step, Who, WorkerHello
+from quartet.ids import Epoch, Role
+from worker_proc.contract import Capacity
+
+REPEAT_S = 0.5
+MAX_REPEATS = 10
+NOBODY = Epoch(-1)
+
+
+class Session:
+    """Which scheduler the worker serves.
+
+    Args:
+        worker_epoch: this incarnation of the worker.
+        capacity: returns what the runner can hold at present.
+    """
+
+    def __init__(self, worker_epoch: Epoch, capacity: Callable[[], Capacity]) -> None:
+        self._worker_epoch = worker_epoch
+        self._capacity = capacity
+        self._seen = NOBODY
+        self._greeted_at = float("-inf")
+        self._last_step = 0
+        self._repeats_left = 0
+        self.scheduler_epoch = NOBODY
+
+    def greet(self, who: Who, now: float) -> WorkerHello | None:
+        """Return the hello due at `now`: to a scheduler newer than the one served, or the last one again, for it may
+        have been lost, until the first step shows that it was not."""
+        newest = max((p.epoch for p in who.processes if p.role == Role.SCHEDULER), default=NOBODY)
+        if newest > self._seen:
+            self._seen, self._greeted_at = newest, float("-inf")
+        if now - self._greeted_at < REPEAT_S:
+            return None
+        is_served = self._seen <= self.scheduler_epoch
+        if is_served and (self._last_step or self._repeats_left == 0):
+            return None
+        self._greeted_at = now
+        self._repeats_left -= is_served
+        return self._hello(self._seen, is_ready=is_served)
+
+    def accepts_hello(self, source_epoch: Epoch, frame: SchedulerHello) -> bool:
+        """Return whether the hello is from a scheduler newer than the one served, to this incarnation."""
+        return frame.worker_epoch == self._worker_epoch and source_epoch > max(self.scheduler_epoch, self._seen - 1)
+
+    def begin(self, source_epoch: Epoch) -> WorkerHello:
+        """Serve the scheduler of that epoch from here on; return the hello that says so."""
+        self.scheduler_epoch = self._seen = source_epoch
+        self._last_step = 0
+        self._repeats_left = MAX_REPEATS
+        return self._hello(source_epoch, is_ready=True)
+
+    def accepts_step(self, source_epoch: Epoch, frame: Step) -> bool:
+        """Return whether the step is from the scheduler being served, for this incarnation, and not seen before."""
+        if source_epoch != self.scheduler_epoch or frame.worker_epoch != self._worker_epoch:
+            return False
+        if frame.step <= self._last_step:
+            return False
+        self._last_step = frame.step
+        return True
+
+    def _hello(self, epoch: Epoch, is_ready: bool) -> WorkerHello:
+        capacity = self._capacity()
+        return WorkerHello(
+            scheduler_epoch=epoch,
+            is_ready=is_ready,
+            page_size=capacity.page_size,
+            page_count=capacity.page_count,
+            max_slots=capacity.max_slots,
+            vocab_size=capacity.vocab_size,
+            context_length=capacity.context_length,
+            device=capacity.device,
+        )

@@ -1,0 +1,217 @@
+"""The slots: host-side truth about what each running sequence occupies, and what one step means for them.
+
+A slot goes  free ──enter──► prefill ──last chunk──► decode ──release──► free.  Its KV holds `kv_length` tokens. In
+decode the newest token is known (to the device) but not yet in KV, so it sits at position `kv_length`:
+
+    prompt and resumed ids ........................ | sampled ids ..................... | newest
+    0                                       prefill end                        kv_length
+
+Row `max_slots` of the page table is the dummy row: every entry is the dummy page 0. Numpy only, never torch: the
+device's copy of what changes is kept by the runner.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quartet.frames import Chunk, Enter, Step
+from worker_proc.contract import Capacity, StepError
+
+IntArray = NDArray[np.int64]
+_NO_WRITES: IntArray = np.empty((0, 3), dtype=np.int64)
+FREE, PREFILL, DECODE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A sequence that took a slot: its ids so far and the frame it came with."""
+
+    slot: int
+    ids: IntArray
+    frame: Enter
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """Prefill of `ids` at positions from `start` on, in one slot; samples if `is_last`."""
+
+    slot: int
+    start: int
+    ids: IntArray
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step, resolved against the slots.
+
+    `page_writes` are (slot, index, page) rows of the page table that changed, [n, 3]; `fresh_pages` are those of them
+    that hold nothing yet, which leaves out cached ones. `decode` are the slots that
+    decode one token, ascending. The sampled rows are those of the last chunks in the order of `chunks`, then `decode`:
+    `sampled`, with their `generations`.
+    """
+
+    released: Sequence[int]
+    entered: Sequence[Entered]
+    page_writes: IntArray
+    fresh_pages: IntArray
+    chunks: Sequence[ChunkPlan]
+    decode: IntArray
+    sampled: IntArray
+    generations: IntArray
+
+
+def ids_of(data: bytes) -> IntArray:
+    """Return little-endian int32 bytes as int64; raises StepError for a torn array."""
+    if len(data) % 4:
+        raise StepError(f"an id array of {len(data)} bytes")
+    return np.frombuffer(data, dtype="<i4").astype(np.int64)
+
+
+class SlotTable:
+    """State of every slot. `page_table` is [max_slots + 1, max_pages] int32, `kv_length` [max_slots + 1] int64."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        rows = capacity.max_slots + 1
+        # One page beyond the context: the surplus row of a sequence that has just ended may still write there.
+        self.max_pages = -(-(capacity.context_length + 1) // capacity.page_size)
+        self.page_count = capacity.page_count
+        self.page_table = np.zeros((rows, self.max_pages), dtype=np.int32)
+        self.kv_length = np.zeros(rows, dtype=np.int64)
+        self.generation = np.zeros(rows, dtype=np.int64)
+        self._state = np.zeros(rows, dtype=np.uint8)
+        self._prompt: dict[int, IntArray] = {}
+
+    @property
+    def num_active(self) -> int:
+        """Number of slots that hold a sequence."""
+        return int(np.count_nonzero(self._state))
+
+    def clear(self) -> None:
+        """Free every slot."""
+        self._state[:] = FREE
+        self.page_table[:] = 0
+        self.kv_length[:] = 0
+        self._prompt.clear()
+
+    def apply(self, step: Step) -> StepPlan:
+        """Apply the deltas of `step` in field order and return what to run; raises StepError if they make no sense.
+
+        The lengths move only with `commit`."""
+        released = [self._checked(slot) for slot in ids_of(step.release).tolist()]
+        for slot in released:
+            self._free(slot)
+        entered = [self._enter(frame) for frame in step.enter]
+        writes, fresh = [self._grant(one) for one in entered], [self._fresh_pages(one) for one in entered]
+        if step.pages:
+            writes.append(self._write_pages(ids_of(step.pages)))
+            fresh.append(writes[-1][:, 2])
+        decode = self._decode_rows(step)
+        if len({chunk.slot for chunk in step.chunks}) < len(step.chunks):
+            raise StepError("two chunks of one slot in a step")
+        chunks = [self._chunk(chunk) for chunk in step.chunks]
+        last = [chunk.slot for chunk in chunks if chunk.is_last]
+        sampled = np.concatenate((np.array(last, dtype=np.int64), decode)) if last else decode
+        page_writes = np.concatenate(writes) if writes else _NO_WRITES
+        fresh_pages = np.concatenate(fresh) if fresh else _NO_WRITES[:, 0]
+        return StepPlan(released, entered, page_writes, fresh_pages, chunks, decode, sampled, self.generation[sampled])
+
+    def commit(self, plan: StepPlan) -> None:
+        """Count the tokens of a launched plan as being in KV."""
+        self.kv_length[plan.decode] += 1
+        for chunk in plan.chunks:
+            self.kv_length[chunk.slot] += len(chunk.ids)
+            if chunk.is_last:
+                self._state[chunk.slot] = DECODE
+                self._prompt.pop(chunk.slot, None)
+
+    def abandon(self, step: Step, plan: StepPlan | None) -> None:
+        """Deactivate every slot that took part in a step that failed; without a plan, every slot it could name."""
+        slots = {enter.slot for enter in step.enter} | {chunk.slot for chunk in step.chunks}
+        if plan is not None:
+            slots.update(plan.decode.tolist())
+        elif step.decode:
+            slots.update(np.flatnonzero(self._state == DECODE).tolist())
+        for slot in slots:
+            if 0 <= slot < self._capacity.max_slots:
+                self._free(slot)
+
+    def pages_at(self, slots: IntArray, positions: IntArray) -> IntArray:
+        """Return the page that holds each position; raises StepError where none was granted."""
+        indices = positions // self._capacity.page_size
+        if len(indices) and indices.max() >= self.max_pages:
+            raise StepError(f"position {positions.max()} lies beyond the context")
+        pages: IntArray = self.page_table[slots, indices].astype(np.int64)
+        if not pages.all():
+            at = int(np.flatnonzero(pages == 0)[0])
+            raise StepError(f"slot {slots[at]} has no page for position {positions[at]}")
+        return pages
+
+    def _checked(self, slot: int) -> int:
+        if not 0 <= slot < self._capacity.max_slots:
+            raise StepError(f"slot {slot} is outside 0..{self._capacity.max_slots - 1}")
+        return slot
+
+    def _free(self, slot: int) -> None:
+        self._state[slot] = FREE
+        self.kv_length[slot] = 0
+        self.page_table[slot] = 0
+        self._prompt.pop(slot, None)
+
+    def _enter(self, frame: Enter) -> Entered:
+        slot = self._checked(frame.slot)
+        if self._state[slot] != FREE:
+            raise StepError(f"slot {slot} is entered while it is taken")
+        ids = ids_of(frame.ids)
+        vocab_size, context = self._capacity.vocab_size, self._capacity.context_length
+        if not 0 < len(ids) <= context:
+            raise StepError(f"{len(ids)} ids for a context of {context}")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise StepError(f"an id outside the vocabulary of {vocab_size}")
+        if not 0 <= frame.cached_length < len(ids):
+            raise StepError(f"{frame.cached_length} of {len(ids)} ids cached: at least one must be computed")
+        self._state[slot] = PREFILL
+        self.kv_length[slot] = frame.cached_length
+        self.generation[slot] = frame.generation
+        self._prompt[slot] = ids
+        return Entered(slot, ids, frame)
+
+    def _grant(self, entered: Entered) -> IntArray:
+        pages = ids_of(entered.frame.pages)
+        return self._write_pages(np.stack((np.full_like(pages, entered.slot), np.arange(len(pages)), pages), axis=1))
+
+    def _fresh_pages(self, entered: Entered) -> IntArray:
+        return ids_of(entered.frame.pages)[-(-entered.frame.cached_length // self._capacity.page_size) :]
+
+    def _write_pages(self, flat: IntArray) -> IntArray:
+        if flat.size % 3:
+            raise StepError(f"{flat.size} numbers are no (slot, index, page) triples")
+        triples = flat.reshape(-1, 3)
+        if triples.size:
+            bounds = (self._capacity.max_slots, self.max_pages, self.page_count + 1)
+            if (triples < (0, 0, 1)).any() or (triples >= bounds).any():
+                raise StepError(f"a page write outside slots, row and pool {bounds}")
+            self.page_table[triples[:, 0], triples[:, 1]] = triples[:, 2]
+        return triples
+
+    def _decode_rows(self, step: Step) -> IntArray:
+        if not step.decode:
+            return np.empty(0, dtype=np.int64)
+        rows = self._state == DECODE
+        if step.sit_out:
+            for slot in ids_of(step.sit_out):
+                rows[self._checked(int(slot))] = False
+        return np.flatnonzero(rows)
+
+    def _chunk(self, chunk: Chunk) -> ChunkPlan:
+        slot = self._checked(chunk.slot)
+        if self._state[slot] != PREFILL:
+            raise StepError(f"slot {slot} is not in prefill")
+        ids, start = self._prompt[slot], int(self.kv_length[slot])
+        end = start + chunk.length
+        if chunk.length < 1 or end > len(ids) or chunk.is_last != (end == len(ids)):
+            raise StepError(f"chunk {start}..{end} (last: {chunk.is_last}) of {len(ids)} ids in slot {slot}")
+        return ChunkPlan(slot, start, ids[start:end], chunk.is_last)

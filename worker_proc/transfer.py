@@ -1,0 +1,95 @@
+"""Host arrays to the device without waiting for it, and sampled ids back."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Twice what two steps in flight can use: a buffer is never rewritten while its copy may still be under way.
+_RING = 8
+_ALIGNMENT = 16
+
+
+class Uploader:
+    """Copies several arrays in one transfer. On the CPU the tensors share the arrays' memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ring: list[Tensor] = []
+        self._turn = 0
+
+    def __call__(self, arrays: Sequence[NDArray[np.generic]]) -> list[Tensor]:
+        """Return one tensor per array, of the same dtype and shape, valid in the stream's order."""
+        if self._device.type == "cpu":
+            return [torch.from_numpy(array) for array in arrays]
+        offsets, end = [], 0
+        for array in arrays:
+            offsets.append(end)
+            end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        staging = self._staging(end)
+        host = staging.numpy()
+        for array, at in zip(arrays, offsets, strict=True):
+            host[at : at + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        on_device = staging[:end].to(self._device, non_blocking=True)
+        return [
+            on_device[at : at + array.nbytes].view(_TORCH[array.dtype.name]).view(array.shape)
+            for array, at in zip(arrays, offsets, strict=True)
+        ]
+
+    def _staging(self, size: int) -> Tensor:
+        if len(self._ring) < _RING:
+            self._ring.append(torch.empty(max(size, 1 << 16), dtype=torch.uint8, pin_memory=True))
+        self._turn = (self._turn + 1) % len(self._ring)
+        if self._ring[self._turn].numel() < size:
+            self._ring[self._turn] = torch.empty(size * 2, dtype=torch.uint8, pin_memory=True)
+        return self._ring[self._turn]
+
+
+_TORCH = {"int64": torch.int64, "int32": torch.int32}
+
+
+class Downloader:
+    """Brings sampled ids back. On CUDA an event tells when they are there.
+
+    Args:
+        device: where the ids are made.
+        max_rows: most ids of one step.
+    """
+
+    def __init__(self, device: torch.device, max_rows: int) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._turn = 0
+        if self._is_cuda:
+            self._ring = torch.empty((_RING, max_rows), dtype=torch.int32, pin_memory=True)
+
+    def start(self, ids: Tensor) -> "Download":
+        """Begin to copy `ids` [R] int64; at most `_RING` downloads may be open at once."""
+        if not self._is_cuda:
+            return Download(ids, None)
+        self._turn = (self._turn + 1) % _RING
+        host = self._ring[self._turn, : ids.shape[0]]
+        host.copy_(ids, non_blocking=True)
+        # A blocking event: a spinning one would take a core from the other processes.
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        return Download(host, event)
+
+
+class Download:
+    """One copy under way."""
+
+    def __init__(self, host: Tensor, event: "torch.cuda.Event | None") -> None:
+        self._host = host
+        self._event = event
+
+    def is_done(self) -> bool:
+        """Return whether `wait` would return at once."""
+        return self._event is None or self._event.query()
+
+    def wait(self) -> NDArray[np.int32]:
+        """Block until the ids are there and return a copy of them, [R] int32."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.numpy().astype(np.int32)

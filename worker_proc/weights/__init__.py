@@ -1,0 +1,1 @@
+"""Weights: files checked and read, names fused into the tensors the model takes; random ones for dummies."""

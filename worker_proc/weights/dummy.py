@@ -1,0 +1,50 @@
+"""Random weights in the shape of a spec, made on the device: for measuring speed without a checkpoint."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from worker_proc.models.spec import ModelSpec
+from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
+
+_STD = 0.02
+
+
+def dummy_tensors(
+    spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> ModelTensors:
+    """Return normal random weights (norms are ones), the same ones for the same seed, device and shard."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, _STD, generator=generator)
+
+    def ones(size: int) -> Tensor:
+        return torch.ones(size, dtype=dtype, device=device)
+
+    q_size = spec.num_heads * spec.head_dim // shard.size
+    kv_size = spec.num_kv_heads * spec.head_dim // shard.size
+    width = spec.intermediate_size // shard.size
+
+    def layers() -> Iterator[LayerTensors]:
+        for _ in range(spec.num_layers):
+            yield LayerTensors(
+                input_norm=ones(spec.hidden_size),
+                qkv=normal(q_size + 2 * kv_size, spec.hidden_size),
+                qkv_bias=normal(q_size + 2 * kv_size) if spec.has_qkv_bias else None,
+                q_norm=ones(spec.head_dim) if spec.has_qk_norm else None,
+                k_norm=ones(spec.head_dim) if spec.has_qk_norm else None,
+                output=normal(spec.hidden_size, q_size),
+                output_bias=normal(spec.hidden_size) if spec.has_output_bias else None,
+                post_norm=ones(spec.hidden_size),
+                gate_up=normal(2 * width, spec.hidden_size),
+                down=normal(spec.hidden_size, width),
+            )
+
+    return ModelTensors(
+        embedding=normal(spec.vocab_size, spec.hidden_size),
+        layers=layers(),
+        final_norm=ones(spec.hidden_size),
+        lm_head=None if spec.is_tied else normal(spec.vocab_size, spec.hidden_size),
+    )
