@@ -43,7 +43,10 @@ def chat_job(request: web.Request, service: Service, chat: ChatRequest) -> Job:
         params=_params(service, chat),
         n=choices,
         priority=routing.priority(request, chat),
+        tenant=routing.tenant(request, service),
         cache_salt=routing.cache_salt(chat),
+        routing_key=routing.routing_key(chat),
+        weight=routing.weight(chat),
         deadline_s=routing.deadline_s(request, chat),
     )
     created, model = int(service.wall_time()), service.model_name

@@ -51,7 +51,10 @@ def completion_job(request: web.Request, service: Service, wanted: CompletionReq
             params=_params(service, wanted, max_tokens, logprobs),
             n=choices,
             priority=routing.priority(request, wanted),
+            tenant=routing.tenant(request, service),
             cache_salt=routing.cache_salt(wanted),
+            routing_key=routing.routing_key(wanted),
+            weight=routing.weight(wanted),
             deadline_s=routing.deadline_s(request, wanted),
         )
         for prompt in prompts

@@ -1,5 +1,6 @@
-"""What a request says about its place in the engine, from body and headers: priority, deadline, cache salt, model."""
+"""What a request says about its place in the engine, from body, headers and key: priority, tenant, deadline, model."""
 
+import hashlib
 import math
 
 from aiohttp import web
@@ -54,3 +55,27 @@ def cache_salt(fields: SamplingFields) -> str:
     if len(salt) > MAX_SALT_CHARACTERS:
         raise invalid("cache_salt", f"cache_salt must have at most {MAX_SALT_CHARACTERS} characters")
     return salt
+
+
+def routing_key(fields: SamplingFields) -> str:
+    """Return the key by which policy routing-key groups requests, or an empty string."""
+    key = fields.routing_key or ""
+    if len(key) > MAX_SALT_CHARACTERS:
+        raise invalid("routing_key", f"routing_key must have at most {MAX_SALT_CHARACTERS} characters")
+    return key
+
+
+def weight(fields: SamplingFields) -> float:
+    """Return the weight that policy dfs-weight-tutorial gives the request, 1 if it names none."""
+    given = 1.0 if fields.weight is None else fields.weight
+    if not (math.isfinite(given) and given > 0):
+        raise invalid("weight", "weight must be a number above 0")
+    return given
+
+
+def tenant(request: web.Request, service: Service) -> str:
+    """Return whose request it is: a digest of the key, so that tenants share no cached prefix; empty without keys."""
+    if not service.config.server.api_key:
+        return ""
+    _, _, key = request.headers.get("Authorization", "").partition(" ")
+    return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]

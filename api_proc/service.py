@@ -79,6 +79,10 @@ class EngineClient(Protocol):
         """Return once every choice is accepted; raise RequestError if one is refused."""
         ...
 
+    def ask(self, what: str, argument: str = "") -> Awaitable[bytes]:
+        """Return the scheduler's answer as JSON; raise RequestError 503 if it gives none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:

@@ -240,6 +240,10 @@ class WorkerConfig(_Section, frozen=True):
     ] = 0.88
     max_total_tokens: Annotated[int, Meta(ge=0, description="KV capacity in tokens; 0: from free memory")] = 0
     cpu_threads: Annotated[int, Meta(ge=0, description="torch threads on the cpu; 0: 1")] = 0
+    disable_cuda_graph: Annotated[bool, Meta(description="launch every kernel of every step by itself (cuda)")] = False
+    cuda_graph_max_bs: Annotated[
+        int, Meta(ge=1, description="largest decode batch that runs as a CUDA graph (cuda)")
+    ] = 512
     simulated_worker: Annotated[bool, Meta(description="answer with a hash instead of a model (tests, benchmarks)")] = (
         False
     )

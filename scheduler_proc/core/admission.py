@@ -1,6 +1,6 @@
-"""What fits into one prefill pass (rules ADM-1 to ADM-11). Pure arithmetic over token counts.
+"""What fits into one prefill pass (rules ADM-1 to ADM-11, BLK-1 to BLK-3). Pure arithmetic over token counts.
 
-Source: SGLang's PrefillAdder, with the departures that the rules name.
+Source: SGLang's PrefillAdder, with the departures that the rules name; block mode is FastDeploy's.
 """
 
 from collections.abc import Iterable
@@ -41,72 +41,141 @@ class PrefillAdder:
         chunk_tokens: int,
         mixed_rows: int = 0,
     ) -> None:
+        self._config = config
         self._kv = kv
-        self._page = kv.page_size
+        self.page_size = kv.page_size
         self._clip = config.clip_max_new_tokens_estimation
-        self.total_offset: float = mixed_rows + sum(
-            min(request.remaining_tokens, self._clip) * (1.0 if request.params.ignore_eos else ratio)
-            for request in running
-        )
+        self._ratio = 1.0 if config.reservation == "full" else ratio
+        self._running = list(running)
+        self.total_offset: float = mixed_rows + sum(self.reservation_of(request) for request in self._running)
         self.current_offset = mixed_rows
         self.remaining_input = config.max_prefill_tokens - mixed_rows
         self.remaining_chunk = chunk_tokens - mixed_rows if chunk_tokens > 0 else None
-        self.admitted = 0
+        self.admitted: list[Request] = []
+        self._block_tokens = 0
+
+    def reservation_of(self, running: Request) -> float:
+        """Return what a running request's remaining output counts for (RAT-6)."""
+        return self._estimate(running) * (1.0 if running.params.ignore_eos else self._ratio)
+
+    def _estimate(self, request: Request) -> int:
+        if self._config.reservation == "full":
+            return request.remaining_tokens
+        return min(request.remaining_tokens, self._clip)
 
     def remaining_total(self) -> float:
         """rem_total: tokens left when every running request takes its reservation; live, as locks change it."""
         return self._kv.reachable_tokens() - self.total_offset
 
+    def _remaining_current(self) -> int:
+        return self._kv.reachable_tokens() - self.current_offset
+
     def verdict(self) -> Verdict:
         """Judge the next candidate (ADM-1)."""
-        if self.remaining_total() <= 0 or self._kv.reachable_tokens() - self.current_offset <= 0:
+        if self.remaining_total() <= 0 or self._remaining_current() <= 0:
             return Verdict.NO_TOKEN
         if self.remaining_input <= 0 or (self.remaining_chunk is not None and self.remaining_chunk <= 0):
             return Verdict.OTHER
         return Verdict.CONTINUE
 
-    def continue_chunked(self, request: Request) -> int:
-        """Return how many tokens the chunked request computes in this pass, and charge them (ADM-8)."""
+    def continue_chunked(self, request: Request, cap: int | None = None) -> int:
+        """Return how many tokens the chunked request computes in this pass, at most `cap`, and charge them (ADM-8)."""
         extend = request.total_tokens - request.committed
         if self.remaining_chunk is None:
             limit = extend
         else:
             limit = min(self.remaining_chunk, int(self.remaining_total()))
             if limit <= 0:
-                limit = self.remaining_chunk if self.remaining_chunk > 0 else self._page
+                # It must progress: its pages are only released by progress.
+                limit = self.remaining_chunk if self.remaining_chunk > 0 else self.page_size
+        if cap is not None:
+            limit = min(limit, max(cap, self.page_size))
         length = min(extend, limit)
-        self._commit(length, self._reservation(request) if extend <= limit else 0)
+        self._commit(request, length, self._estimate(request) if extend <= limit else 0)
         return length
 
-    def add(self, request: Request) -> tuple[int, Verdict]:
-        """Test a candidate whose match is locked (ADM-3 to ADM-7).
+    def add(self, request: Request, withheld_tokens: int = 0) -> tuple[int, Verdict]:
+        """Test a candidate whose match is locked (ADM-3 to ADM-7). `withheld_tokens` it may not evict.
 
         Returns the tokens to compute now, 0 if it is not admitted, and the verdict: on the candidate if it is not
         admitted, else on the next one.
         """
         extend = request.total_tokens - request.committed
-        if extend + self._reservation(request) + self._page >= self.remaining_total():
+        if not self._fits(request, extend, withheld_tokens):
             return 0, Verdict.NO_TOKEN
-        padded = ceil_to(extend, self._page)
-        length, reservation = extend, self._reservation(request)
+        padded = ceil_to(extend, self.page_size)
+        length, reservation = extend, self._estimate(request)
         if self.remaining_chunk is None:
             if self.admitted and padded >= self.remaining_input:
                 return 0, Verdict.OTHER
         elif padded > self.remaining_chunk:
-            length, reservation = floor_to(self.remaining_chunk, self._page), 0
+            length, reservation = floor_to(self.remaining_chunk, self.page_size), 0
             if length <= 0:
                 return 0, Verdict.OTHER
-        self._commit(length, reservation)
+        self._commit(request, length, reservation)
         return length, self.verdict()
 
-    def _reservation(self, request: Request) -> int:
-        return min(request.remaining_tokens, self._clip)
+    def missing_for(self, newcomer: Request, is_compat: bool) -> float:
+        """Return how many tokens preemption must give for `newcomer` (PRE-4); it fits below 0, in compat at 0."""
+        extend = newcomer.total_tokens - newcomer.committed
+        if is_compat:
+            return extend + min(newcomer.max_new_tokens, self._clip) - self.remaining_total()
+        return extend + self._estimate(newcomer) + self.page_size - self.remaining_total()
 
-    def _commit(self, length: int, reservation: int) -> None:
-        padded = ceil_to(length, self._page)
-        self.total_offset += padded + self._page + reservation
-        self.current_offset += padded + self._page
+    def forget_victim(self, victim: Request) -> None:
+        """A running request was preempted: its reservation is free (PRE-6). Call before its KV is released."""
+        self.total_offset -= self.reservation_of(victim)
+        self._running.remove(victim)
+
+    def _fits(self, request: Request, extend: int, withheld: int) -> bool:
+        if self._config.reservation == "blocks":
+            return self._fits_in_blocks(request, extend)
+        if request.params.ignore_eos and not self._kv.is_sharing and (self._running or self.admitted):
+            # Alone the plain test decides: the spare token would keep out a request that LEN-2 has let in.
+            return self._fits_simulated(request, extend)
+        return extend + self._estimate(request) + self.page_size < self.remaining_total() - withheld
+
+    def _fits_in_blocks(self, request: Request, extend: int) -> bool:
+        """Full reservation for the candidate, a share of it for who decodes, in whole blocks (BLK-1, BLK-2)."""
+        is_full_basis = self._config.reserve_basis == "full"
+        decode = sum(
+            self._ratio * (running.max_new_tokens if is_full_basis else self._estimate(running))
+            for running in self._running
+        )
+        tokens = ceil_to(extend, self.page_size) + request.remaining_tokens + self._block_tokens + decode
+        return needed_blocks(tokens, self.page_size) * self.page_size <= self._kv.reachable_tokens()
+
+    def _fits_simulated(self, request: Request, extend: int) -> bool:
+        """Play the batch to its end, shortest first; each must leave a spare token for all alive (ADM-10)."""
+        padded = ceil_to(extend, self.page_size) + self.page_size
+        if padded > min(self._remaining_current(), self.remaining_total()):
+            return False
+        everybody = [request, *self._running, *self.admitted]
+        states = sorted((left, alive.total_tokens) for alive in everybody if (left := self._left_to_come(alive)) > 0)
+        free, freed = self._remaining_current() - padded, 0
+        for position, (left, occupied) in enumerate(states):
+            alive_count = len(states) - position
+            if free + freed - left * alive_count <= alive_count:
+                return False
+            freed += occupied
+        return True
+
+    def _left_to_come(self, request: Request) -> float:
+        share = 1.0 if request.params.ignore_eos else self._ratio
+        return request.max_new_tokens * share - len(request.output_ids)
+
+    def _commit(self, request: Request, length: int, reservation: int) -> None:
+        padded = ceil_to(length, self.page_size)
+        self.total_offset += padded + self.page_size + reservation
+        self.current_offset += padded + self.page_size
+        self._block_tokens += padded + (request.remaining_tokens if reservation else 0)
         self.remaining_input -= padded
         if self.remaining_chunk is not None:
             self.remaining_chunk -= padded
-        self.admitted += 1
+        self.admitted.append(request)
+
+
+def needed_blocks(tokens: float, page_size: int) -> int:
+    """Round tokens up to whole blocks, once, as an integer (BLK-2)."""
+    whole = int(tokens)
+    return -(-(whole + (tokens > whole)) // page_size)

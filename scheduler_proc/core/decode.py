@@ -1,44 +1,51 @@
 """One decode step: does the next token of every row fit, and who gives way if not (rules RET-1 to RET-13)."""
 
-from quartet.frames import Failed
 from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.retraction import pick_victim
-from scheduler_proc.core.state import State
+from scheduler_proc.core.state import PageWrite, State
 
 
 class DecodePass:
-    """Prepares decode steps. `state` is shared with the rest of the scheduler."""
+    """Prepares decode rows. `state` is shared with the rest of the scheduler."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, retraction: Retraction) -> None:
         self._state = state
+        self._retraction = retraction
+        self._steps = 0
 
-    def form(self) -> list[tuple[int, int, int]] | None:
-        """Advance every row by one token; returns page table writes (slot, index, page), or None to not decode now.
+    def rows(self) -> list[Request]:
+        """Return who decodes: rows whose last token is launched already have left their slot."""
+        return [request for request in self._state.running.values() if request.slot >= 0]
 
-        Rows whose last token is launched already have left their slot, so every running request with a slot decodes.
+    def make_fit(self, rows: list[Request]) -> tuple[list[Request], bool]:
+        """Retract until the next token of the rest fits.
+
+        Returns who decodes now, perhaps nobody, and whether anybody was retracted. The ratio is re-estimated if so.
         """
         state = self._state
-        rows = [request for request in state.running.values() if request.slot >= 0]
-        if not rows:
-            return None
-        kv = state.require_kv()
-        if not kv.make_room(self._needed(rows)):
-            if len(rows) < len(state.running):
-                # Requests that only wait for their last result will free their pages: cheaper than a retraction.
-                return None
-            rows = self._retract(rows)
-            if not rows:
-                return None
-        else:
-            state.ratio.on_decode()
-        return self._advance(rows)
+        self._steps += 1
+        is_forced = state.config.test_retract and self._steps % 3 == 0 and len(rows) > 1
+        if not is_forced and self.fits(rows):
+            return rows, False
+        if len(rows) < len(state.running) and not is_forced:
+            # Requests that only wait for their last result will free their pages: cheaper than a retraction (RET-9).
+            return [], False
+        if len(rows) == 1:
+            self._settle_lone(rows[0])
+            return [], False
+        return self._retract(rows), True
+
+    def fits(self, rows: list[Request]) -> bool:
+        """Evict what is short of the rows' next tokens; say whether they fit then (RET-1)."""
+        return self._state.require_kv().make_room(self._needed(rows))
 
     def _needed(self, rows: list[Request]) -> int:
         page_size = self._state.page_size
         return page_size * sum(1 for request in rows if request.committed % page_size == 0)
 
-    def _advance(self, rows: list[Request]) -> list[tuple[int, int, int]]:
+    def advance(self, rows: list[Request]) -> list[PageWrite]:
+        """Launch one token of each row, for which there is room; returns the page table writes."""
         kv = self._state.require_kv()
         page_size = kv.page_size
         writes = []
@@ -52,52 +59,32 @@ class DecodePass:
         return writes
 
     def _retract(self, rows: list[Request]) -> list[Request]:
-        """Take victims until the rest fits; returns the survivors. The last one is failed, not retracted (RET-4)."""
+        """Take victims until the rest fits (RET-2, RET-3, RET-5); returns the survivors."""
         state = self._state
         kv = state.require_kv()
-        while not kv.make_room(self._needed(rows)):
-            if len(rows) == 1:
-                if state.chunked is not None or state.outstanding:
-                    # A prompt being computed holds the rest, or pages are about to come back: wait for them.
-                    return []
-                self._fail_alone(rows[0])
-                return []
-            victim = pick_victim(rows)
+        rows = list(rows)
+        while True:
+            shortage = self._needed(rows) - kv.pool.available_tokens
+            victim = pick_victim(rows, state.config.retraction_policy)
             rows.remove(victim)
-            self.retract(victim)
+            self._retraction.retract(victim, shortage)
             kv.make_room(state.config.retract_decode_steps * len(rows))
+            if self.fits(rows):
+                break
+            if len(rows) == 1:
+                self._settle_lone(rows[0])
+                rows = []
+                break
         state.ratio.on_retract((len(request.output_ids), request.max_new_tokens) for request in rows)
         return rows
 
-    def retract(self, request: Request) -> None:
-        """Give a request's pages, lock and slot back and queue it again; its output stays (RET-5 to RET-7)."""
+    def _settle_lone(self, request: Request) -> None:
+        """One request is left and does not fit: it waits while pages can still come back. Then it makes way for a
+        prompt in progress, which could not go on either; alone it is failed (RET-4)."""
         state = self._state
-        state.counters.retractions += 1
-        state.counters.retracted_tokens += request.committed
-        request.retractions += 1
-        state.leave_batch(request)
-        state.give_slot_back(request)
-        state.require_kv().release(request)
-        request.move_to(RequestState.WAITING)
-        state.requeue(request)
-
-    def _fail_alone(self, request: Request) -> None:
-        state = self._state
-        state.leave_batch(request)
-        state.give_slot_back(request)
-        state.require_kv().release(request)
-        request.move_to(RequestState.FAILED)
-        state.counters.failed += 1
-        state.outbox.close(request)
-        state.outbox.put(
-            request.reply_to,
-            Failed(
-                request.rid,
-                request.choice,
-                request.attempt,
-                500,
-                "out_of_memory",
-                "The KV cache is too small for this request even after retracting every other request.",
-            ),
-        )
-        state.forget(request)
+        if state.outstanding:
+            return
+        if state.chunked is not None:
+            self._retraction.retract(request, self._needed([request]))
+        else:
+            self._retraction.fail_alone(request)

@@ -1,6 +1,7 @@
 """What the edge says: requests arrive, are replaced by a later attempt, are dropped (LEN, PRI-4, faults R4, R6)."""
 
 import heapq
+from collections.abc import Iterator
 
 import msgspec
 
@@ -8,6 +9,7 @@ from quartet.errors import RequestError
 from quartet.frames import Accepted, Held, HeldItem, LiveSet, Rejected, Submit, unpack_ids
 from quartet.ids import Rid
 from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.priority import least_urgent, urgency_of
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.request import State as RequestState
 from scheduler_proc.core.results import Results
@@ -44,7 +46,7 @@ class Intake:
         try:
             self._queue(submit, self._state.lengths)
         except RequestError as error:
-            self._state.counters.rejected += 1
+            self._state.ends_by_cause[error.code] += 1
             self._state.outbox.put(
                 submit.reply_to,
                 Rejected(
@@ -67,15 +69,24 @@ class Intake:
     def _queue(self, submit: Submit, lengths: LengthRules) -> None:
         state = self._state
         prompt_tokens = len(submit.prompt_ids) // 4
-        if submit.attempt == 0:
-            self._check_limits()
+        if (
+            submit.priority is not None
+            and state.config.abort_on_priority_when_disabled
+            and not state.config.enable_priority_scheduling
+        ):
+            raise RequestError(503, "priority_disabled", "This server does not take priorities.", "priority")
+        urgency = urgency_of(submit.priority, state.config)
         if state.config.allow_auto_truncate and prompt_tokens > lengths.longest_prompt():
             prompt_tokens = lengths.longest_prompt()
             submit = _truncated(submit, prompt_tokens)
         lengths.check_prompt(prompt_tokens)
+        if submit.attempt == 0:
+            self._check_limits(urgency)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
         request = Request(submit, max_new_tokens, state.eos_token_ids, state.next_seq(), state.next_qseq(), state.now)
+        request.urgency = urgency
         state.requests.setdefault(request.rid, {})[request.choice] = request
+        state.note_entry(request)
         state.waiting.append(request)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.seq, request))
@@ -87,17 +98,19 @@ class Intake:
             self._results.finish(request, reason)
             state.outbox.flush_tokens(state.step)
 
-    def _check_limits(self) -> None:
+    def _check_limits(self, urgency: int) -> None:
+        """Raise RequestError if a new request cannot be queued; it displaces a less urgent one if it can (PRI-4)."""
         state = self._state
         if state.is_draining:
             raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-        never_started = sum(1 for request in state.waiting if not request.is_open)
-        if never_started + 1 > state.config.max_queued_requests and (never_started or not self._is_idle()):
-            raise RequestError(503, "queue_full", f"{never_started} requests are waiting already.", None, RETRY_AFTER_S)
-
-    def _is_idle(self) -> bool:
-        state = self._state
-        return bool(state.free_slots) and not state.running and state.chunked is None
+        never_started = [request for request in state.waiting if not request.is_open and request.attempt == 0]
+        if len(never_started) + 1 <= state.config.max_queued_requests:
+            return
+        worst = least_urgent(never_started)
+        if worst is None or urgency >= worst.urgency:
+            message = f"{len(never_started)} requests are waiting already; the queue is full."
+            raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
+        self._results.fail(worst, 503, "queue_full", "Displaced from the full queue by a higher priority request.")
 
     def _rebind(self, request: Request, submit: Submit) -> bool:
         """Give a request that is still held its new attempt and address, without computing anything again.
@@ -156,16 +169,33 @@ class Intake:
         state.outbox.put(live.reply_to, Held(held))
 
     def on_deadlines(self) -> None:
-        """Fail what has passed its deadline."""
-        while (deadline_s := self.next_deadline()) is not None and deadline_s <= self._state.now:
+        """Fail what has passed its deadline, or has waited or run too long (scheduling rules 6.5)."""
+        state = self._state
+        while self._deadlines and (self._deadlines[0][2].is_done or self._deadlines[0][0] <= state.now):
             _, _, request = heapq.heappop(self._deadlines)
-            self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
+            if not request.is_done:
+                self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
+        for request, limit_s in [*self._limits()]:
+            if state.now >= limit_s:
+                self._results.fail(request, 408, "deadline_exceeded", "The request has waited or run for too long.")
 
     def next_deadline(self) -> float | None:
-        """Return the earliest deadline of a live request."""
+        """Return when a live request must be looked at next."""
         while self._deadlines and self._deadlines[0][2].is_done:
             heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        own = [self._deadlines[0][0]] if self._deadlines else []
+        return min([*own, *(limit_s for _, limit_s in self._limits())], default=None)
+
+    def _limits(self) -> Iterator[tuple[Request, float]]:
+        """Yield what the waiting and running timeouts say of each live request."""
+        config = self._state.config
+        if config.req_waiting_timeout <= 0 and config.req_running_timeout <= 0:
+            return
+        for request in self._state.live():
+            is_waiting = request.state is RequestState.WAITING
+            timeout = config.req_waiting_timeout if is_waiting else config.req_running_timeout
+            if timeout > 0:
+                yield request, (request.queued_s if is_waiting else request.started_s) + timeout
 
 
 def _truncated(submit: Submit, prompt_tokens: int) -> Submit:

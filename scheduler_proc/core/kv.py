@@ -17,13 +17,26 @@ class KvCache:
         page_count: pages that the worker holds, without the dummy.
         page_size: P.
         is_sharing: whether finished and running requests share prefixes (--disable-radix-cache turns it off).
+        strategy: of eviction, a name of --radix-eviction-policy.
+        by_priority: a request's room is made at the cost of less urgent prefixes first (4.7).
+        isolates: and never at the cost of more urgent ones.
     """
 
-    def __init__(self, page_count: int, page_size: int, is_sharing: bool) -> None:
+    def __init__(
+        self,
+        page_count: int,
+        page_size: int,
+        is_sharing: bool,
+        strategy: str = "lru",
+        by_priority: bool = False,
+        isolates: bool = False,
+    ) -> None:
         self.page_size = page_size
         self.pool = PagePool(page_count, page_size)
-        self.tree = RadixTree(page_size)
+        self.tree = RadixTree(page_size, strategy)
         self.is_sharing = is_sharing
+        self._by_priority = by_priority
+        self._isolates = by_priority and isolates
 
     @property
     def capacity_tokens(self) -> int:
@@ -33,6 +46,12 @@ class KvCache:
     def reachable_tokens(self) -> int:
         """avail + evict: what could be allocated at most."""
         return self.pool.available_tokens + self.tree.evictable_tokens
+
+    def withheld_tokens(self, urgency: int) -> int:
+        """Return the evictable tokens that a request of that urgency may not have: more urgent requests' prefixes."""
+        if not self._isolates:
+            return 0
+        return self.tree.evictable_tokens - self.tree.evictable_from(urgency)
 
     def match_and_lock(self, request: Request) -> int:
         """Find the cached prefix of a waiting request, at most L-1 tokens, and lock it; returns its length."""
@@ -59,6 +78,20 @@ class KvCache:
             self.pool.free(self.tree.evict(shortage))
         return self.pool.available_tokens >= tokens
 
+    def make_room_for(self, request: Request, tokens: int, is_alone: bool) -> bool:
+        """Make room for a request that enters: less urgent prefixes go first (4.7). With isolation no other goes,
+        unless the engine is otherwise idle."""
+        if self._by_priority:
+            freed = self.tree.evict_for_priority(request.urgency, tokens, self.pool.available_tokens)
+            if freed is not None:
+                self.pool.free(freed)
+                return True
+            if self._isolates and not is_alone:
+                shortage = tokens - self.pool.available_tokens
+                self.pool.free(self.tree.evict_from(request.urgency, shortage))
+                return self.pool.available_tokens >= tokens
+        return self.make_room(tokens)
+
     def extend(self, request: Request, end: int) -> list[int]:
         """Give a request pages up to token `end`; the caller has made room. Returns the new pages."""
         wanted = ceil_to(end, self.page_size) // self.page_size - len(request.pages)
@@ -80,8 +113,14 @@ class KvCache:
         assert old_node is not None
         count = length // self.page_size
         present, pages, node = self.tree.insert(
-            self._key(request, length), request.pages[:count], step, request.namespace
+            self._key(request, length),
+            request.pages[:count],
+            step,
+            request.namespace,
+            request.urgency,
+            request.inserted_tokens,
         )
+        request.inserted_tokens = max(request.inserted_tokens, length)
         duplicates = request.pages[old_protected // self.page_size : present // self.page_size]
         first = old_protected // self.page_size
         writes = [(first + i, pages[first + i]) for i in range(len(duplicates))]
@@ -99,7 +138,9 @@ class KvCache:
         first = request.protected // self.page_size
         if count > first:
             key = self._key(request, length)
-            present, _, _ = self.tree.insert(key, request.pages[:count], step, request.namespace)
+            present, _, _ = self.tree.insert(
+                key, request.pages[:count], step, request.namespace, request.urgency, request.inserted_tokens
+            )
             self.pool.free(request.pages[first : max(first, present // self.page_size)])
         self.pool.free(request.pages[max(first, count) :])
         self._unlock(request)

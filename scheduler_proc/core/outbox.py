@@ -40,6 +40,7 @@ class Outbox:
         self._next_handle += 1
         request.handle = Handle(self._next_handle)
         request.is_open = True
+        request.sent_count = len(request.output_ids)
         params = request.params
         frame = Open(
             request.handle,
@@ -65,16 +66,16 @@ class Outbox:
             self.put(request.detok, Close(request.handle))
             request.is_open = False
 
-    def token(self, request: Request, token_id: int, logprobs: TokenLogprobs | None) -> None:
-        """Add the request's newest output token, which has been appended to it already."""
+    def token(self, request: Request, index: int, logprobs: TokenLogprobs | None) -> None:
+        """Add the request's output token of that index."""
         columns = self._columns.get(request.detok)
         if columns is None:
             columns = self._columns[request.detok] = _Columns()
         if logprobs is not None:
             columns.logprobs.append((len(columns.ids), logprobs))
         columns.handles.append(request.handle)
-        columns.indices.append(len(request.output_ids) - 1)
-        columns.ids.append(token_id)
+        columns.indices.append(index)
+        columns.ids.append(request.output_ids[index])
 
     def end(self, request: Request, end: End) -> None:
         """Add the end of a request, after its tokens."""

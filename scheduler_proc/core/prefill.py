@@ -1,108 +1,199 @@
 """One prefill pass: the chunked request in progress, then the waiting queue in policy order (rules ADM-2, TREE-8)."""
 
+from dataclasses import dataclass, field
+
 from quartet.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
-from scheduler_proc.core.policies import POLICIES
+from scheduler_proc.core.policies import PolicyContext, make_policy, reserve_for_short
+from scheduler_proc.core.preemption import pick_victims
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.request import State as RequestState
-from scheduler_proc.core.state import State
+from scheduler_proc.core.retract import Retraction
+from scheduler_proc.core.state import PageWrite, State
 
 
+@dataclass(slots=True)
 class PrefillBatch:
-    """What one pass put together for a Step."""
+    """What one pass put together for a Step. `new_pages` are page table writes of slots the worker knows; `replaced`
+    are pages that the tree's replace, free once the step is issued; their writes go with the step after it."""
 
-    def __init__(self) -> None:
-        self.enter: list[Enter] = []
-        self.chunks: list[Chunk] = []
-        self.requests: list[Request] = []
-        self.new_pages: list[tuple[int, int, int]] = []
-        """(slot, index, page) for the chunked request, whose slot is already known to the worker."""
-        self.next_writes: list[tuple[Request, int, int, int]] = []
-        """Page table writes for the step after this one."""
-        self.freed_pages: list[int] = []
-        """Pages replaced by the tree's; free once this step is issued."""
+    enter: list[Enter] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    new_pages: list[PageWrite] = field(default_factory=list)
+    next_writes: list[tuple[Request, int, int, int]] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)
+    context_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens that are computed."""
+        return sum(chunk.length for chunk in self.chunks)
 
 
 class PrefillPass:
     """Forms prefill batches. `state` is shared with the rest of the scheduler."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, retraction: Retraction) -> None:
         self._state = state
+        self._retraction = retraction
+        self._policy = make_policy(state.config)
 
     def is_due(self) -> bool:
         """Say whether a pass could do anything."""
         state = self._state
-        return state.chunked is not None or (bool(state.waiting) and not state.is_full)
+        return state.chunked is not None or (bool(state.waiting) and not (state.is_full and not self._can_preempt))
 
-    def form(self, step: int) -> PrefillBatch | None:
-        """Form the batch of step number `step`; None if nothing can be computed."""
+    @property
+    def _can_preempt(self) -> bool:
+        config = self._state.config
+        return config.enable_priority_scheduling and not config.disable_priority_preemption
+
+    def form(self, step: int, mixed_rows: int = 0, token_cap: int | None = None, admits: bool = True) -> PrefillBatch:
+        """Form the batch of step number `step`; it may turn out empty.
+
+        Args:
+            mixed_rows: decode rows that join the step.
+            token_cap: bound on the prompt tokens of the step, for a step bounded by time.
+            admits: whether new requests may enter; the chunked one continues in any case.
+        """
+        state = self._state
+        chunk_tokens = state.chunk_tokens
+        if token_cap is not None:
+            # What is left for the prompt when the rows have taken theirs.
+            cap = max(token_cap, state.page_size) + mixed_rows
+            chunk_tokens = min(chunk_tokens, cap) if chunk_tokens > 0 else cap
+        adder = PrefillAdder(
+            state.config, state.require_kv(), state.running.values(), state.ratio.current, chunk_tokens, mixed_rows
+        )
+        batch = PrefillBatch()
+        context = self._policy_context()
+        is_ordered = False
+        if state.chunked is not None:
+            is_ordered = self._continue(state.chunked, adder, batch, step, context)
+        if admits and state.chunked is None and state.waiting and not (state.is_full and not self._can_preempt):
+            if not is_ordered:
+                self._policy.order(state.waiting, context)
+            self._admit_waiting(adder, batch, step, context)
+        return batch
+
+    def _policy_context(self) -> PolicyContext:
+        state = self._state
+        state.passes += 1
+        tree = state.require_kv().tree if not state.config.disable_radix_cache else None
+        return PolicyContext(state.config, tree, state.running.values(), state.counters.prefill_tokens, state.passes)
+
+    # The chunked request
+
+    def _continue(
+        self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext
+    ) -> bool:
+        """Compute more of the chunked request; says whether the queue was put in order for it."""
         state = self._state
         kv = state.require_kv()
-        adder = PrefillAdder(state.config, kv, state.running.values(), state.ratio.current, state.chunk_tokens)
-        batch = PrefillBatch()
-        if state.chunked is not None:
-            self._continue(state.chunked, adder, batch, step)
-        if state.chunked is None and state.waiting and not state.is_full:
-            self._admit_waiting(adder, batch, step)
-        return batch if batch.chunks else None
-
-    def _continue(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int) -> None:
-        kv = self._state.require_kv()
-        length = adder.continue_chunked(request)
+        cap, is_ordered = None, False
+        if state.config.schedule_policy == "shortest-prefill-first" and state.waiting and adder.remaining_chunk:
+            self._policy.order(state.waiting, context)
+            is_ordered = True
+            left = request.total_tokens - request.committed
+            reserved = reserve_for_short(state.waiting, left, adder.remaining_chunk, kv.page_size)
+            if reserved:
+                cap = (adder.remaining_chunk - reserved) // kv.page_size * kv.page_size
+        length = adder.continue_chunked(request, cap)
         if not kv.make_room(length + kv.page_size):
-            # Its pages can only come from requests that decode: it waits for the decode pass to retract some.
-            if self._state.running:
-                return
-            length = kv.pool.available_tokens - (-request.committed % kv.page_size)
+            # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
+            if state.running:
+                return is_ordered
+            length = min(length, kv.pool.available_tokens - (-request.committed % kv.page_size))
             if length <= 0:
-                return
+                return is_ordered
         index = len(request.pages)
         pages = kv.extend(request, request.committed + length)
         batch.new_pages += [(request.slot, index + i, page) for i, page in enumerate(pages)]
         self._compute(request, length, batch, step)
+        return is_ordered
 
-    def _admit_waiting(self, adder: PrefillAdder, batch: PrefillBatch, step: int) -> None:
+    # The waiting queue
+
+    def _admit_waiting(self, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext) -> None:
         state = self._state
-        POLICIES[state.config.schedule_policy](state.waiting)
+        queue = list(state.waiting)
+        admitted: set[int] = set()
+        for request in queue:
+            reason = self._reason_to_stop(request, adder, batch, len(admitted))
+            if reason is None:
+                reason = self._admit(request, adder, batch, step)
+            if reason is not None:
+                state.stop_reasons[reason] += 1
+                break
+            admitted.add(id(request))
+        if admitted:
+            state.waiting[:] = [request for request in state.waiting if id(request) not in admitted]
+        self._policy.after_pass(state.waiting, len(admitted), context)
+
+    def _reason_to_stop(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, admitted: int) -> str | None:
+        """Say why this pass must not even look at a candidate, or None."""
+        state = self._state
+        if adder.verdict() is Verdict.OTHER:
+            return "budget"
         limit = state.config.prefill_max_requests
-        verdict = adder.verdict()
-        admitted = 0
-        for request in state.waiting:
-            if verdict is Verdict.OTHER or (limit and admitted >= limit) or self._must_wait(request, batch):
-                break
-            if not state.free_slots:
-                state.is_full = True
-                break
-            if verdict is Verdict.CONTINUE:
-                length, verdict = self._try_add(request, adder)
-            else:
-                length = 0
-            if not length:
-                if verdict is Verdict.NO_TOKEN:
-                    state.is_full = bool(state.running or batch.chunks)
-                break
-            self._enter(request, length, batch, step)
-            admitted += 1
-        del state.waiting[:admitted]
+        if limit and admitted >= limit:
+            return "prefill_max_requests"
+        if request.in_flight:
+            return "token_in_flight"
+        return "probation" if self._must_run_alone(request, batch) else None
 
-    def _must_wait(self, request: Request, batch: PrefillBatch) -> bool:
-        """A suspect of failed steps runs alone; a retracted request waits for its token in flight (RET-10)."""
+    def _must_run_alone(self, request: Request, batch: PrefillBatch) -> bool:
+        """A suspect of failed steps runs alone, and nobody joins one."""
+        on_board = [*self._state.running.values(), *batch.requests]
+        if any(other.suspicion > 1 for other in on_board):
+            return True
+        return request.suspicion > 1 and bool(on_board)
+
+    def _admit(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int) -> str | None:
+        """Admit a candidate, preempting others for it if that is what it takes; else say why the pass stops."""
         state = self._state
-        is_alone = not state.running and not batch.chunks
-        others = any(other.suspicion > 1 for other in state.running.values()) or any(
-            other.suspicion > 1 for other in batch.requests
-        )
-        return request.in_flight > 0 or others or (request.suspicion > 1 and not is_alone)
-
-    def _try_add(self, request: Request, adder: PrefillAdder) -> tuple[int, Verdict]:
-        kv = self._state.require_kv()
+        kv = state.require_kv()
         kv.match_and_lock(request)
-        length, verdict = adder.add(request)
-        if length and not kv.make_room(length + kv.page_size):
-            length, verdict = 0, Verdict.NO_TOKEN
-        if not length:
-            kv.unlock_match(request)
+        needs_slot = not state.free_slots
+        length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, batch)
+        if not length and verdict is Verdict.NO_TOKEN and self._preempt_for(request, adder, batch, needs_slot):
+            length, verdict = self._test(request, adder, batch)
+        if length:
+            self._enter(request, length, batch, step)
+            return None
+        kv.unlock_match(request)
+        if verdict is Verdict.OTHER:
+            return "budget"
+        state.is_full = needs_slot or bool(state.running or batch.chunks)
+        return "no_slot" if needs_slot else "no_kv"
+
+    def _test(self, request: Request, adder: PrefillAdder, batch: PrefillBatch) -> tuple[int, Verdict]:
+        kv = self._state.require_kv()
+        if adder.verdict() is Verdict.NO_TOKEN:
+            return 0, Verdict.NO_TOKEN
+        is_alone = not self._state.running and not batch.chunks
+        withheld = 0 if is_alone else kv.withheld_tokens(request.urgency)
+        length, verdict = adder.add(request, withheld)
+        if length and not kv.make_room_for(request, length + kv.page_size, is_alone):
+            return 0, Verdict.NO_TOKEN
         return length, verdict
+
+    def _preempt_for(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, needs_slot: bool) -> bool:
+        """Preempt less urgent running requests so that this one fits (PRE-1, PRE-6); says whether any was."""
+        state = self._state
+        if not self._can_preempt:
+            return False
+        entered = {id(other) for other in batch.requests}
+        candidates = [other for other in state.running.values() if other.slot >= 0 and id(other) not in entered]
+        victims = pick_victims(request, candidates, adder, state.config, needs_slot)
+        for victim in victims:
+            adder.forget_victim(victim)
+            self._retraction.preempt(victim, request)
+        if victims:
+            remaining = state.config.retract_decode_steps * len(state.running)
+            state.require_kv().make_room(remaining)
+        return bool(victims)
 
     def _enter(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
         state = self._state
@@ -111,12 +202,9 @@ class PrefillPass:
         kv.extend(request, cached + length)
         state.take_slot(request)
         request.first_step = step
-        if request.cached_tokens < 0:
-            request.cached_tokens = cached
-            request.started_s = state.now
+        state.note_admission(request, cached, length)
         if not request.is_open:
             state.outbox.open(request, state.now)
-        state.counters.cached_tokens += cached
         batch.enter.append(
             Enter(
                 request.slot,
@@ -134,14 +222,16 @@ class PrefillPass:
     def _compute(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
         """Put `length` tokens of a request that has pages for them into the batch."""
         state = self._state
+        batch.context_tokens += request.committed + length // 2
         request.committed += length
         is_last = request.committed == request.total_tokens
         batch.chunks.append(Chunk(request.slot, length, is_last))
         batch.requests.append(request)
         state.counters.prefill_tokens += length
+        request.events.append((state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step}))
         writes, replaced = state.require_kv().register(request, step)
         batch.next_writes += [(request, request.generation, index, page) for index, page in writes]
-        batch.freed_pages += replaced
+        batch.replaced += replaced
         if is_last:
             if state.chunked is request:
                 state.chunked = None

@@ -1,127 +1,172 @@
-"""The radix tree: KV pages by the tokens that they hold (rules TREE-1 to TREE-7, least recently used evicted first).
+"""The radix tree: KV pages by the tokens that they hold (rules TREE-1 to TREE-7, and 4.7 for priorities).
 
 Keys are little-endian int32 bytes, so that comparing a page is comparing bytes. A node's key is a whole number of
 pages; children are found by their first page, at the root by (namespace, first page). Source: SGLang's radix cache.
+
+The tree knows page numbers, not the pool: whoever evicts frees what is returned.
 """
 
-import heapq
+import itertools
 from collections.abc import Iterator
 
 from quartet.errors import InvariantViolation
+from scheduler_proc.core.eviction import Evictables
+from scheduler_proc.core.radix_node import ID_BYTES, ChildKey, Namespace, Node, common_bytes
 
-ID_BYTES = 4
-Namespace = tuple[str, ...]
-ChildKey = bytes | tuple[Namespace, bytes]
-
-
-class Node:
-    """A run of pages. `step` is the step that wrote the last of them; `lock_ref` counts locks here and below;
-    `serial` is the order of creation; `is_candidate` says that the eviction heap has an entry for the node."""
-
-    __slots__ = (
-        "child_key",
-        "children",
-        "is_candidate",
-        "key",
-        "last_access",
-        "lock_ref",
-        "pages",
-        "parent",
-        "serial",
-        "step",
-    )
-
-    def __init__(
-        self, parent: "Node | None", child_key: ChildKey, key: bytes, pages: list[int], step: int, serial: int
-    ) -> None:
-        self.parent = parent
-        self.child_key = child_key
-        self.key = key
-        self.pages = pages
-        self.step = step
-        self.children: dict[ChildKey, Node] = {}
-        self.serial = serial
-        self.lock_ref = 0
-        self.last_access = 0
-        self.is_candidate = False
+__all__ = ["ID_BYTES", "ChildKey", "Namespace", "Node", "RadixTree"]
 
 
 class RadixTree:
     """Pages of finished and running sequences, shared by prefix.
 
+    `evictable_tokens` and `protected_tokens` (in locked nodes) add up to all it holds. `version` rises whenever a match
+    could come out differently: when pages come or go, but not when a node is split.
+
     Args:
         page_size: tokens of a page (P).
+        strategy: which leaves are evicted first, a name in eviction.STRATEGIES; raises ConfigError for another.
     """
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, strategy: str = "lru") -> None:
         self.page_size = page_size
+        self.strategy = strategy
         self._page_bytes = page_size * ID_BYTES
         self._clock = 0
-        self._serial = 0
-        self._candidates: list[tuple[int, int, Node]] = []
+        self._serials = itertools.count(1)
+        self._evictables = Evictables(strategy, page_size)
         self.root = Node(None, b"", b"", [], 0, 0)
         self.root.lock_ref = 1
-        self.evictable_tokens = 0
+        self.version = 0
         self.protected_tokens = 0
+
+    @property
+    def evictable_tokens(self) -> int:
+        """Tokens in unlocked nodes; all of them can be evicted, since nothing below such a node is locked (TREE-5)."""
+        return self._evictables.tokens
 
     def match(self, key: bytes, namespace: Namespace = ()) -> tuple[list[int], Node]:
         """Return the pages of the longest cached prefix of `key` and the node it ends in (TREE-2).
 
         A partial match splits the node at the page boundary. The path counts as just used.
         """
+        path, _ = self._walk(key, len(key), namespace)
+        return [page for node in path for page in node.pages], path[-1] if path else self.root
+
+    def match_length(
+        self, key: bytes, limit_tokens: int, namespace: Namespace = (), known: tuple[int, Node] | None = None
+    ) -> tuple[int, Node]:
+        """Match the first `limit_tokens` of `key` as `match` does, but return the tokens found instead of the pages.
+
+        `known` is an earlier answer of this tree for `key` or a beginning of it: if its node is still there, so is all
+        above it, and only what has come since is compared.
+        """
+        if known is None or (known[1].parent is None and known[1] is not self.root):
+            known = 0, self.root
+        path, matched = self._walk(key, limit_tokens * ID_BYTES, namespace, known[1], known[0] * ID_BYTES)
+        return matched // ID_BYTES, path[-1] if path else known[1]
+
+    def touch(self, node: Node) -> None:
+        """Count the path to `node` as just used, as a match that ends there would."""
         self._clock += 1
-        node, at, pages = self.root, 0, list[int]()
-        end = len(key) // self._page_bytes * self._page_bytes
+        self._mark_used(node)
+        self._evictables.on_use(node)
+
+    def _mark_used(self, node: Node) -> None:
+        while node.parent is not None:
+            node.last_access = self._clock
+            node = node.parent
+
+    def _walk(
+        self, key: bytes, end: int, namespace: Namespace, start: Node | None = None, at: int = 0
+    ) -> tuple[list[Node], int]:
+        """Descend along `key[:end]` from `start`, which is at byte `at`; returns nodes passed and bytes matched."""
+        self._clock += 1
+        node, path = start or self.root, list[Node]()
+        self._mark_used(node)
+        end = min(end, len(key)) // self._page_bytes * self._page_bytes
         while at < end:
             first = key[at : at + self._page_bytes]
             child = node.children.get((namespace, first) if node is self.root else first)
             if child is None:
                 break
-            child.last_access = self._clock
-            common = self._common_bytes(child.key, key, at)
+            common = common_bytes(child.key, key, at, end, self._page_bytes)
             if common < len(child.key):
                 child = self._split(child, common)
-            pages += child.pages
+            child.last_access = self._clock
+            path.append(child)
             at += common
             node = child
-        return pages, node
+        self._evictables.on_use(node)
+        return path, at
 
-    def _common_bytes(self, node_key: bytes, key: bytes, at: int) -> int:
-        """Return how many bytes of `node_key` stand at `key[at:]`, in whole pages."""
-        if key.startswith(node_key, at):
-            return len(node_key)
-        step, common = self._page_bytes, self._page_bytes
-        while node_key[common : common + step] == key[at + common : at + common + step]:
-            common += step
-        return common
-
-    def insert(self, key: bytes, pages: list[int], step: int, namespace: Namespace = ()) -> tuple[int, list[int], Node]:
+    def insert(
+        self,
+        key: bytes,
+        pages: list[int],
+        step: int,
+        namespace: Namespace = (),
+        urgency: int = 0,
+        counted_from: int = 0,
+    ) -> tuple[int, list[int], Node]:
         """Add `pages` under `key`, whose lengths agree and are whole pages (TREE-4).
 
         Returns the tokens already present, the tree's pages for all of `key`, and the last node. Where the tree had
         pages already it keeps its own; the caller frees its duplicates.
+
+        Args:
+            key: token ids of all of the sequence so far.
+            pages: its pages, from the first on.
+            step: the step that writes the last of them.
+            namespace: sequences of different namespaces share nothing.
+            urgency: of the request; smaller is more urgent.
+            counted_from: tokens that this request has inserted before. Nodes that end within them have counted it.
         """
-        present, node = self.match(key, namespace)
-        if len(present) == len(pages):
-            return len(present) * self.page_size, present, node
-        at = len(present) * self._page_bytes
-        first = key[at : at + self._page_bytes]
-        child_key: ChildKey = (namespace, first) if node is self.root else first
+        if len(key) != len(pages) * self._page_bytes:
+            raise InvariantViolation("INV-5", f"{len(pages)} pages inserted under a key of {len(key)} bytes")
+        path, at = self._walk(key, len(key), namespace)
+        present = [page for node in path for page in node.pages]
         fresh = pages[len(present) :]
-        leaf = Node(node, child_key, key[at:], fresh, step, self._next_serial())
+        if fresh:
+            path.append(self._add_leaf(path[-1] if path else self.root, key[at:], fresh, step, namespace, urgency))
+        self._count_request(path, urgency, counted_from)
+        return at // ID_BYTES, present + fresh, path[-1] if path else self.root
+
+    def _add_leaf(
+        self, parent: Node, key: bytes, pages: list[int], step: int, namespace: Namespace, urgency: int
+    ) -> Node:
+        first = key[: self._page_bytes]
+        child_key: ChildKey = (namespace, first) if parent is self.root else first
+        leaf = Node(parent, child_key, key, pages, step, next(self._serials), urgency)
         leaf.last_access = self._clock
-        node.children[child_key] = leaf
-        self.evictable_tokens += len(fresh) * self.page_size
-        self._offer(leaf)
-        return len(present) * self.page_size, present + fresh, leaf
+        parent.children[child_key] = leaf
+        self.version += 1
+        self._evictables.book(leaf, len(pages))
+        self._evictables.offer(leaf)
+        return leaf
+
+    def _count_request(self, path: list[Node], urgency: int, counted_from: int) -> None:
+        """Credit a request to the nodes that it has been inserted through (TREE-4, 4.7)."""
+        end = 0
+        for node in path:
+            end += len(node.pages) * self.page_size
+            node.hit_count += end > counted_from
+            if urgency < node.urgency:
+                if not node.lock_ref:
+                    self._evictables.book(node, -len(node.pages))
+                node.urgency = urgency
+                if not node.lock_ref:
+                    self._evictables.book(node, len(node.pages))
 
     def _split(self, lower: Node, at: int) -> Node:
         """Split `lower` after `at` bytes; the upper part inherits, the lower keeps its identity (TREE-3)."""
         count = at // self._page_bytes
         parent = lower.parent
         assert parent is not None
-        upper = Node(parent, lower.child_key, lower.key[:at], lower.pages[:count], lower.step, self._next_serial())
+        upper = Node(
+            parent, lower.child_key, lower.key[:at], lower.pages[:count], lower.step, next(self._serials), lower.urgency
+        )
         upper.lock_ref, upper.last_access = lower.lock_ref, lower.last_access
+        upper.creation, upper.hit_count = lower.creation, lower.hit_count
         parent.children[upper.child_key] = upper
         lower.key, lower.pages, lower.parent = lower.key[at:], lower.pages[count:], upper
         lower.child_key = lower.key[: self._page_bytes]
@@ -132,61 +177,66 @@ class RadixTree:
         """Protect the path from `node` to the root from eviction (TREE-5). Locks nest."""
         while node.parent is not None:
             if node.lock_ref == 0:
-                size = len(node.pages) * self.page_size
-                self.evictable_tokens -= size
-                self.protected_tokens += size
+                self._evictables.book(node, -len(node.pages))
+                self.protected_tokens += len(node.pages) * self.page_size
             node.lock_ref += 1
             node = node.parent
 
     def unlock(self, node: Node) -> None:
-        """Undo one lock."""
+        """Undo one lock; raises InvariantViolation if there is none."""
         while node.parent is not None:
             if node.lock_ref == 0:
                 raise InvariantViolation("INV-6", "a node is unlocked that was not locked")
             node.lock_ref -= 1
             if node.lock_ref == 0:
-                size = len(node.pages) * self.page_size
-                self.evictable_tokens += size
-                self.protected_tokens -= size
-                self._offer(node)
+                self._evictables.book(node, len(node.pages))
+                self.protected_tokens -= len(node.pages) * self.page_size
+                self._evictables.offer(node)
             node = node.parent
 
     def evict(self, tokens: int) -> list[int]:
-        """Remove whole leaves, least recently used first, until `tokens` are freed or none is left (TREE-6).
+        """Remove whole leaves, in the strategy's order, until `tokens` are freed or none is left (TREE-6).
 
         Returns the freed pages; may overshoot, may be fewer.
         """
-        if tokens <= 0:
-            return []
         freed: list[int] = []
-        while self._candidates and len(freed) * self.page_size < tokens:
-            last_access, _, leaf = heapq.heappop(self._candidates)
-            leaf.is_candidate = False
-            if leaf.parent is None or leaf.children or leaf.lock_ref:
-                continue
-            if leaf.last_access != last_access:
-                self._offer(leaf)
-                continue
-            parent = leaf.parent
+        while len(freed) * self.page_size < tokens and (leaf := self._evictables.pop()) is not None:
             freed += self._remove(leaf)
-            self._offer(parent)
         return freed
 
-    def _offer(self, node: Node) -> None:
-        """Note a node that may be evicted. Entries are checked when they come up, so they may be out of date."""
-        if node.parent is not None and not node.is_candidate and not node.children and not node.lock_ref:
-            node.is_candidate = True
-            heapq.heappush(self._candidates, (node.last_access, node.serial, node))
+    def evict_for_priority(self, urgency: int, need_tokens: int, available_tokens: int) -> list[int] | None:
+        """Make room for a request at the cost of strictly less urgent ones alone (cache preemption, 4.7).
 
-    def _next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
+        Returns the freed pages, worst urgency first, then oldest access: none if `available_tokens` suffice. Returns
+        None, and evicts nothing, if all of them together would not free enough.
+        """
+        shortage = need_tokens - available_tokens
+        if shortage <= 0:
+            return []
+        if self.evictable_from(urgency + 1) < shortage:
+            return None
+        return self.evict_from(urgency + 1, shortage)
+
+    def evictable_from(self, urgency: int) -> int:
+        """Return the evictable tokens in nodes whose urgency is `urgency` or worse."""
+        return self._evictables.tokens_from(urgency)
+
+    def evict_from(self, urgency: int, tokens: int) -> list[int]:
+        """Evict as `evict` does, but only nodes whose urgency is `urgency` or worse: worst first, then oldest."""
+        freed: list[int] = []
+        while len(freed) * self.page_size < tokens and (leaf := self._evictables.pop_from(urgency)) is not None:
+            freed += self._remove(leaf)
+        return freed
 
     def _remove(self, leaf: Node) -> list[int]:
-        assert leaf.parent is not None
-        del leaf.parent.children[leaf.child_key]
+        """Take an evictable leaf out; its parent may be the next."""
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.child_key]
         leaf.parent = None
-        self.evictable_tokens -= len(leaf.pages) * self.page_size
+        self.version += 1
+        self._evictables.forget(leaf)
+        self._evictables.offer(parent)
         return leaf.pages
 
     def remove_written_since(self, step: int) -> list[int]:
@@ -200,10 +250,7 @@ class RadixTree:
         for node in reversed(doomed):
             if node.lock_ref or node.children:
                 raise InvariantViolation("INV-6", "a node of a failed step is still in use")
-            parent = node.parent
-            assert parent is not None
             freed += self._remove(node)
-            self._offer(parent)
         return freed
 
     def clear(self) -> None:
@@ -213,8 +260,8 @@ class RadixTree:
         for node in list(self.nodes()):
             node.parent = None
         self.root.children.clear()
-        self._candidates.clear()
-        self.evictable_tokens = 0
+        self._evictables.clear()
+        self.version += 1
 
     def nodes(self) -> Iterator[Node]:
         """Yield every node but the root, parents before children."""
@@ -223,3 +270,22 @@ class RadixTree:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
+
+    def audit(self) -> None:
+        """Raise InvariantViolation where counters, links or the eviction order disagree with a walk (INV-4 to 6)."""
+        protected, unlocked = 0, list[Node]()
+        for node in self.nodes():
+            parent = node.parent
+            if node.lock_ref:
+                protected += len(node.pages) * self.page_size
+            else:
+                unlocked.append(node)
+            if parent is None or parent.children.get(node.child_key) is not node:
+                raise InvariantViolation("INV-5", "a child is filed under another key, or knows another parent")
+            if node.lock_ref < sum(child.lock_ref for child in node.children.values()):
+                raise InvariantViolation("INV-6", "a node has fewer locks than its children")
+            if parent is not self.root and (parent.urgency > node.urgency or parent.last_access < node.last_access):
+                raise InvariantViolation("INV-4", "urgency or access time improves on the way down")
+        if protected != self.protected_tokens:
+            raise InvariantViolation("INV-4", f"{self.protected_tokens} protected tokens, a walk finds {protected}")
+        self._evictables.audit(unlocked)

@@ -11,11 +11,15 @@ prompt is computed, C = I + launched - 1: the last sampled token is not in KV un
 """
 
 from enum import Enum, auto
+from typing import Any
 
 from quartet.errors import InvariantViolation
 from quartet.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
 from quartet.ids import Handle, Rid
 from scheduler_proc.core.radix import Namespace, Node
+
+TimelineEvent = tuple[float, str, dict[str, Any]]
+"""When, what, and the numbers that explain it."""
 
 
 class State(Enum):
@@ -48,11 +52,12 @@ class Request:
 
     __slots__ = (
         "arrived_s", "attempt", "cached_tokens", "choice", "committed", "deadline_s", "detok", "edge_count",
-        "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight", "is_deprioritized",
-        "is_done", "is_open", "launched", "live_misses", "logprobs", "matched_node", "matched_tokens",
-        "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids", "pages", "params",
-        "passes_waited", "processed_at_entry", "prompt_ids", "prompt_key", "protected", "qseq", "reply_to",
-        "retractions", "rid", "routing_key", "seq", "slot", "started_s", "state", "stop_ids", "suspicion",
+        "events", "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight",
+        "inserted_tokens", "is_deprioritized", "is_done", "is_open", "launched", "live_misses", "logprobs",
+        "matched_node", "matched_tokens", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids",
+        "pages", "params", "passes_waited", "priority", "processed_at_entry", "prompt_ids", "prompt_key",
+        "protected", "qseq", "queued_s", "recomputed_tokens", "reply_to", "retractions", "rid", "routing_key",
+        "sent_count", "seq", "slot", "started_s", "state", "stop_ids", "stop_reasons_at_entry", "suspicion",
         "tenant", "urgency", "weight",
     )  # fmt: skip
 
@@ -74,6 +79,7 @@ class Request:
         self.tenant = submit.tenant
         self.routing_key = submit.routing_key
         self.weight = submit.weight
+        self.priority = submit.priority
         self.urgency = 0
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
         # What the last policy pass found out, and what waiting has earned (scheduling rules POL).
@@ -82,6 +88,12 @@ class Request:
         self.is_deprioritized = False
         self.passes_waited = 0
         self.processed_at_entry = 0
+        self.inserted_tokens = 0
+        self.sent_count = len(self.output_ids)
+        self.recomputed_tokens = 0
+        self.queued_s = now
+        self.stop_reasons_at_entry: dict[str, int] = {}
+        self.events: list[TimelineEvent] = []
         self.max_new_tokens = max_new_tokens
         self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
         self.stop_ids = frozenset(

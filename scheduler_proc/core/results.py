@@ -19,7 +19,7 @@ class Results:
         state = self._state
         if not state.outstanding or state.outstanding[0].step != result.step:
             return
-        state.outstanding.popleft()
+        state.note_step_time(state.outstanding.popleft())
         logprobs = dict(result.logprobs)
         bad_rows = set(result.bad_rows)
         by_generation = state.by_generation
@@ -51,12 +51,24 @@ class Results:
         state.counters.output_tokens += 1
         if request.first_token_s < 0:
             request.first_token_s = state.now
+            request.events.append((state.now, "first_token", {}))
         request.suspicion = 0
-        state.outbox.token(request, token_id, logprobs)
+        if state.config.stream_interval == 1:
+            request.sent_count = len(outputs)
+            state.outbox.token(request, len(outputs) - 1, logprobs)
+        elif len(outputs) - request.sent_count >= state.config.stream_interval:
+            self._send_rows(request)
         if token_id in request.stop_ids and len(outputs) > request.min_new_tokens:
             self.finish(request, "stop")
         elif len(outputs) >= request.max_new_tokens:
             self.finish(request, "length")
+
+    def _send_rows(self, request: Request) -> None:
+        """Send the outputs that have not been sent yet."""
+        for index in range(request.sent_count, len(request.output_ids)):
+            known = request.logprobs_after(index)
+            self._state.outbox.token(request, index, known[0] if known else None)
+        request.sent_count = len(request.output_ids)
 
     def finish(self, request: Request, reason: str) -> None:
         """End a request normally, from whatever place it is in, and tell its detokenizer."""
@@ -65,10 +77,11 @@ class Results:
         matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
         hidden = 1 if is_stop else 0
         end = End(request.handle, reason, matched, hidden, len(outputs), request.timings(self._state.now))
+        self._send_rows(request)
         self._state.outbox.end(request, end)
-        self._leave(request, RequestState.FINISHED)
+        self._leave(request, RequestState.FINISHED, reason)
 
-    def _leave(self, request: Request, end: RequestState) -> None:
+    def _leave(self, request: Request, end: RequestState, cause: str) -> None:
         """Take a request out of queue or batch; its KV goes to the tree if it finished, else back to the pool."""
         state = self._state
         if request.state is RequestState.WAITING:
@@ -81,29 +94,27 @@ class Results:
             else:
                 state.require_kv().release(request)
         request.move_to(end)
-        request.finished_s = state.now
-        state.forget(request)
         if end is RequestState.FINISHED:
             state.counters.finished += 1
-        elif end is RequestState.ABORTED:
-            state.counters.aborted += 1
-        else:
-            state.counters.failed += 1
+        state.end(request, cause)
 
     def abort(self, request: Request) -> None:
         """Drop a request that nobody wants any more."""
         self._state.outbox.close(request)
-        self._leave(request, RequestState.ABORTED)
+        self._leave(request, RequestState.ABORTED, "aborted")
 
     def leave_for_replay(self, request: Request) -> None:
         """Let go of a request without a word; what it computed goes into the tree."""
         self._state.outbox.close(request)
-        self._leave(request, RequestState.FINISHED)
+        self._leave(request, RequestState.FINISHED, "replaced")
 
     def fail(self, request: Request, status: int, code: str, message: str) -> None:
         """End a request that cannot go on; its output so far is final."""
+        if request.is_open:
+            self._send_rows(request)
+            self._state.outbox.flush_tokens(self._state.step)
         self._state.outbox.close(request)
-        self._leave(request, RequestState.FAILED)
+        self._leave(request, RequestState.FAILED, code)
         self._state.outbox.put(
             request.reply_to, Failed(request.rid, request.choice, request.attempt, status, code, message)
         )
@@ -123,7 +134,7 @@ class Results:
         if surplus > 0:
             del request.output_ids[stopped.count :]
         self._state.outbox.close(request)
-        self._leave(request, RequestState.FINISHED)
+        self._leave(request, RequestState.FINISHED, "stop_string")
 
     def on_step_failed(self, failed: StepFailed) -> None:
         """Undo a failed step and everything issued after it: all on board go back to the queue.
@@ -147,6 +158,8 @@ class Results:
         on_board = [*state.running.values(), *([state.chunked] if state.chunked else [])]
         on_board.sort(key=lambda request: request.seq)
         for request in on_board:
+            request.recomputed_tokens += request.committed
+            request.events.append((state.now, "requeued", {"outputs": len(request.output_ids)}))
             state.leave_batch(request)
             state.give_slot_back(request)
             state.require_kv().release(request)

@@ -5,13 +5,20 @@ from collections.abc import Sequence
 from scheduler_proc.core.request import Request
 
 
-def pick_victim(batch: Sequence[Request]) -> Request:
+def pick_victim(batch: Sequence[Request], policy: str) -> Request:
     """Return the request to retract: shortest output, then longest prompt, then latest in the batch.
 
-    The shortest output loses the least work; among equals the longest prompt frees the most.
+    The shortest output loses the least work; among equals the longest prompt frees the most. With `policy` priority
+    the least urgent go first, and that order decides among them.
     """
-    position, victim = min(
-        enumerate(batch), key=lambda item: (len(item[1].output_ids), -item[1].prompt_tokens, -item[0])
+    by_priority = policy == "priority"
+    position = min(
+        range(len(batch)),
+        key=lambda at: (
+            -batch[at].urgency if by_priority else 0,
+            len(batch[at].output_ids),
+            -batch[at].prompt_tokens,
+            -at,
+        ),
     )
-    del position
-    return victim
+    return batch[position]

@@ -6,22 +6,19 @@
 import msgspec
 
 from quartet.config import SchedulerConfig
-from quartet.frames import Abort, Answer, Ask, LiveSet, Step, StepFailed, StepResult, Stopped, Submit, pack_ids
+from quartet.frames import Abort, Answer, Ask, LiveSet, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.audit import audit
-from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Sent
-from scheduler_proc.core.prefill import PrefillBatch, PrefillPass
 from scheduler_proc.core.ratio import NewTokenRatio
-from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
-from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, AUTO_SLOTS, AUTO_SLOTS_CPU, Outstanding, State
-
-MAX_OUTSTANDING = 2
-"""Steps issued whose results are not back: the device works on one while the next is prepared."""
+from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, AUTO_SLOTS, AUTO_SLOTS_CPU, State
+from scheduler_proc.core.step_cost import StepCost
+from scheduler_proc.core.steps import Steps
+from scheduler_proc.core.timeline import timeline_json, trace_json
 
 
 class Scheduler:
@@ -46,8 +43,9 @@ class Scheduler:
         self._state = State(config, page_size, context_length, eos_token_ids, worker_name, NewTokenRatio(config))
         self._results = Results(self._state)
         self._intake = Intake(self._state, self._results)
-        self._prefill = PrefillPass(self._state)
-        self._decode = DecodePass(self._state)
+        self._steps = Steps(self._state)
+        if config.tbt_target_ms > 0:
+            self._state.step_cost = StepCost()
 
     def handle(self, event: Event, now: float) -> list[Sent]:
         """Take one frame or internal event; return what to send as (destination, frame).
@@ -56,7 +54,7 @@ class Scheduler:
         """
         self._state.now = now
         self._take(event)
-        self._pump()
+        self._steps.pump()
         return self._state.outbox.take()
 
     def _take(self, event: Event) -> None:
@@ -84,70 +82,20 @@ class Scheduler:
             case Ask():
                 self._on_ask(event)
 
-    def _pump(self) -> None:
-        state = self._state
-        while state.worker_epoch is not None and len(state.outstanding) < MAX_OUTSTANDING:
-            if not self._issue_next():
-                break
-        if not state.requests and not state.outstanding:
-            state.ratio.on_idle()
-
-    def _issue_next(self) -> bool:
-        """Issue one step if there is anything to run: prefill first, else decode."""
-        state = self._state
-        step = state.step + 1
-        batch = self._prefill.form(step) if self._prefill.is_due() else None
-        if batch is not None:
-            state.counters.prefill_steps += 1
-            self._issue(step, batch, batch.new_pages, decode=False)
-            state.require_kv().pool.free(batch.freed_pages)
-            state.page_writes += batch.next_writes
-            return True
-        writes = self._decode.form()
-        if writes is None:
-            return False
-        state.counters.decode_steps += 1
-        self._issue(step, PrefillBatch(), writes, decode=True)
-        return True
-
-    def _issue(self, step: int, batch: PrefillBatch, writes: list[tuple[int, int, int]], decode: bool) -> None:
-        state = self._state
-        assert state.worker_epoch is not None
-        owed = [
-            (request.slot, index, page)
-            for request, generation, index, page in state.page_writes
-            if request.generation == generation and request.slot >= 0
-        ]
-        state.page_writes.clear()
-        frame = Step(
-            state.worker_epoch,
-            step,
-            pack_ids(state.released_slots),
-            batch.enter,
-            pack_ids([number for write in owed + writes for number in write]),
-            batch.chunks,
-            decode,
-            b"",
-        )
-        state.released_slots.clear()
-        state.step = step
-        state.outstanding.append(Outstanding(step, not decode, batch.requests))
-        state.outbox.put(state.worker_name, frame)
-        self._release_complete(batch.requests if not decode else list(state.running.values()))
-
-    def _release_complete(self, launched: list[Request]) -> None:
-        """Take requests whose last row has just been launched out of their slots (STEP-10)."""
-        for request in launched:
-            if request.launched >= request.rows_wanted and request.slot >= 0 and request.in_flight:
-                self._state.give_slot_back(request)
-
     def _on_worker_up(self, event: WorkerUp) -> None:
         state = self._state
         if state.kv is not None:
             self._on_worker_lost()
         config = state.config
         state.worker_epoch = event.epoch
-        state.kv = KvCache(event.page_count, state.page_size, not config.disable_radix_cache)
+        state.kv = KvCache(
+            event.page_count,
+            state.page_size,
+            not config.disable_radix_cache,
+            config.radix_eviction_policy,
+            config.enable_priority_scheduling,
+            config.cache_priority_isolation,
+        )
         state.lengths = LengthRules(state.context_length, state.kv.capacity_tokens, state.page_size)
         auto = AUTO_SLOTS_CPU if event.is_cpu else min(state.kv.capacity_tokens // 2, AUTO_SLOTS)
         state.max_slots = max(1, min(config.max_running_requests or auto, event.max_slots))
@@ -171,12 +119,34 @@ class Scheduler:
     def _on_ask(self, ask: Ask) -> None:
         state = self._state
         if ask.what == "config":
-            body = msgspec.json.encode(state.config)
+            body = msgspec.json.encode(self._effective_config())
+        elif ask.what == "timeline":
+            body = timeline_json(state, ask.argument)
+        elif ask.what == "trace":
+            body = trace_json(state)
         elif ask.what == "flush":
             body = msgspec.json.encode({"freed_tokens": self._flush()})
         else:
             body = msgspec.json.encode({"error": f"unknown question {ask.what!r}"})
         state.outbox.put(ask.reply_to, Answer(ask.ask, body))
+
+    def _effective_config(self) -> dict[str, object]:
+        """Return every setting, with what was chosen for those left to the engine, and the ratio's constants."""
+        state = self._state
+        ratio = state.ratio
+        return {
+            **msgspec.structs.asdict(state.config),
+            "max_running_requests": state.max_slots,
+            "chunked_prefill_size": state.chunk_tokens,
+            "page_size": state.page_size,
+            "kv_capacity_tokens": 0 if state.kv is None else state.kv.capacity_tokens,
+            "effective_new_token_ratio": {
+                "initial": ratio.initial,
+                "minimum": ratio.minimum,
+                "decay": ratio.decay,
+                "current": ratio.current,
+            },
+        }
 
     def _flush(self) -> int:
         """Forget every cached prefix that nobody uses."""
@@ -215,5 +185,9 @@ class Scheduler:
             gauges["kv_evictable_tokens"] = kv.tree.evictable_tokens
             gauges["kv_used_tokens"] = used
             gauges["token_usage"] = used / kv.capacity_tokens
+            gauges["kv_protected_tokens"] = kv.tree.protected_tokens
+        gauges["longest_decode_gap_s"] = self._steps.longest_gap_s
         counted = {name: float(getattr(state.counters, name)) for name in state.counters.__slots__}
+        counted |= {f'requests_ended{{cause="{cause}"}}': float(n) for cause, n in state.ends_by_cause.items()}
+        counted |= {f'passes_stopped{{reason="{reason}"}}': float(n) for reason, n in state.stop_reasons.items()}
         return gauges, counted

@@ -17,20 +17,26 @@ from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Outbox
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
+from scheduler_proc.core.step_cost import StepCost
 
 AUTO_SLOTS_CPU = 64
 AUTO_SLOTS = 512
 AUTO_CHUNK_CPU = 512
 AUTO_CHUNK = 8192
+ENDED_KEPT = 1000
+
+
+PageWrite = tuple[int, int, int]
+"""(slot, index, page): one entry of the worker's page table."""
 
 
 @dataclass(slots=True)
 class Outstanding:
-    """A step issued whose result is not back. `rows`: token rows expected."""
+    """A step issued whose result is not back: when, and what it holds, for the model of step times."""
 
     step: int
-    is_prefill: bool
-    requests: list[Request]
+    issued_s: float
+    features: list[float]
 
 
 @dataclass(slots=True)
@@ -42,12 +48,13 @@ class Counters:
     prefill_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    input_tokens: int = 0
+    recomputed_tokens: int = 0
     retractions: int = 0
-    retracted_tokens: int = 0
+    retracted_input_tokens: int = 0
+    retracted_output_tokens: int = 0
+    preemptions: int = 0
     finished: int = 0
-    aborted: int = 0
-    failed: int = 0
-    rejected: int = 0
     worker_losses: int = 0
     wasted_rows: int = 0
 
@@ -82,6 +89,15 @@ class State:
     """(request, generation, index, page) for the next step's page table writes."""
     is_full: bool = False
     is_draining: bool = False
+    ended: collections.deque[Request] = field(default_factory=lambda: collections.deque(maxlen=ENDED_KEPT))
+    """The last requests that ended, newest last, for timelines."""
+    ends_by_cause: collections.Counter[str] = field(default_factory=collections.Counter)
+    stop_reasons: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Why prefill passes stopped before the end of the queue."""
+    passes: int = 0
+    step_cost: StepCost | None = None
+    """Learns how long steps take, if a setting needs it."""
+    last_result_s: float = 0.0
     step: int = 0
     generation: int = 0
     last_seq: int = 0
@@ -107,12 +123,57 @@ class State:
         """Return every request that has not ended."""
         return [request for choices in self.requests.values() for request in choices.values()]
 
-    def forget(self, request: Request) -> None:
-        """Take an ended request out of the index by name."""
+    def end(self, request: Request, cause: str) -> None:
+        """Take an ended request out of the index by name; its timeline is kept for a while."""
         choices = self.requests[request.rid]
         del choices[request.choice]
         if not choices:
             del self.requests[request.rid]
+        request.finished_s = self.now
+        request.events.append((self.now, "ended", {"cause": cause, "outputs": len(request.output_ids)}))
+        self.ends_by_cause[cause] += 1
+        self.ended.append(request)
+
+    def note_step_time(self, done: Outstanding) -> None:
+        """A result has come: the step took since it was issued, or since the one before it was done."""
+        if self.step_cost is not None:
+            self.step_cost.learn(done.features, self.now - max(done.issued_s, self.last_result_s))
+        self.last_result_s = self.now
+
+    def note_entry(self, request: Request) -> None:
+        """A request enters the queue, for the first time or again."""
+        request.passes_waited = 0
+        request.processed_at_entry = self.counters.prefill_tokens
+        request.queued_s = self.now
+        request.stop_reasons_at_entry = dict(self.stop_reasons)
+        request.events.append((self.now, "queued", {"position": len(self.waiting)}))
+
+    def note_admission(self, request: Request, cached: int, length: int) -> None:
+        """A request has got its slot: `cached` tokens come from the tree, `length` are computed first."""
+        counters = self.counters
+        if request.cached_tokens < 0:
+            request.cached_tokens = cached
+            request.started_s = self.now
+            counters.cached_tokens += cached
+            counters.input_tokens += request.total_tokens
+        else:
+            counters.recomputed_tokens += request.total_tokens - cached
+        before = request.stop_reasons_at_entry
+        passed_over = {
+            reason: count - before.get(reason, 0)
+            for reason, count in self.stop_reasons.items()
+            if count > before.get(reason, 0)
+        }
+        details = {
+            "cached_tokens": cached,
+            "first_chunk_tokens": length,
+            "reserved_tokens": request.remaining_tokens,
+            "ratio": round(self.ratio.current, 6),
+            "waited_s": round(self.now - request.queued_s, 6),
+            "passes_waited": request.passes_waited,
+            "passed_over": passed_over,
+        }
+        request.events.append((self.now, "admitted", details))
 
     def take_slot(self, request: Request) -> None:
         """Give a request a slot and a generation; the caller has checked that one is free."""
@@ -140,4 +201,5 @@ class State:
     def requeue(self, request: Request) -> None:
         """Put a request at the tail of the queue with a new entry number (RET-7)."""
         request.qseq = self.next_qseq()
+        self.note_entry(request)
         self.waiting.append(request)

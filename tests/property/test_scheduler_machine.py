@@ -4,10 +4,14 @@ After every event the rig audits all invariants and the strict worker checks eve
 request has ended exactly once with the tokens of the oracle, and no page is held.
 """
 
+import os
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from quartet.config import POLICIES
 from quartet.frames import Abort, LiveKey, LiveSet, SamplingParams, Stopped
 from quartet.ids import Handle, Rid
 from tests.support.core_rig import EOS, VOCAB, CoreRig
@@ -28,8 +32,42 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk_pages=st.sampled_from([-1, 1, 3]),
         ratio=st.sampled_from([0.05, 0.7]),
         is_sharing=st.booleans(),
+        policy=st.sampled_from([*POLICIES, "multi:priority,lpm,lof"]),
+        step_order=st.sampled_from(["prefill_first", "prefill_first", "mixed", "decode_first", "decode_first_timed"]),
+        more=st.fixed_dictionaries(
+            {
+                "radix_eviction_policy": st.sampled_from(["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]),
+                "enable_priority_scheduling": st.booleans(),
+                "priority_scheduling_preemption_threshold": st.integers(0, 3),
+                "preempt_accounting": st.sampled_from(["accurate", "compat"]),
+                "cache_priority_isolation": st.booleans(),
+                "reservation": st.sampled_from(["ratio", "ratio", "blocks", "full"]),
+                "prefill_decode_interval": st.integers(0, 2),
+                "stream_interval": st.sampled_from([1, 1, 3]),
+                "test_retract": st.booleans(),
+            }
+        ),
     )
-    def build(self, page_size: int, pages: int, slots: int, chunk_pages: int, ratio: float, is_sharing: bool) -> None:
+    def build(
+        self,
+        page_size: int,
+        pages: int,
+        slots: int,
+        chunk_pages: int,
+        ratio: float,
+        is_sharing: bool,
+        policy: str,
+        step_order: str,
+        more: dict[str, Any],
+    ) -> None:
+        if policy == "shortest-prefill-first" and not is_sharing:
+            policy = "lpm"
+        if step_order == "mixed":
+            more = {**more, "enable_mixed_chunk": True}
+        elif step_order != "prefill_first":
+            more = {**more, "step_order": "decode_first", "tbt_target_ms": 5.0 * step_order.endswith("timed")}
+        if more["enable_priority_scheduling"] and ratio > 0.5:
+            more = {**more, "retraction_policy": "priority"}
         self.rig = CoreRig(
             pages=pages if page_size > 1 else pages * 4,
             page_size=page_size,
@@ -37,21 +75,24 @@ class SchedulerMachine(RuleBasedStateMachine):
             chunked_prefill_size=chunk_pages * page_size if chunk_pages > 0 else -1,
             init_new_token_ratio=ratio,
             disable_radix_cache=not is_sharing,
+            schedule_policy=policy,
+            **more,
         )
 
     @rule(
         shared=st.integers(0, 40), own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
-        max_new=st.integers(0, 40), ignore_eos=st.booleans(),
+        max_new=st.integers(0, 40), ignore_eos=st.booleans(), priority=st.one_of(st.none(), st.integers(-4, 4)),
     )  # fmt: skip
-    def arrive(self, shared: int, own: list[int], max_new: int, ignore_eos: bool) -> None:
+    def arrive(self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None) -> None:
         self.names += 1
         prompt = [i % 5 + 1 for i in range(shared)] + own
         params = SamplingParams(max_new_tokens=max_new, ignore_eos=ignore_eos)
-        self.rig.submit(prompt, name=self.names, params=params)
+        self.rig.submit(prompt, name=self.names, params=params, priority=priority)
 
     @rule(count=st.integers(1, 8))
     def work(self, count: int) -> None:
         for _ in range(count):
+            self.rig.now += 0.003
             self.rig.step()
 
     def _live(self) -> list[Rid]:
@@ -137,5 +178,8 @@ def _ids(data: bytes) -> list[int]:
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("QUARTET_EXAMPLES", "60")),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )

@@ -1,6 +1,7 @@
 """The engine's in-memory twin for tests of the HTTP side: accepts, pushes what a test tells it, records aborts."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 from quartet.actors.actor import Metrics
@@ -134,6 +135,12 @@ class FakeEngine:
             )
         }
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, what: str, argument: str = "") -> bytes:
+        """Answer with what was asked; nothing is known of a request called `gone`."""
+        if argument == "gone":
+            return b'{"error":"no such request"}'
+        return json.dumps({"what": what, "argument": argument}).encode()
 
     def edge_metrics(self) -> Metrics:
         return Metrics({"journal_requests": float(len(self.generations))}, {"replays": 0.0})

@@ -1,0 +1,27 @@
+"""What priority means: urgency at arrival, and who leaves a full queue (rules PRI-1, PRI-2, PRI-4)."""
+
+from collections.abc import Iterable
+
+from quartet.config import SchedulerConfig
+from scheduler_proc.core.request import Request
+
+WORST = 1 << 63
+
+
+def urgency_of(priority: int | None, config: SchedulerConfig) -> int:
+    """Return sgn*prio, where smaller is more urgent whatever the sign; 0 with priority scheduling off.
+
+    A request that names no priority gets the default, or else is the least urgent of all.
+    """
+    if not config.enable_priority_scheduling:
+        return 0
+    if priority is None:
+        priority = config.default_priority_value
+    if priority is None:
+        return WORST - 1 if config.schedule_low_priority_values_first else WORST
+    return priority if config.schedule_low_priority_values_first else -priority
+
+
+def least_urgent(requests: Iterable[Request]) -> Request | None:
+    """Return the request that a more urgent newcomer displaces: the least urgent, of these the last in the queue."""
+    return max(requests, key=lambda request: (request.urgency, request.qseq), default=None)
