@@ -1,4 +1,4 @@
-"""The command line: quartet serve | chat | ps."""
+"""The command line: quartet serve | chat | ps | simulate | advise."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,10 @@ from quartet.options import OneLineParser, add_options, build_config
 
 EXIT_CONFIG = 2
 EXIT_MODEL = 3
+SIMULATOR_COMMANDS = {
+    "simulate": "run the scheduler on virtual time",
+    "advise": "find the policy for a recorded trace",
+}
 DEFAULT_URL = "http://127.0.0.1:30000"
 
 
@@ -37,20 +42,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = commands.add_parser(name, help=text, allow_abbrev=False)
         client.add_argument("--url", default=os.environ.get("QUARTET_URL", DEFAULT_URL), help="of the engine")
         client.add_argument("--api-key", default=os.environ.get("QUARTET_API_KEY", ""), help="key to send")
+        if name == "ps":
+            client.add_argument("--config", action="store_true", help="show the scheduler's settings in force instead")
         if name == "chat":
             client.add_argument("--model", default="", help="model name; default: the one that is served")
-    arguments, unknown = parser.parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    _add_simulator(commands, is_wanted=bool(given) and given[0] in SIMULATOR_COMMANDS)
+    arguments, unknown = parser.parse_known_args(given)
     if unknown:
         commands.choices[arguments.command].error(f"unrecognized arguments: {unknown[0]}")
     try:
         if arguments.command == "serve":
             return _serve(arguments)
+        if arguments.command in SIMULATOR_COMMANDS:
+            return _simulator(arguments)
         return _chat(arguments) if arguments.command == "chat" else _ps(arguments)
     except (ConfigError, ModelError) as error:
         print(f"quartet: {error}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_MODEL
     except KeyboardInterrupt:
         return 130
+
+
+def _add_simulator(commands: Any, is_wanted: bool) -> None:
+    """Add the simulator's commands; their options only when one is used, since they bring the scheduler with them."""
+    if not is_wanted:
+        for name, text in SIMULATOR_COMMANDS.items():
+            commands.add_parser(name, help=text)
+        return
+    from simulator.cli import add_advise, add_simulate
+
+    add_simulate(commands)
+    add_advise(commands)
+
+
+def _simulator(arguments: argparse.Namespace) -> int:
+    from simulator.cli import run_advise, run_simulate
+
+    return run_simulate(arguments) if arguments.command == "simulate" else run_advise(arguments)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -73,12 +102,12 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _ps(arguments: argparse.Namespace) -> int:
-    request = urllib.request.Request(f"{arguments.url}/topology")
-    if arguments.api_key:
-        request.add_header("authorization", f"Bearer {arguments.api_key}")
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            processes = json.load(response)["processes"]
+        if arguments.config:
+            for name, value in _fetch(arguments, "/config").items():
+                print(f"{name:<44} {value}")
+            return 0
+        processes = _fetch(arguments, "/topology")["processes"]
     except (urllib.error.URLError, OSError, ValueError, KeyError) as error:
         print(f"quartet: no engine answers at {arguments.url}: {error}", file=sys.stderr)
         return 1
@@ -89,6 +118,16 @@ def _ps(arguments: argparse.Namespace) -> int:
             f"{row['state']:<10}{row['phase']}"
         )
     return 0
+
+
+def _fetch(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
+    """Return the JSON object that the engine gives at `path`."""
+    request = urllib.request.Request(arguments.url + path)
+    if arguments.api_key:
+        request.add_header("authorization", f"Bearer {arguments.api_key}")
+    with urllib.request.urlopen(request, timeout=5) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
 
 
 if __name__ == "__main__":

@@ -71,6 +71,9 @@ class ServerConfig(_Section, frozen=True):
         5.0
     )
     step_timeout: Annotated[float, Meta(gt=0, description="seconds a worker step may take before it is a hang")] = 60.0
+    record_trace: Annotated[
+        str, Meta(description="file to which finished requests are written as a trace: lengths and hashed prefixes")
+    ] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
     run_dir: Annotated[
         str, Meta(description="where the private run directory is made; default: XDG_RUNTIME_DIR or tmp")

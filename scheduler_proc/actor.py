@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 from quartet.actors.actor import Context, Metrics
@@ -10,6 +11,7 @@ from quartet.frames import SchedulerHello, SchedulerInbound, StepFailed, StepRes
 from quartet.ids import Role, process_name
 from scheduler_proc.core.events import BeginDrain, Event, Tick
 from scheduler_proc.core.scheduler import Scheduler
+from scheduler_proc.recorder import TraceRecorder
 from scheduler_proc.worker_session import WorkerSession
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,16 @@ class SchedulerActor:
             config.scheduler, config.worker.page_size, model.context_length, model.eos_token_ids, self._worker
         )
         self._session = WorkerSession(context.epoch)
+        self._recorder: TraceRecorder | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     async def start(self) -> dict[str, str | int | float]:
         """Ready at once: requests that come before a worker is up wait for it."""
+        config = self._context.config
+        if config.server.record_trace:
+            self._recorder = TraceRecorder(Path(config.server.record_trace), config.worker.page_size)
+            self._core.take_finished()
         return {"policy": self._context.config.scheduler.schedule_policy}
 
     def on_frame(self, source: Source, frame: Any) -> None:
@@ -62,7 +69,10 @@ class SchedulerActor:
             self._context.send(destination, frame)
 
     def on_batch_end(self) -> None:
-        """Set the timer for the next deadline."""
+        """Record what has finished, and set the timer for the next deadline."""
+        if self._recorder is not None:
+            for request in self._core.take_finished():
+                self._recorder.record(request)
         if self._timer is None:
             deadline = self._core.next_deadline()
             if deadline is not None:
@@ -98,3 +108,5 @@ class SchedulerActor:
         """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._recorder is not None:
+            self._recorder.close()

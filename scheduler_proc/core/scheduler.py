@@ -3,6 +3,8 @@
 `handle` never blocks, reads no clock and draws no random number: the same events give the same frames.
 """
 
+import collections
+
 import msgspec
 
 from quartet.config import SchedulerConfig
@@ -14,6 +16,7 @@ from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Sent
 from scheduler_proc.core.ratio import NewTokenRatio
+from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, AUTO_SLOTS, AUTO_SLOTS_CPU, State
 from scheduler_proc.core.step_cost import StepCost
@@ -160,6 +163,18 @@ class Scheduler:
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""
         return self._intake.next_deadline()
+
+    def take_finished(self) -> list[Request]:
+        """Return the requests that ended by themselves since the last call, for whoever records them.
+
+        Nothing is kept until the first call, and then at most as many as timelines are.
+        """
+        state = self._state
+        if state.finished_log is None:
+            state.finished_log = collections.deque(maxlen=state.ended.maxlen)
+        finished = list(state.finished_log)
+        state.finished_log.clear()
+        return finished
 
     def is_idle(self) -> bool:
         """Say whether nothing is held and nothing is in flight."""

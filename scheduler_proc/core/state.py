@@ -24,6 +24,7 @@ AUTO_SLOTS = 512
 AUTO_CHUNK_CPU = 512
 AUTO_CHUNK = 8192
 ENDED_KEPT = 1000
+ENDED_BY_THEMSELVES = ("stop", "length", "stop_string")
 
 
 PageWrite = tuple[int, int, int]
@@ -91,6 +92,8 @@ class State:
     is_draining: bool = False
     ended: collections.deque[Request] = field(default_factory=lambda: collections.deque(maxlen=ENDED_KEPT))
     """The last requests that ended, newest last, for timelines."""
+    finished_log: collections.deque[Request] | None = None
+    """Requests that ended by themselves, until somebody takes them; None while nobody does."""
     ends_by_cause: collections.Counter[str] = field(default_factory=collections.Counter)
     stop_reasons: collections.Counter[str] = field(default_factory=collections.Counter)
     """Why prefill passes stopped before the end of the queue."""
@@ -133,6 +136,8 @@ class State:
         request.events.append((self.now, "ended", {"cause": cause, "outputs": len(request.output_ids)}))
         self.ends_by_cause[cause] += 1
         self.ended.append(request)
+        if self.finished_log is not None and cause in ENDED_BY_THEMSELVES:
+            self.finished_log.append(request)
 
     def note_step_time(self, done: Outstanding) -> None:
         """A result has come: the step took since it was issued, or since the one before it was done."""
