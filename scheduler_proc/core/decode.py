@@ -13,6 +13,7 @@ class DecodePass:
         self._state = state
         self._retraction = retraction
         self._steps = 0
+        self._complete: list[Request] = []
 
     def rows(self) -> list[Request]:
         """Return who decodes: rows whose last token is launched already have left their slot."""
@@ -49,6 +50,7 @@ class DecodePass:
         kv = self._state.require_kv()
         page_size = kv.page_size
         writes = []
+        complete = self._complete
         for request in rows:
             if request.committed % page_size == 0:
                 (page,) = kv.extend(request, request.committed + 1)
@@ -56,7 +58,14 @@ class DecodePass:
             request.committed += 1
             request.launched += 1
             request.in_flight += 1
+            if request.launched >= request.rows_wanted:
+                complete.append(request)
         return writes
+
+    def take_complete(self) -> list[Request]:
+        """Return the requests whose last row the last `advance` has launched."""
+        complete, self._complete = self._complete, []
+        return complete
 
     def _retract(self, rows: list[Request]) -> list[Request]:
         """Take victims until the rest fits (RET-2, RET-3, RET-5); returns the survivors."""

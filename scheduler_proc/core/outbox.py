@@ -1,7 +1,5 @@
 """What one call of the scheduler sends: frames for processes, and the token columns gathered for each detokenizer."""
 
-from array import array
-
 import msgspec
 
 from quartet.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
@@ -12,13 +10,13 @@ Sent = tuple[str, msgspec.Struct]
 TAIL_TOKENS = 16
 
 
-class _Columns:
+class Columns:
     """One detokenizer's rows of the current step."""
 
     def __init__(self) -> None:
-        self.handles = array("i")
-        self.indices = array("i")
-        self.ids = array("i")
+        self.handles: list[int] = []
+        self.indices: list[int] = []
+        self.ids: list[int] = []
         self.logprobs: list[tuple[int, TokenLogprobs]] = []
         self.ends: list[End] = []
 
@@ -28,7 +26,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._sent: list[Sent] = []
-        self._columns: dict[str, _Columns] = {}
+        self._columns: dict[str, Columns] = {}
         self._next_handle = 0
 
     def put(self, destination: str, frame: msgspec.Struct) -> None:
@@ -66,11 +64,16 @@ class Outbox:
             self.put(request.detok, Close(request.handle))
             request.is_open = False
 
+    def columns(self, detok: str) -> Columns:
+        """Return the rows of the current step for a detokenizer, to add to."""
+        columns = self._columns.get(detok)
+        if columns is None:
+            columns = self._columns[detok] = Columns()
+        return columns
+
     def token(self, request: Request, index: int, logprobs: TokenLogprobs | None) -> None:
         """Add the request's output token of that index."""
-        columns = self._columns.get(request.detok)
-        if columns is None:
-            columns = self._columns[request.detok] = _Columns()
+        columns = self.columns(request.detok)
         if logprobs is not None:
             columns.logprobs.append((len(columns.ids), logprobs))
         columns.handles.append(request.handle)
@@ -79,12 +82,14 @@ class Outbox:
 
     def end(self, request: Request, end: End) -> None:
         """Add the end of a request, after its tokens."""
-        self._columns.setdefault(request.detok, _Columns()).ends.append(end)
+        self.columns(request.detok).ends.append(end)
         request.is_open = False
 
     def flush_tokens(self, step: int) -> None:
         """Turn the gathered rows into frames."""
         for detok, columns in self._columns.items():
+            if not columns.ids and not columns.ends:
+                continue
             self.put(
                 detok,
                 Tokens(

@@ -57,8 +57,8 @@ class Request:
         "matched_node", "matched_tokens", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids",
         "pages", "params", "passes_waited", "priority", "processed_at_entry", "prompt_ids", "prompt_key",
         "protected", "qseq", "queued_s", "recomputed_tokens", "reply_to", "retractions", "rid", "routing_key",
-        "sent_count", "seq", "slot", "started_s", "state", "stop_ids", "stop_reasons_at_entry", "suspicion",
-        "tenant", "urgency", "weight",
+        "rows_wanted", "sent_count", "seq", "slot", "started_s", "state", "stop_ids", "stop_reasons_at_entry",
+        "suspicion", "tenant", "urgency", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,8 @@ class Request:
         self.stop_reasons_at_entry: dict[str, int] = {}
         self.events: list[TimelineEvent] = []
         self.max_new_tokens = max_new_tokens
+        # Rows to launch in all: a request for no token still computes its prompt, which samples once.
+        self.rows_wanted = max(max_new_tokens, 1)
         self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
         self.stop_ids = frozenset(
             params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids)
@@ -147,11 +149,6 @@ class Request:
     def remaining_tokens(self) -> int:
         """max(M - O, 0)."""
         return max(self.max_new_tokens - len(self.output_ids), 0)
-
-    @property
-    def rows_wanted(self) -> int:
-        """Output tokens to launch in all; a request for none still computes its prompt, which samples once."""
-        return max(self.max_new_tokens, 1)
 
     def key(self) -> bytes:
         """Return prompt and output as int32 bytes, the key of the radix tree."""

@@ -22,49 +22,69 @@ class Results:
         state.note_step_time(state.outstanding.popleft())
         logprobs = dict(result.logprobs)
         bad_rows = set(result.bad_rows)
-        by_generation = state.by_generation
+        is_plain = not logprobs and not bad_rows and state.config.stream_interval == 1
+        by_generation, outbox = state.by_generation, state.outbox
+        detok, columns, taken = "", outbox.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
+        # The hot loop: what almost every row needs stands here, the rest in _take_row.
         for row, (generation, token_id) in enumerate(zip(generations, ids, strict=True)):
             request = by_generation.get(generation)
             if request is None:
                 continue
             request.in_flight -= 1
-            if not request.in_flight and request.slot < 0:
-                by_generation.pop(generation)
-            if request.is_done:
-                state.counters.wasted_rows += 1
-            elif row in bad_rows:
-                self._fail(request, "model_output_invalid", "The model produced numbers that are not finite.")
-            else:
-                self._append(request, token_id, logprobs.get(row) if logprobs else None)
-        state.outbox.flush_tokens(result.step)
+            if request.slot < 0 and not request.in_flight:
+                del by_generation[generation]
+            if not is_plain or request.is_done or request.first_token_s < 0 or request.suspicion:
+                self._take_row(request, token_id, row in bad_rows, logprobs.get(row))
+                continue
+            outputs = request.output_ids
+            index = len(outputs)
+            outputs.append(token_id)
+            taken += 1
+            if request.detok != detok:
+                detok = request.detok
+                columns = outbox.columns(detok)
+            columns.handles.append(request.handle)
+            columns.indices.append(index)
+            columns.ids.append(token_id)
+            if token_id in request.stop_ids or index + 1 >= request.max_new_tokens:
+                request.sent_count = index + 1
+                self._end_if_complete(request)
+        state.counters.output_tokens += taken
+        outbox.flush_tokens(result.step)
 
-    def _append(self, request: Request, token_id: int, logprobs: TokenLogprobs | None) -> None:
+    def _take_row(self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None) -> None:
+        """Take a row that is not plain: surplus, not finite, first, with log-probabilities, or sent at intervals."""
         state = self._state
-        if request.max_new_tokens == 0:
+        if request.is_done:
+            state.counters.wasted_rows += 1
+        elif is_bad:
+            self._fail(request, "model_output_invalid", "The model produced numbers that are not finite.")
+        elif request.max_new_tokens == 0:
             self.finish(request, "length")
-            return
-        outputs = request.output_ids
-        outputs.append(token_id)
-        if logprobs is not None:
-            request.logprobs.append(logprobs)
-        state.counters.output_tokens += 1
-        if request.first_token_s < 0:
-            request.first_token_s = state.now
-            request.events.append((state.now, "first_token", {}))
-        request.suspicion = 0
-        if state.config.stream_interval == 1:
-            request.sent_count = len(outputs)
-            state.outbox.token(request, len(outputs) - 1, logprobs)
-        elif len(outputs) - request.sent_count >= state.config.stream_interval:
-            self._send_rows(request)
-        if token_id in request.stop_ids and len(outputs) > request.min_new_tokens:
-            self.finish(request, "stop")
-        elif len(outputs) >= request.max_new_tokens:
-            self.finish(request, "length")
+        else:
+            request.output_ids.append(token_id)
+            if logprobs is not None:
+                request.logprobs.append(logprobs)
+            state.counters.output_tokens += 1
+            request.suspicion = 0
+            if request.first_token_s < 0:
+                request.first_token_s = state.now
+                request.events.append((state.now, "first_token", {}))
+            if len(request.output_ids) - request.sent_count >= state.config.stream_interval:
+                self._send_rows(request)
+            self._end_if_complete(request)
+
+    def _end_if_complete(self, request: Request) -> None:
+        reason = request.end_reason()
+        if reason is not None:
+            self.finish(request, reason)
 
     def _send_rows(self, request: Request) -> None:
         """Send the outputs that have not been sent yet."""
+        if self._state.config.stream_interval == 1:
+            # The hot loop sends each at once and keeps no count.
+            request.sent_count = max(request.sent_count, len(request.output_ids) - 1)
         for index in range(request.sent_count, len(request.output_ids)):
             known = request.logprobs_after(index)
             self._state.outbox.token(request, index, known[0] if known else None)
@@ -110,7 +130,7 @@ class Results:
 
     def fail(self, request: Request, status: int, code: str, message: str) -> None:
         """End a request that cannot go on; its output so far is final."""
-        if request.is_open:
+        if request.is_open and self._state.config.stream_interval > 1:
             self._send_rows(request)
             self._state.outbox.flush_tokens(self._state.step)
         self._state.outbox.close(request)

@@ -150,13 +150,7 @@ class Steps:
             for request, generation, index, page in state.page_writes
             if request.generation == generation and request.slot >= 0
         ]
-        # Decode rows are implicit: all slots past their prompt but those that this step's chunks complete.
-        sitting_out: list[int] = []
-        if rows:
-            decoding = {request.slot for request in rows} | {chunk.slot for chunk in batch.chunks}
-            sitting_out = [
-                request.slot for request in state.running.values() if request.slot >= 0 and request.slot not in decoding
-            ]
+        # Decode rows are implicit: all slots past their prompt, and all of them decode whenever any does.
         page_writes = owed + batch.new_pages + writes
         frame = Step(
             state.worker_epoch,
@@ -166,7 +160,7 @@ class Steps:
             pack_ids([number for write in page_writes for number in write]),
             batch.chunks,
             bool(rows),
-            pack_ids(sitting_out),
+            b"",
         )
         state.released_slots.clear()
         state.page_writes = batch.next_writes
@@ -175,7 +169,8 @@ class Steps:
         state.outstanding.append(Outstanding(step, state.now, self._features(batch, rows)))
         state.outbox.put(state.worker_name, frame)
         self._count(batch, rows)
-        self._release_complete([*batch.requests, *rows])
+        self._release_complete(batch.requests)
+        self._release_complete(self._decode.take_complete())
 
     def _features(self, batch: PrefillBatch, rows: list[Request]) -> list[float]:
         if self._state.step_cost is None:
