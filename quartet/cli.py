@@ -1,6 +1,7 @@
 """The command line: quartet serve | chat | ps | simulate | advise."""
 
 import argparse
+import http.client
 import json
 import os
 import sys
@@ -104,20 +105,22 @@ def _chat(arguments: argparse.Namespace) -> int:
 def _ps(arguments: argparse.Namespace) -> int:
     try:
         if arguments.config:
-            for name, value in _fetch(arguments, "/config").items():
-                print(f"{name:<44} {value}")
-            return 0
-        processes = _fetch(arguments, "/topology")["processes"]
-    except (urllib.error.URLError, OSError, ValueError, KeyError) as error:
+            lines = [f"{name:<44} {value}" for name, value in _fetch(arguments, "/config").items()]
+        else:
+            lines = [f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<10}PHASE"]
+            lines += [_process_line(row) for row in _fetch(arguments, "/topology")["processes"]]
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError, TypeError) as error:
         print(f"quartet: no engine answers at {arguments.url}: {error}", file=sys.stderr)
         return 1
-    print(f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<10}PHASE")
-    for row in processes:
-        print(
-            f"{row['role']:<12}{row['rank']:>4}{row['pid']:>9}{row['epoch']:>7}{row['restarts']:>10}  "
-            f"{row['state']:<10}{row['phase']}"
-        )
+    print("\n".join(lines))
     return 0
+
+
+def _process_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['role']:<12}{row['rank']:>4}{row['pid']:>9}{row['epoch']:>7}{row['restarts']:>10}  "
+        f"{row['state']:<10}{row['phase']}"
+    )
 
 
 def _fetch(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
@@ -126,7 +129,9 @@ def _fetch(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
     if arguments.api_key:
         request.add_header("authorization", f"Bearer {arguments.api_key}")
     with urllib.request.urlopen(request, timeout=5) as response:
-        found: dict[str, Any] = json.load(response)
+        found = json.load(response)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object")
     return found
 
 

@@ -20,6 +20,7 @@ MAGIC = b"QRTT"
 VERSION = 1
 HEADER = struct.Struct("<4sBBBBQIII")
 MAX_FRAME_BYTES = 64 << 20
+ROLES = {int(role): role for role in Role}
 
 T = TypeVar("T")
 
@@ -93,9 +94,14 @@ class Decoder(Generic[T]):
             raise FrameError("length")
         if zlib.crc32(body) != crc:
             raise FrameError("crc")
+        if role not in ROLES:
+            raise FrameError("role", str(role))
         try:
-            return Source(Role(role), rank, Epoch(epoch)), self._decode(body)
+            frame = self._decode(body)
         except ValueError as error:
             raise FrameError("body", str(error)) from error
         except RecursionError as error:
             raise FrameError("body", "nested too deeply") from error
+        if type(frame).__struct_config__.tag != kind:
+            raise FrameError("type", "header and body disagree")
+        return Source(ROLES[role], rank, Epoch(epoch)), frame

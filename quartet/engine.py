@@ -257,8 +257,11 @@ class Engine:
 
     async def _started(self) -> None:
         """Wait a moment for the first readiness: the ready line may be read before the table has come here."""
+        if self._first_ready.is_set():
+            return
         try:
-            await asyncio.wait_for(self._first_ready.wait(), START_GRACE_S)
+            async with asyncio.timeout(START_GRACE_S):
+                await self._first_ready.wait()
         except TimeoutError:
             raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0) from None
 
@@ -322,7 +325,8 @@ class Engine:
         self._asks[ask_id] = answer
         try:
             self._context.send(self._scheduler, Ask(ask_id, self._context.name, what, argument))
-            return await asyncio.wait_for(answer, ASK_TIMEOUT_S)
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                return await answer
         except TimeoutError:
             raise RequestError(503, "engine_restarting", "The scheduler did not answer.", None, 2.0) from None
         finally:
@@ -369,8 +373,13 @@ class Engine:
     def _on_accepted(self, frame: Accepted) -> None:
         entry = self._journal.entries.get((frame.rid, frame.choice))
         if entry is not None and entry.submit.attempt == frame.attempt:
+            self._accept(entry, frame.max_new_tokens)
+
+    @staticmethod
+    def _accept(entry: Entry[Generation], max_new_tokens: int) -> None:
+        if not entry.is_accepted:
             entry.is_accepted = True
-            entry.owner.accept(frame.choice, frame.max_new_tokens)
+            entry.owner.accept(entry.submit.choice, max_new_tokens)
 
     def _on_delta(self, delta: Delta) -> None:
         now = self._context.clock.now()
@@ -384,6 +393,9 @@ class Engine:
                 continue
             if taken is not None:
                 entry, item = taken
+                if not entry.is_accepted:
+                    # Output implies acceptance; the word itself was lost, or comes last.
+                    self._accept(entry, entry.submit.params.max_new_tokens or 0)
                 if item.finish is not None:
                     self._on_finish(item)
                 entry.owner.deliver([Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)])
@@ -399,8 +411,9 @@ class Engine:
             self._give_up(entry, error)
 
     def _give_up(self, entry: Entry[Generation], error: RequestError) -> None:
-        self.abort(entry.submit.rid)
-        entry.owner.fail(error)
+        if entry.submit.rid in self._generations:
+            self.abort(entry.submit.rid)
+            entry.owner.fail(error)
 
     def _on_held(self, held: Held) -> None:
         now = self._context.clock.now()

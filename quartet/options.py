@@ -71,7 +71,7 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
         if message.startswith("unrecognized arguments:"):
-            unknown = message.split(":", 1)[1].split()[0]
+            unknown = (message.split(":", 1)[1].split() or ["''"])[0]
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown.split("=")[0], known, 3, 0.5)
             message = f"unknown argument {unknown}" + (f"; did you mean {', '.join(near)}?" if near else "")
@@ -155,7 +155,8 @@ def parse_value(kind: inspect.Type, text: Any, origin: str) -> Any:
                 raise ConfigError(f"{origin}: {text!r} is neither true nor false")
             return str(text).lower() in ("true", "1")
         case inspect.VarTupleType():
-            return tuple(text) if isinstance(text, list) else tuple(part for part in text.split(",") if part)
+            parts = text if isinstance(text, list) else [part for part in text.split(",") if part]
+            return tuple(_parse_text(part, origin) for part in parts)
         case inspect.LiteralType():
             if text not in kind.values:
                 raise ConfigError(f"{origin}: {text!r} is not one of {', '.join(map(str, kind.values))}")
@@ -163,7 +164,15 @@ def parse_value(kind: inspect.Type, text: Any, origin: str) -> Any:
         case inspect.IntType() | inspect.FloatType():
             return _parse_number(kind, text, origin)
         case _:
-            return text
+            return _parse_text(text, origin)
+
+
+def _parse_text(text: str, origin: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{origin}: {text!r} is not UTF-8") from None
+    return text
 
 
 def _parse_number(kind: "inspect.IntType | inspect.FloatType", text: Any, origin: str) -> int | float:
@@ -174,6 +183,8 @@ def _parse_number(kind: "inspect.IntType | inspect.FloatType", text: Any, origin
         raise ConfigError(f"{origin}: {text!r} is not {'an integer' if is_int else 'a number'}") from None
     if value != value or value in (float("inf"), float("-inf")):
         raise ConfigError(f"{origin}: {text} is not a finite number")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ConfigError(f"{origin}: {text} does not fit into 64 bits")
     bounds = (
         ("at least", kind.ge, operator.ge),
         ("more than", kind.gt, operator.gt),
@@ -198,6 +209,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
         )
+    if any(not key.strip() for key in config.server.api_key):
+        raise ConfigError("--api-key: an empty key would let everybody in; leave it out or give a key")
     loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
     if not loopback and not config.server.api_key and not config.server.insecure:
         raise ConfigError(

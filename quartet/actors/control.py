@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from quartet.errors import FrameError
+
 T = TypeVar("T")
 MAX_MESSAGE_BYTES = 1 << 18
 
@@ -17,6 +19,8 @@ MAX_MESSAGE_BYTES = 1 << 18
 def control_pair() -> tuple[socket.socket, socket.socket]:
     """Return (supervisor's end, child's end); the child's is inheritable, the supervisor's non-blocking."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_MESSAGE_BYTES)
     ours.setblocking(False)
     theirs.set_inheritable(True)
     return ours, theirs
@@ -37,8 +41,13 @@ class ControlChannel(Generic[T]):
         self._unsent: collections.deque[bytes] = collections.deque()
 
     def send(self, message: msgspec.Struct) -> None:
-        """Send a message that must arrive; kept and tried again by the next send or flush if the peer is slow."""
-        self._unsent.append(self._encode(message))
+        """Send a message that must arrive; kept and tried again by the next send or flush if the peer is slow.
+
+        Raises FrameError for one that is longer than the other side reads."""
+        data = self._encode(message)
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise FrameError("too_big", f"a control message of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}")
+        self._unsent.append(data)
         self.flush()
 
     def send_if_possible(self, message: msgspec.Struct) -> None:

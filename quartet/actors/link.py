@@ -8,6 +8,7 @@ import asyncio
 import collections
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -162,13 +163,14 @@ class ThreadLink:
 
     def recv(self, timeout_s: float) -> tuple[Source, Any] | None:
         """Return the next good frame, or None after `timeout_s`; bad ones are counted and skipped."""
+        deadline_s = time.monotonic() + timeout_s
         while True:
             try:
                 data = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                if timeout_s <= 0 or not self._socket.poll(int(timeout_s * 1000)):
+                left_ms = int((deadline_s - time.monotonic()) * 1000) if timeout_s > 0 else 0
+                if left_ms <= 0 or not self._socket.poll(left_ms):
                     return None
-                timeout_s = 0
                 continue
             try:
                 return self._decode(data)

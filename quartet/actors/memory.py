@@ -57,18 +57,16 @@ class MemoryNetwork:
 
     def deliver(self) -> bool:
         """Deliver the oldest frame that has an inbox; returns False if there is none."""
-        for _ in range(len(self._waiting)):
-            name, data = self._waiting.popleft()
+        for position, (name, data) in enumerate(self._waiting):
             inbox = self._inboxes.get(name)
-            if inbox is None:
-                self._waiting.append((name, data))
-                continue
-            decoder, handler = inbox
-            try:
-                handler(*decoder.decode(data))
-            except FrameError as error:
-                self.dropped[error.reason] += 1
-            return True
+            if inbox is not None:
+                del self._waiting[position]
+                decoder, handler = inbox
+                try:
+                    handler(*decoder.decode(data))
+                except FrameError as error:
+                    self.dropped[error.reason] += 1
+                return True
         return False
 
     def run_until_idle(self, limit: int = 1_000_000) -> int:
