@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             client.add_argument("--config", action="store_true", help="show the scheduler's settings in force instead")
         if name == "chat":
             client.add_argument("--model", default="", help="model name; default: the one that is served")
+            client.add_argument(
+                "--max-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)"
+            )
     given = list(sys.argv[1:] if argv is None else argv)
     _add_simulator(commands, is_wanted=bool(given) and given[0] in SIMULATOR_COMMANDS)
     arguments, unknown = parser.parse_known_args(given)
@@ -99,7 +102,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _chat(arguments: argparse.Namespace) -> int:
     from quartet.chat import run_chat
 
-    return run_chat(arguments.url, arguments.model, arguments.api_key)
+    return run_chat(arguments.url, arguments.model, arguments.api_key, max_tokens=arguments.max_tokens)
 
 
 def _ps(arguments: argparse.Namespace) -> int:

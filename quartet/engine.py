@@ -6,6 +6,7 @@ and of the process table by its owner.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -41,11 +42,13 @@ from quartet.frames import (
     unpack_ids,
 )
 from quartet.ids import Rid, Role, process_name
-from quartet.journal import Entry, Gap, Journal
+from quartet.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 
 LIVE_SET_S = 1.0
 ASK_TIMEOUT_S = 5.0
 START_GRACE_S = 2.0
+ENCODE_RETRY_S = 15.0
+ENCODE_TRIES = 4
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 
 
@@ -296,10 +299,20 @@ class Engine:
         job = Encode(job_id, self._context.name, request.prompt, request.params)
         answer: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         self._jobs[job_id] = (tokenizer, job, answer)
+        deadline_s = None if request.deadline_s is None else self._context.clock.now() + request.deadline_s
         try:
-            self._context.send(tokenizer, job)
-            return await answer
+            for _ in range(ENCODE_TRIES):
+                # A frame can be lost without its tokenizer dying; a second answer to one job is ignored.
+                self._context.send(tokenizer, job)
+                left_s = None if deadline_s is None else deadline_s - self._context.clock.now()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ENCODE_RETRY_S if left_s is None else min(ENCODE_RETRY_S, left_s)):
+                        return await asyncio.shield(answer)
+                if deadline_s is not None and self._context.clock.now() >= deadline_s:
+                    raise RequestError(408, "deadline_exceeded", "The request's deadline has passed.")
+            raise RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0)
         finally:
+            answer.cancel()
             del self._jobs[job_id]
 
     def abort(self, rid: Rid) -> None:
@@ -373,13 +386,8 @@ class Engine:
     def _on_accepted(self, frame: Accepted) -> None:
         entry = self._journal.entries.get((frame.rid, frame.choice))
         if entry is not None and entry.submit.attempt == frame.attempt:
-            self._accept(entry, frame.max_new_tokens)
-
-    @staticmethod
-    def _accept(entry: Entry[Generation], max_new_tokens: int) -> None:
-        if not entry.is_accepted:
             entry.is_accepted = True
-            entry.owner.accept(entry.submit.choice, max_new_tokens)
+            entry.owner.accept(frame.choice, frame.max_new_tokens)
 
     def _on_delta(self, delta: Delta) -> None:
         now = self._context.clock.now()
@@ -388,17 +396,25 @@ class Engine:
             try:
                 taken = take(item, now)
             except Gap:
-                entry = self._journal.entries[item.rid, item.choice]
-                self._context.send(self._scheduler, self._journal.replay(entry, now))
+                self._on_gap(self._journal.entries[item.rid, item.choice], now)
                 continue
             if taken is not None:
                 entry, item = taken
                 if not entry.is_accepted:
                     # Output implies acceptance; the word itself was lost, or comes last.
-                    self._accept(entry, entry.submit.params.max_new_tokens or 0)
+                    entry.is_accepted = True
+                    entry.owner.accept(item.choice, entry.submit.params.max_new_tokens or 0)
                 if item.finish is not None:
                     self._on_finish(item)
                 entry.owner.deliver([Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)])
+
+    def _on_gap(self, entry: Entry[Generation], now: float) -> None:
+        """Output is missing or contradicts what was delivered: submit again, but not for ever without any progress."""
+        entry.stall_replays += 1
+        if entry.stall_replays > MAX_STALL_REPLAYS:
+            self._give_up(entry, RequestError(500, "internal_error", "The request's output cannot be continued."))
+        else:
+            self._context.send(self._scheduler, self._journal.replay(entry, now))
 
     def _on_finish(self, item: DeltaItem) -> None:
         self._journal.remove(item.rid, item.choice)

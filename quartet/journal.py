@@ -87,7 +87,8 @@ class Journal(Generic[Owner]):
             raise Gap
         outputs.frombytes(item.ids)
         entry.text_length += len(item.text)
-        entry.progress_s, entry.stall_replays = now, 0
+        if item.ids or item.finish is not None:
+            entry.progress_s, entry.stall_replays = now, 0
         if item.finish is not None and item.finish.count < len(outputs):
             del outputs[item.finish.count :]
         return entry, item

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import collections
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -111,6 +112,7 @@ class _Process:
             facts = await self._actor.start()
             if inbox:
                 inbox.open()
+            _settle_memory()
             self._context.leave_phase("starting", "serving")
             self._channel.send(Ready(facts))
             drain = await self._drain_wanted
@@ -173,6 +175,14 @@ class _Process:
                 name = process_name(process.role, process.rank)
                 if process.role is Role.API and name != context.name:
                     context.send(name, snapshot)
+
+
+def _settle_memory() -> None:
+    """Take what start-up has made out of the garbage collector's sight, and let it run less often: a full collection
+    of a large process would stop it for tens of milliseconds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def die_with_parent(parent_pid: int) -> None:

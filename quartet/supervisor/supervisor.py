@@ -7,7 +7,7 @@ import signal
 import socket
 
 from quartet.config import Config
-from quartet.errors import ConfigError
+from quartet.errors import ConfigError, FrameError
 from quartet.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, Ready, Who
 from quartet.ids import Epoch, Role
 from quartet.supervisor.plan import DRAIN_ORDER, ProcessSpec, plan_processes
@@ -82,6 +82,8 @@ class Supervisor:
             self._run_dir, self._listener = run_dir, listener
             try:
                 return asyncio.run(self._serve())
+            except FrameError as error:
+                raise ConfigError(f"the configuration is too large, perhaps the chat template: {error}") from error
             finally:
                 listener.close()
         finally:
@@ -154,7 +156,7 @@ class Supervisor:
             self._finish(EXIT_FATAL)
             return
         now = self._loop.time()
-        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        cause = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         delay_s = seat.policy.on_death(now, now - child.started_s, child.is_ready)
         if delay_s is None:
             self._progress.line(f"{seat.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
@@ -281,3 +283,10 @@ class Supervisor:
             while any(child.process.poll() is None for child in children) and self._loop.time() < deadline:
                 await asyncio.sleep(0.02)
         self._finish(0)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

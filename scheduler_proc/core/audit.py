@@ -16,6 +16,7 @@ def audit(state: State) -> None:
     if state.kv is not None:
         _check_ownership(state, state.kv)
         _check_tree(state, state.kv)
+        state.kv.tree.audit()
         _check_idle(state, state.kv)
     _check_slots(state)
 

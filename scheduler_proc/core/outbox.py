@@ -4,6 +4,7 @@ import msgspec
 
 from quartet.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
 from quartet.ids import Handle
+from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request
 
 Sent = tuple[str, msgspec.Struct]
@@ -46,7 +47,7 @@ class Outbox:
             request.choice,
             request.attempt,
             request.reply_to,
-            pack_ids(request.prompt_ids[-TAIL_TOKENS:]),
+            request.prompt_key[-TAIL_TOKENS * ID_BYTES :],
             pack_ids(request.output_ids),
             request.edge_count,
             params.stop,

@@ -16,7 +16,7 @@ from typing import Any
 from quartet.errors import InvariantViolation
 from quartet.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
 from quartet.ids import Handle, Rid
-from scheduler_proc.core.radix import Namespace, Node
+from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 
 TimelineEvent = tuple[float, str, dict[str, Any]]
 """When, what, and the numbers that explain it."""
@@ -55,7 +55,7 @@ class Request:
         "events", "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight",
         "inserted_tokens", "is_deprioritized", "is_done", "is_open", "launched", "live_misses", "logprobs",
         "matched_node", "matched_tokens", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids",
-        "pages", "params", "passes_waited", "priority", "processed_at_entry", "prompt_ids", "prompt_key",
+        "pages", "params", "passes_waited", "priority", "processed_at_entry", "prompt_key", "prompt_tokens",
         "protected", "qseq", "queued_s", "recomputed_tokens", "reply_to", "retractions", "rid", "routing_key",
         "rows_wanted", "sent_count", "seq", "slot", "started_s", "state", "stop_ids", "stop_reasons_at_entry",
         "suspicion", "tenant", "urgency", "weight",
@@ -70,8 +70,9 @@ class Request:
         self.attempt = submit.attempt
         self.reply_to = submit.reply_to
         self.detok = submit.detok
-        self.prompt_ids = unpack_ids(submit.prompt_ids)
+        # As bytes, never as a list: the garbage collector would walk every id of every waiting prompt.
         self.prompt_key = submit.prompt_ids
+        self.prompt_tokens = len(submit.prompt_ids) // ID_BYTES
         self.output_ids = unpack_ids(submit.output_ids)
         self.edge_count = len(self.output_ids)
         self.logprobs: list[TokenLogprobs] = []
@@ -136,14 +137,9 @@ class Request:
         self.is_done = not TRANSITIONS[state]
 
     @property
-    def prompt_tokens(self) -> int:
-        """I."""
-        return len(self.prompt_ids)
-
-    @property
     def total_tokens(self) -> int:
         """L = I + O: what must be in KV before the next decode."""
-        return len(self.prompt_ids) + len(self.output_ids)
+        return self.prompt_tokens + len(self.output_ids)
 
     @property
     def remaining_tokens(self) -> int:

@@ -3,6 +3,8 @@
 from scheduler_proc.core.policies.context import PolicyContext
 from scheduler_proc.core.request import Request
 
+LAST = 1 << 40
+"""More than any number of cached tokens."""
 DEPRIORITIZED_PASSES = 16
 """Passes after which lpm-aging no longer puts a request off for a sibling (4.3)."""
 
@@ -13,7 +15,7 @@ def order_by_prefix(requests: list[Request], context: PolicyContext) -> None:
     For a batch that is known this is the order of a depth-first walk, which gives the best hit rate (SGLang, arXiv
     2312.07104). It starves cold requests.
     """
-    requests.sort(key=lambda request: (request.is_deprioritized, -request.matched_tokens))
+    requests.sort(key=lambda request: LAST * request.is_deprioritized - request.matched_tokens)
 
 
 def order_by_aged_prefix(requests: list[Request], context: PolicyContext) -> None:

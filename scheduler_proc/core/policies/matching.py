@@ -6,8 +6,8 @@ from quartet.config import SchedulerConfig
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node, RadixTree
 from scheduler_proc.core.request import Request
 
-Match = tuple[int, int, Node]
-"""Output tokens that the request had, tokens of it that are cached, node where they end."""
+Match = tuple[int, tuple[int, Node]]
+"""Output tokens that the request had; tokens of it that are cached, and the node where they end."""
 
 
 class PrefixMatcher:
@@ -26,7 +26,7 @@ class PrefixMatcher:
 
     def match(self, requests: Iterable[Request], tree: RadixTree) -> None:
         """Set matched_tokens (at most L-1) and matched_node of each request, and take it as not deprioritized."""
-        for request, (_, tokens, node) in zip(requests, self._find_all(requests, tree), strict=True):
+        for request, (_, (tokens, node)) in zip(requests, self._find_all(requests, tree), strict=True):
             request.matched_tokens, request.matched_node = tokens, node
             request.is_deprioritized = False
 
@@ -42,10 +42,13 @@ class PrefixMatcher:
             outputs = len(request.output_ids)
             match = known.get(request.qseq)
             if match is not None and match[0] == outputs and is_same:
-                tree.touch(match[2])
+                tree.touch(match[1][1])
             else:
-                limit, earlier = request.total_tokens - 1, match[1:] if match is not None else None
-                match = outputs, *tree.match_length(request.key(), limit, request.namespace, earlier)
+                earlier = match[1] if match is not None else None
+                answer = tree.match_length(request.key(), request.total_tokens - 1, request.namespace, earlier)
+                # Most answers stay what they were. Not to keep equal ones spares the cycle collector.
+                if match is None or match != (outputs, answer):
+                    match = outputs, answer
             found[request.qseq] = match
         self._tree, self._version, self._known = tree, tree.version, found
         return list(found.values())
@@ -68,16 +71,17 @@ def deprioritize_siblings(requests: Iterable[Request], config: SchedulerConfig) 
     if config.in_batch_check_threshold < 0:
         return
     shared_tokens = config.in_batch_deprioritize_threshold
-    leaders: set[tuple[Namespace, bytes]] = set()
+    leaders: dict[Namespace, set[bytes]] = {}
     for request in requests:
         if request.matched_tokens > config.in_batch_check_threshold or request.total_tokens < shared_tokens:
             continue
-        beginning = (request.namespace, _beginning(request, shared_tokens))
+        beginning = _beginning(request, shared_tokens)
+        beginnings = leaders.setdefault(request.namespace, set())
         # With a threshold of 0 even the first one shares enough with nobody.
-        if beginning in leaders or not shared_tokens:
+        if beginning in beginnings or not shared_tokens:
             request.is_deprioritized = True
         else:
-            leaders.add(beginning)
+            beginnings.add(beginning)
 
 
 def _beginning(request: Request, tokens: int) -> bytes:

@@ -1,5 +1,7 @@
 """The radix tree by the book: examples R1 to R8 and rules TREE-1 to TREE-6. Keys are token ids as int32 bytes."""
 
+import itertools
+
 import pytest
 
 from quartet.errors import InvariantViolation
@@ -266,15 +268,8 @@ def test_version_follows_the_content() -> None:
     ):
         act()
         versions.append(book.tree.version)
-    assert [after > before for before, after in zip(versions, versions[1:], strict=False)] == [
-        True,
-        False,
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]
+    changed = [after > before for before, after in itertools.pairwise(versions)]
+    assert changed == [True, False, False, False, False, True, True]
 
 
 def test_inv5_pages_and_key_must_agree() -> None:

@@ -9,7 +9,7 @@ from quartet.config import SchedulerConfig
 from quartet.frames import SamplingParams, Submit, pack_ids
 from quartet.ids import Rid
 from scheduler_proc.core.policies import Policy, PolicyContext, make_policy
-from scheduler_proc.core.radix import RadixTree
+from scheduler_proc.core.radix import Node, RadixTree
 from scheduler_proc.core.request import Request
 
 
@@ -54,6 +54,10 @@ class Line:
     def cache(self, ids: list[int], namespace: tuple[str, ...] = ("", "")) -> None:
         """Put a sequence into the tree."""
         self.tree.insert(pack_ids(ids), [1] * (len(ids) // self.tree.page_size), 0, namespace)
+
+    def match(self, ids: list[int], namespace: tuple[str, ...] = ("", "")) -> Node:
+        """Match as somebody else would; returns where it ends."""
+        return self.tree.match(pack_ids(ids), namespace)[1]
 
     def order(self, **changes: Any) -> str:
         """Run one pass's ordering; returns the names in order."""

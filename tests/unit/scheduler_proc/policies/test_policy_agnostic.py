@@ -3,11 +3,10 @@
 import collections
 
 import pytest
+from policy_rig import Line, own_tokens
 
 from quartet.errors import ConfigError
-from quartet.frames import pack_ids
 from scheduler_proc.core.policies import make_policy
-from policy_rig import Line, own_tokens
 
 
 def line_of_p5(policy: str, **config: object) -> Line:
@@ -126,7 +125,7 @@ def test_pol4_waiting_prefixes_are_refreshed_from_the_tail() -> None:
     for number, name in enumerate("abc"):
         line.add(name, [*own_tokens(number), 1])
         line.cache(own_tokens(number))
-    ends = [line.tree.match(pack_ids(own_tokens(number)))[1] for number in range(3)]
+    ends = [line.match(own_tokens(number)) for number in range(3)]
     line.order(pass_number=31)
     assert [end.last_access for end in ends] == sorted(end.last_access for end in ends)
     line.cache([7, 7])

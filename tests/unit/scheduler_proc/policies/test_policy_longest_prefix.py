@@ -150,9 +150,7 @@ def test_pol6_urgency_before_the_prefix() -> None:
     assert [line.by_name[name].matched_tokens for name in "abc"] == [0, 0, 40]
 
 
-@pytest.mark.parametrize(
-    ("match", "age", "expected"), [(100, 6, "hc"), (100, 7, "ch"), (80, 5, "ch"), (80, 4, "hc")]
-)
+@pytest.mark.parametrize(("match", "age", "expected"), [(100, 6, "hc"), (100, 7, "ch"), (80, 5, "ch"), (80, 4, "hc")])
 def test_p9_a_cold_request_passes_a_hot_one(match: int, age: int, expected: str) -> None:
     """P9: lpm-aging, a 16."""
     line = Line("lpm-aging", aging_tokens_per_pass=16)
@@ -190,6 +188,10 @@ def test_p10_being_put_off_ends_with_age() -> None:
     assert line.order() == "hxc"
     line.by_name["c"].passes_waited = 16
     assert line.order() == "hcx"
+    assert line.by_name["c"].is_deprioritized
+    line.by_name["c"].passes_waited = 34
+    assert line.order() == "chx"
+    assert not line.by_name["c"].is_deprioritized
 
 
 @pytest.mark.parametrize(("credit", "match"), [(16, 100), (64, 128), (7, 50)])
