@@ -4,6 +4,7 @@
 #   make test         the tests, about five minutes
 #   make check        format, lint, types, import contracts
 #   make test-slow    everything that is too long for `make test`
+#   make test-random  the scheduler's state machine for ten minutes
 #   make test-gpu     the kernels on a CUDA device
 #
 # PYTHON chooses the interpreter. TORCH_INDEX names the package index that PyTorch's CPU build comes from, where the
@@ -25,7 +26,7 @@ else
 TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 endif
 
-.PHONY: serve test test-slow test-gpu check format oracle clean
+.PHONY: serve test test-slow test-random test-gpu check format oracle clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
@@ -37,6 +38,10 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels -m slow --timeout=1800
 	$(BIN)/python -m pytest tests --ignore=tests/kernels -m slow --timeout=1800
+
+# The state machine for longer: about ten minutes.
+test-random: $(VENV)/.dev
+	QUARTET_EXAMPLES=10000 $(BIN)/python -m pytest tests/property --timeout=3600
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels -m "gpu or not slow"

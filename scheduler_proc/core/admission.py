@@ -94,8 +94,17 @@ class PrefillAdder:
         self._commit(request, length, self._estimate(request) if extend <= limit else 0)
         return length
 
-    def add(self, request: Request, withheld_tokens: int = 0) -> tuple[int, Verdict]:
-        """Test a candidate whose match is locked (ADM-3 to ADM-7). `withheld_tokens` it may not evict.
+    def has_budget_for(self, request: Request, may_chunk: bool = True) -> bool:
+        """Say whether the pass has room for a candidate, or for a first chunk of it (ADM-4, ADM-5)."""
+        padded = ceil_to(request.total_tokens - request.committed, self.page_size)
+        if self.remaining_chunk is None:
+            return not self.admitted or padded < self.remaining_input
+        return padded <= self.remaining_chunk or (may_chunk and self.remaining_chunk >= self.page_size)
+
+    def add(self, request: Request, withheld_tokens: int = 0, may_chunk: bool = True) -> tuple[int, Verdict]:
+        """Test a candidate whose match is locked (ADM-3 to ADM-7).
+
+        `withheld_tokens` it may not evict; with `may_chunk` false it must be computed whole, since another is chunked.
 
         Returns the tokens to compute now, 0 if it is not admitted, and the verdict: on the candidate if it is not
         admitted, else on the next one.
@@ -103,15 +112,11 @@ class PrefillAdder:
         extend = request.total_tokens - request.committed
         if not self._fits(request, extend, withheld_tokens):
             return 0, Verdict.NO_TOKEN
-        padded = ceil_to(extend, self.page_size)
+        if not self.has_budget_for(request, may_chunk):
+            return 0, Verdict.OTHER
         length, reservation = extend, self._estimate(request)
-        if self.remaining_chunk is None:
-            if self.admitted and padded >= self.remaining_input:
-                return 0, Verdict.OTHER
-        elif padded > self.remaining_chunk:
+        if self.remaining_chunk is not None and ceil_to(extend, self.page_size) > self.remaining_chunk:
             length, reservation = floor_to(self.remaining_chunk, self.page_size), 0
-            if length <= 0:
-                return 0, Verdict.OTHER
         self._commit(request, length, reservation)
         return length, self.verdict()
 

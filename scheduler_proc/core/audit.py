@@ -86,7 +86,8 @@ def _check_tree(state: State, kv: KvCache) -> None:
         if not node.key or len(node.key) != len(node.pages) * page_bytes:
             _fail("INV-5", f"a node's key of {len(node.key)} bytes for {len(node.pages)} pages")
         first = node.child_key if isinstance(node.child_key, bytes) else node.child_key[1]
-        if first != node.key[:page_bytes] or node.parent is None or node.parent.children[node.child_key] is not node:
+        filed = None if node.parent is None else node.parent.children.get(node.child_key)
+        if first != node.key[:page_bytes] or filed is not node:
             _fail("INV-5", "a child is filed under another key than its first page")
         if node.lock_ref != _expected_locks(node, locks):
             _fail("INV-6", f"lock_ref {node.lock_ref}, {_expected_locks(node, locks)} expected")

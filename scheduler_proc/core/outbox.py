@@ -81,6 +81,13 @@ class Outbox:
         columns.indices.append(index)
         columns.ids.append(request.output_ids[index])
 
+    def rest(self, request: Request) -> None:
+        """Add the request's outputs that have not been sent yet."""
+        for index in range(request.sent_count, len(request.output_ids)):
+            known = request.logprobs_after(index)
+            self.token(request, index, known[0] if known else None)
+        request.sent_count = len(request.output_ids)
+
     def end(self, request: Request, end: End) -> None:
         """Add the end of a request, after its tokens."""
         self.columns(request.detok).ends.append(end)

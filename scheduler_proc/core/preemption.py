@@ -12,7 +12,12 @@ from scheduler_proc.core.request import Request
 
 
 def pick_victims(
-    newcomer: Request, running: Iterable[Request], adder: PrefillAdder, config: SchedulerConfig, needs_slot: bool
+    newcomer: Request,
+    running: Iterable[Request],
+    adder: PrefillAdder,
+    config: SchedulerConfig,
+    needs_slot: bool,
+    withheld_tokens: int = 0,
 ) -> list[Request]:
     """Return the requests to preempt so that `newcomer`, whose match is locked, is admitted; none if it cannot be.
 
@@ -21,9 +26,10 @@ def pick_victims(
     Args:
         running: candidates in batch order; nothing of this pass, not the chunked request.
         adder: the budget of the pass.
+        withheld_tokens: cached tokens that the newcomer may not evict.
     """
     is_compat = config.preempt_accounting == "compat"
-    missing = adder.missing_for(newcomer, is_compat)
+    missing = adder.missing_for(newcomer, is_compat) + withheld_tokens
     victims: list[Request] = []
     for victim in sorted(running, key=lambda request: (-request.urgency, -request.qseq)):
         if _suffices(missing, is_compat) and (victims or not needs_slot):

@@ -68,11 +68,12 @@ class PrefillPass:
         )
         batch = PrefillBatch()
         context = self._policy_context()
-        is_ordered = False
+        reserved = 0
         if state.chunked is not None:
-            is_ordered = self._continue(state.chunked, adder, batch, step, context)
-        if admits and state.chunked is None and state.waiting and not (state.is_full and not self._can_preempt):
-            if not is_ordered:
+            reserved = self._continue(state.chunked, adder, batch, step, context)
+        has_place = state.chunked is None or reserved > 0
+        if admits and has_place and state.waiting and not (state.is_full and not self._can_preempt):
+            if not reserved:
                 self._policy.order(state.waiting, context)
             self._admit_waiting(adder, batch, step, context)
         return batch
@@ -87,14 +88,14 @@ class PrefillPass:
 
     def _continue(
         self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext
-    ) -> bool:
-        """Compute more of the chunked request; says whether the queue was put in order for it."""
+    ) -> int:
+        """Compute more of the chunked request; returns the tokens of the chunk kept for shorter ones (4.8), for which
+        the queue is in order then."""
         state = self._state
         kv = state.require_kv()
-        cap, is_ordered = None, False
+        cap, reserved = None, 0
         if state.config.schedule_policy == "shortest-prefill-first" and state.waiting and adder.remaining_chunk:
             self._policy.order(state.waiting, context)
-            is_ordered = True
             left = request.total_tokens - request.committed
             reserved = reserve_for_short(state.waiting, left, adder.remaining_chunk, kv.page_size)
             if reserved:
@@ -103,15 +104,15 @@ class PrefillPass:
         if not kv.make_room(length + kv.page_size):
             # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
             if state.running:
-                return is_ordered
+                return reserved
             length = min(length, kv.pool.available_tokens - (-request.committed % kv.page_size))
             if length <= 0:
-                return is_ordered
+                return reserved
         index = len(request.pages)
         pages = kv.extend(request, request.committed + length)
         batch.new_pages += [(request.slot, index + i, page) for i, page in enumerate(pages)]
         self._compute(request, length, batch, step)
-        return is_ordered
+        return reserved
 
     # The waiting queue
 
@@ -157,7 +158,9 @@ class PrefillPass:
         kv.match_and_lock(request)
         needs_slot = not state.free_slots
         length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, batch)
-        if not length and verdict is Verdict.NO_TOKEN and self._preempt_for(request, adder, batch, needs_slot):
+        is_kv_short = not length and verdict is Verdict.NO_TOKEN
+        has_budget = adder.has_budget_for(request, state.chunked is None)
+        if is_kv_short and has_budget and self._preempt_for(request, adder, batch, needs_slot):
             length, verdict = self._test(request, adder, batch)
         if length:
             self._enter(request, length, batch, step)
@@ -172,12 +175,15 @@ class PrefillPass:
         kv = self._state.require_kv()
         if adder.verdict() is Verdict.NO_TOKEN:
             return 0, Verdict.NO_TOKEN
-        is_alone = not self._state.running and not batch.chunks
+        is_alone = self._is_alone(batch)
         withheld = 0 if is_alone else kv.withheld_tokens(request.urgency)
-        length, verdict = adder.add(request, withheld)
+        length, verdict = adder.add(request, withheld, may_chunk=self._state.chunked is None)
         if length and not kv.make_room_for(request, length + kv.page_size, is_alone):
             return 0, Verdict.NO_TOKEN
         return length, verdict
+
+    def _is_alone(self, batch: PrefillBatch) -> bool:
+        return not self._state.running and not batch.chunks
 
     def _preempt_for(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, needs_slot: bool) -> bool:
         """Preempt less urgent running requests so that this one fits (PRE-1, PRE-6); says whether any was."""
@@ -186,7 +192,8 @@ class PrefillPass:
             return False
         entered = {id(other) for other in batch.requests}
         candidates = [other for other in state.running.values() if other.slot >= 0 and id(other) not in entered]
-        victims = pick_victims(request, candidates, adder, state.config, needs_slot)
+        withheld = state.require_kv().withheld_tokens(request.urgency)
+        victims = pick_victims(request, candidates, adder, state.config, needs_slot, withheld)
         for victim in victims:
             adder.forget_victim(victim)
             self._retraction.preempt(victim, request)

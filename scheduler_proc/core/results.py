@@ -71,24 +71,17 @@ class Results:
             if request.first_token_s < 0:
                 request.first_token_s = state.now
                 request.events.append((state.now, "first_token", {}))
+            if state.config.stream_interval == 1:
+                # The hot loop sends each at once and keeps no count.
+                request.sent_count = len(request.output_ids) - 1
             if len(request.output_ids) - request.sent_count >= state.config.stream_interval:
-                self._send_rows(request)
+                state.outbox.rest(request)
             self._end_if_complete(request)
 
     def _end_if_complete(self, request: Request) -> None:
         reason = request.end_reason()
         if reason is not None:
             self.finish(request, reason)
-
-    def _send_rows(self, request: Request) -> None:
-        """Send the outputs that have not been sent yet."""
-        if self._state.config.stream_interval == 1:
-            # The hot loop sends each at once and keeps no count.
-            request.sent_count = max(request.sent_count, len(request.output_ids) - 1)
-        for index in range(request.sent_count, len(request.output_ids)):
-            known = request.logprobs_after(index)
-            self._state.outbox.token(request, index, known[0] if known else None)
-        request.sent_count = len(request.output_ids)
 
     def finish(self, request: Request, reason: str) -> None:
         """End a request normally, from whatever place it is in, and tell its detokenizer."""
@@ -97,7 +90,7 @@ class Results:
         matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
         hidden = 1 if is_stop else 0
         end = End(request.handle, reason, matched, hidden, len(outputs), request.timings(self._state.now))
-        self._send_rows(request)
+        self._state.outbox.rest(request)
         self._state.outbox.end(request, end)
         self._leave(request, RequestState.FINISHED, reason)
 
@@ -130,9 +123,7 @@ class Results:
 
     def fail(self, request: Request, status: int, code: str, message: str) -> None:
         """End a request that cannot go on; its output so far is final."""
-        if request.is_open and self._state.config.stream_interval > 1:
-            self._send_rows(request)
-            self._state.outbox.flush_tokens(self._state.step)
+        self._state.send_held_back(request)
         self._state.outbox.close(request)
         self._leave(request, RequestState.FAILED, code)
         self._state.outbox.put(

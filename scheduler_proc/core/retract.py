@@ -46,6 +46,7 @@ class Retraction:
         state.give_slot_back(request)
         state.require_kv().release(request)
         request.move_to(RequestState.FAILED)
+        state.send_held_back(request)
         state.outbox.close(request)
         message = "The KV cache is too small for this request even after retracting every other request."
         state.outbox.put(

@@ -126,6 +126,12 @@ class State:
         """Return every request that has not ended."""
         return [request for choices in self.requests.values() for request in choices.values()]
 
+    def send_held_back(self, request: Request) -> None:
+        """Send what the stream interval has held back of a request that is about to end by something else."""
+        if request.is_open and self.config.stream_interval > 1:
+            self.outbox.rest(request)
+            self.outbox.flush_tokens(self.step)
+
     def end(self, request: Request, cause: str) -> None:
         """Take an ended request out of the index by name; its timeline is kept for a while."""
         choices = self.requests[request.rid]

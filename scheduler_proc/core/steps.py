@@ -54,9 +54,7 @@ class Steps:
             return False
         running = len(state.running)
         if self._decodes_owed > 0 and running >= max(config.prefill_decode_interval_min_bs, 1):
-            self._decodes_owed -= 1
             return False
-        self._decodes_owed = 0
         if config.test_retract_no_prefill_bs and running > config.test_retract_no_prefill_bs:
             return False
         is_short_of_slots = running > 0 and len(state.free_slots) < config.min_free_slots_delay
@@ -185,7 +183,9 @@ class Steps:
             state.counters.prefill_steps += 1
             self._decodes_owed = state.config.prefill_decode_interval
         if rows:
-            state.counters.decode_steps += not batch.chunks
+            if not batch.chunks:
+                state.counters.decode_steps += 1
+                self._decodes_owed = max(0, self._decodes_owed - 1)
             if self._last_decode_s >= 0:
                 self.longest_gap_s = max(self.longest_gap_s, state.now - self._last_decode_s)
             self._last_decode_s = state.now

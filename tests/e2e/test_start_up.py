@@ -37,7 +37,7 @@ def check_one_line(finished: "subprocess.CompletedProcess[str]", *words: str) ->
         (["--schedule-policy", "magic"], ["--schedule-policy", "'magic'", "fcfs"]),
         (["--port", "99999"], ["--port", "99999", "65535"]),
         (["--port", "many"], ["--port", "'many'", "integer"]),
-        (["--new-token-ratio-decay-steps", "0"], ["--new-token-ratio-decay-steps", "0", "1"]),
+        (["--scheduler-set", "new_token_ratio_decay_steps=0"], ["new_token_ratio_decay_steps", "0", "1"]),
         (["--mem-fraction-static", "nan"], ["--mem-fraction-static", "finite"]),
         (["--chunked-prefill-size", "100"], ["--chunked-prefill-size", "100", "16"]),
         (["--shedule-policy", "fcfs"], ["--shedule-policy", "--schedule-policy"]),

@@ -26,7 +26,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.cut: dict[Rid, int] = {}
 
     @initialize(
-        page_size=st.sampled_from([1, 4, 16]),
+        page_size=st.sampled_from([1, 4, 16, 64]),
         pages=st.integers(12, 40),
         slots=st.integers(1, 6),
         chunk_pages=st.sampled_from([-1, 1, 3]),
@@ -80,7 +80,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
 
     @rule(
-        shared=st.integers(0, 40), own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
+        shared=st.one_of(st.integers(0, 40), st.integers(0, 200)),
+        own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
         max_new=st.integers(0, 40), ignore_eos=st.booleans(), priority=st.one_of(st.none(), st.integers(-4, 4)),
     )  # fmt: skip
     def arrive(self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None) -> None:
@@ -178,7 +179,7 @@ def _ids(data: bytes) -> list[int]:
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=int(os.environ.get("QUARTET_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("QUARTET_EXAMPLES", "600")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
