@@ -3,6 +3,7 @@
 #   make serve        the engine on SmolLM2-135M, with the CPU or the GPU that is there
 #   make test         the tests, about five minutes
 #   make check        format, lint, types, import contracts
+#   make gate         compiles every kernel for sm_90 and checks what came out
 #   make test-slow    everything that is too long for `make test`
 #   make test-random  the scheduler's state machine for ten minutes
 #   make test-gpu     the kernels on a CUDA device
@@ -26,7 +27,7 @@ else
 TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 endif
 
-.PHONY: serve test test-slow test-random test-gpu check format oracle clean
+.PHONY: serve test gate test-slow test-random test-gpu check format oracle clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
@@ -34,6 +35,10 @@ serve: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels
 	$(BIN)/python -m pytest tests --ignore=tests/kernels
+
+# What the compiler makes of every kernel for sm_90: no spills, wgmma, buffering. Needs no GPU; about a minute.
+gate: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/kernels/test_compile_gate.py -m slow
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels -m slow --timeout=1800

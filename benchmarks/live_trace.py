@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from quartet.config import SchedulerConfig
 from quartet.frames import unpack_ids
+from quartet.options import add_options, build_config
+from simulator.cost import StepCost
 from simulator.driver import simulate
 from simulator.presets import preset
 from simulator.prompts import PromptMaker
@@ -36,7 +37,8 @@ async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, requ
         "prompt": ids,
         "max_tokens": request.output_tokens,
         "temperature": 0,
-        "ignore_eos": True,
+        # Not ignore_eos, whose reservation is another: the length is what the workload says either way.
+        "min_tokens": request.output_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -121,14 +123,27 @@ def main(argv: list[str]) -> int:
         live = asyncio.run(run_all(server.url, scenario)) | counters(server)
     print(json.dumps({"live": live, "policy": arguments.schedule_policy, "flags": flags, "set": given}))
     if arguments.compare:
-        config = SchedulerConfig(
-            schedule_policy=arguments.schedule_policy,
-            max_running_requests=scenario.max_running_requests,
-            enable_priority_scheduling="--enable-priority-scheduling" in flags,
-        )
-        report = make_report(simulate(scenario.requests, scenario.engine, config), scenario.engine, 512)
-        print(json.dumps({"simulated": msgspec.to_builtins(report)}))
+        print(json.dumps({"simulated": simulated(scenario, arguments.schedule_policy, flags)}))
     return 0
+
+
+def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, Any]:
+    """Simulate what was run live: the same settings, and each request's limit is its true length."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    parser.add_argument("--scheduler-set", action="append")
+    given = vars(parser.parse_args(flags)) | {"scheduler.schedule_policy": policy}
+    config = build_config(given, {})
+    engine = scenario.engine
+    if config.worker.simulated_worker:
+        step_s = config.worker.simulated_step_ms / 1000
+        engine = msgspec.structs.replace(engine, cost=StepCost(step_s, 0.0, 0.0, 0.0, 0.0), is_cpu=False)
+    slots = config.scheduler.max_running_requests or scenario.max_running_requests
+    scheduler = msgspec.structs.replace(config.scheduler, max_running_requests=slots)
+    requests = [msgspec.structs.replace(one, max_tokens=one.output_tokens) for one in scenario.requests]
+    report = msgspec.to_builtins(make_report(simulate(requests, engine, scheduler), engine, 512))
+    wanted = ("duration_s", "output_tokens_per_s", "prefix_hit_rate", "ttft_s", "e2e_s_by_class")
+    return {name: report[name] for name in (*wanted, "retractions", "preemptions", "recomputed_tokens")}
 
 
 if __name__ == "__main__":

@@ -12,16 +12,20 @@ import triton.language as tl
 MAX_WIDTH = 65536
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_part"])
 def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, stride_x, stride_residual, eps,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    stride_part, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     model_dtype = y_ptr.dtype.element_ty
     x = tl.load(x_ptr + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
+    if PARTS > 1:
+        for part in tl.static_range(1, PARTS):
+            x += tl.load(x_ptr + part * stride_part + row * stride_x + columns, mask=mask, other=0.0)
+        x = x.to(model_dtype).to(tl.float32)
     if ADD:
         residual = tl.load(residual_ptr + row * stride_residual + columns, mask=mask, other=0.0).to(tl.float32)
         rounded = (x + residual).to(model_dtype)
@@ -54,7 +58,8 @@ def add_rms_norm(
     """Return (rms_norm(x + residual), x + residual), both fresh [T, N] tensors of x's dtype; the inputs stay unchanged.
 
     x and residual [T, N] of one dtype with contiguous rows, weight [N]. The sum is rounded to that dtype, then
-    normalised. Raises ValueError for other shapes.
+    normalised. x may also be [parts, T, N] fp32: parts that are added in order and rounded to the residual's dtype
+    first. Raises ValueError for other shapes.
     """
     return _launch(x, residual, weight, eps)
 
@@ -63,6 +68,8 @@ def add_rms_norm_reference(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """add_rms_norm in plain torch."""
+    if x.dim() == 3:
+        x = x.sum(0).to(residual.dtype)
     new_residual = x + residual
     return rms_norm_reference(new_residual, weight, eps), new_residual
 
@@ -70,18 +77,21 @@ def add_rms_norm_reference(
 def _launch(
     x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, width = x.shape
+    rows, width = x.shape[-2:]
+    parts = x.shape[0] if x.dim() == 3 else 1
     other = x if residual is None else residual
-    if weight.shape != (width,) or other.shape != x.shape or other.dtype != x.dtype or width > MAX_WIDTH:
+    dtype = torch.float32 if x.dim() == 3 else other.dtype
+    if weight.shape != (width,) or other.shape != (rows, width) or x.dtype != dtype or width > MAX_WIDTH:
         raise ValueError(f"x {tuple(x.shape)}, residual {tuple(other.shape)}, weight {tuple(weight.shape)} do not fit")
-    if x.stride(1) != 1 or other.stride(1) != 1 or weight.stride(0) != 1:
+    if x.stride(-1) != 1 or other.stride(1) != 1 or weight.stride(0) != 1:
         raise ValueError("rows of x and the residual, and the weight, must be contiguous")
-    y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
-    new_residual = y if residual is None else torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    y = torch.empty((rows, width), dtype=other.dtype, device=x.device)
+    new_residual = y if residual is None else torch.empty((rows, width), dtype=other.dtype, device=x.device)
     if rows:
         block = triton.next_power_of_2(width)
         _rms_norm_kernel[(rows,)](
-            x, other, weight, y, new_residual, x.stride(0), other.stride(0), eps,
-            WIDTH=width, BLOCK=block, ADD=residual is not None, num_warps=min(16, max(4, block // 1024)),
+            x, other, weight, y, new_residual, x.stride(-2), other.stride(0), eps, x.stride(0) if parts > 1 else 0,
+            WIDTH=width, BLOCK=block, ADD=residual is not None, PARTS=parts,
+            num_warps=min(16, max(4, block // 1024)),
         )  # fmt: skip
     return y, new_residual

@@ -1,22 +1,30 @@
-"""Attention of one new token per sequence over a paged KV cache: split-KV with a fixed split size, then a reduce.
+"""Attention of one new token per sequence over a paged KV cache: split-KV, then a reduce for the rows that need one.
 
-A work item is (sequence, kv head, split of `split_size` tokens); its tile packs the query heads that share the kv head,
-so each K/V byte is read once. Cuts depend on absolute positions alone, never on the batch, so a row's bits
-do not depend on its neighbours. The grid depends on shapes alone: it can be captured in a CUDA graph, and each program
-finds its items from context_lens on the device. The caller has written the new token's K/V before.
+A row's result is defined by splits at absolute positions, whose size depends on the row's own length: each split gets
+an online softmax of its own, and the splits are folded one after another. Who computes which split changes no bits, so
+the work can be dealt out by the batch: all splits of all (sequence, kv head) pairs form one list, and each program
+takes an equal run of it. A program that holds all splits of a pair folds them in registers; the others leave theirs to
+the reduce, which folds in the same order by the same instructions.
+
+A tile packs the query heads that share a kv head, so each K/V byte is read once. The grid depends on shapes alone: it
+can be captured in a CUDA graph, and each program finds its run from context_lens on the device. The caller has written
+the new token's K/V before.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
+from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, on_hopper, page_ids
 
-MIN_SPLIT_TOKENS = 256
-# Chosen to fill the interpreter's time budget: several items per program, so that the stride is exercised.
+MIN_SPLIT_TOKENS = 128
+# Chosen to fill the interpreter's time budget: several splits per program, and runs that end inside a sequence.
 PROGRAMS_WITHOUT_GPU = 8
+# Splits whose partial results the reduce loads at once.
+REDUCE_BLOCK = 16
 
 
 class DecodeTile(NamedTuple):
@@ -27,13 +35,18 @@ class DecodeTile(NamedTuple):
     stages: int
     programs_per_sm: int
 
+    @property
+    def registers(self) -> int:
+        """Registers of a thread when that many programs fill a multiprocessor's 65,536."""
+        return min(248, 65536 // (self.programs_per_sm * self.warps * 32) // 8 * 8)
+
 
 # Keyed by (padded head dim, bytes per element).
 TILES = {
     (64, 2): DecodeTile(64, 4, 4, 4),
-    (128, 2): DecodeTile(64, 4, 3, 3),
+    (128, 2): DecodeTile(32, 4, 3, 4),
     (256, 2): DecodeTile(32, 4, 3, 2),
-    (64, 4): DecodeTile(32, 4, 3, 4),
+    (64, 4): DecodeTile(32, 4, 3, 3),
     (128, 4): DecodeTile(32, 4, 3, 2),
     (256, 4): DecodeTile(16, 4, 3, 2),
 }
@@ -48,46 +61,90 @@ def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device) -> Deco
 
 
 def default_split_size(group: int) -> int:
-    """Tokens per split for `group` query heads per kv head: keeps the partial results near 3 % of the KV traffic."""
-    return max(MIN_SPLIT_TOKENS, 64 * triton.next_power_of_2(group))
+    """Tokens of the smallest splits for `group` query heads per kv head. A partial is as big as `group` tokens."""
+    return max(MIN_SPLIT_TOKENS, 32 * triton.next_power_of_2(group))
 
 
 def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
-    """fp32 elements that `splits` splits need, summed over the rows of a batch (ceil(context / split_size) each)."""
+    """fp32 elements that `splits` splits need, summed over the rows of a batch.
+
+    A row has at most ceil(context / split_size) splits, and one at least; split_size may be default_split_size.
+    """
     return splits * heads * (head_dim + 2)
 
 
 @triton.jit
-def _splits_per_seq(lens_ptr, num_seqs, SPLIT: tl.constexpr, BLOCK_B: tl.constexpr):
+def _split_size(lens, SPLIT: tl.constexpr, GROWS: tl.constexpr):
+    """Tokens per split of rows of these lengths: SPLIT for 8 splits, twice that up to 16, then four times SPLIT."""
+    if GROWS:
+        return tl.where(lens <= 8 * SPLIT, SPLIT, tl.where(lens <= 32 * SPLIT, 2 * SPLIT, 4 * SPLIT))
+    return tl.zeros_like(lens) + SPLIT
+
+
+def _most_splits(tokens: int, split: int, grows: bool) -> int:
+    """The most splits that a row of at most `tokens` tokens can have, by the rule of _split_size."""
+    if not grows:
+        return -(-tokens // split)
+    sizes = ((min(tokens, 8 * split), split), (min(tokens, 32 * split), 2 * split), (tokens, 4 * split))
+    return max(-(-longest // size) for longest, size in sizes)
+
+
+@triton.jit
+def _splits_per_seq(lens_ptr, num_seqs, SPLIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr):
     seqs = tl.arange(0, BLOCK_B)
     lens = tl.load(lens_ptr + seqs, mask=seqs < num_seqs, other=0)
+    size = _split_size(lens, SPLIT, GROWS)
     # An empty row counts one split, whose tile loop runs zero times and which stores zeros.
-    return tl.where(seqs < num_seqs, tl.maximum((lens + SPLIT - 1) // SPLIT, 1), 0)
+    return tl.where(seqs < num_seqs, tl.maximum((lens + size - 1) // size, 1), 0)
 
 
-@triton.jit(do_not_specialize=["num_seqs", "capacity"])
+@triton.jit
+def _fold(acc, peak, total, part, part_peak, part_total):
+    """Add one split to the splits before it; explicit fused multiply-adds, so that both callers round alike."""
+    new_peak = tl.maximum(peak, part_peak)
+    decay = tl.exp2(peak - new_peak)
+    weight = tl.exp2(part_peak - new_peak)
+    new_total = tl.fma(total, decay, part_total * weight)
+    return tl.fma(acc, tl.zeros_like(acc) + decay[:, None], part * weight[:, None]), new_peak, new_total
+
+
+@triton.jit(do_not_specialize=["num_seqs", "capacity", "stride_table"])
 def _split_kernel(
     q_ptr, cache_ptr, table_ptr, lens_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, num_seqs, kv_heads, capacity,
     stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, BLOCK_B: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr, OVERLAP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    counts = _splits_per_seq(lens_ptr, num_seqs, SPLIT, BLOCK_B)
-    ends = tl.cumsum(counts, 0)
-    items = tl.sum(counts, 0) * kv_heads
+    if OVERLAP:
+        # The reduce may take its place on the multiprocessors; it waits there until this kernel has ended.
+        gdc_launch_dependents()
+    counts = _splits_per_seq(lens_ptr, num_seqs, SPLIT, GROWS, BLOCK_B)
+    # The list: sequence by sequence, in it head by head, in it split by split.
+    ends = tl.cumsum(counts, 0) * kv_heads
+    pieces = tl.sum(counts, 0) * kv_heads
+    run = (pieces + tl.num_programs(0) - 1) // tl.num_programs(0)
+    piece = tl.program_id(0) * run
+    run_end = tl.minimum(piece + run, pieces)
     tokens = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     rows = tl.arange(0, BLOCK_M)
     row_mask = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        # items: heads fastest, then the splits of sequence 0, those of sequence 1, ...
-        head = item % kv_heads
-        slot = item // kv_heads
-        seq = tl.sum((ends <= slot).to(tl.int32), 0)
-        first_slot = tl.max(tl.where(ends <= slot, ends, 0), 0)
+    while piece < run_end:
+        seq = tl.sum((ends <= piece).to(tl.int32), 0)
+        first = tl.max(tl.where(ends <= piece, ends, 0), 0)
         context = tl.load(lens_ptr + seq)
-        begin = (slot - first_slot) * SPLIT
-        end = tl.minimum(begin + SPLIT, context)
+        size = _split_size(context, SPLIT, GROWS)
+        splits = tl.maximum((context + size - 1) // size, 1)
+        head = (piece - first) // splits
+        split = (piece - first) % splits
+        taken = tl.minimum(splits - split, run_end - piece)
+        whole = taken == splits
+        begin = split * size
+        end = tl.minimum(begin + taken * size, context)
+        split_end = tl.minimum(begin + size, end)
+        slot = first // kv_heads + split
+        piece += taken
 
         table_row = table_ptr + seq.to(tl.int64) * stride_table
         head_ptr = cache_ptr + head.to(tl.int64) * stride_head
@@ -97,6 +154,9 @@ def _split_kernel(
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
+        row_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+        row_peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        row_total = tl.zeros([BLOCK_M], tl.float32)
         ids = page_ids(table_row, begin, end, PAGE, BLOCK_N)
         for start in range(begin, end, BLOCK_N):
             next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
@@ -106,58 +166,75 @@ def _split_kernel(
             keep = start + tokens[None, :] < end
             acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
             ids = next_ids
+            if start + BLOCK_N >= split_end:
+                if whole:
+                    row_acc, row_peak, row_total = _fold(row_acc, row_peak, row_total, acc, peak, total)
+                else:
+                    fits = slot < capacity
+                    part_rows = slot.to(tl.int64) * (kv_heads * GROUP) + q_heads
+                    tl.store(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_mask & fits)
+                    tl.store(stats_ptr + part_rows * 2, peak, mask=(rows < GROUP) & fits)
+                    tl.store(stats_ptr + part_rows * 2 + 1, total, mask=(rows < GROUP) & fits)
+                slot += 1
+                split_end = tl.minimum(split_end + size, end)
+                acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+                peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+                total = tl.zeros([BLOCK_M], tl.float32)
 
-        if context <= SPLIT:
-            out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+        if whole:
+            out = row_acc / tl.where(row_total > 0.0, row_total, 1.0)[:, None]
             out_rows = seq.to(tl.int64) * (kv_heads * GROUP) + q_heads
             out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
             tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
-        else:
-            fits = slot < capacity
-            part_rows = slot.to(tl.int64) * (kv_heads * GROUP) + q_heads
-            tl.store(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_mask & fits)
-            tl.store(stats_ptr + part_rows * 2, peak, mask=(rows < GROUP) & fits)
-            tl.store(stats_ptr + part_rows * 2 + 1, total, mask=(rows < GROUP) & fits)
 
 
-@triton.jit(do_not_specialize=["num_seqs", "capacity"])
+@triton.jit(do_not_specialize=["num_seqs", "capacity", "programs"])
 def _reduce_kernel(
-    lens_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, SPLIT: tl.constexpr, BLOCK_S: tl.constexpr,
-    BLOCK_B: tl.constexpr,
+    lens_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, SPLIT: tl.constexpr,
+    GROWS: tl.constexpr, BLOCK_B: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     seq = tl.program_id(0)
     head = tl.program_id(1)
-    splits = (tl.load(lens_ptr + seq) + SPLIT - 1) // SPLIT
-    if splits <= 1:
+    counts = _splits_per_seq(lens_ptr, num_seqs, SPLIT, GROWS, BLOCK_B)
+    seqs = tl.arange(0, BLOCK_B)
+    first_slot = tl.sum(tl.where(seqs < seq, counts, 0), 0)
+    splits = tl.sum(tl.where(seqs == seq, counts, 0), 0)
+    run = (tl.sum(counts, 0) * kv_heads + programs - 1) // programs
+    first = first_slot * kv_heads + head * splits
+    if OVERLAP:
+        # Ahead of every return: whatever follows this kernel must find the other one ended as well.
+        gdc_wait()
+    if first // run == (first + splits - 1) // run:
+        # One program had them all and has written the rows.
         return
-    counts = _splits_per_seq(lens_ptr, num_seqs, SPLIT, BLOCK_B)
-    first_slot = tl.sum(tl.where(tl.arange(0, BLOCK_B) < seq, counts, 0), 0)
+    rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    out_ptrs = out_ptr + (seq.to(tl.int64) * HEADS + head) * HEAD_DIM + dims
+    mask = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
+    heads = kv_heads * GROUP
+    q_heads = head * GROUP + rows
+    out_ptrs = out_ptr + (seq.to(tl.int64) * heads + q_heads)[:, None] * HEAD_DIM + dims[None, :]
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    # Rows of padding stay at 0: -inf - -inf would be NaN.
+    peak = tl.where(rows < GROUP, float("-inf"), 0.0)
+    total = tl.zeros([BLOCK_M], tl.float32)
     if first_slot + splits > capacity:
         # A workspace too small for the batch must not pass for an answer.
-        tl.store(out_ptrs, tl.full([BLOCK_D], float("nan"), out_ptr.dtype.element_ty), mask=dims < HEAD_DIM)
+        tl.store(out_ptrs, (acc + float("nan")).to(out_ptr.dtype.element_ty), mask=mask)
         return
-    acc = tl.zeros([BLOCK_D], tl.float32)
-    peak = tl.full([1], float("-inf"), tl.float32)
-    total = tl.zeros([1], tl.float32)
-    # Blocks of BLOCK_S splits in ascending order, whatever the batch: the sum's order is the row's own.
     for start in range(0, splits, BLOCK_S):
-        index = start + tl.arange(0, BLOCK_S)
-        keep = index < splits
-        part_rows = (first_slot + index).to(tl.int64) * HEADS + head
-        part_peak = tl.load(stats_ptr + part_rows * 2, mask=keep, other=float("-inf"))
-        part_total = tl.load(stats_ptr + part_rows * 2 + 1, mask=keep, other=0.0)
-        part_mask = keep[:, None] & (dims[None, :] < HEAD_DIM)
-        part = tl.load(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], mask=part_mask, other=0.0)
-        new_peak = tl.maximum(peak, tl.max(part_peak, 0))
-        weights = tl.exp2(part_peak - new_peak)
-        decay = tl.exp2(peak - new_peak)
-        acc = acc * decay + tl.sum(part * weights[:, None], 0)
-        total = total * decay + tl.sum(part_total * weights, 0)
-        peak = new_peak
-    tl.store(out_ptrs, (acc / total).to(out_ptr.dtype.element_ty), mask=dims < HEAD_DIM)
+        # All loads of a block are independent of one another; the folds after them are not.
+        for step in tl.static_range(BLOCK_S):
+            index = start + step
+            part_rows = (first_slot + index).to(tl.int64) * heads + q_heads
+            keep = (rows < GROUP) & (index < splits)
+            part_peak = tl.load(stats_ptr + part_rows * 2, mask=keep, other=float("-inf"))
+            part_total = tl.load(stats_ptr + part_rows * 2 + 1, mask=keep, other=0.0)
+            part_ptrs = partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :]
+            part = tl.load(part_ptrs, mask=mask & (index < splits), other=0.0)
+            acc, peak, total = _fold(acc, peak, total, part, part_peak, part_total)
+    out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def paged_decode(
@@ -168,38 +245,43 @@ def paged_decode(
 
     q [B, H, D] fp32/fp16/bf16, last dim contiguous. kv_cache [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy.
     page_table [B, max_pages] int32, context_lens [B] int32, the new token included; scale > 0.
-    split_size: tokens per split, a multiple of the tile; it decides the bits, so keep it fixed for an engine's life.
+    split_size: tokens per split, a multiple of the tile; None lets it grow with a row's context, from
+    default_split_size. It decides the bits, so keep it fixed for an engine's life.
     workspace: fp32 scratch of decode_workspace_numel(...) elements, free for reuse by the next call on the same stream;
-    None allocates the worst case, B * max_pages * PAGE / split_size splits. Rows whose splits do not fit come out NaN.
+    None allocates for B rows as long as the page table allows. Rows whose splits do not fit come out NaN.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
     Split-KV after Flash-Decoding.
     """
     batch, heads, head_dim = q.shape
     page = kv_cache.shape[3]
     tile = decode_tile(head_dim, q.dtype, q.device)
-    split = split_size or default_split_size(heads // kv_cache.shape[2])
+    split, grows = split_size or default_split_size(heads // kv_cache.shape[2]), split_size is None
     check_paged(q, kv_cache, page_table, context_lens, scale)
     if split % tile.block_n or page_table.shape[0] != batch:
         raise ValueError(f"split_size {split} (tile {tile.block_n}) or {batch} queries do not fit")
     out = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
     if batch == 0:
         return out
-    kv_heads, max_splits = kv_cache.shape[2], -(-page_table.shape[1] * page // split)
-    group, block_d = heads // kv_heads, max(16, triton.next_power_of_2(head_dim))
+    kv_heads, max_splits = kv_cache.shape[2], _most_splits(page_table.shape[1] * page, split, grows)
     partial, stats, capacity = _scratch(out, batch * max_splits if max_splits > 1 else 0, workspace)
-    block_b = max(256, triton.next_power_of_2(batch))
     programs = min(batch * kv_heads * max_splits, _resident_programs(q.device, tile.programs_per_sm))
+    group = heads // kv_heads
+    overlap = max_splits > 1 and on_hopper(q.device)
+    shared: dict[str, Any] = {
+        "HEAD_DIM": head_dim, "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "GROUP": group,
+        "BLOCK_M": triton.next_power_of_2(group), "SPLIT": split, "GROWS": grows,
+        "BLOCK_B": max(256, triton.next_power_of_2(batch)), "OVERLAP": overlap,
+    }  # fmt: skip
     _split_kernel[(programs,)](
         q, kv_cache, page_table, context_lens, out, partial, stats, scale * LOG2_E, batch, kv_heads, capacity,
         q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
-        HEAD_DIM=head_dim, BLOCK_D=block_d, GROUP=group, BLOCK_M=triton.next_power_of_2(group), PAGE=page,
-        BLOCK_N=tile.block_n, SPLIT=split, BLOCK_B=block_b, PRECISION=dot_precision(q.dtype),
-        num_warps=tile.warps, num_stages=tile.stages,
+        PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype), num_warps=tile.warps,
+        num_stages=tile.stages, maxnreg=tile.registers, **shared,
     )  # fmt: skip
     if max_splits > 1:
-        _reduce_kernel[(batch, heads)](
-            context_lens, partial, stats, out, batch, capacity, HEADS=heads, HEAD_DIM=head_dim, BLOCK_D=block_d,
-            SPLIT=split, BLOCK_S=16, BLOCK_B=block_b, num_warps=4,
+        _reduce_kernel[(batch, kv_heads)](
+            context_lens, partial, stats, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK, num_warps=4,
+            **shared, **({"launch_pdl": True} if overlap else {}),
         )  # fmt: skip
     return out
 

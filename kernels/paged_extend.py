@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.paged_extend_hopper import extend_on_hopper, fits_hopper
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
 
 
@@ -65,7 +66,7 @@ def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
     return low
 
 
-@triton.jit(do_not_specialize=["num_seqs"])
+@triton.jit(do_not_specialize=["num_seqs", "stride_table"])
 def _extend_kernel(
     q_ptr, cache_ptr, table_ptr, cu_q_ptr, lens_ptr, out_ptr, scale_log2, num_seqs, kv_heads,
     stride_q_token, stride_q_head, stride_page, stride_value, stride_head, stride_table,
@@ -73,9 +74,9 @@ def _extend_kernel(
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = BLOCK_M // GROUP
-    # The last blocks of a sequence meet the most keys: start those first.
-    block = tl.num_programs(0) - 1 - tl.program_id(0)
-    head = tl.program_id(1)
+    # The last blocks of a sequence meet the most keys: start those first, of all heads.
+    head = tl.program_id(0)
+    block = tl.num_programs(1) - 1 - tl.program_id(1)
     seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
     seq_start = tl.load(cu_q_ptr + seq)
     new_tokens = tl.load(cu_q_ptr + seq + 1) - seq_start
@@ -148,13 +149,16 @@ def paged_extend(
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     if total == 0 or batch == 0:
         return out
+    if fits_hopper(q, kv_cache):
+        extend_on_hopper(q, kv_cache, page_table, cu_q, context_lens, out, scale * LOG2_E, max_q_len)
+        return out
     group = heads // kv_heads
     tile = extend_tile(head_dim, q.dtype, q.device, max_q_len * group)
     if group > tile.block_m:
         raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
     # Sequence s owns blocks from cu_q[s] // tokens + s: at least ceil(length / tokens) of them, some idle.
     blocks = total // (tile.block_m // group) + batch
-    _extend_kernel[(blocks, kv_heads)](
+    _extend_kernel[(kv_heads, blocks)](
         q, kv_cache, page_table, cu_q, context_lens, out, scale * LOG2_E, batch, kv_heads,
         q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
         HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group, BLOCK_M=tile.block_m,

@@ -88,6 +88,7 @@ class WorkerActor:
                 "worker_sampled_tokens": counters.sampled_tokens,
                 "worker_prefill_tokens": counters.prefill_tokens,
                 "worker_busy_seconds": counters.busy_s,
+                "worker_compiles_after_ready": counters.compiles_after_ready,
             },
         )
 

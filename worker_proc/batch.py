@@ -33,18 +33,20 @@ class ChunkBatch:
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
     """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token at hand; on the
-    device `context_lens` [B] and `page_table` [B, n], int32."""
+    device `context_lens` [B] and `page_table` [B, n], int32. `workspace` is scratch of the attention kernel at a fixed
+    place, if the caller has one that is large enough; then `context_lengths` is not looked at."""
 
     context_lengths: IntArray
     context_lens: Tensor
     page_table: Tensor
+    workspace: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """T tokens and R sampling rows. On the device: `input_ids`, `positions`, `slot_mapping` [T] int64 (page *
-    page_size + offset), `sample_rows` (rows of T), `sample_slots` [R] int64. On the host, as the sampler wants them:
-    `host_slots` and `host_positions` [R] int64, a position being the index in the sequence of the token to sample."""
+    page_size + offset), `sample_rows` (rows of T), `sample_slots` [R] int64 and `sample_positions` [R] int32, the
+    indices in the sequences of the tokens to sample. `host_positions` is the same on the host, int64."""
 
     num_tokens: int
     input_ids: Tensor
@@ -52,8 +54,8 @@ class ForwardBatch:
     slot_mapping: Tensor
     sample_rows: Tensor
     sample_slots: Tensor
-    host_slots: Tensor
-    host_positions: Tensor
+    sample_positions: Tensor
+    host_positions: IntArray
     samples_all: bool
     chunks: ChunkBatch | None
     decode: DecodeBatch | None
@@ -89,12 +91,14 @@ def build_batch(
     rows = _lay_out(plan, table)
     pages = table.pages_at(rows.slots, rows.positions)
     contexts = table.kv_length[plan.decode] + 1
-    positions, mapping, sample_rows, sample_slots, decode_slots, decode_lens = upload(
+    host_positions = rows.positions[rows.sample_rows] + 1
+    positions, mapping, sample_rows, sample_slots, sample_positions, decode_slots, decode_lens = upload(
         (
             rows.positions,
             pages * page_size + rows.positions % page_size,
             rows.sample_rows,
             plan.sampled,
+            host_positions.astype(np.int32),
             plan.decode,
             contexts.astype(np.int32),
         )
@@ -112,8 +116,8 @@ def build_batch(
         slot_mapping=mapping,
         sample_rows=sample_rows,
         sample_slots=sample_slots,
-        host_slots=torch.from_numpy(plan.sampled),
-        host_positions=torch.from_numpy(rows.positions[rows.sample_rows] + 1),
+        sample_positions=sample_positions,
+        host_positions=host_positions,
         samples_all=len(rows.sample_rows) == len(rows.slots),
         chunks=chunks,
         decode=decode,
@@ -148,4 +152,5 @@ def _chunk_batch(rows: _Layout, page_size: int, page_table: Tensor, upload: Uplo
 
 
 def _rows_of(page_table: Tensor, rows: Tensor, contexts: NDArray[np.integer], page_size: int) -> Tensor:
-    return page_table[:, : -(-int(contexts.max()) // page_size)].index_select(0, rows)
+    # Whole rows are gathered, so that the stride, for which Triton specialises, does not follow the contexts.
+    return page_table.index_select(0, rows)[:, : -(-int(contexts.max()) // page_size)]

@@ -38,6 +38,8 @@ class Runner(Protocol):
     """Runs steps on one device. Used by one thread."""
 
     capacity: Capacity
+    late_compiles: int
+    """Kernels compiled or loaded since `allocate` returned: 0, if the warm-up was whole."""
 
     def facts(self) -> dict[str, str | int | float]:
         """Return what the ready line should say, e.g. device, dtype and kv_tokens."""

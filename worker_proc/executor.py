@@ -1,10 +1,11 @@
 """The executor thread: owns the link, the runner and with it torch and the device.
 
-It keeps up to two steps in flight: the next one is launched, if its frame is there, before the result of the one
-before is waited for. A result that is done already is never held back.
+It keeps up to two steps in flight: while one runs, it waits for whichever comes first, the frame of the next, which is
+launched behind it, or its end. With two in flight it sleeps until the older one is done.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 DEPTH = 2
 POLL_S = 0.05
+# While one step runs, both its end and the next step's frame are awaited. As long as its end is not due, the link can
+# sleep until the frame comes; after that neither may wait for the other.
+FRAME_POLL_S = 0.001
+NEXT_STEP_POLL_S = 0.0001
 LOAD_DEADLINE_S = 300.0
 
 
@@ -35,6 +40,7 @@ class Counters:
     sampled_tokens: int = 0
     prefill_tokens: int = 0
     busy_s: float = 0.0
+    compiles_after_ready: int = 0
 
 
 class Executor:
@@ -56,6 +62,7 @@ class Executor:
         self._make_runner = make_runner
         self._on_ready = on_ready
         self._in_flight: deque[tuple[Pending, float]] = deque()
+        self._finished_at = self._last_step_s = 0.0
         self._is_stopping = False
         self.is_ready = False
         self._phase = ""
@@ -85,13 +92,22 @@ class Executor:
             self._link.send(SCHEDULER, hello)
         if not self._in_flight:
             self._declare("idle", 0.0)
-        received = self._link.recv(0.0 if self._in_flight else POLL_S)
+        timeout_s = self._patience()
+        received = self._link.recv(timeout_s)
         if received is not None:
             self._take(*received)
-        elif self._in_flight:
-            self._finish_oldest()
+        elif timeout_s == NEXT_STEP_POLL_S and not self._in_flight[0][0].is_done():
+            # The link rounds short waits down to none, and a core is worth more than these microseconds.
+            time.sleep(NEXT_STEP_POLL_S)
         while self._in_flight and (len(self._in_flight) >= DEPTH or self._in_flight[0][0].is_done()):
             self._finish_oldest()
+
+    def _patience(self) -> float:
+        """Return how long the link may be waited for."""
+        if not self._in_flight:
+            return POLL_S
+        running_s = self._context.clock.now() - max(self._in_flight[0][1], self._finished_at)
+        return FRAME_POLL_S if running_s + 2 * FRAME_POLL_S < self._last_step_s else NEXT_STEP_POLL_S
 
     def _take(self, source: Source, frame: Any) -> None:
         match frame:
@@ -127,6 +143,7 @@ class Executor:
             self._fail(step, "error", error)
         else:
             self._in_flight.append((pending, started))
+            self.counters.compiles_after_ready = self._runner.late_compiles
             self.counters.prefill_tokens += sum(chunk.length for chunk in step.chunks)
 
     def _fail(self, step: Step, kind: str, error: Exception) -> None:
@@ -145,7 +162,10 @@ class Executor:
         self._context.progress()
         self.counters.steps += 1
         self.counters.sampled_tokens += len(result.ids) // 4
-        self.counters.busy_s += self._context.clock.now() - started
+        now = self._context.clock.now()
+        self.counters.busy_s += now - started
+        self._last_step_s = now - max(started, self._finished_at)
+        self._finished_at = now
 
     def _declare(self, phase: str, deadline_s: float) -> None:
         if phase != self._phase:

@@ -8,6 +8,7 @@ import torch
 
 from quartet.config import Config, ModelConfig, WorkerConfig
 from quartet.errors import ConfigError
+from worker_proc.compiles import keep_kernels
 from worker_proc.contract import Capacity
 from worker_proc.kv_pool import count_pages
 from worker_proc.models.decoder import Decoder
@@ -24,6 +25,10 @@ from worker_proc.weights.tensors import Shard
 
 _MAX_SLOTS = 512
 _CPU_MAX_SLOTS = 64
+# Measured on an H100 and its host: what a layer's launches cost, and the matrix rate of a few hundred tokens.
+_LAUNCH_S_PER_LAYER = 0.7e-3
+_FLOPS = 5e14
+_LEAST_GRAPH_TOKENS, _MOST_GRAPH_TOKENS = 128, 4096
 
 
 def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
@@ -51,7 +56,10 @@ def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
         "dtype": str(dtype).removeprefix("torch."),
         "attention": ops.name,
     }
-    loaded = LoadedModel(decoder, ops, sampler, device, dtype, spec.num_layers, facts)
+    rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
+    loaded = LoadedModel(
+        decoder, ops, sampler, device, dtype, spec.num_layers, rows, _max_graph_tokens(spec, shard), facts
+    )
     return ModelRunner(loaded, capacity, progress)
 
 
@@ -90,6 +98,7 @@ def choose_ops(
         return TorchOps(shape, dtype, device)
     if device.type != "cuda" and not _is_interpreting():
         raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
+    keep_kernels()
     from worker_proc.ops.triton_ops import TritonOps
 
     return TritonOps(shape)
@@ -110,6 +119,14 @@ def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype,
         context_length=model.context_length,
         device=_device_name(device),
     )
+
+
+def _max_graph_tokens(spec: ModelSpec, shard: Shard) -> int:
+    """Return about how many prompt tokens take the device as long as it takes the host to launch a step's kernels."""
+    attention = 2 * spec.hidden_size * spec.head_dim * (spec.num_heads + spec.num_kv_heads)
+    weights = spec.num_layers * (attention + 3 * spec.hidden_size * spec.intermediate_size) // shard.size
+    seconds = spec.num_layers * _LAUNCH_S_PER_LAYER
+    return max(_LEAST_GRAPH_TOKENS, min(_MOST_GRAPH_TOKENS, int(seconds * _FLOPS / (2 * weights))))
 
 
 def _is_interpreting() -> bool:

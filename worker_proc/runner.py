@@ -7,19 +7,29 @@ one before it have reached the host. Used by the executor's thread alone.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, StepResult, StepTimes, TokenLogprobs, pack_ids
+from quartet.frames import Chunk, Enter, SamplingParams, Step, StepTimes, TokenLogprobs, pack_ids
 from quartet.ids import Epoch
 from worker_proc.batch import ForwardBatch, build_batch
+from worker_proc.compiles import CompileWatch
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
+from worker_proc.launched import Launched, PendingStep
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
 from worker_proc.sampler import Sampler
-from worker_proc.slots import SlotTable, StepPlan
-from worker_proc.transfer import Download, Downloader, Uploader
+from worker_proc.slots import IntArray, SlotTable, StepPlan
+from worker_proc.transfer import Download, Downloader, PatchedDownload, Uploader
+
+if TYPE_CHECKING:
+    from worker_proc.decode_loop import DecodeLoop
+    from worker_proc.picker import Picker
+    from worker_proc.prompt_loop import PromptLoop
+
+Sampled = tuple[Download | PatchedDownload | None, list[tuple[int, TokenLogprobs]]]
 
 _CPU_WARM_UP = (20,)
 _CUDA_WARM_UP = (20, 300, 2000)
@@ -28,7 +38,10 @@ _NOBODY = Epoch(0)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device, ready to run: `facts` are for the ready line, `num_layers` for the KV pool."""
+    """A model on its device, ready to run: `facts` are for the ready line, `num_layers` for the KV pool.
+
+    `max_graph_rows` is the largest decode batch with a CUDA graph, 0 for none at all; `max_graph_tokens` the largest
+    step of prompt chunks with one."""
 
     decoder: Decoder
     ops: Ops
@@ -36,42 +49,9 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     num_layers: int
+    max_graph_rows: int
+    max_graph_tokens: int
     facts: dict[str, str | int | float]
-
-
-@dataclass(frozen=True, slots=True)
-class PendingStep:
-    """A launched step: what its result will say, and the ids on their way to the host."""
-
-    scheduler_epoch: Epoch
-    step: int
-    plan: StepPlan
-    download: Download | None
-    logprobs: list[tuple[int, TokenLogprobs]]
-    times: StepTimes
-    on_bad_rows: Callable[[], None]
-
-    def is_done(self) -> bool:
-        """Return whether `wait` would return at once."""
-        return self.download is None or self.download.is_done()
-
-    def wait(self) -> StepResult:
-        """Block until the ids are there; rows whose logits were not finite arrived as -1."""
-        ids = np.empty(0, dtype=np.int32) if self.download is None else self.download.wait()
-        bad_rows = np.flatnonzero(ids < 0)
-        if len(bad_rows):
-            ids[bad_rows] = 0
-            self.on_bad_rows()
-        return StepResult(
-            scheduler_epoch=self.scheduler_epoch,
-            step=self.step,
-            slots=self.plan.sampled.astype("<i4").tobytes(),
-            generations=self.plan.generations.astype("<i4").tobytes(),
-            ids=ids.astype("<i4").tobytes(),
-            logprobs=self.logprobs,
-            bad_rows=bad_rows.tolist(),
-            times=self.times,
-        )
 
 
 class ModelRunner:
@@ -92,11 +72,20 @@ class ModelRunner:
         self._downloader = Downloader(model.device, capacity.max_slots)
         self._finished_at = time.perf_counter()
         self._has_bad_kv = False
+        self._picker: Picker | None = None
+        self._decode_loop: DecodeLoop | None = None
+        self._prompt_loop: PromptLoop | None = None
+        self._compiles = CompileWatch(model.ops.name == "triton")
         self._make_slots()
 
     def facts(self) -> dict[str, str | int | float]:
         """Return device, dtype, attention backend and KV capacity for the ready line."""
         return {"kv_tokens": self.capacity.page_count * self.capacity.page_size, **self._model.facts}
+
+    @property
+    def late_compiles(self) -> int:
+        """Kernels that Triton compiled or loaded since `allocate` returned; each held a step up."""
+        return self._compiles.late
 
     @torch.inference_mode()
     def allocate(self, page_count: int) -> None:
@@ -109,8 +98,11 @@ class ModelRunner:
         model = self._model
         self._kv_cache = model.ops.allocate_kv(model.num_layers, page_count + 1, model.dtype)
         self._make_slots()
+        self._make_picker()
         self._warm_up()
+        self._make_loops()
         self.reset()
+        self._compiles.ready()
 
     def reset(self) -> None:
         """Forget every slot."""
@@ -132,36 +124,95 @@ class ModelRunner:
             if _is_out_of_memory(error):
                 if self._model.device.type == "cuda":
                     torch.cuda.empty_cache()
+                self._recover()
                 raise OutOfMemoryError(str(error).splitlines()[0]) from error
             if isinstance(error, torch.AcceleratorError):
                 # A fault inside a kernel poisons the CUDA context: every later call would fail too.
                 raise DeviceLostError(str(error).splitlines()[0]) from error
+            self._recover()
             raise
         finally:
             self._finished_at = time.perf_counter()
 
     def _run(self, plan: StepPlan, step: int, scheduler_epoch: Epoch, started: float) -> PendingStep:
-        self._apply_entries(plan)
         wait_s = started - self._finished_at
+        loop = self._loop_for(plan)
+        has_letter = loop is not None and len(plan.page_writes) <= loop.max_writes
+        self._apply_entries(plan, writes_pages=not has_letter)
         if not plan.chunks and not len(plan.decode):
             times = StepTimes(wait_s, 0.0, 0.0, 0.0)
             return PendingStep(scheduler_epoch, step, plan, None, [], times, self._distrust_pages)
-        page_size = self.capacity.page_size
-        batch = build_batch(plan, self._slots, page_size, self._page_table, self._last_token, self._upload)
-        prepared = time.perf_counter()
-        logits = self._model.decoder.forward(batch, self._kv_cache, self._progress)
-        computed = time.perf_counter()
-        download, logprobs = (None, []) if logits is None else self._sample(batch, logits)
+        if loop is not None:
+            prepared = time.perf_counter()
+            launched = self._run_loop(loop, plan, plan.page_writes if has_letter else plan.page_writes[:0])
+            computed = time.perf_counter()
+            download, logprobs = self._with_special_rows(plan.sampled, launched)
+        else:
+            page_size = self.capacity.page_size
+            batch = build_batch(plan, self._slots, page_size, self._page_table, self._last_token, self._upload)
+            prepared = time.perf_counter()
+            logits = self._model.decoder.forward(batch, self._kv_cache, self._progress)
+            computed = time.perf_counter()
+            download, logprobs = self._sample(plan, batch, logits)
         sampled = time.perf_counter()
         times = StepTimes(wait_s, prepared - started, computed - prepared, sampled - computed)
         return PendingStep(scheduler_epoch, step, plan, download, logprobs, times, self._distrust_pages)
 
-    def _sample(self, batch: ForwardBatch, logits: torch.Tensor) -> tuple[Download, list[tuple[int, TokenLogprobs]]]:
-        rows = self._model.sampler.sample(logits, batch.host_slots, batch.host_positions)
-        self._last_token.index_copy_(0, batch.sample_slots, rows.ids)
-        return self._downloader.start(torch.where(rows.finite, rows.ids, -1)), rows.logprobs
+    def _recover(self) -> None:
+        """Bring the device back in step with the host: what the failed step would have written may be missing."""
+        if self._model.device.type != "cpu":
+            self._page_table.copy_(torch.from_numpy(self._slots.page_table))
+        for loop in (self._decode_loop, self._prompt_loop):
+            if loop is not None:
+                loop.recover()
 
-    def _apply_entries(self, plan: StepPlan) -> None:
+    def _loop_for(self, plan: StepPlan) -> "DecodeLoop | PromptLoop | None":
+        if plan.chunks:
+            return self._prompt_loop if self._prompt_loop is not None and self._prompt_loop.takes(plan) else None
+        if self._decode_loop is not None and self._decode_loop.takes(self._slots.kv_length[plan.decode] + 1):
+            return self._decode_loop
+        return None
+
+    def _run_loop(self, loop: "DecodeLoop | PromptLoop", plan: StepPlan, page_writes: IntArray) -> Launched:
+        positions = self._slots.kv_length[plan.decode]
+        self._slots.pages_at(plan.decode, positions)
+        for chunk in plan.chunks:
+            self._slots.check_pages(chunk.slot, chunk.start, chunk.start + len(chunk.ids))
+        if loop is self._prompt_loop:
+            return loop.launch(plan, self._slots, page_writes)
+        return loop.launch(plan.decode, positions + 1, page_writes)
+
+    def _sample(self, plan: StepPlan, batch: ForwardBatch, logits: torch.Tensor | None) -> Sampled:
+        if logits is None:
+            # Nothing comes back, but the staging memory of the step is in use until it is over.
+            return self._downloader.start(self._last_token[:0]), []
+        if self._picker is not None:
+            post = torch.empty((1, len(logits)), dtype=torch.int32, device=logits.device)
+            self._picker.pick(logits, batch.sample_slots, batch.sample_positions, post, self._no_turn)
+            download = self._downloader.start(post[0])
+            rows = np.arange(len(logits))
+            return self._with_special_rows(plan.sampled, Launched(download, logits, rows, batch.host_positions))
+        sampled = self._model.sampler.sample(
+            logits, torch.from_numpy(plan.sampled), torch.from_numpy(batch.host_positions)
+        )
+        self._last_token.index_copy_(0, batch.sample_slots, sampled.ids)
+        return self._downloader.start(torch.where(sampled.finite, sampled.ids, -1)), sampled.logprobs
+
+    def _with_special_rows(self, slots: IntArray, launched: Launched) -> Sampled:
+        """Sample the rows again that the picker does not do justice to."""
+        special = self._model.sampler.special_rows(slots)
+        if not len(special):
+            return launched.download, []
+        own_slots, own_positions = slots[special], launched.positions[special]
+        rows_there, slots_there = self._upload([launched.logit_rows[special], own_slots])
+        logits = launched.logits.index_select(0, rows_there)
+        sampled = self._model.sampler.sample(logits, torch.from_numpy(own_slots), torch.from_numpy(own_positions))
+        self._last_token.index_copy_(0, slots_there, sampled.ids)
+        patch = self._downloader.start(torch.where(sampled.finite, sampled.ids, -1))
+        logprobs = [(int(special[row]), value) for row, value in sampled.logprobs]
+        return PatchedDownload(launched.download, special, patch), logprobs
+
+    def _apply_entries(self, plan: StepPlan, writes_pages: bool) -> None:
         for slot in plan.released:
             self._model.sampler.drop_slot(slot)
         for entered in plan.entered:
@@ -169,10 +220,9 @@ class ModelRunner:
             ids = entered.ids.tolist()
             self._model.sampler.set_slot(entered.slot, frame.params, ids, frame.prompt_length, frame.choice)
         # On the CPU the table is the host's own memory.
-        if len(plan.page_writes) and self._model.device.type != "cpu":
+        if writes_pages and len(plan.page_writes) and self._model.device.type != "cpu":
             (writes,) = self._upload([plan.page_writes])
             self._page_table.index_put_((writes[:, 0], writes[:, 1]), writes[:, 2].int())
-
         if self._has_bad_kv and len(plan.fresh_pages):
             (pages,) = self._upload([plan.fresh_pages])
             for kv in self._kv_cache:
@@ -190,6 +240,32 @@ class ModelRunner:
         table = torch.from_numpy(self._slots.page_table)
         self._page_table = table if device.type == "cpu" else table.to(device)
         self._last_token = torch.zeros(self.capacity.max_slots + 1, dtype=torch.int64, device=device)
+        self._no_turn = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def _make_picker(self) -> None:
+        """Where our own kernels run, plain rows are drawn by one of them."""
+        if self._model.ops.name == "triton":
+            from worker_proc.picker import Picker
+
+            self._picker = Picker(self._model.sampler, self._last_token)
+
+    def _make_loops(self) -> None:
+        """Where our own kernels run, small steps run at fixed places; made after the other road is warm."""
+        model = self._model
+        rows = min(model.max_graph_rows, self.capacity.max_slots)
+        if self._picker is None or not rows:
+            return
+        from worker_proc.decode_loop import DecodeLoop, Places
+        from worker_proc.prompt_loop import PromptLoop
+
+        decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
+        places = Places(self._kv_cache, self._page_table, self._last_token)
+        self._decode_loop = DecodeLoop(decoder, ops, self._picker, places, capacity, dtype, rows)
+        self._prompt_loop = PromptLoop(decoder, self._picker, places, capacity, dtype, model.max_graph_tokens)
+        if model.device.type == "cuda":
+            pool = torch.cuda.graph_pool_handle()
+            self._prompt_loop.capture(pool, self._progress)
+            self._decode_loop.capture(pool, self._progress)
 
     def _warm_up(self) -> None:
         """Prefill and decode once at each size, so that no request pays for a first call or a compilation."""

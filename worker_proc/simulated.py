@@ -100,6 +100,8 @@ class SimulatedRunner:
         sleep: waits that long; replaced together with the clock in tests.
     """
 
+    late_compiles = 0
+
     def __init__(self, config: Config, clock: Clock, sleep: Callable[[float], None] = time.sleep) -> None:
         model, worker = config.require_model(), config.worker
         page_count = (worker.max_total_tokens or DEFAULT_TOKENS) // worker.page_size

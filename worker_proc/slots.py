@@ -150,6 +150,12 @@ class SlotTable:
             raise StepError(f"slot {slots[at]} has no page for position {positions[at]}")
         return pages
 
+    def check_pages(self, slot: int, start: int, end: int) -> None:
+        """Raise StepError unless every position from `start` up to `end` has a page."""
+        size = self._capacity.page_size
+        if -(-end // size) > self.max_pages or not self.page_table[slot, start // size : -(-end // size)].all():
+            raise StepError(f"slot {slot} lacks a page for a position in {start}..{end}")
+
     def _checked(self, slot: int) -> int:
         if not 0 <= slot < self._capacity.max_slots:
             raise StepError(f"slot {slot} is outside 0..{self._capacity.max_slots - 1}")

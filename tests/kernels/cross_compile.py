@@ -108,6 +108,7 @@ def measured(label: str, kernel: Any) -> dict[str, Any]:
         "wgmma": ptx.count("wgmma.mma_async"),
         "mma_sync": ptx.count("mma.sync"),
         "cp_async": ptx.count("cp.async.cg") + ptx.count("cp.async.ca"),
+        "tma": ptx.count("cp.async.bulk.tensor"),
     }
 
 

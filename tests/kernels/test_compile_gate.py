@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from kernels.paged_decode import decode_tile
 
 SCRIPT = Path(__file__).with_name("cross_compile.py")
 SHARED_LIMIT_BYTES = 227 * 1024
@@ -49,20 +52,33 @@ def test_nothing_spills_and_shared_memory_fits(compiled):
 
 
 def test_extend_uses_the_wide_tensor_core_instruction(compiled):
-    for entry in half(of(compiled, "extend", "_extend_kernel")):
+    for entry in half(of(compiled, "extend", "_extend_kernel") + of(compiled, "extend", "_extend_hopper_kernel")):
         assert entry["wgmma"] > 0 and entry["mma_sync"] == 0, entry
+
+
+def test_extend_takes_the_hopper_kernel_where_it_can(compiled):
+    entries = of(compiled, "extend", "_extend_hopper_kernel")
+    assert {head_dim(entry) for entry in entries} == {64, 128} and entries == half(entries)
 
 
 def test_attention_loads_keys_and_values_ahead(compiled):
     """At least two K and V tiles in shared memory, filled by asynchronous copies, though pages are looked up."""
-    tile_tokens = {64: 64, 80: 64, 128: 64, 256: 32}
-    for entry in half(of(compiled, "decode", "_split_kernel") + of(compiled, "extend<=1024", "_extend_kernel")):
-        padded = 1 << (head_dim(entry) - 1).bit_length()
-        one_pair = 2 * tile_tokens[head_dim(entry)] * padded * 2
-        assert entry["cp_async"] > 0 and entry["shared_bytes"] >= 2 * one_pair, entry
+    for call, kernel, tile_tokens in (
+        ("decode", "_split_kernel", {64: 64, 80: 32, 128: 32, 256: 32}),
+        ("extend<=1024", "_extend_kernel", {64: 64, 80: 64, 128: 64, 256: 32}),
+        ("extend", "_extend_hopper_kernel", {64: 128, 128: 128}),
+    ):
+        for entry in half(of(compiled, call, kernel)):
+            padded = 1 << (head_dim(entry) - 1).bit_length()
+            one_pair = 2 * tile_tokens[head_dim(entry)] * padded * 2
+            assert entry["cp_async"] + entry["tma"] > 0 and entry["shared_bytes"] >= 2 * one_pair, entry
 
 
-def test_two_decode_programs_fit_a_multiprocessor(compiled):
+def test_decode_programs_fit_a_multiprocessor(compiled):
+    """As many as the launch counts on: a program that has to wait for another's end would double the time."""
     for entry in of(compiled, "decode", "_split_kernel"):
-        assert 2 * (entry["shared_bytes"] + RESERVED_BYTES) <= SM_SHARED_BYTES, entry
-        assert 2 * entry["registers"] * 32 * entry["warps"] <= SM_REGISTERS, entry
+        dtype = torch.float32 if "float32" in entry["call"] else torch.bfloat16
+        programs = decode_tile(head_dim(entry), dtype, torch.device("meta")).programs_per_sm
+        assert programs >= 2
+        assert programs * (entry["shared_bytes"] + RESERVED_BYTES) <= SM_SHARED_BYTES, entry
+        assert programs * entry["registers"] * 32 * entry["warps"] <= SM_REGISTERS, entry

@@ -133,3 +133,14 @@ def test_no_tokens_and_misfits():
         rope_and_write_kv(q, k, v, table, positions, slots.int(), cache)
     with pytest.raises(ValueError, match="5 slots"):
         rope_and_write_kv(q, k, v, table, positions, slots[:5], cache)
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+def test_norm_adds_parts_in_order(guarded, dtype):
+    parts, residual = normal(4, 3, 576, dtype=FP32, seed=1), normal(3, 576, dtype=dtype, seed=2)
+    weight = norm_weight(576, dtype=dtype, seed=3)
+    y, new_residual = add_rms_norm(parts, residual, weight, EPS)
+    total = ((parts[0] + parts[1]) + parts[2]) + parts[3]
+    expected, expected_residual = add_rms_norm_reference(total.to(dtype), residual, weight, EPS)
+    assert torch.equal(new_residual, expected_residual)
+    assert_close(y, expected, CLOSE[dtype])

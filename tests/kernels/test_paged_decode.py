@@ -6,7 +6,12 @@ import torch
 from interpreter_options import raising_on_overflow
 from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, normal, paged_batch
 
-from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference
+from kernels.paged_decode import (
+    decode_workspace_numel,
+    default_split_size,
+    paged_decode,
+    paged_decode_reference,
+)
 
 # (query heads, kv heads, head dim)
 SHAPES = [(4, 2, 64), (4, 2, 80), (9, 3, 64), (9, 3, 80), (8, 8, 64)]
@@ -48,6 +53,25 @@ def test_more_splits_than_the_reduce_takes_at_once(guarded):
     batch.cache[batch.table[1, 68].long(), 0] *= 8.0
     q = normal(2, 2, 32, dtype=FP32, seed=1)
     assert_close(run(q, batch), expected(q, batch), TOLERANCE["decode"][FP32])
+
+
+def test_splits_that_grow_with_the_context(guarded):
+    """8 splits of the smallest size are allowed, then larger ones: just below, at and beyond both steps."""
+    batch = paged_batch([1024, 1025, 4096 + 33], 1, 16, FP32)
+    q = normal(3, 2, 16, dtype=FP32, seed=3)
+    out = paged_decode(q, batch.cache, batch.table, batch.lens, 0.25)
+    reference = paged_decode_reference(q.double(), batch.cache.double(), batch.table, batch.lens, 0.25)
+    assert_close(out, reference, TOLERANCE["decode"][FP32])
+
+
+def test_the_workspace_that_the_worker_makes_is_enough(guarded):
+    """Sized by ceil(context / default_split_size), which no row exceeds though its splits may be larger."""
+    batch = paged_batch([1025, 700], 1, 16, FP32)
+    q = normal(2, 2, 16, dtype=FP32, seed=3)
+    splits = sum(-(-length // default_split_size(2)) for length in (1025, 700))
+    workspace = torch.empty(decode_workspace_numel(splits, 2, 16), device=cases.DEVICE)
+    out = paged_decode(q, batch.cache, batch.table, batch.lens, 0.25, workspace=workspace)
+    assert torch.equal(out, paged_decode(q, batch.cache, batch.table, batch.lens, 0.25))
 
 
 def test_empty_context_gives_zeros(guarded):

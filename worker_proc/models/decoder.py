@@ -58,8 +58,16 @@ class Decoder:
         self._final_norm = tensors.final_norm
         self._lm_head = ops.linear(tensors.embedding if tensors.lm_head is None else tensors.lm_head)
 
-    def forward(self, batch: ForwardBatch, kv_cache: list[Tensor], progress: Callable[[], None]) -> Tensor | None:
-        """Run the batch's tokens, write their KV, and return logits [R, vocab] of the rows that sample, if any do."""
+    def forward(
+        self,
+        batch: ForwardBatch,
+        kv_cache: list[Tensor],
+        progress: Callable[[], None],
+        logits: Tensor | None = None,
+    ) -> Tensor | None:
+        """Run the batch's tokens, write their KV, and return logits [R, vocab] of the rows that sample, if any do.
+
+        They are written to `logits`, if it is given, and are a fresh tensor otherwise."""
         ops, eps = self._ops, self._spec.norm_eps
         plan = ops.plan(batch)
         residual = functional.embedding(batch.input_ids, self._embedding)
@@ -75,7 +83,11 @@ class Decoder:
                 progress()
         if not len(batch.sample_rows):
             return None
-        return self._lm_head(normed if batch.samples_all else normed.index_select(0, batch.sample_rows))
+        sampled = normed if batch.samples_all else normed.index_select(0, batch.sample_rows)
+        if logits is None:
+            return self._lm_head(sampled)
+        self._lm_head.write(sampled, logits)
+        return logits
 
     def _pack(self, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Layer:
         ops = self._ops

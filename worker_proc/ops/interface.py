@@ -52,6 +52,10 @@ class Linear(Protocol):
         """Return residual + x W^T + b, summed over ranks, as a new tensor."""
         ...
 
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """Fill `out` [T, out] with x W^T; for the last linear, which has no bias."""
+        ...
+
 
 class Mlp(Protocol):
     """The gated MLP's packed weights."""

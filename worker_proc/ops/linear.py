@@ -28,6 +28,10 @@ class PlainLinear:
         """Return residual + x W^T + b."""
         return residual + self(x)
 
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """Fill `out` with x W^T; for weights without bias that no rank shares."""
+        torch.mm(x, self._weight.t(), out=out)
+
 
 class PlainMlp:
     """Gated MLP of one fused and one plain linear."""
@@ -65,6 +69,10 @@ class PackedLinear:
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """Return residual + x W^T + b."""
         return residual + self(x) if self._all_reduce is not None else self.binary(x, residual, "add")
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """Fill `out` with x W^T."""
+        out.copy_(self(x))
 
     def unary(self, x: Tensor, epilogue: str) -> Tensor:
         """Return epilogue(x W^T + b)."""

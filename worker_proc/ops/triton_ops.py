@@ -3,19 +3,34 @@
 KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels take it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from quartet.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
-from worker_proc.ops.linear import PlainLinear
+from worker_proc.ops.streamed import StreamedLinear, StreamedMlp
 
 PAGE_SIZES = (16, 32, 64, 128)
+# One split size for all rows: the kernel deals splits out by their number, so splits that grow with their row leave the
+# programs of a batch of mixed lengths with unequal work. Where rows may be very long it is doubled, since somebody
+# has to fold the splits of a row one by one.
+_LONG_CONTEXT_TOKENS = 1 << 15
+# Beyond this the rows of a batch attend to many times the cache, which takes prefixes that most of them share.
+_SCRATCH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeScratch:
+    """Scratch of the decode attention at a fixed place. It serves a batch whose rows, padding included, have at most
+    `splits` pieces of `split_size` tokens, one at least each."""
+
+    workspace: Tensor
+    split_size: int
+    splits: int
 
 
 def check_kernels_package() -> None:
@@ -30,19 +45,6 @@ def check_kernels_package() -> None:
         )
 
 
-class TritonMlp:
-    """Gated MLP: one fused linear, one activation kernel."""
-
-    def __init__(self, activation: ModuleType, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
-        self._activation = activation
-        self._gate_up = gate_up
-        self.down = PlainLinear(down, None, all_reduce)
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return silu(x G^T) * (x U^T)."""
-        return self._activation.silu_mul(functional.linear(x, self._gate_up))
-
-
 class TritonOps:
     """See Ops. Args: the attention's shape, its cos_sin on the CUDA device."""
 
@@ -52,22 +54,26 @@ class TritonOps:
         if shape.page_size not in PAGE_SIZES:
             raise ConfigError(f"page_size {shape.page_size}: the triton backend takes 16, 32, 64 or 128")
         check_kernels_package()
-        from kernels import activation, norm, paged_decode, paged_extend, rope_kv
+        from kernels import activation, norm, paged_decode, paged_extend, rope_kv, skinny_linear
 
         self._shape = shape
         self._activation = activation
         self._norm = norm
-        self._decode = paged_decode.paged_decode
+        self._skinny = skinny_linear
+        self._paged_decode = paged_decode
+        self._split_size = paged_decode.default_split_size(shape.num_heads // shape.num_kv_heads)
+        if shape.cos_sin.shape[0] > _LONG_CONTEXT_TOKENS:
+            self._split_size *= 2
         self._extend = paged_extend.paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
-        return PlainLinear(weight, bias, all_reduce)
+        return StreamedLinear(self._skinny, weight, bias, all_reduce)
 
     def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
         """See Ops.mlp."""
-        return TritonMlp(self._activation, gate_up, down, all_reduce)
+        return StreamedMlp(self._skinny, self._activation, gate_up, down, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm."""
@@ -77,7 +83,8 @@ class TritonOps:
         self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
-        return self._norm.add_rms_norm(linear(x), residual, weight, eps)
+        assert isinstance(linear, StreamedLinear)
+        return self._norm.add_rms_norm(linear.parts(x), residual, weight, eps)
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, 2, Hkv, page_size, D]."""
@@ -88,6 +95,16 @@ class TritonOps:
     def plan(self, batch: ForwardBatch) -> ForwardBatch:
         """The batch has all that the kernels need."""
         return batch
+
+    def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
+        """Return scratch for decode batches of up to `rows` rows, as much as is sensible."""
+        shape, kernel = self._shape, self._paged_decode
+        split = self._split_size
+        numel = kernel.decode_workspace_numel(1, shape.num_heads, shape.head_dim)
+        most = max(rows, _SCRATCH_BYTES // (4 * numel))
+        splits = min(rows * -(-max_pages * shape.page_size // split), most)
+        workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.cos_sin.device)
+        return DecodeScratch(workspace, split, splits)
 
     def attention(self, plan: ForwardBatch, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
         """See Ops.attention: one launch for the chunks, one for the decode rows."""
@@ -115,6 +132,8 @@ class TritonOps:
             parts.append(self._extend(query[:at], kv, table, chunks.cu_q, lens, shape.scale, max_q_len=longest))
         if plan.decode is not None:
             decode = plan.decode
-            parts.append(self._decode(query[at:], kv, decode.page_table, decode.context_lens, shape.scale))
+            table, lens = decode.page_table, decode.context_lens
+            run, size = self._paged_decode.paged_decode, self._split_size
+            parts.append(run(query[at:], kv, table, lens, shape.scale, split_size=size, workspace=decode.workspace))
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return attended.view(plan.num_tokens, -1)

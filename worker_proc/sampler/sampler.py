@@ -9,7 +9,9 @@ A stage runs only on the rows that need it, and not at all when none does.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quartet.frames import SamplingParams, TokenLogprobs
@@ -82,6 +84,17 @@ class Sampler:
         self._context_length = context_length
         self._table = SlotTable(max_slots, vocab_size, tuple(eos_token_ids), self._device)
         self._tallies = Tallies(vocab_size, self._device)
+        self._is_special = np.zeros(max_slots, dtype=np.bool_)
+
+    @property
+    def table(self) -> SlotTable:
+        """The parameters of all slots, for who draws plain rows without this class; read only."""
+        return self._table
+
+    def special_rows(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of `slots` that need `sample`: all but greedy rows and draws at a temperature, unfiltered,
+        from logits as they are, without log-probabilities."""
+        return np.flatnonzero(self._is_special[slots])
 
     @torch.inference_mode(False)
     def set_slot(self, slot: int, params: SamplingParams, ids: list[int], prompt_length: int, choice: int) -> None:
@@ -101,18 +114,21 @@ class Sampler:
         else:
             self._tallies.close(slot)
             tally = 0
-        self._table.set(slot, params, prompt_length, choice, tally)
+        plan = self._table.set(slot, params, prompt_length, choice, tally)
+        self._is_special[slot] = not plan.is_plain
 
     def drop_slot(self, slot: int) -> None:
         """Forget what `slot` asked for. Optional: the next `set_slot` replaces it, but until then it may cost time."""
         self._tallies.close(slot)
         self._table.drop(slot)
+        self._is_special[slot] = False
 
     @torch.inference_mode(False)
     def clear(self) -> None:
         """Forget all slots."""
         self._tallies.clear()
         self._table.clear()
+        self._is_special[:] = False
 
     @torch.no_grad()
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor) -> SampledRows:

@@ -38,6 +38,12 @@ class SlotPlan:
         """Whether the logits are edited before anything is drawn from them."""
         return self.has_penalties or self.has_bias or self.has_mask
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that is asked for is an arg-max, or a draw at a temperature without filters."""
+        is_filtered = not self.is_greedy and (self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0)
+        return not is_filtered and not self.is_adjusted and self.logprobs < 0
+
 
 @dataclass(frozen=True, slots=True)
 class Floats:
@@ -79,6 +85,8 @@ class TokenList:
     def set(self, slot: int, pairs: dict[int, float]) -> None:
         """Replace the pairs of `slot`."""
         width = self.ids.shape[1]
+        if not pairs and not width:
+            return
         if len(pairs) > width:
             extra = max(4, 1 << (len(pairs) - 1).bit_length()) - width
             self.ids = torch.nn.functional.pad(self.ids, (0, extra))

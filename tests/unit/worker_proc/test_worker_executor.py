@@ -32,7 +32,7 @@ from quartet.frames import (
 from quartet.ids import Epoch, Role
 from worker_proc.actor import WorkerActor
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
-from worker_proc.executor import Executor
+from worker_proc.executor import FRAME_POLL_S, NEXT_STEP_POLL_S, POLL_S, Executor
 from worker_proc.simulated import SimulatedRunner
 
 WORKER = Epoch(4)
@@ -51,7 +51,7 @@ class MemoryLink:
         if self.inbox:
             return self.inbox.popleft()
         self.clock.advance(timeout_s)
-        self.is_idle = timeout_s > 0
+        self.is_idle = timeout_s >= POLL_S
         return None
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
@@ -261,9 +261,10 @@ def test_a_lost_device_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class SlowRunner:
-    """A runner that notes the order of launches and waits; its steps are done when told."""
+    """A runner that notes the order of launches and waits; its steps are done when told, or asked often enough."""
 
     capacity = Capacity(4, 100, 4, 96, 256, "cpu")
+    late_compiles = 0
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -284,10 +285,11 @@ class SlowRunner:
 
     class Pending:
         def __init__(self, runner: "SlowRunner", number: int) -> None:
-            self.runner, self.number = runner, number
+            self.runner, self.number, self.asked = runner, number, 0
 
         def is_done(self) -> bool:
-            return self.runner.done
+            self.asked += 1
+            return self.runner.done or self.asked > 3
 
         def wait(self) -> StepResult:
             self.runner.log.append(f"wait {self.number}")
@@ -318,6 +320,34 @@ def test_a_result_that_is_done_is_not_held_back() -> None:
         rig.context.arrive(step(number))
     rig.run()
     assert runner.log == ["launch 1", "wait 1", "launch 2", "wait 2"]
+
+
+def test_a_step_that_comes_while_another_runs_is_launched_behind_it() -> None:
+    rig, runner = make_slow()
+    rig.context.arrive(step(1))
+    for _ in range(2):
+        rig.executor.turn()
+    assert runner.log == ["launch 1"]
+    rig.context.arrive(step(2))
+    rig.executor.turn()
+    assert runner.log == ["launch 1", "launch 2", "wait 1"]
+
+
+def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
+    rig, _ = make_slow()
+    rig.context.arrive(step(1))
+    rig.executor.turn()
+    rig.context.clock.advance(0.010)
+    rig.run()
+    rig.context.arrive(step(2))
+    rig.executor.turn()
+    waits = []
+    for _ in range(3):
+        before = rig.context.clock.now()
+        rig.executor.turn()
+        waits.append(round(rig.context.clock.now() - before, 4))
+        rig.context.clock.advance(0.004)
+    assert waits == [FRAME_POLL_S, FRAME_POLL_S, NEXT_STEP_POLL_S]
 
 
 def test_a_new_scheduler_gets_no_results_of_the_old_ones_steps() -> None:

@@ -139,3 +139,13 @@ def test_an_abandoned_step_deactivates_who_took_part_and_only_those() -> None:
     assert table.num_active == 2
     table.clear()
     assert (table.num_active, table.page_table.any()) == (0, np.False_)
+
+
+def test_a_run_needs_a_page_for_every_position() -> None:
+    table = SlotTable(CAPACITY)
+    run(table, step(enter=[entry(1, 10, [5, 6])], chunks=[Chunk(1, 8, False)]))
+    table.check_pages(1, 0, 8)
+    table.check_pages(1, 3, 5)
+    for start, end in ((0, 9), (8, 9), (0, 99)):
+        with pytest.raises(StepError, match="lacks a page"):
+            table.check_pages(1, start, end)

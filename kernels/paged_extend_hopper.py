@@ -1,0 +1,294 @@
+"""The extend kernel for Hopper GPUs: 16-bit types, head dim 64 or 128, a contiguous cache. Called by paged_extend.
+
+Written in Gluon, Triton's lower layer, because keeping the tensor cores busy during the softmax takes what Triton does
+not do on Hopper: one warp copies K and V pages by TMA, and two groups of four warps, each with 64 of the 128 query
+rows, multiply and exponentiate at their own pace. Each group also issues the next scores ahead of its softmax, after
+FlashAttention-3 (arXiv 2407.08608). Tiles of keys sit at absolute positions, as in paged_extend.
+
+Buffers and who may touch them, for `stage` in 0..1:
+    k_ring[stage], v_ring[stage]   the copying warp between *_free and *_ready, the query groups from *_ready to *_free
+"""
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from kernels.paged_tile import on_hopper
+
+BLOCK_N = 128
+GROUP_ROWS = 64
+STAGES = 2
+# Elements of a 128-byte row, the widest that a swizzled TMA copy takes: wider heads travel in two halves.
+PANEL = 64
+COPY_REGISTERS = 24
+QUERY_REGISTERS = 240
+# A launch for short runs uses one group of query warps, which saves the other's idle multiplications.
+SMALL_ROWS = 64
+
+
+@gluon.jit
+def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: gl.constexpr):
+    """The sequence whose query blocks contain number `block`, when sequence s starts at block cu_q[s] // TOKENS + s."""
+    low = 0
+    high = num_seqs
+    while high - low > 1:
+        middle = (low + high) // 2
+        if gl.load(cu_q_ptr + middle) // TOKENS + middle <= block:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@gluon.jit
+def _copy_tile(
+    desc, table_row, tile, num_pages, first_row, page_rows, ring, ready, free,
+    PAGE: gl.constexpr, PANEL: gl.constexpr, PANELS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Wait for the tile's stage to be free, then start the copies of its pages; those past the last become page 0."""
+    PAGES: gl.constexpr = BLOCK_N // PAGE
+    stage = tile % STAGES
+    mbarrier.wait(free.index(stage), (tile // STAGES & 1) ^ 1)
+    mbarrier.expect(ready.index(stage), BLOCK_N * PANELS * PANEL * 2)
+    for part in gl.static_range(PAGES):
+        index = tile * PAGES + part
+        page = gl.load(table_row + index, mask=index < num_pages, other=0)
+        row = page * page_rows + first_row
+        for panel in gl.static_range(PANELS):
+            target = ring.index((stage * PANELS + panel) * PAGES + part)
+            tma.async_copy_global_to_shared(desc, [row, panel * PANEL], ready.index(stage), target)
+
+
+@gluon.jit
+def _copy(
+    desc, table_row, tiles, num_pages, key_row, value_row, page_rows, k_ring, v_ring, k_ready, k_free, v_ready, v_free,
+    PAGE: gl.constexpr, PANEL: gl.constexpr, PANELS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    for tile in range(tiles):
+        _copy_tile(
+            desc, table_row, tile, num_pages, key_row, page_rows, k_ring, k_ready, k_free,
+            PAGE, PANEL, PANELS, BLOCK_N, STAGES,
+        )  # fmt: skip
+        _copy_tile(
+            desc, table_row, tile, num_pages, value_row, page_rows, v_ring, v_ready, v_free,
+            PAGE, PANEL, PANELS, BLOCK_N, STAGES,
+        )  # fmt: skip
+
+
+@gluon.jit
+def _softmax(scores, position, start, peak, total, scale_log2, MASKED: gl.constexpr, LAYOUT: gl.constexpr):
+    """One online softmax step as in attend_tile; returns weights, decay of the older sums, peak and total."""
+    if MASKED:
+        keys = start + gl.arange(0, scores.type.shape[1], layout=gl.SliceLayout(0, LAYOUT))
+        scores = gl.where(keys[None, :] <= position[:, None], scores, float("-inf"))
+    new_peak = gl.maximum(peak, gl.max(scores, 1) * scale_log2)
+    weights = gl.exp2(scores * scale_log2 - new_peak[:, None])
+    decay = gl.exp2(peak - new_peak)
+    return weights, decay, new_peak, total * decay + gl.sum(weights, 1)
+
+
+@gluon.jit
+def _step(
+    tile, q, k, v, weights, acc, peak, total, position, scale_log2, k_ready, k_free, v_ready, v_free,
+    MASKED: gl.constexpr, SCORES: gl.constexpr, OPERAND: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr,
+):  # fmt: skip
+    """Scores and softmax of `tile` while the values of the tile before are multiplied."""
+    stage = tile % STAGES
+    last = tile - 1
+    mbarrier.wait(k_ready.index(stage), tile // STAGES & 1)
+    zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, SCORES)
+    scores = warpgroup_mma(q, k.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    mbarrier.wait(v_ready.index(last % STAGES), last // STAGES & 1)
+    acc = warpgroup_mma(weights, v.index(last % STAGES), acc, is_async=True)
+    scores = warpgroup_mma_wait(1, deps=[scores])
+    mbarrier.arrive(k_free.index(stage), count=1)
+    new_weights, decay, peak, total = _softmax(
+        scores, position, tile * BLOCK_N, peak, total, scale_log2, MASKED, SCORES
+    )
+    acc, weights = warpgroup_mma_wait(0, deps=[acc, weights])
+    mbarrier.arrive(v_free.index(last % STAGES), count=1)
+    acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
+    return gl.convert_layout(new_weights.to(k.dtype), OPERAND), acc, peak, total
+
+
+@gluon.jit
+def _attend(
+    q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token, stride_q_head, scale_log2,
+    tiles, unmasked_tiles, q_rows, k, v, k_ready, k_free, v_ready, v_free,
+    OFFSET: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr,
+    BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """The work of one group of four warps: query rows OFFSET to OFFSET + ROWS of the program."""
+    PLAIN: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
+    # Rows: token-major, the heads of one token side by side. Positions: cached | new, key n is seen by rows at >= n.
+    rows = OFFSET + gl.arange(0, ROWS, layout=gl.SliceLayout(1, PLAIN))
+    dims = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, PLAIN))
+    local = first + rows // GROUP
+    mask = ((rows < TOKENS * GROUP) & (local < new_tokens))[:, None]
+    token = (seq_start + local).to(gl.int64)
+    q_heads = head * GROUP + rows % GROUP
+    q_ptrs = q_ptr + token[:, None] * stride_q_token + q_heads[:, None] * stride_q_head + dims[None, :]
+    q_rows.store(gl.load(q_ptrs, mask=mask, other=0.0))
+    fence_async_shared()
+    gl.thread_barrier()
+    score_rows = OFFSET + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))
+    position = context - new_tokens + first + score_rows // GROUP
+
+    mbarrier.wait(k_ready.index(0), 0)
+    zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, SCORES)
+    scores = warpgroup_mma(q_rows, k.index(0).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    mbarrier.arrive(k_free.index(0), count=1)
+    peak = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
+    total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
+    new_weights, _decay, peak, total = _softmax(scores, position, 0, peak, total, scale_log2, True, SCORES)
+    weights = gl.convert_layout(new_weights.to(k.dtype), OPERAND)
+    acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, ACC)
+    # Tiles that every row sees whole, then the tiles on the diagonal.
+    for tile in range(1, unmasked_tiles):
+        weights, acc, peak, total = _step(
+            tile, q_rows, k, v, weights, acc, peak, total, position, scale_log2, k_ready, k_free, v_ready, v_free,
+            False, SCORES, OPERAND, ROWS, BLOCK_N, STAGES,
+        )  # fmt: skip
+    for tile in range(gl.maximum(unmasked_tiles, 1), tiles):
+        weights, acc, peak, total = _step(
+            tile, q_rows, k, v, weights, acc, peak, total, position, scale_log2, k_ready, k_free, v_ready, v_free,
+            True, SCORES, OPERAND, ROWS, BLOCK_N, STAGES,
+        )  # fmt: skip
+
+    last = tiles - 1
+    stage = last % STAGES
+    mbarrier.wait(v_ready.index(stage), last // STAGES & 1)
+    if tiles * BLOCK_N > context:
+        # What a page holds past the last token may be NaN, and 0 * NaN would reach the output. Both groups write the
+        # same bits, so neither has to wait for the other.
+        tokens = last * BLOCK_N + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, PLAIN))
+        values = v.index(stage).load(PLAIN)
+        v.index(stage).store(gl.where((tokens < context)[:, None], values, gl.zeros_like(values)))
+        fence_async_shared()
+        gl.thread_barrier()
+    acc = warpgroup_mma(weights, v.index(stage), acc, is_async=True)
+    acc, weights = warpgroup_mma_wait(0, deps=[acc, weights])
+    sums = gl.convert_layout(gl.where(total > 0.0, total, 1.0), gl.SliceLayout(1, ACC))
+    out = gl.convert_layout((acc / sums[:, None]).to(k.dtype), PLAIN)
+    out_rows = token * (kv_heads * GROUP) + q_heads
+    gl.store(out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :], out, mask=mask)
+
+
+@gluon.jit(do_not_specialize=["num_seqs", "stride_table"])
+def _extend_hopper_kernel(
+    q_ptr, desc, table_ptr, cu_q_ptr, lens_ptr, out_ptr, scale_log2, num_seqs, kv_heads,
+    stride_q_token, stride_q_head, stride_table,
+    HEAD_DIM: gl.constexpr, GROUP: gl.constexpr, PAGE: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    ROWS: gl.constexpr, GROUPS: gl.constexpr, PANEL: gl.constexpr, COPY_REGISTERS: gl.constexpr,
+    QUERY_REGISTERS: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    TOKENS: gl.constexpr = ROWS * GROUPS // GROUP
+    PANELS: gl.constexpr = HEAD_DIM // PANEL
+    DTYPE: gl.constexpr = desc.dtype
+    # The last blocks of a sequence meet the most keys: start those first, of all heads.
+    head = gl.program_id(0)
+    block = gl.num_programs(1) - 1 - gl.program_id(1)
+    seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
+    seq_start = gl.load(cu_q_ptr + seq)
+    new_tokens = gl.load(cu_q_ptr + seq + 1) - seq_start
+    first = (block - (seq_start // TOKENS + seq)) * TOKENS
+    if first < new_tokens:
+        context = gl.load(lens_ptr + seq)
+        first_position = context - new_tokens + first
+        end = gl.minimum(first_position + TOKENS, context)
+        tiles = (end + BLOCK_N - 1) // BLOCK_N
+        unmasked_tiles = (first_position + 1) // BLOCK_N
+        table_row = table_ptr + seq.to(gl.int64) * stride_table
+
+        TILE: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+        q_rows = gl.allocate_shared_memory(DTYPE, [GROUPS, ROWS, HEAD_DIM], TILE)
+        k_ring = gl.allocate_shared_memory(DTYPE, [STAGES * PANELS * (BLOCK_N // PAGE), PAGE, PANEL], TILE)
+        v_ring = gl.allocate_shared_memory(DTYPE, [STAGES * PANELS * (BLOCK_N // PAGE), PAGE, PANEL], TILE)
+        k = k_ring._reinterpret(DTYPE, [STAGES, BLOCK_N, HEAD_DIM], TILE)
+        v = v_ring._reinterpret(DTYPE, [STAGES, BLOCK_N, HEAD_DIM], TILE)
+        BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
+        k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+        k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+        v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+        v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+        for stage in gl.static_range(STAGES):
+            mbarrier.init(k_ready.index(stage), count=1)
+            mbarrier.init(v_ready.index(stage), count=1)
+            mbarrier.init(k_free.index(stage), count=GROUPS)
+            mbarrier.init(v_free.index(stage), count=GROUPS)
+        fence_async_shared()
+
+        # Rows of the cache seen as [pages * 2 * kv heads * PAGE, HEAD_DIM].
+        page_rows = 2 * kv_heads * PAGE
+        num_pages = (context + PAGE - 1) // PAGE
+        if GROUPS == 1:
+            gl.warp_specialize(
+                [
+                    (_attend, (
+                        q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token,
+                        stride_q_head, scale_log2, tiles, unmasked_tiles, q_rows.index(0), k, v, k_ready, k_free,
+                        v_ready, v_free, 0, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
+                    (_copy, (
+                        desc, table_row, tiles, num_pages, head * PAGE, (kv_heads + head) * PAGE, page_rows, k_ring,
+                        v_ring, k_ready, k_free, v_ready, v_free, PAGE, PANEL, PANELS, BLOCK_N, STAGES)),
+                ],
+                [1], [COPY_REGISTERS],
+            )  # fmt: skip
+        else:
+            gl.warp_specialize(
+                [
+                    (_attend, (
+                        q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token,
+                        stride_q_head, scale_log2, tiles, unmasked_tiles, q_rows.index(0), k, v, k_ready, k_free,
+                        v_ready, v_free, 0, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
+                    (_attend, (
+                        q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token,
+                        stride_q_head, scale_log2, tiles, unmasked_tiles, q_rows.index(1), k, v, k_ready, k_free,
+                        v_ready, v_free, ROWS, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
+                    (_copy, (
+                        desc, table_row, tiles, num_pages, head * PAGE, (kv_heads + head) * PAGE, page_rows, k_ring,
+                        v_ring, k_ready, k_free, v_ready, v_free, PAGE, PANEL, PANELS, BLOCK_N, STAGES)),
+                ],
+                [4, 1], [QUERY_REGISTERS, COPY_REGISTERS],
+            )  # fmt: skip
+
+
+def extend_on_hopper(
+    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
+    out: torch.Tensor, scale_log2: float, max_q_len: int,
+) -> None:  # fmt: skip
+    """Fill out [T, H, D] as paged_extend says, for checked arguments that fits_hopper accepts."""
+    total, heads, head_dim = q.shape
+    batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
+    group = heads // kv_heads
+    groups = 1 if max_q_len * group <= SMALL_ROWS else 2
+    blocks = total // (GROUP_ROWS * groups // group) + batch
+    layout = gl.NVMMASharedLayout(128, 16, 2)
+    rows = kv_cache.numel() // head_dim
+    desc = TensorDescriptor(kv_cache, [rows, head_dim], [head_dim, 1], [page, PANEL], layout)
+    _extend_hopper_kernel[(kv_heads, blocks)](
+        q, desc, page_table, cu_q, context_lens, out, scale_log2, batch, kv_heads,
+        q.stride(0), q.stride(1), page_table.stride(0),
+        HEAD_DIM=head_dim, GROUP=group, PAGE=page, BLOCK_N=BLOCK_N, STAGES=STAGES, ROWS=GROUP_ROWS, GROUPS=groups,
+        PANEL=PANEL, COPY_REGISTERS=COPY_REGISTERS, QUERY_REGISTERS=QUERY_REGISTERS, num_warps=4,
+    )  # fmt: skip
+
+
+def fits_hopper(q: torch.Tensor, kv_cache: torch.Tensor) -> bool:
+    """Whether the GPU, the type, the shape and the cache's layout suit this kernel."""
+    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[2] not in (64, 128):
+        return False
+    return q.shape[1] // kv_cache.shape[2] <= GROUP_ROWS and kv_cache.is_contiguous() and on_hopper(q.device)

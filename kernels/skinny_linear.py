@@ -1,0 +1,148 @@
+"""Linears of a few rows, where reading the weight is all the work: tiles of weight rows stream past the activations.
+
+The weight is the left operand of the product, so that its rows fill the matrix unit and the few activations its narrow
+side. With `splits` above 1 the depth is cut into equal parts whose fp32 results lie side by side, for whoever reads
+them next to add up in order; with 1 the result is rounded and stored. The gated form computes silu(gate) * up.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+
+class SkinnyTile(NamedTuple):
+    """Launch parameters: weight rows and depth of a tile, parts of the depth, warps, pipeline stages."""
+
+    block_n: int
+    block_k: int
+    splits: int
+    warps: int
+    stages: int
+
+
+MAX_ROWS = 64
+# Depth from which one kernel for the gated linear beats cuBLAS and an activation kernel (H100: 83 to 89 us at 4096 x
+# 28672, no gain at 1024 x 6144).
+GATED_DEPTH = 2048
+
+
+def parts_tile(width: int, depth: int, rows: int) -> SkinnyTile | None:
+    """The tile for a linear whose parts somebody adds up, or None where cuBLAS must do.
+
+    As timed on an H100: enough parts for one to two programs a multiprocessor, fewer when activations are wide.
+    """
+    if rows > MAX_ROWS or width % 64 or depth % 128:
+        return None
+    most = 300 if rows <= 16 else 200
+    splits = 1
+    while splits < 8 and width // 64 * splits * 2 <= most and depth % (256 * splits) == 0:
+        splits *= 2
+    return SkinnyTile(64, 128, splits, 4, 4)
+
+
+def whole_tile(width: int, depth: int, rows: int) -> SkinnyTile | None:
+    """The tile for a very wide linear, such as a model's last, or None where cuBLAS must do."""
+    if rows > MAX_ROWS or width % 64 or depth % 128:
+        return None
+    return SkinnyTile(64, 128, 1, 4, 3)
+
+
+def gated_tile(width: int, depth: int, rows: int) -> SkinnyTile | None:
+    """The tile for the gated linear of `width` outputs, or None where two kernels do as well."""
+    if rows > MAX_ROWS or width % 64 or depth % 128 or depth < GATED_DEPTH:
+        return None
+    return SkinnyTile(64, 128, 1, 4, 4 if rows <= 16 else 3)
+
+
+@triton.jit
+def _product(x_ptrs, w_ptrs, row_mask, depth, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for _ in range(0, depth, BLOCK_K):
+        w = tl.load(w_ptrs)
+        x = tl.load(x_ptrs, mask=row_mask, other=0.0)
+        acc = tl.dot(w, x, acc)
+        w_ptrs += BLOCK_K
+        x_ptrs += BLOCK_K
+    return acc
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _skinny_kernel(
+    x_ptr, w_ptr, bias_ptr, y_ptr, rows, width, depth, stride_x, stride_w, stride_split,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
+):  # fmt: skip
+    # width: outputs; depth: of this split. Gated: outputs n and width + n of the product make output n.
+    split = tl.program_id(1)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, BLOCK_M)
+    k = split * depth + tl.arange(0, BLOCK_K)
+    row_mask = m[None, :] < rows
+    x_ptrs = x_ptr + m[None, :] * stride_x + k[:, None]
+    w_ptrs = w_ptr + n[:, None].to(tl.int64) * stride_w + k[None, :]
+    y_dtype = y_ptr.dtype.element_ty
+    if GATED:
+        gate = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        up_ptrs = w_ptrs + width.to(tl.int64) * stride_w
+        for _ in range(0, depth, BLOCK_K):
+            w_gate = tl.load(w_ptrs)
+            w_up = tl.load(up_ptrs)
+            x = tl.load(x_ptrs, mask=row_mask, other=0.0)
+            gate = tl.dot(w_gate, x, gate)
+            up = tl.dot(w_up, x, up)
+            w_ptrs += BLOCK_K
+            up_ptrs += BLOCK_K
+            x_ptrs += BLOCK_K
+        gate = gate.to(y_dtype).to(tl.float32)
+        up = up.to(y_dtype).to(tl.float32)
+        acc = (gate / (1.0 + tl.exp(-gate))).to(y_dtype).to(tl.float32) * up
+    else:
+        acc = _product(x_ptrs, w_ptrs, row_mask, depth, BLOCK_N, BLOCK_M, BLOCK_K)
+    if BIASED:
+        acc += tl.load(bias_ptr + n).to(tl.float32)[:, None]
+    y_ptrs = y_ptr + split.to(tl.int64) * stride_split + m[None, :] * width + n[:, None]
+    tl.store(y_ptrs, acc.to(y_dtype), mask=row_mask)
+
+
+def skinny_linear(
+    x: torch.Tensor, weight: torch.Tensor, tile: SkinnyTile, bias: torch.Tensor | None = None, *,
+    gated: bool = False, out: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Return x W^T + b: [M, N] of x's dtype, or with tile.splits > 1 fp32 parts [splits, M, N] that add up to it.
+
+    x [M, K] and weight [N, K] (gated: [2 N, K], the gate first) of one 16-bit dtype with contiguous rows; K a multiple
+    of block_k * splits, N of block_n. A bias needs one split and no gate. `out`: contiguous, filled and returned.
+    Raises ValueError for what does not fit.
+    """
+    rows, depth = x.shape
+    width = weight.shape[0] // 2 if gated else weight.shape[0]
+    block_m = max(16, triton.next_power_of_2(rows))
+    if weight.shape[1] != depth or depth % (tile.block_k * tile.splits) or width % tile.block_n:
+        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit {tile}")
+    if x.stride(1) != 1 or weight.stride(1) != 1 or (tile.splits > 1 and (gated or bias is not None)):
+        raise ValueError("rows must be contiguous; a gate or a bias takes one split")
+    if out is None:
+        shape = (rows, width) if tile.splits == 1 else (tile.splits, rows, width)
+        out = torch.empty(shape, dtype=x.dtype if tile.splits == 1 else torch.float32, device=x.device)
+    _skinny_kernel[(width // tile.block_n, tile.splits)](
+        x, weight, bias, out, rows, width, depth // tile.splits, x.stride(0), weight.stride(0), rows * width,
+        BLOCK_M=block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GATED=gated, BIASED=bias is not None,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return out
+
+
+def skinny_linear_reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, gated: bool = False
+) -> torch.Tensor:
+    """skinny_linear with one split, in plain torch: fp32 maths (fp64 for fp64 inputs)."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    product = x.to(wide) @ weight.to(wide).T
+    if bias is not None:
+        product += bias.to(wide)
+    if not gated:
+        return product.to(x.dtype)
+    gate, up = product.to(x.dtype).chunk(2, dim=1)
+    return torch.nn.functional.silu(gate) * up

@@ -1,0 +1,61 @@
+"""What comes back from a step: posts taken by turn, rows chosen, rows replaced; and which rows are special."""
+
+import numpy as np
+import pytest
+import torch
+
+from quartet.frames import SamplingParams
+from worker_proc.mailbox import RING, Mailbox
+from worker_proc.sampler import Sampler
+from worker_proc.transfer import Download, PatchedDownload
+
+
+def test_letters_and_posts_share_a_turn_and_come_round() -> None:
+    mail = Mailbox(width=64, max_rows=4, device=torch.device("cpu"))
+    for number in range(1, 2 * RING + 2):
+        letter = mail.begin()
+        letter[0] = number
+        turn = number % RING
+        assert int(mail.letters[turn, 0]) == number
+        mail.posts[turn] = torch.arange(4, dtype=torch.int32) + 10 * number
+        download = mail.end(np.array([0, 3]))
+        assert download.is_done() and download.wait().tolist() == [10 * number, 10 * number + 3]
+    mail.begin()
+    mail.resync()
+    assert int(mail.turn) == 2 * RING + 2
+    mail.restart()
+    mail.begin()[0] = 77
+    assert int(mail.letters[1, 0]) == 77
+
+
+def test_a_patch_wins_over_what_it_replaces() -> None:
+    whole = Download(torch.tensor([5, 6, 7, 8], dtype=torch.int32), None)
+    patch = Download(torch.tensor([60, -1], dtype=torch.int32), None)
+    both = PatchedDownload(whole, np.array([1, 3]), patch)
+    assert both.is_done() and both.wait().tolist() == [5, 60, 7, -1]
+    assert whole.wait().tolist() == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_special"),
+    [
+        ({"temperature": 0.0}, False),
+        ({"temperature": 0.7}, False),
+        ({"temperature": 0.7, "top_k": 1, "top_p": 0.5}, False),
+        ({"temperature": 0.0, "top_p": 0.5}, False),
+        ({"temperature": 0.7, "top_p": 0.9}, True),
+        ({"temperature": 0.7, "top_k": 4}, True),
+        ({"temperature": 0.7, "min_p": 0.1}, True),
+        ({"temperature": 0.0, "frequency_penalty": 0.1}, True),
+        ({"temperature": 0.0, "logit_bias": ((3, 1.0),)}, True),
+        ({"temperature": 0.0, "min_new_tokens": 2}, True),
+        ({"temperature": 0.0, "logprobs": 0}, True),
+    ],
+)
+def test_rows_are_special_as_long_as_their_slot_asks_for_it(asked: dict[str, object], is_special: bool) -> None:
+    sampler = Sampler(3, 20, 64, (2,), "cpu")
+    sampler.set_slot(0, SamplingParams(temperature=0.0), [1], 1, 0)
+    sampler.set_slot(2, SamplingParams(**asked), [1], 1, 0)
+    assert sampler.special_rows(np.array([2, 0])).tolist() == ([0] if is_special else [])
+    sampler.drop_slot(2)
+    assert not len(sampler.special_rows(np.array([0, 2])))
