@@ -33,7 +33,7 @@ class Progress:
         print(
             f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
             f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
-            f"{facts.get('attention_backend', 'no')} attention), "
+            f"{facts.get('attention', 'no')} attention), "
             f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}.\n"
             f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
             f'-d \'{{"model": "{model.name}", "stream": true, '
