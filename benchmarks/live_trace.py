@@ -31,7 +31,7 @@ IDS_KEPT_FREE = 1000
 
 
 async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, request: Workload, ids: list[int]) -> Any:
-    """Send one request at its time; returns (class, ttft, e2e, cached tokens, input tokens, output tokens)."""
+    """Send one request at its time; returns (class, ttft, e2e, cached, input and output tokens, id)."""
     await asyncio.sleep(max(0.0, start_s + request.arrival_s - time.perf_counter()))
     body: dict[str, Any] = {
         "prompt": ids,
@@ -47,15 +47,17 @@ async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, requ
     arrived = time.perf_counter()
     first = 0.0
     usage: dict[str, Any] = {}
+    name = ""
     async with session.post(url + "/v1/completions", json=body) as response:
         response.raise_for_status()
         async for line in response.content:
             if line.startswith(b"data: {"):
                 first = first or time.perf_counter()
-                usage = json.loads(line[6:]).get("usage") or usage
+                chunk = json.loads(line[6:])
+                usage, name = chunk.get("usage") or usage, chunk["id"].rpartition("-")[2]
     ended = time.perf_counter()
     cached = usage["prompt_tokens_details"]["cached_tokens"]
-    return request.label, first - arrived, ended - arrived, cached, len(ids), usage["completion_tokens"]
+    return request.label, first - arrived, ended - arrived, cached, len(ids), usage["completion_tokens"], name
 
 
 async def run_all(url: str, scenario: Scenario) -> dict[str, Any]:
@@ -73,6 +75,7 @@ async def run_all(url: str, scenario: Scenario) -> dict[str, Any]:
     for label, _, e2e, *_ in rows:
         by_class.setdefault(label, []).append(e2e)
     return {
+        "ids": [row[6] for row in rows],
         "requests": len(rows),
         "duration_s": round(duration_s, 3),
         "output_tokens_per_s": round(sum(row[5] for row in rows) / duration_s, 2),
@@ -121,10 +124,24 @@ def main(argv: list[str]) -> int:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
     with Server(arguments.model, "--schedule-policy", arguments.schedule_policy, *size, *flags) as server:
         live = asyncio.run(run_all(server.url, scenario)) | counters(server)
+        live["admission_order"] = admission_order(server, live.pop("ids"))
     print(json.dumps({"live": live, "policy": arguments.schedule_policy, "flags": flags, "set": given}))
     if arguments.compare:
         print(json.dumps({"simulated": simulated(scenario, arguments.schedule_policy, flags)}))
     return 0
+
+
+def admission_order(server: Server, ids: list[str]) -> list[int]:
+    """Return the numbers of the requests in the order in which they first took a slot, from the engine's own trace.
+
+    Those that enter in one step stand in the order of their numbers."""
+    _, trace = server.get("/trace")
+    rows = {event["tid"]: event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
+    admitted: dict[str, tuple[float, int]] = {}
+    for order, event in enumerate(trace["traceEvents"]):
+        if event["name"] == "admitted":
+            admitted.setdefault(rows[event["tid"]].partition("/")[0], (event["ts"], order))
+    return sorted(range(len(ids)), key=lambda number: admitted[ids[number][:8]][0])
 
 
 def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, Any]:
@@ -141,9 +158,14 @@ def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, An
     slots = config.scheduler.max_running_requests or scenario.max_running_requests
     scheduler = msgspec.structs.replace(config.scheduler, max_running_requests=slots)
     requests = [msgspec.structs.replace(one, max_tokens=one.output_tokens) for one in scenario.requests]
-    report = msgspec.to_builtins(make_report(simulate(requests, engine, scheduler), engine, 512))
+    run = simulate(requests, engine, scheduler)
+    report = msgspec.to_builtins(make_report(run, engine, 512))
+    times = [outcome.admitted_s for outcome in run.outcomes]
+    report["admission_order"] = sorted(range(len(times)), key=lambda number: times[number])
     wanted = ("duration_s", "output_tokens_per_s", "prefix_hit_rate", "ttft_s", "e2e_s_by_class")
-    return {name: report[name] for name in (*wanted, "retractions", "preemptions", "recomputed_tokens")}
+    return {
+        name: report[name] for name in (*wanted, "retractions", "preemptions", "recomputed_tokens", "admission_order")
+    }
 
 
 if __name__ == "__main__":
