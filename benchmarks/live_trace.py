@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,7 @@ import msgspec
 
 from quartet.frames import unpack_ids
 from quartet.options import add_options, build_config
-from simulator.cost import StepCost
+from simulator.cost import StepCost, fit
 from simulator.driver import simulate
 from simulator.presets import preset
 from simulator.prompts import PromptMaker
@@ -115,10 +116,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compare", action="store_true", help="simulate the same requests too")
+    parser.add_argument("--steps", default="", help="measured steps (fit_step_cost) in place of the preset")
     parser.add_argument("--schedule-policy", default="fcfs")
     arguments, flags = parser.parse_known_args(argv)
     given = dict(pair.split("=", 1) for pair in arguments.set)
-    scenario = make_scenario(arguments.scenario, preset(arguments.preset), arguments.seed, given)
+    engine = preset(arguments.preset)
+    if arguments.steps:
+        engine = msgspec.structs.replace(engine, cost=fit(Path(arguments.steps)))
+    scenario = make_scenario(arguments.scenario, engine, arguments.seed, given)
     size = ["--max-total-tokens", str(scenario.engine.kv_tokens)]
     if scenario.max_running_requests:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
