@@ -129,7 +129,9 @@ def main(argv: list[str]) -> int:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
     with Server(arguments.model, "--schedule-policy", arguments.schedule_policy, *size, *flags) as server:
         live = asyncio.run(run_all(server.url, scenario)) | counters(server)
-        live["admission_order"] = admission_order(server, live.pop("ids"))
+        ids = live.pop("ids")
+        if arguments.compare:
+            live["admission_order"] = admission_order(server, ids)
     print(json.dumps({"live": live, "policy": arguments.schedule_policy, "flags": flags, "set": given}))
     if arguments.compare:
         print(json.dumps({"simulated": simulated(scenario, arguments.schedule_policy, flags)}))
@@ -139,7 +141,7 @@ def main(argv: list[str]) -> int:
 def admission_order(server: Server, ids: list[str]) -> list[int]:
     """Return the numbers of the requests in the order in which they first took a slot, from the engine's own trace.
 
-    Those that enter in one step stand in the order of their numbers."""
+    Those that enter in one step stand in the order of their numbers. The engine remembers the last thousand."""
     _, trace = server.get("/trace")
     rows = {event["tid"]: event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
     admitted: dict[str, tuple[float, int]] = {}
