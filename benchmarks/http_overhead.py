@@ -6,7 +6,6 @@ Prints one JSON line: events per second as the client saw them, and CPU per even
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,13 +13,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from benchmarks.overhead_client import cpu_seconds
+
 CLIENT = Path(__file__).with_name("sse_client.py")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start_server(streams: int, tokens: int) -> tuple["subprocess.Popen[str]", int]:

@@ -8,7 +8,7 @@ and of the process table by its owner.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -94,7 +94,7 @@ class Generation:
         self.max_new_tokens = 0
         self._engine = engine
         self._unaccepted = set(range(choices))
-        self._open_choices = choices
+        self.choices = choices
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._early: list[Output] = []
         self._error: RequestError | None = None
@@ -317,18 +317,19 @@ class Engine:
 
     def abort(self, rid: Rid) -> None:
         """Give a request up. Idempotent."""
-        if self._generations.pop(rid, None) is None:
+        generation = self._generations.pop(rid, None)
+        if generation is None:
             return
-        for choice in self._choices(rid):
+        for choice in range(generation.choices):
             self._journal.remove(rid, choice)
         self._context.send(self._scheduler, Abort(rid))
 
     def choices_left(self, rid: Rid) -> int:
         """Return how many choices of a request have not ended."""
-        return len(self._choices(rid))
-
-    def _choices(self, rid: Rid) -> list[int]:
-        return [choice for choice in range(_MAX_CHOICES) if (rid, choice) in self._journal.entries]
+        generation = self._generations.get(rid)
+        if generation is None:
+            return 0
+        return sum((rid, choice) in self._journal.entries for choice in range(generation.choices))
 
     async def ask(self, what: str, argument: str = "") -> bytes:
         """Ask the scheduler a question (frames.Ask); returns JSON. Raises RequestError 503 if it does not answer."""
@@ -418,7 +419,7 @@ class Engine:
 
     def _on_finish(self, item: DeltaItem) -> None:
         self._journal.remove(item.rid, item.choice)
-        if not self._choices(item.rid):
+        if not self.choices_left(item.rid):
             self._generations.pop(item.rid, None)
 
     def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError) -> None:
@@ -461,11 +462,8 @@ class Engine:
         deadline = self._context.clock.now() + limit_s
         while self._generations and self._context.clock.now() < deadline:
             await asyncio.sleep(0.02)
-        for entry in list(self._unfinished()):
+        for entry in list(self._journal.entries.values()):
             self._give_up(entry, RequestError(503, "draining", "The server is shutting down."))
-
-    def _unfinished(self) -> Iterator[Entry[Generation]]:
-        yield from list(self._journal.entries.values())
 
     def edge_metrics(self) -> Metrics:
         """Metrics of the journal."""
@@ -478,6 +476,3 @@ class Engine:
                 "edge_replay_divergences": float(journal.divergences),
             },
         )
-
-
-_MAX_CHOICES = 16
