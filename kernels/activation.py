@@ -7,11 +7,14 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.overlap import early, take_turn
+
 BLOCK = 1024
 
 
 @triton.jit
-def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    take_turn(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -31,7 +34,8 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     y = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
     if rows:
         grid = (rows, triton.cdiv(width, BLOCK))
-        _silu_mul_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4)
+        options = early(gate_up.device)
+        _silu_mul_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4, **options)
     return y
 
 

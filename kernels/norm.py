@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.overlap import early, take_turn
+
 MAX_WIDTH = 65536
 
 
@@ -16,11 +18,14 @@ MAX_WIDTH = 65536
 def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, stride_x, stride_residual, eps,
     stride_part, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     model_dtype = y_ptr.dtype.element_ty
+    weight = tl.load(weight_ptr + columns, mask=mask, other=0.0).to(tl.float32)
+    take_turn(OVERLAP)
     x = tl.load(x_ptr + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
     if PARTS > 1:
         for part in tl.static_range(1, PARTS):
@@ -32,7 +37,6 @@ def _rms_norm_kernel(
         tl.store(sum_ptr + row * WIDTH + columns, rounded, mask=mask)
         x = rounded.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps)
-    weight = tl.load(weight_ptr + columns, mask=mask, other=0.0).to(tl.float32)
     normalised = (x * inverse).to(model_dtype).to(tl.float32)
     tl.store(y_ptr + row * WIDTH + columns, (normalised * weight).to(model_dtype), mask=mask)
 
@@ -92,6 +96,6 @@ def _launch(
         _rms_norm_kernel[(rows,)](
             x, other, weight, y, new_residual, x.stride(-2), other.stride(0), eps, x.stride(0) if parts > 1 else 0,
             WIDTH=width, BLOCK=block, ADD=residual is not None, PARTS=parts,
-            num_warps=min(16, max(4, block // 1024)),
+            num_warps=min(16, max(4, block // 1024)), **early(x.device),
         )  # fmt: skip
     return y, new_residual

@@ -1,14 +1,15 @@
 """Attention of one new token per sequence over a paged KV cache: split-KV, then a reduce for the rows that need one.
 
-A row's result is defined by splits at absolute positions, whose size depends on the row's own length: each split gets
-an online softmax of its own, and the splits are folded one after another. Who computes which split changes no bits, so
-the work can be dealt out by the batch: all splits of all (sequence, kv head) pairs form one list, and each program
-takes an equal run of it. A program that holds all splits of a pair folds them in registers; the others leave theirs to
-the reduce, which folds in the same order by the same instructions.
+A row's result is defined by splits at absolute positions, of one or more whole units of tokens by the row's own length:
+each split gets an online softmax of its own, and the splits are folded one after another. Who computes which split
+changes no bits, so the work can be dealt out by the batch: the units of all (sequence, kv head) pairs form one list,
+sequence by sequence and in it head by head, and each program takes an equal run of it, or rather the splits that begin
+in its run. A program that holds all splits of a pair folds them in registers; the others leave theirs to the reduce,
+which folds in the same order by the same instructions. Where rows are so alike that runs of whole pairs are at most a
+sixteenth longer than even ones, whole pairs are dealt out. The plan of this serves all layers of a step.
 
-A tile packs the query heads that share a kv head, so each K/V byte is read once. The grid depends on shapes alone: it
-can be captured in a CUDA graph, and each program finds its run from context_lens on the device. The caller has written
-the new token's K/V before.
+A tile packs the query heads that share a kv head, so each K/V byte is read once. The grid depends on the device alone:
+it can be captured in a CUDA graph. The caller has written the new token's K/V before.
 """
 
 from typing import Any, NamedTuple
@@ -16,15 +17,15 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, on_hopper, page_ids
+from kernels.overlap import early, let_next_begin, take_turn
+from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
 
 MIN_SPLIT_TOKENS = 128
 # Chosen to fill the interpreter's time budget: several splits per program, and runs that end inside a sequence.
 PROGRAMS_WITHOUT_GPU = 8
 # Splits whose partial results the reduce loads at once.
-REDUCE_BLOCK = 16
+REDUCE_BLOCK = 8
 
 
 class DecodeTile(NamedTuple):
@@ -43,7 +44,7 @@ class DecodeTile(NamedTuple):
 
 # Keyed by (padded head dim, bytes per element).
 TILES = {
-    (64, 2): DecodeTile(64, 4, 4, 4),
+    (64, 2): DecodeTile(64, 4, 4, 3),
     (128, 2): DecodeTile(32, 4, 3, 4),
     (256, 2): DecodeTile(32, 4, 3, 2),
     (64, 4): DecodeTile(32, 4, 3, 3),
@@ -61,7 +62,7 @@ def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device) -> Deco
 
 
 def default_split_size(group: int) -> int:
-    """Tokens of the smallest splits for `group` query heads per kv head. A partial is as big as `group` tokens."""
+    """Tokens of a unit for `group` query heads per kv head. A partial is as big as `group` tokens."""
     return max(MIN_SPLIT_TOKENS, 32 * triton.next_power_of_2(group))
 
 
@@ -74,28 +75,69 @@ def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
 
 
 @triton.jit
-def _split_size(lens, SPLIT: tl.constexpr, GROWS: tl.constexpr):
-    """Tokens per split of rows of these lengths: SPLIT for 8 splits, twice that up to 16, then four times SPLIT."""
+def _units_per_split(units, GROWS: tl.constexpr):
+    """Units in a split of rows of so many units: 1, then 2 and 4 for long rows, so that nobody folds too many."""
     if GROWS:
-        return tl.where(lens <= 8 * SPLIT, SPLIT, tl.where(lens <= 32 * SPLIT, 2 * SPLIT, 4 * SPLIT))
-    return tl.zeros_like(lens) + SPLIT
-
-
-def _most_splits(tokens: int, split: int, grows: bool) -> int:
-    """The most splits that a row of at most `tokens` tokens can have, by the rule of _split_size."""
-    if not grows:
-        return -(-tokens // split)
-    sizes = ((min(tokens, 8 * split), split), (min(tokens, 32 * split), 2 * split), (tokens, 4 * split))
-    return max(-(-longest // size) for longest, size in sizes)
+        return tl.where(units <= 8, 1, tl.where(units <= 64, 2, 4))
+    return tl.zeros_like(units) + 1
 
 
 @triton.jit
-def _splits_per_seq(lens_ptr, num_seqs, SPLIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr):
+def _run_start(program, units, programs):
+    """The first unit of a program's run: the first units % programs runs are one unit longer than the others."""
+    return program * (units // programs) + tl.minimum(program, units % programs)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "programs"])
+def _plan_kernel(
+    lens_ptr, plan_ptr, num_seqs, programs, kv_heads,
+    UNIT: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    take_turn(OVERLAP)
     seqs = tl.arange(0, BLOCK_B)
-    lens = tl.load(lens_ptr + seqs, mask=seqs < num_seqs, other=0)
-    size = _split_size(lens, SPLIT, GROWS)
-    # An empty row counts one split, whose tile loop runs zero times and which stores zeros.
-    return tl.where(seqs < num_seqs, tl.maximum((lens + size - 1) // size, 1), 0)
+    is_row = seqs < num_seqs
+    lens = tl.load(lens_ptr + seqs, mask=is_row, other=0)
+    # An empty row counts one unit, whose tile loop runs zero times and which stores zeros.
+    units = tl.where(is_row, tl.maximum((lens + UNIT - 1) // UNIT, 1), 0)
+    ends_ptr = plan_ptr + programs + 2
+    tl.store(ends_ptr + seqs, tl.cumsum(units, 0) * kv_heads, mask=is_row)
+    total = tl.sum(units, 0) * kv_heads
+    pairs = num_seqs * kv_heads
+    longest = (pairs + programs - 1) // programs * tl.max(units, 0)
+    deals_pairs = longest * programs * 16 <= total * 17
+    program = tl.arange(0, BLOCK_P)
+    bounds = _run_start(program, total, programs)
+    tl.debug_barrier()
+    if deals_pairs:
+        pair = _run_start(program, pairs, programs)
+        seq = pair // kv_heads
+        before = tl.load(ends_ptr + seq - 1, mask=(seq > 0) & (pair < pairs), other=0)
+        end = tl.load(ends_ptr + seq, mask=pair < pairs, other=0)
+        bounds = tl.where(pair < pairs, before + pair % kv_heads * ((end - before) // kv_heads), total)
+    tl.store(plan_ptr, deals_pairs.to(tl.int32))
+    tl.store(plan_ptr + 1 + program, bounds, mask=program <= programs)
+
+
+@triton.jit
+def _owner(unit, units, programs):
+    """The program in whose run a unit lies, where runs are even."""
+    short = units // programs
+    longer = units % programs
+    beyond = unit - longer * (short + 1)
+    return tl.where(beyond < 0, unit // (short + 1), longer + beyond // tl.maximum(short, 1))
+
+
+@triton.jit
+def _locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Where a unit of the list lies: its sequence, and how many units are before that; the sequence's context, units
+    and units a split."""
+    seqs = tl.arange(0, BLOCK_B)
+    ends = tl.load(ends_ptr + seqs, mask=seqs < num_seqs, other=2147483647)
+    seq = tl.sum((ends <= unit).to(tl.int32), 0)
+    before = tl.max(tl.where(ends <= unit, ends, 0), 0)
+    context = tl.load(lens_ptr + seq)
+    units = tl.maximum((context + UNIT - 1) // UNIT, 1)
+    return seq, before, context, units, _units_per_split(units, GROWS)
 
 
 @triton.jit
@@ -110,41 +152,42 @@ def _fold(acc, peak, total, part, part_peak, part_total):
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "stride_table"])
 def _split_kernel(
-    q_ptr, cache_ptr, table_ptr, lens_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, num_seqs, kv_heads, capacity,
-    stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    q_ptr, cache_ptr, table_ptr, lens_ptr, plan_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, num_seqs, kv_heads,
+    capacity, stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr, OVERLAP: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr, OVERLAP: tl.constexpr,
+    SETTLED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAP:
-        # The reduce may take its place on the multiprocessors; it waits there until this kernel has ended.
-        gdc_launch_dependents()
-    counts = _splits_per_seq(lens_ptr, num_seqs, SPLIT, GROWS, BLOCK_B)
-    # The list: sequence by sequence, in it head by head, in it split by split.
-    ends = tl.cumsum(counts, 0) * kv_heads
-    pieces = tl.sum(counts, 0) * kv_heads
-    run = (pieces + tl.num_programs(0) - 1) // tl.num_programs(0)
-    piece = tl.program_id(0) * run
-    run_end = tl.minimum(piece + run, pieces)
+    if not SETTLED:
+        take_turn(OVERLAP, HOLD=True)
+    bounds_ptr = plan_ptr + 1 + tl.program_id(0)
+    unit = tl.load(bounds_ptr)
+    run_end = tl.load(bounds_ptr + 1)
+    ends_ptr = plan_ptr + tl.num_programs(0) + 2
     tokens = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     rows = tl.arange(0, BLOCK_M)
     row_mask = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
-    while piece < run_end:
-        seq = tl.sum((ends <= piece).to(tl.int32), 0)
-        first = tl.max(tl.where(ends <= piece, ends, 0), 0)
-        context = tl.load(lens_ptr + seq)
-        size = _split_size(context, SPLIT, GROWS)
-        splits = tl.maximum((context + size - 1) // size, 1)
-        head = (piece - first) // splits
-        split = (piece - first) % splits
-        taken = tl.minimum(splits - split, run_end - piece)
+    if SETTLED:
+        take_turn(OVERLAP, HOLD=True)
+    while unit < run_end:
+        seq, before, context, units, per_split = _locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROWS, BLOCK_B)
+        splits = (units + per_split - 1) // per_split
+        head = (unit - before) // units
+        pair = before + head * units
+        # Splits of this pair that begin in the run: perhaps none, where the run begins inside the pair's last split.
+        split = (unit - pair + per_split - 1) // per_split
+        left = (run_end - pair - split * per_split + per_split - 1) // per_split
+        taken = tl.maximum(tl.minimum(splits - split, left), 0)
         whole = taken == splits
+        slot = before // kv_heads + split
+        # Nothing is done where its parts have no room; the reduce says so.
+        has_room = whole | (slot - split + units <= capacity)
+        size = per_split * UNIT
         begin = split * size
-        end = tl.minimum(begin + taken * size, context)
+        end = tl.where(has_room, tl.minimum(begin + taken * size, context), begin)
         split_end = tl.minimum(begin + size, end)
-        slot = first // kv_heads + split
-        piece += taken
+        unit = pair + tl.minimum((split + taken) * per_split, units)
 
         table_row = table_ptr + seq.to(tl.int64) * stride_table
         head_ptr = cache_ptr + head.to(tl.int64) * stride_head
@@ -170,11 +213,10 @@ def _split_kernel(
                 if whole:
                     row_acc, row_peak, row_total = _fold(row_acc, row_peak, row_total, acc, peak, total)
                 else:
-                    fits = slot < capacity
                     part_rows = slot.to(tl.int64) * (kv_heads * GROUP) + q_heads
-                    tl.store(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_mask & fits)
-                    tl.store(stats_ptr + part_rows * 2, peak, mask=(rows < GROUP) & fits)
-                    tl.store(stats_ptr + part_rows * 2 + 1, total, mask=(rows < GROUP) & fits)
+                    tl.store(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_mask)
+                    tl.store(stats_ptr + part_rows * 2, peak, mask=rows < GROUP)
+                    tl.store(stats_ptr + part_rows * 2 + 1, total, mask=rows < GROUP)
                 slot += 1
                 split_end = tl.minimum(split_end + size, end)
                 acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -186,104 +228,148 @@ def _split_kernel(
             out_rows = seq.to(tl.int64) * (kv_heads * GROUP) + q_heads
             out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
             tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
+    # Not earlier: what waited here in a place of a program of the next attention would make that one late.
+    let_next_begin(OVERLAP)
+
+
+@triton.jit
+def _load_part(
+    partial_ptr, stats_ptr, index, splits, slot, heads, q_heads, row_mask, mask, dims, HEAD_DIM: tl.constexpr
+):
+    part_rows = (slot + index).to(tl.int64) * heads + q_heads
+    keep = row_mask & (index < splits)
+    peak = tl.load(stats_ptr + part_rows * 2, mask=keep, other=float("-inf"))
+    total = tl.load(stats_ptr + part_rows * 2 + 1, mask=keep, other=0.0)
+    part = tl.load(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], mask=mask & (index < splits), other=0.0)
+    return part, peak, total
 
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "programs"])
 def _reduce_kernel(
-    lens_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
-    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, SPLIT: tl.constexpr,
-    GROWS: tl.constexpr, BLOCK_B: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_S: tl.constexpr,
+    plan_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, GROWS: tl.constexpr,
+    OVERLAP: tl.constexpr, SETTLED: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
+    if not SETTLED:
+        take_turn(OVERLAP)
     seq = tl.program_id(0)
     head = tl.program_id(1)
-    counts = _splits_per_seq(lens_ptr, num_seqs, SPLIT, GROWS, BLOCK_B)
-    seqs = tl.arange(0, BLOCK_B)
-    first_slot = tl.sum(tl.where(seqs < seq, counts, 0), 0)
-    splits = tl.sum(tl.where(seqs == seq, counts, 0), 0)
-    run = (tl.sum(counts, 0) * kv_heads + programs - 1) // programs
-    first = first_slot * kv_heads + head * splits
-    if OVERLAP:
-        # Ahead of every return: whatever follows this kernel must find the other one ended as well.
-        gdc_wait()
-    if first // run == (first + splits - 1) // run:
+    ends_ptr = plan_ptr + programs + 2
+    before = tl.load(ends_ptr + seq - 1, mask=seq > 0, other=0)
+    units = (tl.load(ends_ptr + seq) - before) // kv_heads
+    total_units = tl.load(ends_ptr + num_seqs - 1)
+    per_split = _units_per_split(units, GROWS)
+    splits = (units + per_split - 1) // per_split
+    pair = before + head * units
+    last = pair + (splits - 1) * per_split
+    has_one_owner = _owner(pair, total_units, programs) == _owner(last, total_units, programs)
+    has_one_owner = has_one_owner | (tl.load(plan_ptr) != 0)
+    slot = before // kv_heads
+    if SETTLED:
+        take_turn(OVERLAP)
+    if has_one_owner:
         # One program had them all and has written the rows.
         return
     rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    mask = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
+    row_mask = rows < GROUP
+    mask = row_mask[:, None] & (dims[None, :] < HEAD_DIM)
     heads = kv_heads * GROUP
     q_heads = head * GROUP + rows
     out_ptrs = out_ptr + (seq.to(tl.int64) * heads + q_heads)[:, None] * HEAD_DIM + dims[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     # Rows of padding stay at 0: -inf - -inf would be NaN.
-    peak = tl.where(rows < GROUP, float("-inf"), 0.0)
+    peak = tl.where(row_mask, float("-inf"), 0.0)
     total = tl.zeros([BLOCK_M], tl.float32)
-    if first_slot + splits > capacity:
+    if slot + units > capacity:
         # A workspace too small for the batch must not pass for an answer.
         tl.store(out_ptrs, (acc + float("nan")).to(out_ptr.dtype.element_ty), mask=mask)
         return
     for start in range(0, splits, BLOCK_S):
-        # All loads of a block are independent of one another; the folds after them are not.
+        # All loads of a block are written ahead of its folds, which wait for one another.
+        parts = ()
         for step in tl.static_range(BLOCK_S):
             index = start + step
-            part_rows = (first_slot + index).to(tl.int64) * heads + q_heads
-            keep = (rows < GROUP) & (index < splits)
-            part_peak = tl.load(stats_ptr + part_rows * 2, mask=keep, other=float("-inf"))
-            part_total = tl.load(stats_ptr + part_rows * 2 + 1, mask=keep, other=0.0)
-            part_ptrs = partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :]
-            part = tl.load(part_ptrs, mask=mask & (index < splits), other=0.0)
-            acc, peak, total = _fold(acc, peak, total, part, part_peak, part_total)
+            part = _load_part(
+                partial_ptr, stats_ptr, index, splits, slot, heads, q_heads, row_mask, mask, dims, HEAD_DIM
+            )
+            parts = parts + (part,)  # noqa: RUF005
+        for step in tl.static_range(BLOCK_S):
+            acc, peak, total = _fold(acc, peak, total, parts[step][0], parts[step][1], parts[step][2])
     out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+def plan_decode(
+    context_lens: torch.Tensor, kv_heads: int, group: int, head_dim: int, dtype: torch.dtype, *,
+    split_size: int | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Return how the rows' work is dealt out, int32, for all calls of paged_decode with these arguments: one flag
+    (whether whole pairs are), where each program's run begins and the last ends, and where each row's units end."""
+    batch, device = context_lens.shape[0], context_lens.device
+    programs = _resident_programs(device, decode_tile(head_dim, dtype, device).programs_per_sm)
+    plan = torch.empty(programs + 2 + batch, dtype=torch.int32, device=device)
+    _plan_kernel[(1,)](
+        context_lens, plan, batch, programs, kv_heads, UNIT=split_size or default_split_size(group),
+        BLOCK_B=_block_b(batch), BLOCK_P=triton.next_power_of_2(programs + 1), num_warps=8, **early(device),
+    )  # fmt: skip
+    return plan
+
+
 def paged_decode(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float, *,
-    split_size: int | None = None, workspace: torch.Tensor | None = None,
+    split_size: int | None = None, workspace: torch.Tensor | None = None, plan: torch.Tensor | None = None,
+    settled: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """Return softmax(q K^T * scale) V per sequence, a fresh [B, H, D] tensor of q's dtype; no context gives zeros.
 
     q [B, H, D] fp32/fp16/bf16, last dim contiguous. kv_cache [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy.
     page_table [B, max_pages] int32, context_lens [B] int32, the new token included; scale > 0.
-    split_size: tokens per split, a multiple of the tile; None lets it grow with a row's context, from
-    default_split_size. It decides the bits, so keep it fixed for an engine's life.
+    split_size: tokens per split, a multiple of the tile; None takes default_split_size, and twice and four times that
+    for long rows. It decides the bits, so keep it fixed for an engine's life.
     workspace: fp32 scratch of decode_workspace_numel(...) elements, free for reuse by the next call on the same stream;
     None allocates for B rows as long as the page table allows. Rows whose splits do not fit come out NaN.
+    plan: of plan_decode, for the same lengths; None makes one. `settled`: page_table, context_lens and plan were
+    written before the last ordinary launch, see kernels.overlap.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
     Split-KV after Flash-Decoding.
     """
     batch, heads, head_dim = q.shape
-    page = kv_cache.shape[3]
-    tile = decode_tile(head_dim, q.dtype, q.device)
-    split, grows = split_size or default_split_size(heads // kv_cache.shape[2]), split_size is None
+    kv_heads, page = kv_cache.shape[2:4]
+    tile, group = decode_tile(head_dim, q.dtype, q.device), heads // kv_heads
+    unit = split_size or default_split_size(group)
     check_paged(q, kv_cache, page_table, context_lens, scale)
-    if split % tile.block_n or page_table.shape[0] != batch:
-        raise ValueError(f"split_size {split} (tile {tile.block_n}) or {batch} queries do not fit")
+    if unit % tile.block_n or page_table.shape[0] != batch:
+        raise ValueError(f"split_size {unit} (tile {tile.block_n}) or {batch} queries do not fit")
     out = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
     if batch == 0:
         return out
-    kv_heads, max_splits = kv_cache.shape[2], _most_splits(page_table.shape[1] * page, split, grows)
-    partial, stats, capacity = _scratch(out, batch * max_splits if max_splits > 1 else 0, workspace)
-    programs = min(batch * kv_heads * max_splits, _resident_programs(q.device, tile.programs_per_sm))
-    group = heads // kv_heads
-    overlap = max_splits > 1 and on_hopper(q.device)
+    if plan is None:
+        plan = plan_decode(context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size)
+    most_units = -(-page_table.shape[1] * page // unit)
+    partial, stats, capacity = _scratch(out, batch * most_units if most_units > 1 else 0, workspace)
+    programs = plan.shape[0] - 2 - batch
+    block_d, block_m = max(16, triton.next_power_of_2(head_dim)), max(4, triton.next_power_of_2(group))
     shared: dict[str, Any] = {
-        "HEAD_DIM": head_dim, "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "GROUP": group,
-        "BLOCK_M": triton.next_power_of_2(group), "SPLIT": split, "GROWS": grows,
-        "BLOCK_B": max(256, triton.next_power_of_2(batch)), "OVERLAP": overlap,
+        "HEAD_DIM": head_dim, "BLOCK_D": block_d, "GROUP": group, "BLOCK_M": block_m, "GROWS": split_size is None,
+        "SETTLED": settled, **early(q.device),
     }  # fmt: skip
     _split_kernel[(programs,)](
-        q, kv_cache, page_table, context_lens, out, partial, stats, scale * LOG2_E, batch, kv_heads, capacity,
+        q, kv_cache, page_table, context_lens, plan, out, partial, stats, scale * LOG2_E, batch, kv_heads, capacity,
         q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
-        PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype), num_warps=tile.warps,
-        num_stages=tile.stages, maxnreg=tile.registers, **shared,
+        PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=_block_b(batch), PRECISION=dot_precision(q.dtype),
+        num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers, **shared,
     )  # fmt: skip
-    if max_splits > 1:
+    if most_units > 1:
         _reduce_kernel[(batch, kv_heads)](
-            context_lens, partial, stats, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK, num_warps=4,
-            **shared, **({"launch_pdl": True} if overlap else {}),
+            plan, partial, stats, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
+            num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
         )  # fmt: skip
     return out
+
+
+def _block_b(batch: int) -> int:
+    return max(256, triton.next_power_of_2(batch))
 
 
 def paged_decode_reference(

@@ -21,7 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.paged_tile import on_hopper
+from kernels.overlap import on_hopper
 
 BLOCK_N = 128
 GROUP_ROWS = 64

@@ -34,11 +34,6 @@ def check_paged(
         raise ValueError(f"page table {tuple(page_table.shape)} and lengths {tuple(context_lens.shape)} disagree")
 
 
-def on_hopper(device: torch.device) -> bool:
-    """Whether launches for tensors of this device are compiled for Hopper; CPU tensors reach the interpreter."""
-    return device.type != "cpu" and triton.runtime.driver.active.get_current_target().arch == 90
-
-
 @triton.jit
 def page_ids(table_row, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
     """Page ids of the tile of BLOCK_N tokens at `start`, a multiple of BLOCK_N; a scalar if it lies in one page.

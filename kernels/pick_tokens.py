@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.overlap import early, take_turn
+
 BLOCK = 4096
 NO_ID = tl.constexpr(2147483647)
 
@@ -26,7 +28,9 @@ def _log_exponential(words):
 def _score_kernel(
     logits_ptr, slots_ptr, positions_ptr, temperatures_ptr, keys_low_ptr, keys_high_ptr, greedy_ptr,
     scores_ptr, winners_ptr, peaks_ptr, vocab_size, stride_logits, stride_floats, stride_ints, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    take_turn(OVERLAP)
     row, chunk = tl.program_id(0), tl.program_id(1)
     position = tl.load(positions_ptr + row)
     if position <= 0:
@@ -57,8 +61,9 @@ def _score_kernel(
 @triton.jit(do_not_specialize=["ring", "stride_post"])
 def _choose_kernel(
     scores_ptr, winners_ptr, peaks_ptr, slots_ptr, positions_ptr, last_token_ptr, post_ptr, turn_ptr,
-    chunks, ring, stride_post, BLOCK: tl.constexpr,
+    chunks, ring, stride_post, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    take_turn(OVERLAP)
     row = tl.program_id(0)
     if tl.load(positions_ptr + row) <= 0:
         return
@@ -99,11 +104,11 @@ def pick_tokens(
     _score_kernel[(rows, chunks)](
         logits, slots, positions, floats[:, temperature], ints[:, key_low], ints[:, key_high], ints[:, is_greedy],
         scores, winners, peaks, vocab_size, logits.stride(0), floats.stride(0), ints.stride(0), BLOCK=BLOCK,
-        num_warps=4,
+        num_warps=4, **early(logits.device),
     )  # fmt: skip
     _choose_kernel[(rows,)](
         scores, winners, peaks, slots, positions, last_token, post, turn, chunks, post.shape[0], post.stride(0),
-        BLOCK=triton.next_power_of_2(chunks), num_warps=1,
+        BLOCK=triton.next_power_of_2(chunks), num_warps=1, **early(logits.device),
     )  # fmt: skip
 
 

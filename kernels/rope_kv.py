@@ -9,10 +9,24 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.overlap import early, take_turn
+
+
+@triton.jit
+def _norm_weight(weight_ptr, HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, NORM: tl.constexpr):
+    """Both halves [1, BLOCK_HALF] of a norm's weight, fp32; ones where there is no norm."""
+    dims = tl.arange(0, BLOCK_HALF)
+    low = tl.full([BLOCK_HALF], 1.0, tl.float32)
+    high = low
+    if NORM:
+        low = tl.load(weight_ptr + dims, mask=dims < HALF, other=0.0).to(tl.float32)
+        high = tl.load(weight_ptr + HALF + dims, mask=dims < HALF, other=0.0).to(tl.float32)
+    return low[None, :], high[None, :]
+
 
 @triton.jit
 def _rotated(
-    base_ptr, stride_head, weight_ptr, cos, sin, eps,
+    base_ptr, stride_head, low_weight, high_weight, cos, sin, eps,
     HEADS: tl.constexpr, BLOCK_H: tl.constexpr, HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """Both halves [BLOCK_H, BLOCK_HALF] of one token's heads, normalised where asked and rotated, fp32."""
@@ -27,8 +41,6 @@ def _rotated(
     high = high.to(tl.float32)
     if NORM:
         inverse = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / (2 * HALF) + eps)[:, None]
-        low_weight = tl.load(weight_ptr + dims, mask=dims < HALF, other=0.0).to(tl.float32)[None, :]
-        high_weight = tl.load(weight_ptr + HALF + dims, mask=dims < HALF, other=0.0).to(tl.float32)[None, :]
         low = (low * inverse).to(model_dtype).to(tl.float32)
         high = (high * inverse).to(model_dtype).to(tl.float32)
         low = (low * low_weight).to(model_dtype).to(tl.float32)
@@ -43,26 +55,35 @@ def _rope_kv_kernel(
     stride_page, stride_value, stride_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_KV: tl.constexpr,
     HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, PAGE: tl.constexpr, Q_NORM: tl.constexpr, K_NORM: tl.constexpr,
+    OVERLAP: tl.constexpr, SETTLED: tl.constexpr,
 ):  # fmt: skip
+    if not SETTLED:
+        take_turn(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     dims = tl.arange(0, BLOCK_HALF)
+    slot = tl.load(slots_ptr + token)
     table = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * (2 * HALF) + dims
     cos = tl.load(table, mask=dims < HALF, other=0.0)[None, :]
     sin = tl.load(table + HALF, mask=dims < HALF, other=0.0)[None, :]
+    q_low, q_high = _norm_weight(q_norm_ptr, HALF, BLOCK_HALF, Q_NORM)
+    k_low, k_high = _norm_weight(k_norm_ptr, HALF, BLOCK_HALF, K_NORM)
+    if SETTLED:
+        take_turn(OVERLAP)
 
     q_base = q_ptr + token * stride_q_token
-    low, high = _rotated(q_base, stride_q_head, q_norm_ptr, cos, sin, eps, HEADS, BLOCK_H, HALF, BLOCK_HALF, Q_NORM)
+    low, high = _rotated(q_base, stride_q_head, q_low, q_high, cos, sin, eps, HEADS, BLOCK_H, HALF, BLOCK_HALF, Q_NORM)
     heads = tl.arange(0, BLOCK_H)
     mask = (heads[:, None] < HEADS) & (dims[None, :] < HALF)
     out = q_out_ptr + token * (HEADS * 2 * HALF) + heads[:, None] * (2 * HALF) + dims[None, :]
     tl.store(out, low.to(q_out_ptr.dtype.element_ty), mask=mask)
     tl.store(out + HALF, high.to(q_out_ptr.dtype.element_ty), mask=mask)
 
-    slot = tl.load(slots_ptr + token)
     if slot < 0:
         return
     k_base = k_ptr + token * stride_k_token
-    low, high = _rotated(k_base, stride_k_head, k_norm_ptr, cos, sin, eps, KV_HEADS, BLOCK_KV, HALF, BLOCK_HALF, K_NORM)
+    low, high = _rotated(
+        k_base, stride_k_head, k_low, k_high, cos, sin, eps, KV_HEADS, BLOCK_KV, HALF, BLOCK_HALF, K_NORM
+    )
     kv_heads = tl.arange(0, BLOCK_KV)
     kv_mask = (kv_heads[:, None] < KV_HEADS) & (dims[None, :] < HALF)
     target = cache_ptr + slot // PAGE * stride_page + slot % PAGE * (2 * HALF)
@@ -77,7 +98,7 @@ def _rope_kv_kernel(
 def rope_and_write_kv(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor,
     slot_mapping: torch.Tensor, kv_cache: torch.Tensor, *, q_norm: torch.Tensor | None = None,
-    k_norm: torch.Tensor | None = None, eps: float = 1e-6,
+    k_norm: torch.Tensor | None = None, eps: float = 1e-6, settled: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """Write rotated k and plain v to their slots in kv_cache; return the rotated q as a fresh [T, H, D] tensor.
 
@@ -85,7 +106,8 @@ def rope_and_write_kv(
     cos_sin [max_pos, D] fp32, row = D/2 cosines then D/2 sines; positions [T] int32 or int64 below max_pos.
     slot_mapping [T] int64: page * PAGE + offset, no slot twice; -1 leaves the cache alone (q is rotated all the same).
     kv_cache [pages, 2, Hkv, PAGE, D], mutated. q_norm, k_norm [D]: RMS norm weights applied per head before the
-    rotation, with eps. Raises ValueError for shapes that do not fit together.
+    rotation, with eps. `settled`: positions and slot_mapping were written before the last ordinary launch, see
+    kernels.overlap. Raises ValueError for shapes that do not fit together.
     """
     _check(q, k, v, cos_sin, positions, slot_mapping, kv_cache)
     tokens, heads, head_dim = q.shape
@@ -100,7 +122,7 @@ def rope_and_write_kv(
         kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
         HEADS=heads, KV_HEADS=kv_heads, BLOCK_H=block_h, BLOCK_KV=triton.next_power_of_2(kv_heads),
         HALF=head_dim // 2, BLOCK_HALF=block_half, PAGE=page, Q_NORM=q_norm is not None, K_NORM=k_norm is not None,
-        num_warps=min(8, max(4, block_h * block_half // 512)),
+        SETTLED=settled, num_warps=min(8, max(4, block_h * block_half // 512)), **early(q.device),
     )  # fmt: skip
     return q_out
 

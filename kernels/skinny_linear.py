@@ -5,55 +5,29 @@ side. With `splits` above 1 the depth is cut into equal parts whose fp32 results
 them next to add up in order; with 1 the result is rounded and stored. The gated form computes silu(gate) * up.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 
+from kernels.overlap import early, fetch_into_cache, let_next_begin, take_turn
+from kernels.skinny_hopper import ROWS, skinny_on_hopper
+from kernels.skinny_tiles import HopperTile, SkinnyTile, Tile
 
-class SkinnyTile(NamedTuple):
-    """Launch parameters: weight rows and depth of a tile, parts of the depth, warps, pipeline stages."""
-
-    block_n: int
-    block_k: int
-    splits: int
-    warps: int
-    stages: int
-
-
-MAX_ROWS = 64
-# Depth from which one kernel for the gated linear beats cuBLAS and an activation kernel (H100: 83 to 89 us at 4096 x
-# 28672, no gain at 1024 x 6144).
-GATED_DEPTH = 2048
+# What a launch fetches into the L2 cache while its predecessor runs; the cache has 50 MB.
+FETCH_BYTES = 16 << 20
+# Programs that can be there that early: about three a multiprocessor.
+EARLY_PROGRAMS = 396
 
 
-def parts_tile(width: int, depth: int, rows: int) -> SkinnyTile | None:
-    """The tile for a linear whose parts somebody adds up, or None where cuBLAS must do.
-
-    As timed on an H100: enough parts for one to two programs a multiprocessor, fewer when activations are wide.
-    """
-    if rows > MAX_ROWS or width % 64 or depth % 128:
-        return None
-    most = 300 if rows <= 16 else 200
-    splits = 1
-    while splits < 8 and width // 64 * splits * 2 <= most and depth % (256 * splits) == 0:
-        splits *= 2
-    return SkinnyTile(64, 128, splits, 4, 4)
-
-
-def whole_tile(width: int, depth: int, rows: int) -> SkinnyTile | None:
-    """The tile for a very wide linear, such as a model's last, or None where cuBLAS must do."""
-    if rows > MAX_ROWS or width % 64 or depth % 128:
-        return None
-    return SkinnyTile(64, 128, 1, 4, 3)
-
-
-def gated_tile(width: int, depth: int, rows: int) -> SkinnyTile | None:
-    """The tile for the gated linear of `width` outputs, or None where two kernels do as well."""
-    if rows > MAX_ROWS or width % 64 or depth % 128 or depth < GATED_DEPTH:
-        return None
-    return SkinnyTile(64, 128, 1, 4, 4 if rows <= 16 else 3)
+@triton.jit
+def _fetch_weights(w_ptr, first_row, first_column, stride_w, columns, BLOCK_N: tl.constexpr, THREADS: tl.constexpr):
+    """Fetch the first `columns` of the program's part of BLOCK_N weight rows, each row in THREADS / BLOCK_N pieces."""
+    PIECES: tl.constexpr = THREADS // BLOCK_N
+    thread = tl.arange(0, THREADS)
+    piece = columns // PIECES
+    row = first_row + thread // PIECES
+    pointers = w_ptr + row.to(tl.int64) * stride_w + first_column + thread % PIECES * piece
+    fetch_into_cache(pointers, tl.zeros_like(thread) + piece * 2)
 
 
 @triton.jit
@@ -68,13 +42,20 @@ def _product(x_ptrs, w_ptrs, row_mask, depth, BLOCK_N: tl.constexpr, BLOCK_M: tl
     return acc
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "fetched"])
 def _skinny_kernel(
-    x_ptr, w_ptr, bias_ptr, y_ptr, rows, width, depth, stride_x, stride_w, stride_split,
+    x_ptr, w_ptr, bias_ptr, y_ptr, rows, width, depth, stride_x, stride_w, stride_split, fetched,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
+    THREADS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     # width: outputs; depth: of this split. Gated: outputs n and width + n of the product make output n.
     split = tl.program_id(1)
+    if OVERLAP:
+        first = tl.program_id(0) * BLOCK_N
+        _fetch_weights(w_ptr, first, split * depth, stride_w, fetched, BLOCK_N, THREADS)
+        if GATED:
+            _fetch_weights(w_ptr, first + width, split * depth, stride_w, fetched, BLOCK_N, THREADS)
+    take_turn(OVERLAP, HOLD=True)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
     k = split * depth + tl.arange(0, BLOCK_K)
@@ -100,6 +81,7 @@ def _skinny_kernel(
         acc = (gate / (1.0 + tl.exp(-gate))).to(y_dtype).to(tl.float32) * up
     else:
         acc = _product(x_ptrs, w_ptrs, row_mask, depth, BLOCK_N, BLOCK_M, BLOCK_K)
+    let_next_begin(OVERLAP)
     if BIASED:
         acc += tl.load(bias_ptr + n).to(tl.float32)[:, None]
     y_ptrs = y_ptr + split.to(tl.int64) * stride_split + m[None, :] * width + n[:, None]
@@ -107,7 +89,7 @@ def _skinny_kernel(
 
 
 def skinny_linear(
-    x: torch.Tensor, weight: torch.Tensor, tile: SkinnyTile, bias: torch.Tensor | None = None, *,
+    x: torch.Tensor, weight: torch.Tensor, tile: Tile, bias: torch.Tensor | None = None, *,
     gated: bool = False, out: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Return x W^T + b: [M, N] of x's dtype, or with tile.splits > 1 fp32 parts [splits, M, N] that add up to it.
@@ -118,20 +100,33 @@ def skinny_linear(
     """
     rows, depth = x.shape
     width = weight.shape[0] // 2 if gated else weight.shape[0]
-    block_m = max(16, triton.next_power_of_2(rows))
-    if weight.shape[1] != depth or depth % (tile.block_k * tile.splits) or width % tile.block_n:
+    block_n = tile.block_n if isinstance(tile, SkinnyTile) else ROWS
+    if weight.shape[1] != depth or depth % (tile.block_k * tile.splits) or width % block_n:
         raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit {tile}")
     if x.stride(1) != 1 or weight.stride(1) != 1 or (tile.splits > 1 and (gated or bias is not None)):
         raise ValueError("rows must be contiguous; a gate or a bias takes one split")
     if out is None:
         shape = (rows, width) if tile.splits == 1 else (tile.splits, rows, width)
         out = torch.empty(shape, dtype=x.dtype if tile.splits == 1 else torch.float32, device=x.device)
-    _skinny_kernel[(width // tile.block_n, tile.splits)](
-        x, weight, bias, out, rows, width, depth // tile.splits, x.stride(0), weight.stride(0), rows * width,
+    if isinstance(tile, HopperTile):
+        skinny_on_hopper(x, weight, bias, out, gated=gated, **tile._asdict())
+        return out
+    block_m = max(16, triton.next_power_of_2(rows))
+    grid = (width // tile.block_n, tile.splits)
+    fetched = _fetched_columns(tile, depth // tile.splits, grid[0] * grid[1], 2 if gated else 1)
+    _skinny_kernel[grid](
+        x, weight, bias, out, rows, width, depth // tile.splits, x.stride(0), weight.stride(0), rows * width, fetched,
         BLOCK_M=block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GATED=gated, BIASED=bias is not None,
-        num_warps=tile.warps, num_stages=tile.stages,
+        THREADS=32 * tile.warps, num_warps=tile.warps, num_stages=tile.stages, **early(x.device),
     )  # fmt: skip
     return out
+
+
+def _fetched_columns(tile: SkinnyTile, depth: int, programs: int, weights: int) -> int:
+    """Elements of each weight row that a program fetches ahead: a multiple of 8 for each of the row's pieces."""
+    rows = min(programs, EARLY_PROGRAMS) * tile.block_n * weights
+    step = 8 * max(1, 32 * tile.warps // tile.block_n)
+    return min(depth, FETCH_BYTES // 2 // rows) // step * step
 
 
 def skinny_linear_reference(

@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.overlap import early, take_turn
+
 HEADER = 8
 WRITE_BLOCK = 128
 PAGE_BLOCK = 256
@@ -84,8 +86,9 @@ def open_letter_reference(
 @triton.jit
 def _decode_inputs_kernel(
     slots_ptr, contexts_ptr, table_ptr, last_token_ptr, ids_ptr, positions_ptr, mapping_ptr, rows_table_ptr,
-    stride_table, stride_rows_table, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+    stride_table, stride_rows_table, PAGE: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    take_turn(OVERLAP)
     row = tl.program_id(0)
     slot = tl.load(slots_ptr + row).to(tl.int64)
     context = tl.load(contexts_ptr + row)
@@ -114,6 +117,7 @@ def decode_inputs(
     _decode_inputs_kernel[(slots.shape[0],)](
         slots, contexts, page_table, last_token, ids, positions, slot_mapping, rows_table,
         page_table.stride(0), rows_table.stride(0), PAGE=page_size, BLOCK=PAGE_BLOCK, num_warps=2,
+        **early(ids.device),
     )  # fmt: skip
 
 

@@ -34,12 +34,14 @@ class ChunkBatch:
 class DecodeBatch:
     """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token at hand; on the
     device `context_lens` [B] and `page_table` [B, n], int32. `workspace` is scratch of the attention kernel at a fixed
-    place, if the caller has one that is large enough; then `context_lengths` is not looked at."""
+    place, if the caller has one that is large enough; then `context_lengths` is not looked at. `plan` is added by
+    operations that deal the rows out once for all layers."""
 
     context_lengths: IntArray
     context_lens: Tensor
     page_table: Tensor
     workspace: Tensor | None = None
+    plan: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

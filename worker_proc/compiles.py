@@ -1,4 +1,4 @@
-"""How many kernels Triton had to compile or load: none may be needed once the worker is ready.
+"""Compiling ahead, and how many kernels Triton had to compile or load too late: none may be, once the worker is ready.
 
 A kernel met with other types, alignments or constants than before stalls a step for milliseconds, or seconds where no
 cache has it.
@@ -6,32 +6,64 @@ cache has it.
 
 import logging
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from quartet.checkpoint.cache import cache_root
 
 logger = logging.getLogger(__name__)
 
+_MOST_THREADS = 16
+
 
 class CompileWatch:
-    """Counts what comes too late. Args: whether Triton is used; if so, made before the first launch."""
+    """Counts what comes too late."""
 
-    def __init__(self, uses_triton: bool) -> None:
+    def __init__(self) -> None:
         self.late = 0
-        self._is_ready = False
-        if uses_triton:
-            from triton import knobs
 
-            knobs.compilation.listener = self._on_compile
+    def begin(self) -> None:
+        """Say that nothing more should be needed. Loads Triton."""
+        from triton import knobs
 
-    def ready(self) -> None:
-        """Say that nothing more should be needed."""
-        self._is_ready = True
+        knobs.compilation.listener = self._on_compile
 
     def _on_compile(self, *, src: Any, **_: Any) -> None:
-        if self._is_ready:
-            self.late += 1
-            logger.warning("kernel %s was not warm: a step had to wait for it", getattr(src, "name", "?"))
+        self.late += 1
+        logger.warning("kernel %s was not warm: a step had to wait for it", getattr(src, "name", "?"))
+
+
+def compile_ahead(rehearse: Callable[[], None], progress: Callable[[], None]) -> int:
+    """Compile and load the kernels that `rehearse` would launch, several at a time, and return their number.
+
+    While it runs, a launch of a kernel that is not loaded is noted and does nothing, so it works on tensors of no
+    meaning. Calls `progress` after each kernel.
+    """
+    from triton import knobs
+
+    wanted: dict[tuple[str, str], tuple[Any, str]] = {}
+
+    def note(*, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        wanted.setdefault((fn.name, key), (fn.jit_function, compile["specialization_data"]))
+        return True
+
+    knobs.runtime.jit_cache_hook = note
+    try:
+        rehearse()
+    finally:
+        knobs.runtime.jit_cache_hook = None
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "compile") as pool:
+        for _ in pool.map(_compile, wanted.values()):
+            progress()
+    return len(wanted)
+
+
+def _compile(kernel: tuple[Any, str]) -> None:
+    function, specialization = kernel
+    compiled = function.preload(specialization)
+    # Asking for its launcher builds that, and loads the kernel.
+    _ = compiled.run
 
 
 def keep_kernels() -> None:

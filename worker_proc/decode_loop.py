@@ -83,11 +83,14 @@ class DecodeLoop:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def capture(self, pool: GraphPool, progress: Callable[[], None]) -> None:
-        """Compile and capture every size; called once, on CUDA, while no slot is in use."""
-        for size in reversed(self._sizes):
-            self._graphs[size] = captured(lambda size=size: self._run(size), pool, is_first=begins_class(size))
-            progress()
+        """Capture every size; called once, on CUDA, while no slot is in use."""
+        self._graphs = captured(self._run, self._sizes, pool, progress)
         self._mail.restart()
+
+    def run_once(self) -> None:
+        """Launch, without graphs, every kernel that a step may need; only while nothing is in use."""
+        for size in class_sizes(self._sizes):
+            self._run(size)
 
     def workspace(self, contexts: IntArray, rows: int) -> Tensor | None:
         """Return the scratch for decode attention over `contexts`, padded to `rows`; None if it is too small."""
@@ -150,22 +153,34 @@ class DecodeLoop:
         self._picker.pick(logits, slots, contexts, mail.posts, mail.turn)
 
 
-def begins_class(size: int) -> bool:
-    """Return whether kernels may be launched with other constants than at the next larger size: these follow powers
-    of two."""
-    return size & (size - 1) == 0
+def class_sizes(sizes: list[int]) -> list[int]:
+    """Return the largest of `sizes`, ascending, below or at each power of two: within such a class kernels are launched
+    with the same constants."""
+    return [
+        size for size, following in zip(sizes, [*sizes[1:], None], strict=True) if _class(size) != _class(following)
+    ]
 
 
-def captured(run: Callable[[], None], pool: GraphPool, is_first: bool) -> torch.cuda.CUDAGraph:
-    """Capture a run; tensors of it live in `pool`.
+def _class(size: int | None) -> int:
+    return 0 if size is None else (size - 1).bit_length()
 
-    The first of a class of sizes runs once before, so that everything is compiled and loaded."""
-    if is_first:
-        run()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        run()
-    return graph
+
+def captured(
+    run: Callable[[int], None], sizes: list[int], pool: GraphPool, progress: Callable[[], None]
+) -> dict[int, torch.cuda.CUDAGraph]:
+    """Capture a run of each size, the largest first; tensors of them live in `pool`.
+
+    One of each class runs once before, so that everything is loaded."""
+    graphs: dict[int, torch.cuda.CUDAGraph] = {}
+    first_sizes = class_sizes(sizes)
+    for size in reversed(sizes):
+        if size in first_sizes:
+            run(size)
+        graphs[size] = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graphs[size], pool=pool):
+            run(size)
+        progress()
+    return graphs
 
 
 def no_progress() -> None:

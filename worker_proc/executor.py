@@ -24,8 +24,9 @@ SCHEDULER = process_name(Role.SCHEDULER, 0)
 DEPTH = 2
 POLL_S = 0.05
 # While one step runs, both its end and the next step's frame are awaited. As long as its end is not due, the link can
-# sleep until the frame comes; after that neither may wait for the other.
-FRAME_POLL_S = 0.001
+# sleep until the frame comes, in whole milliseconds, of which a little more than one leaves one; after that neither may
+# wait for the other.
+FRAME_POLL_S = 0.0012
 NEXT_STEP_POLL_S = 0.0001
 LOAD_DEADLINE_S = 300.0
 

@@ -26,7 +26,7 @@ from worker_proc.weights.tensors import Shard
 _MAX_SLOTS = 512
 _CPU_MAX_SLOTS = 64
 # Measured on an H100 and its host: what a layer's launches cost, and the matrix rate of a few hundred tokens.
-_LAUNCH_S_PER_LAYER = 0.7e-3
+_LAUNCH_S_PER_LAYER = 1e-3
 _FLOPS = 5e14
 _LEAST_GRAPH_TOKENS, _MOST_GRAPH_TOKENS = 128, 4096
 
@@ -101,7 +101,7 @@ def choose_ops(
     keep_kernels()
     from worker_proc.ops.triton_ops import TritonOps
 
-    return TritonOps(shape)
+    return TritonOps(shape, dtype)
 
 
 def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device) -> Capacity:

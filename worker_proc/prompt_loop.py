@@ -12,7 +12,7 @@ import torch
 
 from worker_proc.batch import ChunkBatch, ForwardBatch
 from worker_proc.contract import Capacity
-from worker_proc.decode_loop import GraphPool, Places, begins_class, captured, no_progress
+from worker_proc.decode_loop import GraphPool, Places, captured, class_sizes, no_progress
 from worker_proc.launched import Launched
 from worker_proc.mailbox import Mailbox
 from worker_proc.models.decoder import Decoder
@@ -66,11 +66,14 @@ class PromptLoop:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def capture(self, pool: GraphPool, progress: Callable[[], None]) -> None:
-        """Compile and capture every size; called once, on CUDA, while no slot is in use."""
-        for size in reversed(self._sizes):
-            self._graphs[size] = captured(lambda size=size: self._run(size), pool, is_first=begins_class(size))
-            progress()
+        """Capture every size; called once, on CUDA, while no slot is in use."""
+        self._graphs = captured(self._run, self._sizes, pool, progress)
         self._mail.restart()
+
+    def run_once(self) -> None:
+        """Launch, without graphs, every kernel that a step may need; only while nothing is in use."""
+        for size in class_sizes(self._sizes):
+            self._run(size)
 
     def recover(self) -> None:
         """Be ready for the next launch after one that raised."""

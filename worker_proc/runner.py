@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, StepTimes, TokenLogprobs, pack_ids
+from quartet.frames import Step, StepTimes, TokenLogprobs
 from quartet.ids import Epoch
 from worker_proc.batch import ForwardBatch, build_batch
-from worker_proc.compiles import CompileWatch
+from worker_proc.compiles import CompileWatch, compile_ahead
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
 from worker_proc.launched import Launched, PendingStep
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
-from worker_proc.sampler import Sampler
+from worker_proc.sampler import Entering, Sampler
 from worker_proc.slots import IntArray, SlotTable, StepPlan
 from worker_proc.transfer import Download, Downloader, PatchedDownload, Uploader
+from worker_proc.warm_up import warm_up
 
 if TYPE_CHECKING:
     from worker_proc.decode_loop import DecodeLoop
@@ -33,7 +34,6 @@ Sampled = tuple[Download | PatchedDownload | None, list[tuple[int, TokenLogprobs
 
 _CPU_WARM_UP = (20,)
 _CUDA_WARM_UP = (20, 300, 2000)
-_NOBODY = Epoch(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ModelRunner:
         self._picker: Picker | None = None
         self._decode_loop: DecodeLoop | None = None
         self._prompt_loop: PromptLoop | None = None
-        self._compiles = CompileWatch(model.ops.name == "triton")
+        self._compiles = CompileWatch()
         self._make_slots()
 
     def facts(self) -> dict[str, str | int | float]:
@@ -95,14 +95,21 @@ class ModelRunner:
         if self._kv_cache:
             return
         self.capacity = replace(self.capacity, page_count=page_count)
-        model = self._model
-        self._kv_cache = model.ops.allocate_kv(model.num_layers, page_count + 1, model.dtype)
-        self._make_slots()
-        self._make_picker()
-        self._warm_up()
-        self._make_loops()
+        uses_kernels = self._model.ops.name == "triton" and self._model.device.type == "cuda"
+        if uses_kernels:
+            compile_ahead(self._twin().run_once, self._progress)
+        self._prepare()
+        if uses_kernels:
+            self._capture()
+            self._compiles.begin()
         self.reset()
-        self._compiles.ready()
+
+    def run_once(self) -> None:
+        """Run every kind of step once without CUDA graphs."""
+        self._prepare()
+        for loop in (self._prompt_loop, self._decode_loop):
+            if loop is not None:
+                loop.run_once()
 
     def reset(self) -> None:
         """Forget every slot."""
@@ -215,10 +222,11 @@ class ModelRunner:
     def _apply_entries(self, plan: StepPlan, writes_pages: bool) -> None:
         for slot in plan.released:
             self._model.sampler.drop_slot(slot)
-        for entered in plan.entered:
-            frame = entered.frame
-            ids = entered.ids.tolist()
-            self._model.sampler.set_slot(entered.slot, frame.params, ids, frame.prompt_length, frame.choice)
+        if plan.entered:
+            frames = [(one, one.frame) for one in plan.entered]
+            self._model.sampler.set_slots(
+                [Entering(one.slot, frame.params, one.ids, frame.prompt_length, frame.choice) for one, frame in frames]
+            )
         # On the CPU the table is the host's own memory.
         if writes_pages and len(plan.page_writes) and self._model.device.type != "cpu":
             (writes,) = self._upload([plan.page_writes])
@@ -233,6 +241,22 @@ class ModelRunner:
 
         The scheduler learns of bad rows from the same result, so none of their pages has been given away yet."""
         self._has_bad_kv = True
+
+    def _twin(self) -> "ModelRunner":
+        """Return a runner of the model's first layer with a small pool: it launches every kernel that this one does."""
+        model = replace(self._model, decoder=self._model.decoder.first_layer(), num_layers=1)
+        pages = min(self.capacity.page_count, max(_CUDA_WARM_UP) // self.capacity.page_size + 2)
+        return ModelRunner(model, replace(self.capacity, page_count=pages), self._progress)
+
+    def _prepare(self) -> None:
+        """Make what steps need, and run steps that no loop takes."""
+        model = self._model
+        self._kv_cache = model.ops.allocate_kv(model.num_layers, self.capacity.page_count + 1, model.dtype)
+        self._make_slots()
+        self._make_picker()
+        lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
+        warm_up(self.launch, self.capacity, lengths, self._progress)
+        self._make_loops()
 
     def _make_slots(self) -> None:
         device = self._model.device
@@ -262,25 +286,12 @@ class ModelRunner:
         places = Places(self._kv_cache, self._page_table, self._last_token)
         self._decode_loop = DecodeLoop(decoder, ops, self._picker, places, capacity, dtype, rows)
         self._prompt_loop = PromptLoop(decoder, self._picker, places, capacity, dtype, model.max_graph_tokens)
-        if model.device.type == "cuda":
-            pool = torch.cuda.graph_pool_handle()
-            self._prompt_loop.capture(pool, self._progress)
-            self._decode_loop.capture(pool, self._progress)
 
-    def _warm_up(self) -> None:
-        """Prefill and decode once at each size, so that no request pays for a first call or a compilation."""
-        lengths = _CUDA_WARM_UP if self._model.device.type == "cuda" else _CPU_WARM_UP
-        page_size = self.capacity.page_size
-        limit = min(self.capacity.context_length - 2, self.capacity.page_count * page_size - 2)
-        for length in sorted({min(length, limit) for length in lengths if limit >= 1}):
-            pages = list(range(1, -(-(length + 2) // page_size) + 1))
-            ids = pack_ids([0] * length)
-            enter = Enter(0, 0, ids, length, 0, pack_ids(pages), SamplingParams(temperature=0.0), 0)
-            self.launch(Step(_NOBODY, 0, b"", [enter], b"", [Chunk(0, length, True)], False, b""), _NOBODY).wait()
-            self._progress()
-            self.launch(Step(_NOBODY, 1, b"", [], b"", [], True, b""), _NOBODY).wait()
-            self._progress()
-            self.reset()
+    def _capture(self) -> None:
+        pool = torch.cuda.graph_pool_handle()
+        for loop in (self._prompt_loop, self._decode_loop):
+            if loop is not None:
+                loop.capture(pool, self._progress)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -27,12 +27,15 @@ from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
 from kernels.rope_kv import rope_and_write_kv
+from kernels.skinny_linear import skinny_linear
+from kernels.skinny_tiles import gated_tile, parts_tile, whole_tile
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # (query heads, kv heads, head dim, page size, dtype)
 ATTENTION = [
     (32, 8, 128, 16, BF16),
     (32, 8, 128, 64, BF16),
+    (16, 8, 128, 16, BF16),
     (16, 8, 128, 16, FP16),
     (8, 8, 80, 16, BF16),
     (9, 3, 64, 16, BF16),
@@ -53,7 +56,9 @@ def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         cache = empty(4096, 2, kv_heads, page, dim, dtype=dtype)
         table, lens = empty(4, 512, dtype=torch.int32), empty(4, dtype=torch.int32)
         cu_q, q = empty(5, dtype=torch.int32), empty(4096, heads, dim, dtype=dtype)
-        yield f"decode {label}", lambda a=(q[:4], cache, table, lens): paged_decode(*a, 0.1)
+        for settled in (False, True):
+            args = q[:4], cache, table, lens
+            yield f"decode {label}", lambda a=args, s=settled: paged_decode(*a, 0.1, settled=s)
         if (dim, page, dtype) == (128, 16, BF16):
             short = table[:, :8].contiguous()
             yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
@@ -76,6 +81,19 @@ def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"rms_norm {width}", lambda x=x, w=weight: rms_norm(x, w, 1e-6)
         yield f"add_rms_norm {width}", lambda x=x, w=weight: add_rms_norm(x, x, w, 1e-6)
     yield "silu_mul 14336", lambda: silu_mul(empty(64, 28672))
+
+
+def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for the linears of few rows: of a small and a large model, and a last one."""
+    for width, depth in ((1024, 3072), (4096, 4096), (28672, 4096), (151936, 1024)):
+        weight = empty(width, depth)
+        for rows in (1, 64, 128):
+            x = empty(rows, depth)
+            for kind, tile in (("whole", whole_tile), ("parts", parts_tile), ("gated", gated_tile)):
+                chosen = tile(weight, rows)
+                if chosen is not None and (width < 65536 or kind == "whole"):
+                    call = lambda x=x, w=weight, t=chosen, g=kind == "gated": skinny_linear(x, w, t, gated=g)  # noqa: E731
+                    yield f"linear {kind} {rows} x {width} x {depth}", call
 
 
 def stand_in_driver() -> SimpleNamespace:
@@ -124,7 +142,7 @@ def main() -> None:
 
     JITFunction.run = compile_only
     results = []
-    for label, call in [*attention_calls(), *small_calls()]:
+    for label, call in [*attention_calls(), *small_calls(), *linear_calls()]:
         if wanted in label:
             compiled.clear()
             call()

@@ -82,3 +82,10 @@ def test_decode_programs_fit_a_multiprocessor(compiled):
         assert programs >= 2
         assert programs * (entry["shared_bytes"] + RESERVED_BYTES) <= SM_SHARED_BYTES, entry
         assert programs * entry["registers"] * 32 * entry["warps"] <= SM_REGISTERS, entry
+
+
+def test_linears_of_few_rows_multiply_on_the_wide_unit_from_tma_copies(compiled):
+    entries = of(compiled, "linear", "_skinny_hopper_kernel")
+    assert len(entries) > 15
+    for entry in entries:
+        assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["tma"] > 0, entry

@@ -1,16 +1,19 @@
 """paged_decode against its reference in float64, at page edges, with poisoned surroundings."""
 
+import itertools
+
 import kernel_cases as cases
 import pytest
 import torch
 from interpreter_options import raising_on_overflow
-from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, normal, paged_batch
+from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, integers, normal, paged_batch
 
 from kernels.paged_decode import (
     decode_workspace_numel,
     default_split_size,
     paged_decode,
     paged_decode_reference,
+    plan_decode,
 )
 
 # (query heads, kv heads, head dim)
@@ -146,3 +149,34 @@ def test_bad_arguments_are_named():
         paged_decode(q, batch.cache, batch.table, batch.lens[:0], 0.1)
     with pytest.raises(ValueError, match="contiguous"):
         paged_decode(q.repeat(1, 1, 2)[:, :, ::2], batch.cache, batch.table, batch.lens, 0.1)
+
+
+def planned(lens, kv_heads=2, unit=64):
+    """(flag, bounds of the runs, ends of the rows) of a plan."""
+    plan = plan_decode(integers(lens), kv_heads, 2, 64, FP32, split_size=unit).tolist()
+    return plan[0], plan[1 : -len(lens)], plan[-len(lens) :]
+
+
+def test_a_plan_deals_out_every_unit_once_and_evenly():
+    lens = [129, 40, 0, 500]
+    is_by_pairs, bounds, ends = planned(lens)
+    assert ends == [6, 8, 10, 26]
+    assert not is_by_pairs and bounds[0] == 0 and bounds[-1] == 26
+    runs = [after - before for before, after in itertools.pairwise(bounds)]
+    assert max(runs) - min(runs) <= 1
+
+
+def test_a_plan_deals_out_whole_pairs_of_rows_that_are_alike():
+    programs = len(planned([64])[1]) - 1
+    rows = programs // 2
+    is_by_pairs, bounds, ends = planned([190] * (rows - 1) + [130])
+    assert is_by_pairs and ends[-1] == 6 * rows
+    assert bounds == [3 * min(pair, 2 * rows) for pair in range(programs + 1)]
+
+
+def test_rows_dealt_out_in_whole_pairs_have_the_bits_they_have_alone():
+    rows = (len(planned([64])[1]) - 1) // 2
+    batch = paged_batch([190] * rows, 2, 64, FP32)
+    q = normal(rows, 4, 64, dtype=FP32, seed=5)
+    assert planned([190] * rows)[0] and not planned([190])[0]
+    assert torch.equal(run(q, batch)[:1], run(q[:1], batch.rows(slice(0, 1))))

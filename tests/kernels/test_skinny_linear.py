@@ -4,14 +4,9 @@ import pytest
 import torch
 from kernel_cases import BF16, FP16, FP32, assert_close, normal
 
-from kernels.skinny_linear import (
-    SkinnyTile,
-    gated_tile,
-    parts_tile,
-    skinny_linear,
-    skinny_linear_reference,
-    whole_tile,
-)
+from kernels import skinny_tiles
+from kernels.skinny_linear import skinny_linear, skinny_linear_reference
+from kernels.skinny_tiles import HopperTile, SkinnyTile, gated_tile, parts_tile, whole_tile
 
 TOLERANCE = {BF16: 3e-2, FP16: 4e-3}
 
@@ -44,14 +39,36 @@ def test_gated_matches_reference(guarded, dtype):
     assert_close(found, skinny_linear_reference(x, weight, gated=True), TOLERANCE[dtype])
 
 
-def test_tiles_fit_what_they_are_chosen_for():
-    for width, depth in ((1024, 2048), (1024, 3072), (4096, 4096), (4096, 14336), (576, 1536)):
+def meta(width, depth):
+    return torch.empty(width, depth, dtype=BF16, device="meta")
+
+
+SHAPES = ((1024, 2048), (1024, 3072), (4096, 4096), (4096, 14336), (28672, 4096), (151936, 1024))
+
+
+def test_tiles_fit_what_they_are_chosen_for(monkeypatch):
+    monkeypatch.setattr(skinny_tiles, "on_hopper", lambda device: False)
+    for width, depth in SHAPES:
         for rows in (1, 16, 17, 64):
-            tile = parts_tile(width, depth, rows)
+            tile = parts_tile(meta(width, depth), rows)
             assert depth % (tile.block_k * tile.splits) == 0 and width % tile.block_n == 0
-    assert parts_tile(1024, 2048, 8).splits == 8 and parts_tile(4096, 14336, 40).splits == 2
-    assert parts_tile(1024, 2048, 65) is None and whole_tile(1000, 128, 1) is None
-    assert gated_tile(3072, 1024, 1) is None and gated_tile(14336, 4096, 1).splits == 1
+    assert parts_tile(meta(1024, 2048), 8).splits == 8 and parts_tile(meta(4096, 14336), 40).splits == 2
+    assert parts_tile(meta(1024, 2048), 65) is None and whole_tile(meta(1000, 128), 1) is None
+    assert gated_tile(meta(6144, 1024), 1).splits == 1 and gated_tile(meta(64, 128), 1) is None
+
+
+def test_tiles_for_hopper_fit_its_shared_memory(monkeypatch):
+    monkeypatch.setattr(skinny_tiles, "on_hopper", lambda device: True)
+    for width, depth in SHAPES:
+        for rows in (1, 8, 33, 64, 65, 128):
+            for tile in (parts_tile(meta(width, depth), rows), gated_tile(meta(width, depth), rows)):
+                assert isinstance(tile, HopperTile) and tile.stages >= 2
+                assert depth % (tile.block_k * tile.splits) == 0
+                padded = max(8, 1 << (rows - 1).bit_length())
+                assert tile.stages * tile.block_k * 2 * (64 + padded) <= skinny_tiles.SHARED_BYTES
+    assert parts_tile(meta(1024, 2048), 8).splits == 2 and parts_tile(meta(4096, 4096), 8).splits == 1
+    assert parts_tile(meta(4096, 14336), 8).splits == 2 and parts_tile(meta(1024, 3072), 8).splits == 4
+    assert parts_tile(meta(1024, 2048), 129) is None and isinstance(whole_tile(meta(151936, 1024), 1), SkinnyTile)
 
 
 def test_what_does_not_fit_is_refused():

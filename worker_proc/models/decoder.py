@@ -3,6 +3,7 @@
 Plain objects instead of nn.Module: a step is a short list of calls into `Ops`, and nothing is ever trained.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,6 +89,12 @@ class Decoder:
             return self._lm_head(sampled)
         self._lm_head.write(sampled, logits)
         return logits
+
+    def first_layer(self) -> "Decoder":
+        """Return a decoder of the first layer alone, on the same weights: it launches every kernel this one does."""
+        short = copy.copy(self)
+        short._layers = self._layers[:1]
+        return short
 
     def _pack(self, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Layer:
         ops = self._ops

@@ -3,7 +3,7 @@
 KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels take it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,6 @@ from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Line
 from worker_proc.ops.streamed import StreamedLinear, StreamedMlp
 
 PAGE_SIZES = (16, 32, 64, 128)
-# One split size for all rows: the kernel deals splits out by their number, so splits that grow with their row leave the
-# programs of a batch of mixed lengths with unequal work. Where rows may be very long it is doubled, since somebody
-# has to fold the splits of a row one by one.
-_LONG_CONTEXT_TOKENS = 1 << 15
 # Beyond this the rows of a batch attend to many times the cache, which takes prefixes that most of them share.
 _SCRATCH_BYTES = 256 << 20
 
@@ -26,7 +22,7 @@ _SCRATCH_BYTES = 256 << 20
 @dataclass(frozen=True, slots=True)
 class DecodeScratch:
     """Scratch of the decode attention at a fixed place. It serves a batch whose rows, padding included, have at most
-    `splits` pieces of `split_size` tokens, one at least each."""
+    `splits` splits of `split_size` tokens, the smallest there are, one at least each."""
 
     workspace: Tensor
     split_size: int
@@ -46,24 +42,22 @@ def check_kernels_package() -> None:
 
 
 class TritonOps:
-    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device."""
+    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device; the model's dtype."""
 
     name = "triton"
 
-    def __init__(self, shape: AttentionShape) -> None:
+    def __init__(self, shape: AttentionShape, dtype: torch.dtype) -> None:
         if shape.page_size not in PAGE_SIZES:
             raise ConfigError(f"page_size {shape.page_size}: the triton backend takes 16, 32, 64 or 128")
         check_kernels_package()
-        from kernels import activation, norm, paged_decode, paged_extend, rope_kv, skinny_linear
+        from kernels import activation, norm, paged_decode, paged_extend, rope_kv, skinny_linear, skinny_tiles
 
-        self._shape = shape
+        self._shape, self._dtype = shape, dtype
         self._activation = activation
         self._norm = norm
-        self._skinny = skinny_linear
+        self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._paged_decode = paged_decode
         self._split_size = paged_decode.default_split_size(shape.num_heads // shape.num_kv_heads)
-        if shape.cos_sin.shape[0] > _LONG_CONTEXT_TOKENS:
-            self._split_size *= 2
         self._extend = paged_extend.paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
@@ -93,8 +87,13 @@ class TritonOps:
         return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
 
     def plan(self, batch: ForwardBatch) -> ForwardBatch:
-        """The batch has all that the kernels need."""
-        return batch
+        """See Ops.plan: how the decode rows' attention is dealt out; the batch has the rest."""
+        shape = self._shape
+        if batch.decode is None:
+            return batch
+        heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
+        dealt = self._paged_decode.plan_decode(batch.decode.context_lens, *heads, shape.head_dim, self._dtype)
+        return replace(batch, decode=replace(batch.decode, plan=dealt))
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
         """Return scratch for decode batches of up to `rows` rows, as much as is sensible."""
@@ -107,7 +106,9 @@ class TritonOps:
         return DecodeScratch(workspace, split, splits)
 
     def attention(self, plan: ForwardBatch, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
-        """See Ops.attention: one launch for the chunks, one for the decode rows."""
+        """See Ops.attention: one launch for the chunks, one for the decode rows.
+
+        What says where tokens lie is settled: the embedding is launched in the ordinary way after it."""
         shape = self._shape
         heads = qkv.view(-1, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim)
         q, k, v = heads.split((shape.num_heads, shape.num_kv_heads, shape.num_kv_heads), dim=1)
@@ -122,6 +123,7 @@ class TritonOps:
             q_norm=None if norms is None else norms.q,
             k_norm=None if norms is None else norms.k,
             eps=1e-6 if norms is None else norms.eps,
+            settled=True,
         )
         parts: list[Tensor] = []
         at = 0
@@ -133,7 +135,10 @@ class TritonOps:
         if plan.decode is not None:
             decode = plan.decode
             table, lens = decode.page_table, decode.context_lens
-            run, size = self._paged_decode.paged_decode, self._split_size
-            parts.append(run(query[at:], kv, table, lens, shape.scale, split_size=size, workspace=decode.workspace))
+            run = self._paged_decode.paged_decode
+            scratch = decode.workspace
+            parts.append(
+                run(query[at:], kv, table, lens, shape.scale, workspace=scratch, plan=decode.plan, settled=True)
+            )
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return attended.view(plan.num_tokens, -1)

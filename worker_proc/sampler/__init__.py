@@ -5,5 +5,6 @@ row see another: an id is a function of (logits, parameters, ids so far, seed, c
 """
 
 from worker_proc.sampler.sampler import SampledRows, Sampler
+from worker_proc.sampler.slots import Entering
 
-__all__ = ["SampledRows", "Sampler"]
+__all__ = ["Entering", "SampledRows", "Sampler"]

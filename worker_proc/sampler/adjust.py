@@ -4,7 +4,9 @@ Every edit is neutral for a row that did not ask for it (adds 0, divides by 1), 
 together or apart.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker_proc.sampler.slots import FLOATS, INTS, SlotTable
@@ -26,14 +28,14 @@ class Tallies:
         self.output = torch.zeros((1, vocab_size), dtype=torch.float32, device=device)
         self.seen = torch.zeros((1, vocab_size), dtype=torch.float32, device=device)
 
-    def open(self, slot: int, prompt: list[int], output: list[int]) -> int:
+    def open(self, slot: int, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> int:
         """Count the tokens of `slot` afresh and return the row they are in."""
         row = self._rows.get(slot)
         if row is None:
             row = self._rows[slot] = self._take()
-        counts = torch.bincount(torch.tensor(output, dtype=torch.int64), minlength=self._vocab_size)
+        counts = torch.bincount(torch.from_numpy(output), minlength=self._vocab_size)
         seen = counts.clamp(max=1).to(torch.float32)
-        seen[torch.tensor(prompt, dtype=torch.int64)] = 1.0
+        seen[torch.from_numpy(prompt)] = 1.0
         self.output[row].copy_(counts.to(torch.float32), non_blocking=True)
         self.seen[row].copy_(seen, non_blocking=True)
         return row
@@ -57,6 +59,7 @@ class Tallies:
         self.output.view(-1).scatter_add_(0, places, one)
         self.seen.view(-1).scatter_(0, places, one)
 
+    @torch.inference_mode(False)
     def _take(self) -> int:
         if not self._free:
             height = self.output.shape[0]

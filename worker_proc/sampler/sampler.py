@@ -19,7 +19,7 @@ from worker_proc.sampler.adjust import Tallies, add_bias, mask_ends, penalise
 from worker_proc.sampler.draw import argmax_rows, draw_rows
 from worker_proc.sampler.draw_cpu import draw_narrowed
 from worker_proc.sampler.logprobs import row_logprobs
-from worker_proc.sampler.slots import INTS, SlotPlan, SlotTable, has_penalties
+from worker_proc.sampler.slots import INTS, Entering, SlotPlan, SlotTable, has_penalties
 
 # Elements of a block of rows that a device draws from at once: bounds the intermediates to 64 MiB each.
 _DRAW_ELEMENTS = 1 << 24
@@ -96,26 +96,38 @@ class Sampler:
         from logits as they are, without log-probabilities."""
         return np.flatnonzero(self._is_special[slots])
 
-    @torch.inference_mode(False)
     def set_slot(self, slot: int, params: SamplingParams, ids: list[int], prompt_length: int, choice: int) -> None:
-        """Give `slot` to a sequence of which `ids` exist, the first `prompt_length` being the prompt.
+        """Give one slot to a sequence: see set_slots."""
+        self.set_slots([Entering(slot, params, np.array(ids, dtype=np.int64), prompt_length, choice)])
 
-        Restores what penalties and the minimal length have to know of the output so far. Raises ValueError when the
-        slot, an id or a length is out of range.
+    def set_slots(self, entering: Sequence[Entering]) -> None:
+        """Give slots, none of them twice, to sequences, in one transfer to the device, for which it does not wait.
+
+        Restores what penalties and the minimal length have to know of the output so far. Raises ValueError when a
+        slot, an id or a length is out of range; then no slot has changed. The device may lag behind by some steps with
+        one call each (see SlotTable.set), not by any number of calls.
         """
+        for one in entering:
+            self._check(one)
+        plans = self._table.set(entering, [self._tally(one) for one in entering])
+        for one, plan in zip(entering, plans, strict=True):
+            self._is_special[one.slot] = not plan.is_plain
+
+    def _check(self, one: Entering) -> None:
+        slot, ids = one.slot, one.ids
         if not 0 <= slot < len(self._table.plans):
             raise ValueError(f"slot {slot} is not below {len(self._table.plans)}")
-        if not 0 <= prompt_length <= len(ids) <= self._context_length:
-            raise ValueError(f"slot {slot}: {len(ids)} ids with a prompt of {prompt_length} do not fit the context")
-        if has_penalties(params):
-            if not all(0 <= token < self._vocab_size for token in ids):
-                raise ValueError(f"slot {slot}: an id is outside the vocabulary of {self._vocab_size}")
-            tally = self._tallies.open(slot, ids[:prompt_length], ids[prompt_length:])
-        else:
-            self._tallies.close(slot)
-            tally = 0
-        plan = self._table.set(slot, params, prompt_length, choice, tally)
-        self._is_special[slot] = not plan.is_plain
+        if not 0 <= one.prompt_length <= len(ids) <= self._context_length:
+            raise ValueError(f"slot {slot}: {len(ids)} ids with a prompt of {one.prompt_length} do not fit the context")
+        if has_penalties(one.params) and len(ids) and not 0 <= ids.min() <= ids.max() < self._vocab_size:
+            raise ValueError(f"slot {slot}: an id is outside the vocabulary of {self._vocab_size}")
+
+    def _tally(self, one: Entering) -> int:
+        """Count the tokens of a sequence whose parameters ask for it; return the row they are in, 0 for none."""
+        if has_penalties(one.params):
+            return self._tallies.open(one.slot, one.ids[: one.prompt_length], one.ids[one.prompt_length :])
+        self._tallies.close(one.slot)
+        return 0
 
     def drop_slot(self, slot: int) -> None:
         """Forget what `slot` asked for. Optional: the next `set_slot` replaces it, but until then it may cost time."""

@@ -1,17 +1,36 @@
 """Sampling parameters of every slot: a host copy to plan by, and device tables to compute with.
 
 The device tables are indexed by slot, so that no stage has to bring anything to the host. Where they
-are empty they are neutral: a slot never set is greedy and asks for nothing.
+are empty they are neutral: a slot never set is greedy and asks for nothing. Numbers of all slots that are set together
+go to the device in one transfer.
 """
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from quartet.frames import SamplingParams
 from worker_proc.sampler.philox import stream_key
 
 _WORD = 0xFFFFFFFF
+# Far more than two steps in flight use: what is staged is not rewritten while its copy may still be under way.
+_RING = 16
+
+
+class Entering(NamedTuple):
+    """A sequence that takes `slot`: what it asks for, and its ids so far, int64 on the host, of which the first
+    `prompt_length` are the prompt."""
+
+    slot: int
+    params: SamplingParams
+    ids: NDArray[np.int64]
+    prompt_length: int
+    choice: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +92,8 @@ class Ints:
 
 FLOATS = Floats()
 INTS = Ints()
+_ROW = struct.Struct(f"={1 + INTS.count}q{FLOATS.count}d")
+"""A slot, then its integers and its floats."""
 
 
 class TokenList:
@@ -81,52 +102,85 @@ class TokenList:
     def __init__(self, max_slots: int, device: torch.device) -> None:
         self.ids = torch.zeros((max_slots, 0), dtype=torch.int64, device=device)
         self.values = torch.zeros((max_slots, 0), dtype=torch.float32, device=device)
+        self._filled: set[int] = set()
 
     def set(self, slot: int, pairs: dict[int, float]) -> None:
         """Replace the pairs of `slot`."""
-        width = self.ids.shape[1]
-        if not pairs and not width:
+        if not pairs and slot not in self._filled:
             return
-        if len(pairs) > width:
-            extra = max(4, 1 << (len(pairs) - 1).bit_length()) - width
-            self.ids = torch.nn.functional.pad(self.ids, (0, extra))
-            self.values = torch.nn.functional.pad(self.values, (0, extra))
-            width += extra
-        padding = [0] * (width - len(pairs))
+        self._widen(len(pairs))
+        padding = [0] * (self.ids.shape[1] - len(pairs))
         self.ids[slot].copy_(torch.tensor([*pairs, *padding], dtype=torch.int64), non_blocking=True)
         values = torch.tensor([*pairs.values(), *padding], dtype=torch.float32)
         self.values[slot].copy_(values, non_blocking=True)
+        if pairs:
+            self._filled.add(slot)
+        else:
+            self._filled.remove(slot)
+
+    @torch.inference_mode(False)
+    def _widen(self, width: int) -> None:
+        if width > self.ids.shape[1]:
+            extra = max(4, 1 << (width - 1).bit_length()) - self.ids.shape[1]
+            ids, values = (torch.nn.functional.pad(part, (0, extra)) for part in (self.ids, self.values))
+            self.ids, self.values = ids, values
 
 
 class SlotTable:
-    """Parameters of all slots. `plans[slot]` is None for a slot that is not in use."""
+    """Parameters of all slots. `plans[slot]` is None for a slot that is not in use.
+
+    A slot's numbers stand in one row of int64, so that one copy sets them all; `ints` [slots, 6] and `floats`
+    [slots, 6] are views of its halves, the latter of the bits of float64.
+    """
 
     def __init__(self, max_slots: int, vocab_size: int, eos_token_ids: tuple[int, ...], device: torch.device) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
+        self._device = device
         self.plans: list[SlotPlan | None] = [None] * max_slots
-        self.floats = torch.zeros((max_slots, FLOATS.count), dtype=torch.float64, device=device)
+        width, is_cuda = INTS.count + FLOATS.count, device.type == "cuda"
+        self._rows = torch.zeros((max_slots, width), dtype=torch.int64, device=device)
+        # Rows on their way to the device, each after the slot it is for.
+        self._staging = torch.zeros((_RING, max_slots, 1 + width), dtype=torch.int64, pin_memory=is_cuda)
+        self._host = self._staging.numpy()
+        self._turn = 0
+        # Made beforehand, for a request alone.
+        self._row_of = [self._rows[slot] for slot in range(max_slots)]
+        self._staged_alone = [self._staging[turn, 0, 1:] for turn in range(_RING)]
+        self.ints = self._rows[:, : INTS.count]
+        self.floats = self._rows[:, INTS.count :].view(torch.float64)
         for column in (FLOATS.temperature, FLOATS.top_p, FLOATS.repetition):
             self.floats[:, column] = 1.0
-        self.ints = torch.zeros((max_slots, INTS.count), dtype=torch.int64, device=device)
         self.ints[:, INTS.is_greedy] = 1
         self.bias = TokenList(max_slots, device)
         self.mask = TokenList(max_slots, device)
 
-    def set(self, slot: int, params: SamplingParams, prompt_length: int, choice: int, tally: int) -> SlotPlan:
-        """Fill the row of `slot`; `tally` is its row of token counts. Returns the plan."""
-        bias = self._bias(params)
-        mask = self._mask(params)
-        plan = self._plan(params, prompt_length, choice, has_bias=bool(bias), has_mask=bool(mask))
-        floats = (plan.temperature, plan.top_p, plan.min_p)
-        penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
-        self.floats[slot].copy_(torch.tensor([*floats, *penalties], dtype=torch.float64), non_blocking=True)
-        key = (plan.key & _WORD, plan.key >> 32)
-        ints = [*key, plan.top_k, plan.masked_before, int(plan.is_greedy), tally]
-        self.ints[slot].copy_(torch.tensor(ints, dtype=torch.int64), non_blocking=True)
-        self.bias.set(slot, bias)
-        self.mask.set(slot, mask)
-        self.plans[slot] = plan
+    def set(self, entering: Sequence[Entering], tallies: Sequence[int]) -> list[SlotPlan]:
+        """Fill the rows of slots, none of them twice; `tallies` are their rows of token counts. Returns the plans.
+
+        Does not wait for the device; at most `_RING` calls may be under way there."""
+        self._turn = (self._turn + 1) % _RING
+        plans = [self._set_lists(one) for one in entering]
+        for row, one, plan, tally in zip(self._host[self._turn], entering, plans, tallies, strict=False):
+            asked = one.params
+            ints = (plan.key & _WORD, plan.key >> 32, plan.top_k, plan.masked_before, plan.is_greedy, tally)
+            penalties = (asked.repetition_penalty, asked.presence_penalty, asked.frequency_penalty)
+            _ROW.pack_into(row, 0, one.slot, *ints, plan.temperature, plan.top_p, plan.min_p, *penalties)
+        if len(entering) == 1:
+            # One copy and no kernel.
+            self._row_of[entering[0].slot].copy_(self._staged_alone[self._turn], non_blocking=True)
+        elif entering:
+            there = self._staging[self._turn, : len(entering)].to(self._device, non_blocking=True)
+            self._rows.index_copy_(0, there[:, 0], there[:, 1:])
+        return plans
+
+    def _set_lists(self, one: Entering) -> SlotPlan:
+        """Fill the lists of a slot; keep and return what it asks for."""
+        bias, mask = self._bias(one.params), self._mask(one.params)
+        self.bias.set(one.slot, bias)
+        self.mask.set(one.slot, mask)
+        plan = self._plan(one.params, one.prompt_length, one.choice, has_bias=bool(bias), has_mask=bool(mask))
+        self.plans[one.slot] = plan
         return plan
 
     def drop(self, slot: int) -> None:

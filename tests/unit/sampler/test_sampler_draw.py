@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sampler_reference import probabilities
 
 from quartet.frames import SamplingParams
-from worker_proc.sampler import Sampler
+from worker_proc.sampler import Entering, Sampler
 from worker_proc.sampler.draw import draw_rows
 from worker_proc.sampler.draw_cpu import _candidates
 from worker_proc.sampler.slots import SlotTable
@@ -50,9 +51,13 @@ def draw_both_ways(logits: torch.Tensor, params: SamplingParams, positions: rang
     return narrowed, draw_as_device(logits, params, positions)
 
 
+def asking(params: SamplingParams) -> Entering:
+    return Entering(0, params, np.empty(0, dtype=np.int64), 0, 0)
+
+
 def draw_as_device(logits: torch.Tensor, params: SamplingParams, positions: range) -> list[int]:
     table = SlotTable(1, logits.shape[0], (2,), torch.device("cpu"))
-    plan = table.set(0, params, 0, 0, 0)
+    (plan,) = table.set([asking(params)], [0])
     rows, slots = logits.expand(len(positions), -1), torch.zeros(len(positions), dtype=torch.int64)
     places = torch.tensor(positions)
     return draw_rows(rows, rows.amax(1), table, slots, places, plan.top_k, plan.top_p < 1.0).tolist()
@@ -65,7 +70,7 @@ def test_support_is_that_of_the_sorted_reference(filters, seed):
     logits = random_logits(1, seed=seed)[0]
     expected = probabilities(logits.tolist(), params)
     support = {token for token, p in enumerate(expected) if p > 0}
-    plan = SlotTable(1, VOCAB, (), torch.device("cpu")).set(0, params, 0, 0, 0)
+    (plan,) = SlotTable(1, VOCAB, (), torch.device("cpu")).set([asking(params)], [0])
     ids, _ = _candidates((logits - logits.max()) / plan.temperature, plan)
     # What cannot win is left out; the reference has it with next to no probability.
     candidates = set(range(VOCAB)) if ids is None else set(ids.tolist())

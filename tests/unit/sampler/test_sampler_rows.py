@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sampler_reference import adjusted
 
 from quartet.frames import SamplingParams
-from worker_proc.sampler import Sampler
+from worker_proc.sampler import Entering, Sampler
 
 VOCAB = 256
 EOS = [2, 9]
@@ -215,6 +216,56 @@ def test_refusals():
             sampler.set_slot(slot, params, ids, length, 0)
     with pytest.raises(ValueError, match="slot 3"):
         sample(sampler, torch.zeros(VOCAB), 3, 0)
+
+
+MIXED = [
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=0.1, top_k=7, top_p=0.7, min_p=0.3, seed=(1 << 64) - 1),
+    SamplingParams(repetition_penalty=1.1, presence_penalty=-0.3, frequency_penalty=1 / 3, seed=5),
+    SamplingParams(temperature=1.3, logit_bias=((3, 1.5), (4, -2.0)), min_new_tokens=4, seed=1 << 40),
+    SamplingParams(temperature=0.0, logprobs=2),
+]
+
+
+def entering(slot: int, params: SamplingParams) -> Entering:
+    return Entering(slot, params, np.arange(slot + 3, dtype=np.int64), 2, slot)
+
+
+def test_slots_set_together_stand_as_if_set_one_by_one():
+    together, apart = make(), make()
+    wanted = [entering(slot, params) for slot, params in zip((9, 0, 31, 4, 5), MIXED, strict=True)]
+    with torch.inference_mode():
+        together.set_slots(wanted)
+    for one in wanted:
+        apart.set_slot(one.slot, one.params, one.ids.tolist(), one.prompt_length, one.choice)
+    for ours, theirs in [
+        (together.table.ints, apart.table.ints),
+        (together.table.floats, apart.table.floats),
+        (together.table.bias.values, apart.table.bias.values),
+        (together.table.mask.ids, apart.table.mask.ids),
+    ]:
+        assert torch.equal(ours, theirs)
+    assert together.table.plans == apart.table.plans
+    assert together.special_rows(np.arange(32)).tolist() == apart.special_rows(np.arange(32)).tolist()
+    together.set_slots([])
+
+
+def test_numbers_reach_the_tables_exactly():
+    sampler = make()
+    sampler.set_slots([entering(2, MIXED[2]), entering(1, MIXED[1])])
+    plan = sampler.table.plans[1]
+    assert plan is not None
+    assert sampler.table.floats[1].tolist() == [0.1, 0.7, 0.3, 1.0, 0.0, 0.0]
+    assert sampler.table.floats[2].tolist() == [1.0, 1.0, 0.0, 1.1, -0.3, 1 / 3]
+    assert sampler.table.ints[1].tolist() == [plan.key & 0xFFFFFFFF, plan.key >> 32, 7, 2, 0, 0]
+    assert sampler.table.ints[3].tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_one_bad_entry_leaves_every_slot_as_it_was():
+    sampler = make()
+    with pytest.raises(ValueError, match="slot 32"):
+        sampler.set_slots([entering(3, MIXED[2]), entering(32, MIXED[0])])
+    assert sampler.table.plans[3] is None and not sampler.table.ints[:, 5].any()
 
 
 def test_inference_mode_may_come_and_go():

@@ -88,6 +88,18 @@ def test_page_writes_of_enter_and_step_reach_the_plan_in_order() -> None:
     assert table.page_table[3].tolist() == [7, 10, 9, 0, 0]
 
 
+def test_fresh_pages_are_those_that_hold_nothing_yet() -> None:
+    table = SlotTable(CAPACITY)
+    frame = step(
+        enter=[entry(0, 9, [4, 5, 6], cached=5), entry(1, 4, [7, 8], cached=0)],
+        pages=[0, 3, 9],
+        chunks=[Chunk(0, 4, True)],
+    )
+    plan = run(table, frame)
+    assert plan.fresh_pages.tolist() == [6, 7, 8, 9]
+    assert (plan.sampled.tolist(), len(run(table, step(decode=False)).page_writes)) == ([0], 0)
+
+
 def test_positions_without_a_page_are_refused() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 3, [2])], chunks=[Chunk(0, 3, True)]))
@@ -108,6 +120,12 @@ def test_positions_without_a_page_are_refused() -> None:
         (step(enter=[entry(1, 4, [1], cached=4)]), "at least one must be computed"),
         (step(enter=[entry(1, 4, [11])]), "outside slots, row and pool"),
         (step(enter=[entry(1, 4, [0])]), "outside slots, row and pool"),
+        (step(enter=[entry(1, 4, [1, 2, 3, 4, 5, 6])]), "outside slots, row and pool"),
+        (step(enter=[entry(1, 4, [-1])]), "outside slots, row and pool"),
+        (step(pages=[0, 0, 1, 4, 0, 1]), "outside slots, row and pool"),
+        (step(pages=[0, -1, 1]), "outside slots, row and pool"),
+        (step(pages=[0, 0, 0]), "outside slots, row and pool"),
+        (step(pages=[0, 0, 11]), "outside slots, row and pool"),
         (step(pages=[0, 5, 1]), "outside slots, row and pool"),
         (step(pages=[0, 1]), "no \\(slot, index, page\\) triples"),
         (step(chunks=[Chunk(0, 1, True)]), "slot 0 is not in prefill"),
@@ -119,6 +137,11 @@ def test_positions_without_a_page_are_refused() -> None:
             step(enter=[Enter(1, 1, pack_ids([1, 50]), 2, 0, pack_ids([1]), SamplingParams(), 0)]),
             "outside the vocabulary of 50",
         ),
+        (
+            step(enter=[Enter(1, 1, pack_ids([1, -1]), 2, 0, pack_ids([1]), SamplingParams(), 0)]),
+            "outside the vocabulary of 50",
+        ),
+        (step(enter=[Enter(1, 1, pack_ids([1]), 1, 0, b"\0\0\0", SamplingParams(), 0)]), "id array of 3 bytes"),
         (step(enter=[Enter(1, 1, b"\0\0\0", 2, 0, b"", SamplingParams(), 0)]), "id array of 3 bytes"),
     ],
 )

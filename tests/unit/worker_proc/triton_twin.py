@@ -24,7 +24,7 @@ from worker_proc.ops.triton_ops import TritonOps
 def triton_ops(config: WorkerConfig, spec: Any, shard: Any, dtype: Any, device: Any, context_length: int) -> Ops:
     """Stand in for `choose_ops`: the Triton operations on CPU tensors."""
     table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1)
-    return TritonOps(AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim, config.page_size, table))
+    return TritonOps(AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim, config.page_size, table), dtype)
 
 
 def check(config: dict[str, Any], folder: Path) -> None:
