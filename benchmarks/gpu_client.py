@@ -2,11 +2,14 @@
 
 A workload is an object with `kind` and its own fields:
 
-    nano    passes, temperature          256 sequences, lengths as nano-vllm draws them, all at once
-    decode  batch, prompt, output        a batch that decodes together; time between its tokens
-    ttft    prompt, repeats              one request alone; time to its first token
+    nano           passes, temperature          256 sequences, lengths as nano-vllm draws them, all at once
+    decode         batch, prompt, output        a batch that decodes together; time between its tokens
+    ttft           prompt, repeats              one request alone; time to its first token
+    shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens alike in a group
 
-Writes one JSON object to the plan's file and ends the launch.
+All ids are drawn afresh, so that no round finds a prefix of an earlier one. Requests are made before the clock
+starts. Writes one JSON object to the plan's file after each workload and ends the launch; `error` in it says why the
+rest is missing.
 """
 
 import asyncio
@@ -16,41 +19,32 @@ import random
 import signal
 import statistics
 import time
-from array import array
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
 from benchmarks.overhead_client import cpu_seconds
 from quartet.actors.actor import Context, Metrics
 from quartet.actors.process import run_process
 from quartet.codec import Source
 from quartet.engine import Engine, GenerateRequest, Output
-from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Snapshot, Who
+from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Snapshot, Who, pack_ids
 from quartet.ids import Role
 
-NANO_SEQUENCES, NANO_SHORTEST, NANO_LONGEST = 256, 100, 1024
-WORDS = 10000
-
-
-def nano_lengths() -> tuple[list[int], list[int]]:
-    """Return prompt and output lengths of nano-vllm's benchmark: 142,827 tokens in, 133,966 out."""
-    draw = random.Random(0)
-    prompts = []
-    for _ in range(NANO_SEQUENCES):
-        prompts.append(draw.randint(NANO_SHORTEST, NANO_LONGEST))
-        for _ in range(prompts[-1]):
-            draw.randint(0, WORDS)
-    return prompts, [draw.randint(NANO_SHORTEST, NANO_LONGEST) for _ in range(NANO_SEQUENCES)]
+ROUND_LIMIT_S = 300.0
+SNAPSHOT_LIMIT_S = 3.0
 
 
 class Stream:
     """One request and when its tokens came."""
 
-    def __init__(self, on_end: "asyncio.Event") -> None:
+    def __init__(self) -> None:
         self.times: list[tuple[float, int]] = []
         self.count = 0
-        self.done = on_end
+        self.cached_tokens = 0
+        self.error: Exception | None = None
+        self.done = asyncio.Event()
 
     def take(self, outputs: list[Output]) -> None:
         """Note the tokens of one increment."""
@@ -59,7 +53,30 @@ class Stream:
             self.count += len(output.ids)
             self.times.append((now, self.count))
             if output.finish is not None:
+                self.cached_tokens = output.finish.timings.cached_tokens
                 self.done.set()
+
+    def fail(self, error: Exception) -> None:
+        """Note that no more tokens come."""
+        self.error = error
+        self.done.set()
+
+
+class Round(NamedTuple):
+    """Requests that were sent at once: when, and what came of each."""
+
+    started: float
+    streams: list[Stream]
+
+    def first_s(self) -> list[float]:
+        """Return the seconds to each first token."""
+        return [stream.times[0][0] - self.started for stream in self.streams]
+
+    def facts(self) -> dict[str, float]:
+        """Return tokens, seconds to the last of them, and their quotient."""
+        tokens = sum(stream.count for stream in self.streams)
+        seconds = max(stream.times[-1][0] for stream in self.streams) - self.started
+        return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds)}
 
 
 class BenchActor:
@@ -74,6 +91,8 @@ class BenchActor:
         self._plan = json.loads(os.environ["BENCH_PLAN"])
         self._random = random.Random(1)
         self._late_compiles = 0.0
+        self._worker_told = asyncio.Event()
+        self._results: dict[str, Any] = {"results": []}
 
     async def start(self) -> dict[str, str | int | float]:
         """Begin."""
@@ -84,6 +103,7 @@ class BenchActor:
         """Pass a frame on."""
         if isinstance(frame, Snapshot) and frame.role is Role.WORKER:
             self._late_compiles = frame.counters.get("worker_compiles_after_ready", 0.0)
+            self._worker_told.set()
         self._engine.on_frame(source, frame)
 
     def on_batch_end(self) -> None:
@@ -109,42 +129,67 @@ class BenchActor:
         try:
             while not self._engine.is_accepting:
                 await asyncio.sleep(0.01)
-            results: dict[str, Any] = {"ready_s": round(time.time() - self._plan["started"], 2), "results": []}
-            await self._together([(300, 8)] * 4, 0.6)
+            self._results["ready_s"] = round(time.time() - self._plan["started"], 2)
+            await self._run(self._requests([(300, 8)] * 4, 0.6))
             for workload in self._plan["workloads"]:
-                fields = {name: value for name, value in workload.items() if name != "kind"}
-                run = {"nano": self._nano, "decode": self._decode, "ttft": self._ttft}[workload["kind"]]
-                results["results"].append({**workload, **await run(**fields)})
-                results["compiles_after_ready"] = self._late_compiles
-                Path(self._plan["out"]).write_text(json.dumps(results))
+                await self._one_workload(workload)
+            await self._note_compiles()
         except Exception as error:
-            print(json.dumps({"error": repr(error)}), flush=True)
+            self._results["error"] = repr(error)
+        self._write()
         os.kill(os.getppid(), signal.SIGTERM)
 
-    async def _nano(self, passes: int, temperature: float = 0.6) -> dict[str, Any]:
-        lengths = list(zip(*nano_lengths(), strict=True))
+    def _write(self) -> None:
+        Path(self._plan["out"]).write_text(json.dumps(self._results))
+
+    async def _one_workload(self, workload: dict[str, Any]) -> None:
+        kinds = {"nano": self._nano, "decode": self._decode, "ttft": self._ttft, "shared_prefix": self._shared_prefix}
+        fields = {name: value for name, value in workload.items() if name != "kind"}
+        self._results["results"].append({**workload, **await kinds[workload["kind"]](**fields)})
+        self._write()
+
+    async def _note_compiles(self) -> None:
+        """Wait for a Snapshot of the worker that is later than all work."""
+        self._worker_told.clear()
+        async with asyncio.timeout(SNAPSHOT_LIMIT_S):
+            await self._worker_told.wait()
+        self._results["compiles_after_ready"] = self._late_compiles
+
+    async def _nano(self, passes: int, temperature: float = NANO_TEMPERATURE) -> dict[str, Any]:
         found = []
         for _ in range(passes):
+            requests = self._requests(nano_lengths(), temperature)
             before = self._cpu()
-            started = time.perf_counter()
-            streams = await self._together(lengths, temperature)
-            seconds = time.perf_counter() - started
-            tokens = sum(stream.count for stream in streams)
-            first = max(stream.times[0][0] for stream in streams) - started
+            done = await self._run(requests)
+            found.append(
+                {**done.facts(), "last_first_token_s": round(max(done.first_s()), 3), "cpu_s": self._cpu_since(before)}
+            )
+        return {"passes_found": found}
+
+    async def _shared_prefix(self, groups: int, passes: int = 3) -> dict[str, Any]:
+        found = []
+        for _ in range(passes):
+            prompts = shared_prompts(self._random, groups)
+            requests = [self._request(prompt, SHARED_OUTPUT, 0.0) for prompt in prompts]
+            before = self._cpu()
+            done = await self._run(requests)
+            cached = sum(stream.cached_tokens for stream in done.streams)
+            first_s = done.first_s()
             found.append(
                 {
-                    "tokens": tokens,
-                    "seconds": round(seconds, 3),
-                    "tokens_per_s": round(tokens / seconds),
-                    "last_first_token_s": round(first, 3),
-                    "cpu_s": {name: round(cpu - before[name], 2) for name, cpu in self._cpu().items()},
+                    **done.facts(),
+                    "hit_rate": round(cached / sum(map(len, prompts)), 4),
+                    "ttft_mean_ms": round(1e3 * statistics.mean(first_s), 1),
+                    "ttft_max_ms": round(1e3 * max(first_s), 1),
+                    "cpu_s": self._cpu_since(before),
                 }
             )
         return {"passes_found": found}
 
     async def _decode(self, batch: int, prompt: int = 960, output: int = 160) -> dict[str, Any]:
+        requests = self._requests([(prompt, output)] * batch, 0.0)
         before = self._cpu()
-        streams = await self._together([(prompt, output)] * batch, 0.0)
+        streams = (await self._run(requests)).streams
         begin = max(stream.times[0][0] for stream in streams)
         end = min(stream.times[-1][0] for stream in streams)
         times = [at for at, _ in streams[0].times if begin <= at <= end]
@@ -154,15 +199,14 @@ class BenchActor:
         return {
             "step_ms": round(1e3 * statistics.median(gaps), 3),
             "mean_step_ms": round(1e3 * (times[-1] - times[0]) / steps, 3),
-            "cpu_ms_a_step": {name: round(1e3 * (cpu - before[name]) / output, 3) for name, cpu in self._cpu().items()},
+            "cpu_ms_a_step": {name: round(1e3 * cpu / output, 3) for name, cpu in self._cpu_since(before).items()},
         }
 
     async def _ttft(self, prompt: int, repeats: int = 6) -> dict[str, Any]:
         found = []
         for _ in range(repeats + 1):
-            started = time.perf_counter()
-            (stream,) = await self._together([(prompt, 4)], 0.0)
-            found.append(1e3 * (stream.times[0][0] - started))
+            done = await self._run(self._requests([(prompt, 4)], 0.0))
+            found.append(1e3 * done.first_s()[0])
             await asyncio.sleep(0.02)
         found = found[1:]
         return {
@@ -171,30 +215,35 @@ class BenchActor:
             "most": round(max(found), 2),
         }
 
-    async def _together(self, lengths: list[tuple[int, int]], temperature: float) -> list[Stream]:
-        streams, waiting = [], []
-        for prompt, output in lengths:
-            ids = array("i", [self._random.randrange(WORDS) for _ in range(prompt)]).tobytes()
-            seed = self._random.randrange(1 << 30)
-            params = SamplingParams(max_new_tokens=output, temperature=temperature, ignore_eos=True, seed=seed)
-            stream = Stream(asyncio.Event())
-            streams.append(stream)
-            waiting.append(self._one(GenerateRequest(prompt=IdsPrompt(ids), params=params), stream))
-        await asyncio.gather(*waiting)
-        return streams
+    def _requests(self, lengths: list[tuple[int, int]], temperature: float) -> list[GenerateRequest]:
+        """Return requests of (prompt, output) tokens."""
+        return [self._request(draw_ids(self._random, prompt), output, temperature) for prompt, output in lengths]
+
+    def _request(self, ids: list[int], output: int, temperature: float) -> GenerateRequest:
+        seed = self._random.randrange(1 << 30)
+        params = SamplingParams(max_new_tokens=output, temperature=temperature, ignore_eos=True, seed=seed)
+        return GenerateRequest(prompt=IdsPrompt(pack_ids(ids)), params=params)
+
+    async def _run(self, requests: list[GenerateRequest]) -> Round:
+        """Send requests at once and wait for their ends; raises the error of the first that fails."""
+        streams = [Stream() for _ in requests]
+        started = time.perf_counter()
+        async with asyncio.timeout(ROUND_LIMIT_S):
+            await asyncio.gather(*map(self._one, requests, streams))
+        return Round(started, streams)
 
     async def _one(self, request: GenerateRequest, stream: Stream) -> None:
         generation = await self._engine.generate(request)
-        generation.subscribe(stream.take, self._on_error)
+        generation.subscribe(stream.take, stream.fail)
         await stream.done.wait()
+        if stream.error is not None:
+            raise stream.error
 
     def _cpu(self) -> dict[str, float]:
         return {f"{row.role.label}-{row.rank}": cpu_seconds(row.pid) for row in self._engine.who.processes}
 
-    @staticmethod
-    def _on_error(error: Exception) -> None:
-        print(json.dumps({"error": str(error)}), flush=True)
-        os.kill(os.getppid(), signal.SIGTERM)
+    def _cpu_since(self, before: dict[str, float]) -> dict[str, float]:
+        return {name: round(cpu - before[name], 2) for name, cpu in self._cpu().items()}
 
 
 if __name__ == "__main__":

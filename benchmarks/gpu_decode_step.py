@@ -8,11 +8,11 @@ Prompts of 960 tokens and 160 more, greedy: contexts of 960 to 1,120; steps with
 import argparse
 import sys
 
-from benchmarks.gpu_launch import MODELS, add_arguments, parse_settings, report, run_launch
+from benchmarks.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
 
 
 def main() -> int:
-    """Run each batch size for each model and print one JSON list."""
+    """Run each batch size for each model and print the launches."""
     parser = argparse.ArgumentParser(description="decode steps")
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32, 64, 128, 256])
@@ -20,8 +20,7 @@ def main() -> int:
     options = parser.parse_args()
     workloads = [{"kind": "decode", "batch": batch} for batch in options.batches]
     settings = parse_settings(options.set)
-    report([run_launch(model, workloads, settings) for model in options.models], options.json)
-    return 0
+    return report_launches([run_launch(model, workloads, settings) for model in options.models], options.json)
 
 
 if __name__ == "__main__":

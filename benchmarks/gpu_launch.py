@@ -4,17 +4,28 @@ Used by the gpu_*.py commands, and runnable by itself for several workloads in o
 
     python -m benchmarks.gpu_launch MODEL WORKLOADS [--set section.field=value ...] [--json FILE]
 
-MODEL is a folder below benchmarks/models; WORKLOADS is a JSON list as benchmarks/gpu_client.py takes it. Prints
-one JSON object: device, commit, settings, seconds until ready, and one result for each workload.
+MODEL is a folder below benchmarks/models; WORKLOADS is a JSON list as benchmarks/gpu_client.py takes it, of any kinds.
+The prefix cache is off unless a setting says otherwise. No two rounds share a prefix, so it matters to shared_prefix
+alone, and one launch can run all kinds:
+
+    '[{"kind": "nano", "passes": 2}, {"kind": "decode", "batch": 64}, {"kind": "ttft", "prompt": 1024},
+      {"kind": "shared_prefix", "groups": 10}]' --set scheduler.disable_radix_cache=false
+
+Prints what all the commands print, one JSON object {"launches": [...]}. A launch has its model, device, software,
+commit, settings in force, seconds until ready, kernels compiled after it was ready, and one result for each workload.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +40,24 @@ from quartet.supervisor.supervisor import Supervisor
 HERE = Path(__file__).resolve().parent
 TOKENIZER = HERE.parent / "tests" / "golden" / "models" / "qwen3"
 MODELS = ("qwen3-0.6b", "llama-3.1-8b")
+SETTINGS: dict[str, Any] = {
+    "model.load_format": "dummy",
+    "model.context_length": 20480,
+    "server.port": 0,
+    "server.shutdown_timeout": 1.0,
+    "scheduler.disable_radix_cache": True,
+    "worker.mem_fraction_static": 0.9,
+}
+"""What a launch differs in from the defaults of quartet/config.py."""
+NOT_REPORTED = ("server.port", "server.shutdown_timeout", "model.tokenizer_path")
+LAUNCH_LIMIT_S, END_LIMIT_S = 1800.0, 20.0
 
 
 def make_config(model: str, settings: dict[str, Any]) -> Config:
     """Return the configuration of a launch; `settings` maps section.field to a value."""
-    sections: dict[str, dict[str, Any]] = {
-        "model": {
-            "model_path": str(HERE / "models" / model),
-            "tokenizer_path": str(TOKENIZER),
-            "load_format": "dummy",
-            "context_length": 20480,
-        },
-        "server": {"port": 0, "shutdown_timeout": 1.0},
-        "scheduler": {"disable_radix_cache": True},
-        "worker": {"mem_fraction_static": 0.9},
-    }
-    for name, value in settings.items():
+    paths = {"model.model_path": str(HERE / "models" / model), "model.tokenizer_path": str(TOKENIZER)}
+    sections: dict[str, dict[str, Any]] = {"model": {}, "server": {}, "scheduler": {}, "worker": {}}
+    for name, value in {**paths, **SETTINGS, **settings}.items():
         section, _, field = name.partition(".")
         sections[section][field] = value
     config = Config(
@@ -56,24 +69,71 @@ def make_config(model: str, settings: dict[str, Any]) -> Config:
     return msgspec.structs.replace(config, resolved=resolve_model(config.model))
 
 
-def run_launch(model: str, workloads: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    """Run the workloads one after the other in one launch and return what the client measured."""
+@contextmanager
+def launched(
+    kind: str, model: str, settings: dict[str, Any], environment: dict[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a launch and yield its supervisor; ends the launch on the way out, also when told to end by SIGTERM.
+
+    `kind` is --measured (by benchmarks/gpu_client.py) or --served (the real api process). `environment` is added to
+    this process's own.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    command = [sys.executable, "-m", "benchmarks.gpu_launch", kind, model, json.dumps(settings)]
+    variables = {**os.environ, **(environment or {})}
+    supervisor = subprocess.Popen(command, env=variables, stdout=sys.stderr, cwd=HERE.parent)
+    try:
+        yield supervisor
+    finally:
+        supervisor.terminate()
+        try:
+            supervisor.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            # Its children notice the death of their parent.
+            supervisor.kill()
+            supervisor.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_launch(
+    model: str, workloads: list[dict[str, Any]], settings: dict[str, Any], environment: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run the workloads one after the other in one launch and return what the client measured.
+
+    `error` is in the result of a launch that ended before its time.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         plan = {"out": str(out), "started": time.time(), "workloads": workloads}
-        command = [sys.executable, "-m", "benchmarks.gpu_launch", "--child", model, json.dumps(settings)]
-        environment = {**os.environ, "BENCH_PLAN": json.dumps(plan)}
-        done = subprocess.run(command, env=environment, check=False, stdout=sys.stderr, cwd=HERE.parent)
-        if not out.exists():
-            raise SystemExit(f"the launch ended with {done.returncode} and no results")
-        return {"model": model, "settings": settings, **describe_host(), **json.loads(out.read_text())}
+        with launched("--measured", model, settings, {**(environment or {}), "BENCH_PLAN": json.dumps(plan)}) as one:
+            end = _end_of(one)
+        found = json.loads(out.read_text()) if out.exists() else {"results": [], "error": f"no results: {end}"}
+        return {**describe(model, settings), **found}
+
+
+def _end_of(supervisor: "subprocess.Popen[bytes]") -> str:
+    """Wait for a launch to end by itself; say how it did."""
+    try:
+        return f"exit code {supervisor.wait(LAUNCH_LIMIT_S)}"
+    except subprocess.TimeoutExpired:
+        return f"not over after {LAUNCH_LIMIT_S:g} s"
+
+
+def describe(model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what the numbers of a launch belong to: model, settings in force, device, software, commit."""
+    shown = {name: value for name, value in {**SETTINGS, **settings}.items() if name not in NOT_REPORTED}
+    return {"model": model, "settings": shown, **describe_host()}
 
 
 def describe_host() -> dict[str, str]:
-    """Return the device and the commit the numbers belong to."""
+    """Return the device, the software and the commit the numbers belong to."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    commit = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    return {"device": _output(query), "commit": os.environ.get("BENCH_COMMIT") or _output(commit)}
+    commit = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"]
+    return {
+        "device": _output(query),
+        "software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "triton")),
+        "commit": os.environ.get("BENCH_COMMIT") or _output(commit),
+    }
 
 
 def _output(command: list[str]) -> str:
@@ -81,6 +141,13 @@ def _output(command: list[str]) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,27 +169,32 @@ def report(results: Any, path: str) -> None:
         Path(path).write_text(text + "\n")
 
 
-def run_child(model: str, settings: str) -> int:
-    """Be the supervisor of the launch."""
+def report_launches(launches: list[dict[str, Any]], path: str) -> int:
+    """Report launches in the layout that benchmarks/gpu_plot.py reads; returns 1 if one ended before its time."""
+    report({"launches": launches}, path)
+    return int(any("error" in launch for launch in launches))
+
+
+def run_child(kind: str, model: str, settings: str) -> int:
+    """Be the supervisor of a launch."""
     config = make_config(model, json.loads(settings))
-    plan = [
-        spec._replace(module="benchmarks.gpu_client") if spec.role is Role.API else spec
-        for spec in plan_processes(config)
-    ]
+    plan = plan_processes(config)
+    if kind == "--measured":
+        plan = [spec._replace(module="benchmarks.gpu_client") if spec.role is Role.API else spec for spec in plan]
     return Supervisor(config, plan).run()
 
 
 def main(arguments: list[str]) -> int:
     """Run several workloads in one launch."""
-    if arguments[:1] == ["--child"]:
-        return run_child(*arguments[1:])
+    if arguments[:1] in (["--measured"], ["--served"]):
+        return run_child(*arguments)
     parser = argparse.ArgumentParser(description="workloads on one launch")
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("workloads")
     add_arguments(parser)
     options = parser.parse_args(arguments)
-    report(run_launch(options.model, json.loads(options.workloads), parse_settings(options.set)), options.json)
-    return 0
+    launch = run_launch(options.model, json.loads(options.workloads), parse_settings(options.set))
+    return report_launches([launch], options.json)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def main() -> int:
     for model in options.models:
         found.append(measure(model, options.batches, options.context, settings, options.temperature))
         torch.cuda.empty_cache()
-    report({**describe_host(), "models": found}, options.json)
+    report({**describe_host(), "settings": settings, "models": found}, options.json)
     return 0
 
 

@@ -6,11 +6,11 @@ python -m benchmarks.gpu_ttft [MODEL ...] [--prompts 128 512 1024 4096 16384] [-
 import argparse
 import sys
 
-from benchmarks.gpu_launch import MODELS, add_arguments, parse_settings, report, run_launch
+from benchmarks.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
 
 
 def main() -> int:
-    """Run each prompt length for each model and print one JSON list."""
+    """Run each prompt length for each model and print the launches."""
     parser = argparse.ArgumentParser(description="time to the first token")
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--prompts", type=int, nargs="*", default=[128, 256, 512, 1024, 4096, 16384])
@@ -18,8 +18,7 @@ def main() -> int:
     options = parser.parse_args()
     workloads = [{"kind": "ttft", "prompt": prompt} for prompt in options.prompts]
     settings = {"scheduler.chunked_prefill_size": 16384, **parse_settings(options.set)}
-    report([run_launch(model, workloads, settings) for model in options.models], options.json)
-    return 0
+    return report_launches([run_launch(model, workloads, settings) for model in options.models], options.json)
 
 
 if __name__ == "__main__":

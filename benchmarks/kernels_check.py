@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 import triton  # noqa: E402
 
+from benchmarks.speed_to_beat import FA3_DECODE, FA3_EXTEND, FA3_MIXED  # noqa: E402
 from kernels.activation import silu_mul, silu_mul_reference  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference  # noqa: E402
-from kernels.paged_decode import paged_decode, paged_decode_reference  # noqa: E402
+from kernels.paged_decode import paged_decode, paged_decode_reference, plan_decode  # noqa: E402
 from kernels.paged_extend import paged_extend, paged_extend_reference  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv, rope_and_write_kv_reference  # noqa: E402
 
@@ -42,17 +43,6 @@ DTYPES = (FP32, FP16) if INTERPRET else (BF16, FP16, FP32)
 ATTENTION_TOLERANCE = {FP32: 1e-5, FP16: 3e-3, BF16: 2.5e-2}
 ROUNDING_TOLERANCE = {FP32: 5e-6, FP16: 4e-3, BF16: 3.2e-2}
 BAD_PAGE = 1 << 30
-# Microseconds of FlashAttention-3, head dim 128; decode rows of 16 and 32 query heads take the same time.
-FA3_DECODE = {
-    (1, 1024): 10.6, (8, 1024): 20.9, (64, 1024): 101.8, (256, 1024): 372.3,
-    (1, 4096): 15.2, (8, 4096): 55.7, (64, 4096): 360.9, (256, 4096): 1407.0,
-    (1, 16384): 34.0, (8, 16384): 187.8, (64, 16384): 1411.0, (256, 16384): 5598.0,
-}  # fmt: skip
-FA3_EXTEND = {
-    (1, 4096, 0, 32): 261.6, (1, 16384, 0, 32): 3659.0, (8, 1024, 0, 32): 170.2, (1, 512, 8192, 32): 120.9,
-    (1, 4096, 0, 16): 127.0, (1, 16384, 0, 16): 1893.0, (8, 1024, 0, 16): 98.3, (1, 512, 8192, 16): 70.5,
-}  # fmt: skip
-FA3_MIXED = {32: 125.1, 16: 126.8}
 PEAK_BYTES_PER_S, PEAK_FLOPS = 3.35e12, 989e12  # H100 SXM
 ROTATED_BYTES = 200 << 20
 # Of one shape: they share kernels, and should share a process.
@@ -337,12 +327,15 @@ def regions(batch: int, context: int, page: int, copies: int) -> tuple[torch.Ten
 
 
 def timed_decode(batch: int, context: int, page: int, heads: int = 32) -> dict[str, Any]:
-    """Decode against the time to read the KV once."""
+    """Decode, launched as the worker does, against the time to read the KV once."""
     kv_bytes = batch * context * 8 * 128 * 2 * 2
     copies = max(2, min(24, -(-ROTATED_BYTES // kv_bytes)))
     cache, tables = regions(batch, context, page, copies)
     q, lens = normal(batch, heads, 128, dtype=BF16), integers([context] * batch)
-    us = graph_us([lambda t=table: paged_decode(q, cache, t, lens, 128**-0.5) for table in tables])
+    plan = plan_decode(lens, 8, heads // 8, 128, BF16)
+    us = graph_us([
+        lambda t=table: paged_decode(q, cache, t, lens, 128**-0.5, plan=plan, settled=True) for table in tables
+    ])  # fmt: skip
     floor = kv_bytes / PEAK_BYTES_PER_S * 1e6
     return {"case": f"decode {batch} x {context} {heads}/8 page {page}", "us": us, "floor_us": floor,
             "GB/s": kv_bytes / us / 1e3, "fa3_us": FA3_DECODE.get((batch, context))}  # fmt: skip
@@ -355,14 +348,14 @@ def timed_mixed(heads: int, page: int = 16) -> dict[str, Any]:
     cache, tables = regions(rows + 2, context, page, 2)
     q = normal(chunk + rows, heads, 128, dtype=BF16)
     lens, chunk_lens = integers([context] * rows), integers([context + chunk])
-    cu_q, scale = integers([0, chunk]), 128**-0.5
+    cu_q, scale, plan = integers([0, chunk]), 128**-0.5, plan_decode(lens, 8, heads // 8, 128, BF16)
     calls = []
     for table in tables:
         own = table[rows:].reshape(1, -1)
 
         def call(table: torch.Tensor = table[:rows], own: torch.Tensor = own) -> None:
             paged_extend(q[:chunk], cache, own, cu_q, chunk_lens, scale, max_q_len=chunk)
-            paged_decode(q[chunk:], cache, table, lens, scale)
+            paged_decode(q[chunk:], cache, table, lens, scale, plan=plan, settled=True)
 
         calls.append(call)
     return {"case": f"mixed 63 decodes, 512 on 1024 {heads}/8 page {page}", "us": graph_us(calls),

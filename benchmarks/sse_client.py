@@ -19,13 +19,20 @@ import time
 EVENT = b"data: "
 END = b"data: [DONE]"
 TAIL_BYTES = len(END) - 1
+ENDING_BYTES = 1024
 
 
 class Stream:
-    """One connection: sends one request and counts the events of its answer."""
+    """One connection: sends one request and counts the events of its answer.
+
+    `first_s` is the monotonic time of the first event. `ending` holds the last ENDING_BYTES that came: the usage, where
+    it was asked for.
+    """
 
     def __init__(self, address: tuple[str, int], request: bytes) -> None:
         self.socket = socket.create_connection(address)
+        self.first_s = 0.0
+        self.ending = b""
         self._request = request
         self._tail = b""
         self.events = 0
@@ -39,13 +46,16 @@ class Stream:
 
     def read(self) -> None:
         """Take what has come; sets `is_done` at the last event, at an error status or when the server closes."""
-        data = self.socket.recv(1 << 18)
+        data = self.socket.recv(1 << 16)
         if not self.status:
             self.status = data[9:12]
         # The tail is shorter than END but may hold a whole EVENT, which has been counted before.
         joined = self._tail + data
         self.events += joined.count(EVENT) - self._tail.count(EVENT)
         self._tail = joined[-TAIL_BYTES:]
+        self.ending = (self.ending + data)[-ENDING_BYTES:]
+        if self.events and not self.first_s:
+            self.first_s = time.monotonic()
         self.is_done = not data or END in joined or self.status != b"200"
 
 
