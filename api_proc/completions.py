@@ -40,7 +40,7 @@ def completion_job(request: web.Request, service: Service, wanted: CompletionReq
     refuse_unsupported(wanted)
     options = wanted.stream_options
     choices = choices_wanted(wanted.n)
-    prompts = _prompts(service, wanted.prompt)
+    prompts = _prompts(service, wanted)
     if len(prompts) * choices > MAX_CHOICES:
         raise invalid("prompt", f"prompts times n must not exceed {MAX_CHOICES}")
     max_tokens, logprobs = _max_tokens(wanted), _logprobs(wanted)
@@ -83,7 +83,8 @@ def _echoes(prompts: Sequence[TextPrompt | IdsPrompt], made: Sequence[Generation
     return [text for text in texts for _ in range(choices)]
 
 
-def _prompts(service: Service, given: str | list[str | int | list[int]]) -> list[TextPrompt | IdsPrompt]:
+def _prompts(service: Service, wanted: CompletionRequest) -> list[TextPrompt | IdsPrompt]:
+    given, is_echoed = wanted.prompt, bool(wanted.echo)
     if isinstance(given, str):
         return [_text(given)]
     if not given:
@@ -95,10 +96,10 @@ def _prompts(service: Service, given: str | list[str | int | list[int]]) -> list
         return [_text(one) for one in strings]
     ids = [one for one in given if isinstance(one, int)]
     if len(ids) == len(given):
-        return [_ids(service, ids)]
+        return [_ids(service, ids, is_echoed)]
     lists = [one for one in given if isinstance(one, list)]
     if len(lists) == len(given):
-        return [_ids(service, one) for one in lists]
+        return [_ids(service, one, is_echoed) for one in lists]
     raise invalid("prompt", "prompt must be a string, strings, token ids, or lists of token ids, and not a mixture")
 
 
@@ -108,7 +109,7 @@ def _text(text: str) -> TextPrompt:
     return TextPrompt(text)
 
 
-def _ids(service: Service, ids: list[int]) -> IdsPrompt:
+def _ids(service: Service, ids: list[int], is_echoed: bool) -> IdsPrompt:
     model = service.config.require_model()
     if not ids:
         raise invalid("prompt", "prompt must not be empty")
@@ -121,7 +122,7 @@ def _ids(service: Service, ids: list[int]) -> IdsPrompt:
         )
     if min(ids) < 0 or max(ids) >= model.vocab_size:
         raise invalid("prompt", f"token ids must be between 0 and {model.vocab_size - 1}")
-    return IdsPrompt(pack_ids(ids))
+    return IdsPrompt(pack_ids(ids), is_echoed)
 
 
 def _params(service: Service, wanted: CompletionRequest, max_new_tokens: int, logprobs: int) -> SamplingParams:

@@ -36,7 +36,7 @@ class Generation(Protocol):
 
     @property
     def prompt_text(self) -> str:
-        """The prompt's text where it is known."""
+        """The prompt's text; empty for ids that are not echoed."""
         ...
 
     def subscribe(self, on_output: Callable[[list[Output]], None], on_error: Callable[[RequestError], None]) -> None:

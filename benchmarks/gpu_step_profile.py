@@ -49,9 +49,11 @@ class Batch:
         return self._runner.launch(Step(NOBODY, self._number, b"", enters, b"", chunks, decode, b""), NOBODY)
 
     def run(self, steps: int) -> dict[str, float]:
-        """Return medians in microseconds: of a step, of the host's time in a launch, its parts, and in a wait."""
+        """Return medians in microseconds: of a step, of the host's time in a launch, its parts, and in a wait; and the
+        mean of this thread's processor time for a step."""
         ends, launches, waits, prepares, forwards = [], [], [], [], []
         before = self._launch([], [], decode=True)
+        cpu = time.thread_time()
         for _ in range(steps):
             started = time.perf_counter()
             following = self._launch([], [], decode=True)
@@ -63,24 +65,32 @@ class Batch:
             launches.append(launched - started)
             waits.append(ends[-1] - launched)
             before = following
+        cpu_us = 1e6 * (time.thread_time() - cpu) / steps
         before.wait()
         gaps = [later - earlier for earlier, later in pairwise(ends)]
         found = {"step": gaps, "launch": launches, "prepare": prepares, "forward": forwards, "wait": waits}
-        return {f"{name}_us": round(1e6 * statistics.median(values), 1) for name, values in found.items()}
+        medians = {f"{name}_us": round(1e6 * statistics.median(values), 1) for name, values in found.items()}
+        return {**medians, "cpu_us": round(cpu_us, 1)}
 
 
-def profiled(run: Callable[[], Any], steps: int) -> tuple[dict[str, tuple[float, float]], float]:
-    """Return kernel name -> (microseconds a step, calls a step), and the busy microseconds a step, of `steps` steps."""
+def profiled(run: Callable[[], Any], steps: int) -> tuple[dict[str, tuple[float, float]], float, float]:
+    """Return kernel name -> (microseconds a step, calls a step), the sum of kernel times a step, and the median time
+    that the device had nothing to do ahead of a decode step; all in microseconds. Kernels that are launched early
+    count the time they wait."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
         torch.cuda.synchronize()
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            totals[event.name][0] += event.device_time
-            totals[event.name][1] += 1
+    events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    idle, ended = [], 0.0
+    for event in sorted(events, key=lambda event: event.time_range.start):
+        totals[event.name][0] += event.device_time
+        totals[event.name][1] += 1
+        if event.name.startswith("_open_letter") and ended:
+            idle.append(max(0.0, event.time_range.start - ended))
+        ended = max(ended, event.time_range.end)
     found = {name: (us / steps, calls / steps) for name, (us, calls) in totals.items()}
-    return found, sum(us for us, _ in found.values())
+    return found, sum(us for us, _ in found.values()), statistics.median(idle) if idle else 0.0
 
 
 def prompt_us(runner: ModelRunner, length: int) -> dict[str, Any]:
@@ -124,13 +134,14 @@ def measure(model: str, batches: list[int], context: int, settings: dict[str, An
         batch = Batch(runner, rows, context, temperature)
         batch.run(10)
         medians = batch.run(STEPS)
-        kernels, busy_us = profiled(lambda batch=batch: batch.run(10), 11)
+        kernels, busy_us, idle_us = profiled(lambda batch=batch: batch.run(10), 11)
         top = sorted(kernels.items(), key=lambda item: -item[1][0])[:16]
         results.append(
             {
                 "batch": rows,
                 **medians,
                 "busy_us": round(busy_us, 1),
+                "idle_us": round(idle_us, 2),
                 "kernels": {name[:70]: (round(us, 1), round(calls, 1)) for name, (us, calls) in top},
             }
         )

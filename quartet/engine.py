@@ -6,16 +6,17 @@ and of the process table by its owner.
 """
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from quartet.actors.actor import Context, Metrics
 from quartet.codec import Source
-from quartet.errors import RequestError
+from quartet.encode_jobs import EncodeJobs
+from quartet.errors import FrameError, RequestError
 from quartet.frames import (
     Abort,
     Accepted,
@@ -24,7 +25,6 @@ from quartet.frames import (
     ChatPrompt,
     Delta,
     DeltaItem,
-    Encode,
     Encoded,
     EncodeFailed,
     Failed,
@@ -47,8 +47,6 @@ from quartet.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 LIVE_SET_S = 1.0
 ASK_TIMEOUT_S = 5.0
 START_GRACE_S = 2.0
-ENCODE_RETRY_S = 15.0
-ENCODE_TRIES = 4
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 
 
@@ -87,11 +85,10 @@ class Generation:
     Until one of them is used, output waits here.
     """
 
-    def __init__(self, engine: "Engine", rid: Rid, choices: int, prompt_ids: list[int], prompt_text: str) -> None:
+    def __init__(self, engine: "Engine", rid: Rid, choices: int) -> None:
         self.rid = rid
-        self.prompt_ids = prompt_ids
-        self.prompt_text = prompt_text
         self.max_new_tokens = 0
+        self._encoded: Encoded | None = None
         self._engine = engine
         self._unaccepted = set(range(choices))
         self.choices = choices
@@ -100,6 +97,16 @@ class Generation:
         self._error: RequestError | None = None
         self._on_output: OnOutput = self._early.extend
         self._on_error: OnError | None = None
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt as the tokenizer encoded it; made afresh by each call."""
+        return unpack_ids(self._encoded.ids) if self._encoded else []
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt's text; empty for ids that are not echoed."""
+        return self._encoded.text if self._encoded else ""
 
     def subscribe(self, on_output: OnOutput, on_error: OnError) -> None:
         """Have output pushed, on the loop's thread, as each Delta arrives; at once what has come already."""
@@ -150,12 +157,21 @@ class Generation:
         elif self._on_error is not None:
             self._on_error(error)
 
+    def encode(self, encoded: Encoded) -> None:
+        """Note what the tokenizer has made of the prompt."""
+        self._encoded = encoded
+
     def accept(self, choice: int, max_new_tokens: int) -> None:
         """Note that the scheduler has queued one choice."""
         self.max_new_tokens = max_new_tokens
         self._unaccepted.discard(choice)
         if not self._unaccepted and not self._accepted.done():
             self._accepted.set_result(None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the request has been accepted or refused, or nobody waits for that any more."""
+        return self._accepted.done()
 
     async def accepted(self) -> None:
         """Wait until every choice is queued; raises RequestError if one is refused."""
@@ -172,9 +188,9 @@ class Engine:
         self._context = context
         self._journal: Journal[Generation] = Journal()
         self._generations: dict[Rid, Generation] = {}
-        self._jobs: dict[int, tuple[str, Encode, asyncio.Future[Encoded]]] = {}
+        self._encodes = EncodeJobs(context)
         self._asks: dict[int, asyncio.Future[bytes]] = {}
-        self._next_id = 0
+        self._last_ask = 0
         self._epochs: dict[str, int] = {}
         self._scheduler = process_name(Role.SCHEDULER, 0)
         self.who = context.who
@@ -221,9 +237,7 @@ class Engine:
 
     def _on_restart(self, role: Role, name: str) -> None:
         if role is Role.TOKENIZER:
-            for tokenizer, job, _ in list(self._jobs.values()):
-                if tokenizer == name:
-                    self._context.send(name, job)
+            self._encodes.send_all(name)
         elif role is Role.SCHEDULER:
             self._submit_all(self._journal.replay_all(self._context.clock.now()))
         elif role is Role.DETOK:
@@ -243,19 +257,18 @@ class Engine:
         if self.is_draining:
             raise RequestError(503, "draining", "The server is shutting down.", None, 1.0)
         await self._started()
-        encoded = await self._encode(request)
-        rid = request.rid or Rid(os.urandom(16))
-        if rid in self._generations:
-            raise RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
-        generation = Generation(self, rid, request.n, unpack_ids(encoded.ids), encoded.text)
-        self._generations[rid] = generation
+        job = self._encodes.send(request.prompt, request.params)
+        generation = Generation(self, request.rid or Rid(os.urandom(16)), request.n)
+        submit = partial(self._submit, request, generation)
+        self._encodes.expect(job, request.deadline_s, submit, generation.fail)
         try:
-            for choice in range(request.n):
-                self._submit(request, encoded, rid, choice, generation)
             await generation.accepted()
         except BaseException:
-            self.abort(rid)
+            if self._generations.get(generation.rid) is generation:
+                self.abort(generation.rid)
             raise
+        finally:
+            self._encodes.end(job.job)
         return generation
 
     async def _started(self) -> None:
@@ -268,11 +281,28 @@ class Engine:
         except TimeoutError:
             raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0) from None
 
-    def _submit(
-        self, request: GenerateRequest, encoded: Encoded, rid: Rid, choice: int, generation: Generation
-    ) -> None:
+    def _submit(self, request: GenerateRequest, generation: Generation, encoded: Encoded) -> None:
+        """Journal and submit every choice of a request, unless nobody waits for it any more."""
+        if generation.is_settled:
+            return
+        if generation.rid in self._generations:
+            error = RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
+            generation.fail(error)
+            return
+        generation.encode(encoded)
+        self._generations[generation.rid] = generation
         now = self._context.clock.now()
-        submit = Submit(
+        deadline_s = None if request.deadline_s is None else now + request.deadline_s
+        try:
+            for choice in range(request.n):
+                submit = self._submit_frame(request, generation.rid, choice, encoded)
+                self._journal.add(submit, generation, deadline_s, now)
+                self._context.send(self._scheduler, submit)
+        except FrameError:
+            generation.fail(RequestError(400, "invalid_value", "The request is too long to be passed on."))
+
+    def _submit_frame(self, request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded) -> Submit:
+        return Submit(
             rid,
             choice,
             0,
@@ -288,32 +318,6 @@ class Engine:
             request.weight,
             request.deadline_s,
         )
-        deadline_s = None if request.deadline_s is None else now + request.deadline_s
-        self._journal.add(submit, generation, deadline_s, now)
-        self._context.send(self._scheduler, submit)
-
-    async def _encode(self, request: GenerateRequest) -> Encoded:
-        self._next_id += 1
-        job_id = self._next_id
-        tokenizer = process_name(Role.TOKENIZER, job_id % self._context.config.server.tokenizer_procs)
-        job = Encode(job_id, self._context.name, request.prompt, request.params)
-        answer: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
-        self._jobs[job_id] = (tokenizer, job, answer)
-        deadline_s = None if request.deadline_s is None else self._context.clock.now() + request.deadline_s
-        try:
-            for _ in range(ENCODE_TRIES):
-                # A frame can be lost without its tokenizer dying; a second answer to one job is ignored.
-                self._context.send(tokenizer, job)
-                left_s = None if deadline_s is None else deadline_s - self._context.clock.now()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ENCODE_RETRY_S if left_s is None else min(ENCODE_RETRY_S, left_s)):
-                        return await asyncio.shield(answer)
-                if deadline_s is not None and self._context.clock.now() >= deadline_s:
-                    raise RequestError(408, "deadline_exceeded", "The request's deadline has passed.")
-            raise RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0)
-        finally:
-            answer.cancel()
-            del self._jobs[job_id]
 
     def abort(self, rid: Rid) -> None:
         """Give a request up. Idempotent."""
@@ -333,8 +337,8 @@ class Engine:
 
     async def ask(self, what: str, argument: str = "") -> bytes:
         """Ask the scheduler a question (frames.Ask); returns JSON. Raises RequestError 503 if it does not answer."""
-        self._next_id += 1
-        ask_id = self._next_id
+        self._last_ask += 1
+        ask_id = self._last_ask
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._asks[ask_id] = answer
         try:
@@ -355,11 +359,8 @@ class Engine:
                 self._on_delta(frame)
             case Accepted():
                 self._on_accepted(frame)
-            case Encoded():
-                self._resolve_job(frame.job, frame)
-            case EncodeFailed():
-                error = RequestError(frame.status, frame.code, frame.message, frame.param)
-                self._resolve_job(frame.job, error)
+            case Encoded() | EncodeFailed():
+                self._encodes.take(frame)
             case Rejected():
                 error = RequestError(frame.status, frame.code, frame.message, None, frame.retry_after_s)
                 self._on_failed(frame.rid, frame.choice, frame.attempt, error)
@@ -374,15 +375,6 @@ class Engine:
                     answer.set_result(frame.body)
             case Snapshot():
                 self.snapshots[process_name(frame.role, frame.rank)] = frame
-
-    def _resolve_job(self, job: int, outcome: Encoded | RequestError) -> None:
-        pending = self._jobs.get(job)
-        if pending is None or pending[2].done():
-            return
-        if isinstance(outcome, RequestError):
-            pending[2].set_exception(outcome)
-        else:
-            pending[2].set_result(outcome)
 
     def _on_accepted(self, frame: Accepted) -> None:
         entry = self._journal.entries.get((frame.rid, frame.choice))

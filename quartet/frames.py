@@ -82,9 +82,10 @@ class TextPrompt(_Frame, frozen=True, tag="text"):
 
 
 class IdsPrompt(_Frame, frozen=True, tag="ids"):
-    """Ids to be checked against the vocabulary. int32 bytes."""
+    """Ids to be checked against the vocabulary. int32 bytes. Their text is made only if it `is_echoed`."""
 
     ids: bytes
+    is_echoed: bool = False
 
 
 class ChatPrompt(_Frame, frozen=True, tag="chat"):
@@ -110,7 +111,8 @@ class Encode(_Frame, frozen=True, tag=1):
 
 
 class Encoded(_Frame, frozen=True, tag=2):
-    """Answer to Encode: prompt ids (int32 bytes), the prompt's text where known, parameters checked and cleaned."""
+    """Answer to Encode: prompt ids (int32 bytes), the prompt's text (empty for ids that are not echoed), parameters
+    checked and cleaned."""
 
     job: int
     ids: bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 from quartet.actors.actor import Context, Metrics
 from quartet.codec import Source
-from quartet.frames import SchedulerHello, SchedulerInbound, StepFailed, StepResult, Who, WorkerHello
+from quartet.frames import SchedulerHello, SchedulerInbound, StepFailed, StepResult, Submit, Who, WorkerHello
 from quartet.ids import Role, process_name
 from scheduler_proc.core.events import BeginDrain, Event, Tick
 from scheduler_proc.core.scheduler import Scheduler
@@ -65,7 +65,11 @@ class SchedulerActor:
             self._handle(answer)
 
     def _handle(self, event: Event) -> None:
-        for destination, frame in self._core.handle(event, self._context.clock.now()):
+        sent = self._core.handle(event, self._context.clock.now())
+        if isinstance(event, Submit):
+            # The device waits for its step, and everybody else for the device.
+            sent.sort(key=lambda one: one[0] != self._worker)
+        for destination, frame in sent:
             self._context.send(destination, frame)
 
     def on_batch_end(self) -> None:

@@ -1,7 +1,8 @@
 """The tokenizer process's shell: jobs run one after the other in a thread, so that the loop goes on beating.
 
 Owns the queue of jobs; keeps nothing about a job once it is answered. Job and answer cross between loop and thread
-through one queue and one callback.
+through one queue and one callback. A job of ids, which only need to be looked at, is answered by the loop at once if
+none is before it.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 from quartet.actors.actor import Context, Metrics
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
 from quartet.codec import Source
-from quartet.frames import ChatPrompt, Encode, Encoded, EncodeFailed, TextPrompt, TokenizerInbound, Who
+from quartet.frames import ChatPrompt, Encode, Encoded, EncodeFailed, IdsPrompt, TextPrompt, TokenizerInbound, Who
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.job import Encodings
 from tokenizer_proc.tokenizer import TextEncoder
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 JOB_DEADLINE_S = 10.0
 MAX_QUEUED_JOBS = 4096
 _SECONDS_PER_BYTE = 1e-5
+_BYTES_AT_ONCE = 4 * 16384
+"""Ids that the loop looks at itself: well below a millisecond's work."""
 _SPARE_MEMORY_BYTES = 4 << 30
 
 
@@ -42,6 +45,7 @@ class TokenizerActor:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._counters: Counter[str] = Counter()
+        self._encodings: Encodings | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -54,17 +58,20 @@ class TokenizerActor:
         template = ChatTemplate(config.require_model().chat_template, encoder.names)
         _limit_memory()
         self._loop = asyncio.get_running_loop()
-        encodings = Encodings(config, encoder, template)
-        self._thread = threading.Thread(target=self._work, args=(encodings,), name="encode", daemon=True)
+        self._encodings = Encodings(config, encoder, template)
+        self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
         return {"chat": "yes" if config.require_model().chat_template else "no"}
 
     def on_frame(self, source: Source, frame: Encode) -> None:
-        """Queue a job."""
+        """Answer a job at once, or queue it."""
         if self._pending >= MAX_QUEUED_JOBS:
             self._counters["tokenizer_refused_jobs"] += 1
             message = "Too many prompts wait to be tokenized; try again."
             self._context.send(frame.reply_to, EncodeFailed(frame.job, 503, "queue_full", message))
+            return
+        if not self._pending and _is_quick(frame):
+            self._send(frame.reply_to, self._answer(frame))
             return
         self._pending += 1
         self._is_idle.clear()
@@ -93,7 +100,7 @@ class TokenizerActor:
         """End the thread after the job it is at; a job that never ends does not hold up the process."""
         self._jobs.put(None)
 
-    def _work(self, encodings: Encodings) -> None:
+    def _work(self) -> None:
         """Answer jobs until told to end. Runs in the thread."""
         loop = self._loop
         assert loop is not None
@@ -102,23 +109,37 @@ class TokenizerActor:
             if job is None:
                 return
             self._context.set_phase("encode", JOB_DEADLINE_S + _SECONDS_PER_BYTE * _size_bytes(job))
-            try:
-                answer = encodings.answer(job)
-            except Exception as error:
-                # Prompt text stays out of the log, so no message and no stack.
-                log.error("job %d failed: %s", job.job, type(error).__name__)
-                answer = EncodeFailed(job.job, 500, "internal_error", "The prompt could not be tokenized.")
+            answer = self._answer(job)
             self._context.progress()
             if self._jobs.empty():
                 self._context.set_phase("idle")
             loop.call_soon_threadsafe(self._answered, job.reply_to, answer)
 
+    def _answer(self, job: Encode) -> Encoded | EncodeFailed:
+        """Return the answer to a job, also if it meets a bug. Runs in the thread, or in the loop while that is idle."""
+        encodings = self._encodings
+        assert encodings is not None
+        try:
+            return encodings.answer(job)
+        except Exception as error:
+            # Prompt text stays out of the log, so no message and no stack.
+            log.error("job %d failed: %s", job.job, type(error).__name__)
+            return EncodeFailed(job.job, 500, "internal_error", "The prompt could not be tokenized.")
+
     def _answered(self, reply_to: str, answer: Encoded | EncodeFailed) -> None:
         self._pending -= 1
         if not self._pending:
             self._is_idle.set()
+        self._send(reply_to, answer)
+
+    def _send(self, reply_to: str, answer: Encoded | EncodeFailed) -> None:
         self._counters["tokenizer_jobs" if isinstance(answer, Encoded) else "tokenizer_failed_jobs"] += 1
         self._context.send(reply_to, answer)
+
+
+def _is_quick(job: Encode) -> bool:
+    prompt = job.prompt
+    return isinstance(prompt, IdsPrompt) and not prompt.is_echoed and len(prompt.ids) <= _BYTES_AT_ONCE
 
 
 def _size_bytes(job: Encode) -> int:

@@ -1,4 +1,4 @@
-"""One Encode job, from prompt to checked ids. No sockets: called by the actor's worker thread."""
+"""One Encode job, from prompt to checked ids. No sockets: called by the actor, from its worker thread or its loop."""
 
 import array
 import sys
@@ -14,11 +14,13 @@ from quartet.frames import (
     SamplingParams,
     TextPrompt,
     pack_ids,
+    unpack_ids,
 )
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.messages import invalid
 from tokenizer_proc.tokenizer import TextEncoder
 
+_ID_BYTES = 4
 _MARGIN_TOKENS = 6
 """A prompt must leave so many tokens of the context (rule LEN-1)."""
 
@@ -47,34 +49,35 @@ class Encodings:
             ids, text = self._encode(job.prompt, job.params)
             if not ids:
                 raise invalid("The prompt is empty.", _field(job.prompt))
-            self._check_length(len(ids), job)
+            self._check_length(len(ids) // _ID_BYTES, job)
         except RequestError as error:
             return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
-        return Encoded(job.job, pack_ids(ids), text, job.params)
+        return Encoded(job.job, ids, text, job.params)
 
-    def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt, params: SamplingParams) -> tuple[list[int], str]:
+    def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt, params: SamplingParams) -> tuple[bytes, str]:
+        """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""
         if isinstance(prompt, IdsPrompt):
-            ids = self._checked_ids(prompt.ids)
-            return ids, self._encoder.decode(ids)
+            self._check_ids(prompt.ids)
+            return prompt.ids, self._encoder.decode(unpack_ids(prompt.ids)) if prompt.is_echoed else ""
         if isinstance(prompt, TextPrompt):
             if not prompt.text:
                 raise invalid("The prompt is empty.", "prompt")
             self._refuse_endless(prompt.text, prompt, params)
-            return self._encoder.encode_text(prompt.text), prompt.text
+            return pack_ids(self._encoder.encode_text(prompt.text)), prompt.text
         text = self._template.render(prompt, self._encoder.guard.protect)
         self._refuse_endless(text, prompt, params)
-        return self._encoder.encode_rendered(text), self._encoder.guard.reveal(text)
+        return pack_ids(self._encoder.encode_rendered(text)), self._encoder.guard.reveal(text)
 
-    def _checked_ids(self, data: bytes) -> list[int]:
-        if len(data) % 4:
+    def _check_ids(self, data: bytes) -> None:
+        if len(data) % _ID_BYTES:
             raise invalid("The prompt's token ids are not whole.", "prompt")
-        ids = array.array("i", data)
+        # Read as unsigned, an id below 0 is a large one.
+        ids = array.array("I", data)
         if sys.byteorder == "big":
             ids.byteswap()
-        if ids and not (min(ids) >= 0 and max(ids) < self._vocab_size):
-            wrong = next(i for i in ids if not 0 <= i < self._vocab_size)
+        if ids and max(ids) >= self._vocab_size:
+            wrong = next(i for i in unpack_ids(data) if not 0 <= i < self._vocab_size)
             raise invalid(f"Token id {wrong} is outside the vocabulary (0 to {self._vocab_size - 1}).", "prompt")
-        return ids.tolist()
 
     def _refuse_endless(self, text: str, prompt: TextPrompt | ChatPrompt, params: SamplingParams) -> None:
         """Refuse a text of megabytes before all of it is encoded, which would hold up everyone else for seconds."""

@@ -169,9 +169,13 @@ class ThreadLink:
                 data = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 left_ms = int((deadline_s - time.monotonic()) * 1000) if timeout_s > 0 else 0
-                if left_ms <= 0 or not self._socket.poll(left_ms):
+                if left_ms <= 0:
                     return None
-                continue
+                self._socket.setsockopt(zmq.RCVTIMEO, left_ms)
+                try:
+                    data = self._socket.recv()
+                except zmq.Again:
+                    return None
             try:
                 return self._decode(data)
             except FrameError as error:

@@ -81,12 +81,13 @@ async def test_completions_in_every_prompt_form(client: openai.AsyncOpenAI, edge
     assert edge.engine.generations[0].request.params.max_new_tokens == 16
 
 
-async def test_completions_echo_and_zero_tokens(client: openai.AsyncOpenAI) -> None:
+async def test_completions_echo_and_zero_tokens(client: openai.AsyncOpenAI, edge: Any) -> None:
     answer = await client.completions.create(model="toy", prompt="the prompt", echo=True, max_tokens=0)
     assert answer.choices[0].text == "the prompt"
     assert answer.choices[0].finish_reason == "length"
     answer = await client.completions.create(model="toy", prompt=[1, 2], echo=True, max_tokens=1)
     assert answer.choices[0].text == "decoded promptHello"
+    assert edge.engine.generations[-1].request.prompt == IdsPrompt(pack_ids([1, 2]), is_echoed=True)
 
 
 async def test_completions_stream_and_logprobs(client: openai.AsyncOpenAI) -> None:

@@ -15,7 +15,7 @@ from quartet.clock import MonotonicClock
 from quartet.codec import Source
 from quartet.config import Config
 from quartet.errors import ModelError
-from quartet.frames import Encode, Encoded, EncodeFailed, SamplingParams, TextPrompt, Who
+from quartet.frames import Encode, Encoded, EncodeFailed, IdsPrompt, SamplingParams, TextPrompt, Who, pack_ids
 from quartet.ids import Epoch, Role
 from tokenizer_proc import actor as actor_module
 from tokenizer_proc.actor import TokenizerActor
@@ -98,6 +98,42 @@ async def test_the_loop_runs_on_while_a_job_takes_long(
     go.set()
     await actor.drain(5.0)
     assert len(context.sent) == 1
+
+
+def ids_job(job: int, count: int = 3, **more: bool) -> Encode:
+    return Encode(job, "api-0", IdsPrompt(pack_ids([5] * count), **more), SamplingParams())
+
+
+async def test_ids_are_answered_at_once(actor: TokenizerActor, context: FakeContext) -> None:
+    actor.on_frame(EDGE, ids_job(1))
+    actor.on_frame(EDGE, ids_job(2, count=0))
+    assert [(answer.job, type(answer)) for _, answer in context.sent] == [(1, Encoded), (2, EncodeFailed)]
+    gauges, counters = actor.metrics()
+    assert (gauges["tokenizer_pending_jobs"], counters["tokenizer_jobs"]) == (0, 1)
+
+
+async def test_ids_overtake_no_job(actor: TokenizerActor, context: FakeContext) -> None:
+    actor.on_frame(EDGE, text_job(1))
+    actor.on_frame(EDGE, ids_job(2))
+    assert context.sent == []
+    await actor.drain(5.0)
+    assert [answer.job for _, answer in context.sent] == [1, 2]
+
+
+@pytest.mark.parametrize("job", [ids_job(1, count=16385), ids_job(1, is_echoed=True)])
+async def test_what_takes_longer_leaves_the_loop_free(actor: TokenizerActor, context: FakeContext, job: Encode) -> None:
+    actor.on_frame(EDGE, job)
+    assert context.sent == []
+    await actor.drain(5.0)
+    assert len(context.sent) == 1
+
+
+async def test_a_bug_in_the_loop_is_answered_with_500(
+    actor: TokenizerActor, context: FakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encodings, "answer", lambda *_: 1 // 0)
+    actor.on_frame(EDGE, ids_job(1))
+    assert context.sent[0][1].status == 500
 
 
 async def test_a_long_prompt_does_not_stop_the_loop(smollm2_encoder: TextEncoder) -> None:

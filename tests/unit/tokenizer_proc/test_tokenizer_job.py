@@ -118,11 +118,18 @@ def test_without_a_template_chat_is_refused(make_encodings: Any) -> None:
 
 
 def test_ids_are_checked_against_the_vocabulary(encodings: Encodings) -> None:
-    found = answer(encodings, IdsPrompt(pack_ids([5, START])))
+    found = answer(encodings, IdsPrompt(pack_ids([5, START]), is_echoed=True))
     assert isinstance(found, Encoded) and found.text.endswith("<|start|>")
+    assert unpack_ids(found.ids) == [5, START]
     for wrong in (-1, 265, 2**31 - 1):
         assert str(wrong) in refusal(encodings, IdsPrompt(pack_ids([5, wrong]))).message
     assert refusal(encodings, IdsPrompt(b"abc")).param == "prompt"
+
+
+def test_ids_that_are_not_echoed_are_not_decoded(encodings: Encodings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextEncoder, "decode", lambda *_: pytest.fail("decoded"))
+    found = answer(encodings, IdsPrompt(pack_ids([5, START])))
+    assert isinstance(found, Encoded) and (found.ids, found.text) == (pack_ids([5, START]), "")
 
 
 @pytest.mark.parametrize("prompt", [TextPrompt(""), IdsPrompt(b"")])
@@ -179,7 +186,7 @@ def test_what_a_user_writes_never_becomes_a_control_token(
     ids = unpack_ids(found.ids)
     assert (ids.count(START), ids.count(END)) == (2, 1)
     assert found.text == f"<|start|>{role}\n{text}<|end|>\n<|start|>assistant\n"
-    assert answer(encodings, IdsPrompt(found.ids)).text == found.text
+    assert answer(encodings, IdsPrompt(found.ids, is_echoed=True)).text == found.text
 
 
 def test_control_tokens_written_by_a_user_of_smollm2_are_plain_text(smollm2_encoder: TextEncoder) -> None:
