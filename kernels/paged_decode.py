@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.overlap import early, let_next_begin, take_turn
+from kernels.overlap import early, take_turn
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
 
 MIN_SPLIT_TOKENS = 128
@@ -159,7 +159,7 @@ def _split_kernel(
     SETTLED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     if not SETTLED:
-        take_turn(OVERLAP, HOLD=True)
+        take_turn(OVERLAP)
     bounds_ptr = plan_ptr + 1 + tl.program_id(0)
     unit = tl.load(bounds_ptr)
     run_end = tl.load(bounds_ptr + 1)
@@ -169,7 +169,7 @@ def _split_kernel(
     rows = tl.arange(0, BLOCK_M)
     row_mask = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
     if SETTLED:
-        take_turn(OVERLAP, HOLD=True)
+        take_turn(OVERLAP)
     while unit < run_end:
         seq, before, context, units, per_split = _locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROWS, BLOCK_B)
         splits = (units + per_split - 1) // per_split
@@ -228,8 +228,6 @@ def _split_kernel(
             out_rows = seq.to(tl.int64) * (kv_heads * GROUP) + q_heads
             out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
             tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
-    # Not earlier: what waited here in a place of a program of the next attention would make that one late.
-    let_next_begin(OVERLAP)
 
 
 @triton.jit

@@ -37,22 +37,28 @@ class CompileWatch:
 def compile_ahead(rehearse: Callable[[], None], progress: Callable[[], None]) -> int:
     """Compile and load the kernels that `rehearse` would launch, several at a time, and return their number.
 
-    While it runs, a launch of a kernel that is not loaded is noted and does nothing, so it works on tensors of no
-    meaning. Calls `progress` after each kernel.
+    While it runs, no kernel is launched: those that are not loaded are noted. So it works on tensors of no meaning.
+    Calls `progress` after each kernel.
     """
     from triton import knobs
+    from triton.runtime.jit import JITFunction
 
     wanted: dict[tuple[str, str], tuple[Any, str]] = {}
+    launch = JITFunction.run
 
     def note(*, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
         wanted.setdefault((fn.name, key), (fn.jit_function, compile["specialization_data"]))
         return True
 
-    knobs.runtime.jit_cache_hook = note
+    def prepare(kernel: Any, *operands: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        return launch(kernel, *operands, grid=grid, warmup=True, **options)
+
+    # The hook is asked about kernels that are not loaded; those that are must not run either.
+    knobs.runtime.jit_cache_hook, JITFunction.run = note, prepare
     try:
         rehearse()
     finally:
-        knobs.runtime.jit_cache_hook = None
+        knobs.runtime.jit_cache_hook, JITFunction.run = None, launch
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "compile") as pool:
         for _ in pool.map(_compile, wanted.values()):
             progress()

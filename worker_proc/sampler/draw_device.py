@@ -28,7 +28,8 @@ def _lane_scores(weights, words, ids, vocab_size):
     return tl.load(weights + ids, mask=ids < vocab_size, other=-1.0) / _exponential(words)
 
 
-@triton.jit
+# Slices of a single row keep their offset, copies of several do not: alignment must not make two kernels of one.
+@triton.jit(do_not_specialize_on_alignment=["keys_low", "keys_high", "positions"])
 def _race_kernel(weights, keys_low, keys_high, positions, scores, winners, vocab_size, stride, BLOCK: tl.constexpr):
     row, chunk = tl.program_id(0), tl.program_id(1)
     weights += row.to(tl.int64) * stride
@@ -77,7 +78,7 @@ def _mass_at_least(weights, edge_bits, vocab_size, BLOCK: tl.constexpr):
     return tl.sum(total, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["top_ps"])
 def _edge_kernel(weights, top_ps, edges, vocab_size, stride, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     weights += row.to(tl.int64) * stride
