@@ -1,6 +1,7 @@
 """POST /v1/completions: body -> Job. One generation per prompt, its choices numbered through."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 from aiohttp import web
@@ -91,15 +92,14 @@ def _prompts(service: Service, wanted: CompletionRequest) -> list[TextPrompt | I
         raise invalid("prompt", "prompt must not be empty")
     if len(given) > MAX_CHOICES and not isinstance(given[0], int):
         raise invalid("prompt", f"prompt has more than {MAX_CHOICES} entries")
-    strings = [one for one in given if isinstance(one, str)]
-    if len(strings) == len(given):
-        return [_text(one) for one in strings]
-    ids = [one for one in given if isinstance(one, int)]
-    if len(ids) == len(given):
-        return [_ids(service, ids, is_echoed)]
-    lists = [one for one in given if isinstance(one, list)]
-    if len(lists) == len(given):
-        return [_ids(service, one, is_echoed) for one in lists]
+    # One pass at the speed of C: a prompt of ids may be long, and many may open at once.
+    kinds = set(map(type, given))
+    if kinds == {int}:
+        return [_ids(service, cast(list[int], given), is_echoed)]
+    if kinds == {str}:
+        return [_text(one) for one in cast(list[str], given)]
+    if kinds == {list}:
+        return [_ids(service, one, is_echoed) for one in cast(list[list[int]], given)]
     raise invalid("prompt", "prompt must be a string, strings, token ids, or lists of token ids, and not a mixture")
 
 
