@@ -11,6 +11,7 @@ from torch import Tensor
 from quartet.errors import ModelError
 from worker_proc.models.spec import ModelSpec
 from worker_proc.weights.folder import check_names, find_tensors
+from worker_proc.weights.stage import Stage
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard, expected_shapes
 
 # Buffers that old exports saved; and an lm_head beside a tied embedding repeats it.
@@ -44,6 +45,10 @@ class Loader:
         ignored = (*_IGNORED, "lm_head.weight") if spec.is_tied else _IGNORED
         check_names(self._found, expected_shapes(spec), ignored)
         self._stack = ExitStack()
+        self._stage = None
+        if device.type == "cuda":
+            self._stage = Stage(device)
+            self._stack.callback(self._stage.close)
         paths = {path for path, _ in self._found.values()}
         try:
             self._files = {path: self._stack.enter_context(safe_open(path, framework="pt")) for path in paths}
@@ -93,15 +98,23 @@ class Loader:
         fused = torch.empty((rows, *parts[0].shape[1:]), dtype=self._dtype, device=self._device)
         at = 0
         for part in parts:
-            fused[at : at + part.shape[0]].copy_(part)
+            self._place(fused[at : at + part.shape[0]], part)
             at += part.shape[0]
             self._progress()
         return fused
 
     def _read(self, name: str, split: int | None = None) -> Tensor:
-        tensor = self._view(name, split).to(self._device, self._dtype, copy=True).contiguous()
+        view = self._view(name, split)
+        tensor = torch.empty(view.shape, dtype=self._dtype, device=self._device)
+        self._place(tensor, view)
         self._progress()
         return tensor
+
+    def _place(self, target: Tensor, source: Tensor) -> None:
+        if self._stage is None:
+            target.copy_(source)
+        else:
+            self._stage.place(target, source)
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
         path, shape = self._found[name]

@@ -16,6 +16,7 @@ from worker_proc.loading import choose_device
 from worker_proc.models.spec import parse_spec, read_spec
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
+from worker_proc.weights.stage import Stage
 from worker_proc.weights.tensors import ModelTensors, Shard
 
 CPU = torch.device("cpu")
@@ -207,3 +208,12 @@ def test_a_cuda_device_that_is_not_there_is_a_configuration_error() -> None:
     assert choose_device(WorkerConfig()) == CPU
     with pytest.raises(ConfigError, match="device cuda: torch finds no CUDA device"):
         choose_device(WorkerConfig(device="cuda"))
+
+
+def test_a_checkpoint_read_through_the_stage_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path, TINY, make_weights(TINY))
+    plain = flat(load(folder))
+    loader = Loader(folder, parse_spec(TINY, CONTEXT), Shard(), torch.float32, CPU, lambda: None)
+    monkeypatch.setattr(loader, "_stage", Stage(CPU, piece_bytes=1000))
+    for one, other in zip(flat(loader.load()), plain, strict=True):
+        assert torch.equal(one, other)
