@@ -31,7 +31,12 @@ from benchmarks import kernels_check as checks  # noqa: E402
 from benchmarks.kernels_check import ATTENTION_TOLERANCE, BF16, FP16, FP32, ROUNDING_TOLERANCE, error  # noqa: E402
 from benchmarks.step_checks import STEP_CHECKS  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference  # noqa: E402
-from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference  # noqa: E402
+from kernels.paged_decode import (  # noqa: E402
+    decode_workspace_numel,
+    paged_decode,
+    paged_decode_reference,
+    plan_decode,
+)
 from kernels.rope_kv import rope_and_write_kv  # noqa: E402
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference  # noqa: E402
 from kernels.skinny_tiles import SkinnyTile, gated_tile, parts_tile, whole_tile  # noqa: E402
@@ -114,9 +119,18 @@ def small_checks() -> Iterator[tuple[str, float, Check]]:
 
 def settled(check: Check) -> float:
     """Run a check with inputs that kernels may read before their turn."""
-    decode, rope = (ferried(kernel, DEVICE, settled=True) for kernel in (paged_decode, rope_and_write_kv))
+    decode, rope = ferried(settled_decode, DEVICE), ferried(rope_and_write_kv, DEVICE, settled=True)
     with mock.patch.multiple(checks, paged_decode=decode, rope_and_write_kv=rope):
         return check()
+
+
+def settled_decode(
+    q: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, lens: torch.Tensor, scale: float, **options: Any
+) -> torch.Tensor:
+    """paged_decode by a plan that is settled: its copy is an ordinary launch."""
+    kv_heads, split_size = cache.shape[2], options.get("split_size")
+    plan = plan_decode(lens, kv_heads, q.shape[1] // kv_heads, q.shape[2], q.dtype, split_size=split_size)
+    return paged_decode(q, cache, table, lens, scale, plan=plan.clone(), settled=True, **options)
 
 
 def cramped_decode_error() -> float:

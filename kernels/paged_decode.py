@@ -327,8 +327,8 @@ def paged_decode(
     for long rows. It decides the bits, so keep it fixed for an engine's life.
     workspace: fp32 scratch of decode_workspace_numel(...) elements, free for reuse by the next call on the same stream;
     None allocates for B rows as long as the page table allows. Rows whose splits do not fit come out NaN.
-    plan: of plan_decode, for the same lengths; None makes one. `settled`: page_table, context_lens and plan were
-    written before the last ordinary launch, see kernels.overlap.
+    plan: of plan_decode, for the same lengths; None makes one. `settled`: page_table, context_lens and the plan given
+    were written before the last ordinary launch, see kernels.overlap.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
     Split-KV after Flash-Decoding.
     """
@@ -343,7 +343,8 @@ def paged_decode(
     if batch == 0:
         return out
     if plan is None:
-        plan = plan_decode(context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size)
+        # Made here, it is not settled, and the split kernel reads it first of all.
+        plan, settled = plan_decode(context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size), False
     most_units = -(-page_table.shape[1] * page // unit)
     partial, stats, capacity = _scratch(out, batch * most_units if most_units > 1 else 0, workspace)
     programs = plan.shape[0] - 2 - batch

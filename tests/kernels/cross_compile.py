@@ -58,7 +58,8 @@ def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         cu_q, q = empty(5, dtype=torch.int32), empty(4096, heads, dim, dtype=dtype)
         for settled in (False, True):
             args = q[:4], cache, table, lens
-            yield f"decode {label}", lambda a=args, s=settled: paged_decode(*a, 0.1, settled=s)
+            plan = empty(134, dtype=torch.int32) if settled else None
+            yield f"decode {label}", lambda a=args, s=settled, p=plan: paged_decode(*a, 0.1, plan=p, settled=s)
         if (dim, page, dtype) == (128, 16, BF16):
             short = table[:, :8].contiguous()
             yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
