@@ -31,8 +31,9 @@ import triton  # noqa: E402
 
 from benchmarks.speed_to_beat import FA3_DECODE, FA3_EXTEND, FA3_MIXED  # noqa: E402
 from kernels.activation import silu_mul, silu_mul_reference  # noqa: E402
+from kernels.decode_plan import plan_decode  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference  # noqa: E402
-from kernels.paged_decode import paged_decode, paged_decode_reference, plan_decode  # noqa: E402
+from kernels.paged_decode import paged_decode, paged_decode_reference  # noqa: E402
 from kernels.paged_extend import paged_extend, paged_extend_reference  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv, rope_and_write_kv_reference  # noqa: E402
 

@@ -30,13 +30,9 @@ import kernels  # noqa: E402
 from benchmarks import kernels_check as checks  # noqa: E402
 from benchmarks.kernels_check import ATTENTION_TOLERANCE, BF16, FP16, FP32, ROUNDING_TOLERANCE, error  # noqa: E402
 from benchmarks.step_checks import STEP_CHECKS  # noqa: E402
+from kernels.decode_plan import plan_decode  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference  # noqa: E402
-from kernels.paged_decode import (  # noqa: E402
-    decode_workspace_numel,
-    paged_decode,
-    paged_decode_reference,
-    plan_decode,
-)
+from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv  # noqa: E402
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference  # noqa: E402
 from kernels.skinny_tiles import SkinnyTile, gated_tile, parts_tile, whole_tile  # noqa: E402

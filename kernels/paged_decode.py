@@ -1,69 +1,26 @@
 """Attention of one new token per sequence over a paged KV cache: split-KV, then a reduce for the rows that need one.
 
-A row's result is defined by splits at absolute positions, of one or more whole units of tokens by the row's own length:
-each split gets an online softmax of its own, and the splits are folded one after another. Who computes which split
-changes no bits, so the work can be dealt out by the batch: the units of all (sequence, kv head) pairs form one list,
-sequence by sequence and in it head by head, and each program takes an equal run of it, or rather the splits that begin
-in its run. A program that holds all splits of a pair folds them in registers; the others leave theirs to the reduce,
-which folds in the same order by the same instructions. Where rows are so alike that runs of whole pairs are at most a
-sixteenth longer than even ones, whole pairs are dealt out. The plan of this serves all layers of a step.
+A row's result is defined by splits at absolute positions: each gets an online softmax of its own, and the splits are
+folded one after another. Who computes which split (kernels.decode_plan) changes no bits. A program that holds all
+splits of a (sequence, kv head) pair folds them in registers; the others leave theirs to the reduce, which folds in the
+same order by the same instructions.
 
 A tile packs the query heads that share a kv head, so each K/V byte is read once. The grid depends on the device alone:
 it can be captured in a CUDA graph. The caller has written the new token's K/V before.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from kernels.decode_plan import block_b, decode_tile, default_split_size, locate, owner, plan_decode, units_per_split
 from kernels.overlap import early, take_turn
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
 
-MIN_SPLIT_TOKENS = 128
-# Chosen to fill the interpreter's time budget: several splits per program, and runs that end inside a sequence.
-PROGRAMS_WITHOUT_GPU = 8
 # Splits whose partial results the reduce loads at once.
 REDUCE_BLOCK = 8
-
-
-class DecodeTile(NamedTuple):
-    """Launch parameters: tokens per tile, warps, pipeline stages, programs per multiprocessor."""
-
-    block_n: int
-    warps: int
-    stages: int
-    programs_per_sm: int
-
-    @property
-    def registers(self) -> int:
-        """Registers of a thread when that many programs fill a multiprocessor's 65,536."""
-        return min(248, 65536 // (self.programs_per_sm * self.warps * 32) // 8 * 8)
-
-
-# Keyed by (padded head dim, bytes per element).
-TILES = {
-    (64, 2): DecodeTile(64, 4, 4, 3),
-    (128, 2): DecodeTile(32, 4, 3, 4),
-    (256, 2): DecodeTile(32, 4, 3, 2),
-    (64, 4): DecodeTile(32, 4, 3, 3),
-    (128, 4): DecodeTile(32, 4, 3, 2),
-    (256, 4): DecodeTile(16, 4, 3, 2),
-}
-INTERPRETER_TILE = DecodeTile(32, 4, 1, 1)
-
-
-def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device) -> DecodeTile:
-    """The tile for a head dim up to 256. CPU tensors only ever reach the interpreter, which wants small tiles."""
-    if device.type == "cpu":
-        return INTERPRETER_TILE
-    return TILES[max(64, triton.next_power_of_2(head_dim)), dtype.itemsize]
-
-
-def default_split_size(group: int) -> int:
-    """Tokens of a unit for `group` query heads per kv head. A partial is as big as `group` tokens."""
-    return max(MIN_SPLIT_TOKENS, 32 * triton.next_power_of_2(group))
 
 
 def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
@@ -72,72 +29,6 @@ def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
     A row has at most ceil(context / split_size) splits, and one at least; split_size may be default_split_size.
     """
     return splits * heads * (head_dim + 2)
-
-
-@triton.jit
-def _units_per_split(units, GROWS: tl.constexpr):
-    """Units in a split of rows of so many units: 1, then 2 and 4 for long rows, so that nobody folds too many."""
-    if GROWS:
-        return tl.where(units <= 8, 1, tl.where(units <= 64, 2, 4))
-    return tl.zeros_like(units) + 1
-
-
-@triton.jit
-def _run_start(program, units, programs):
-    """The first unit of a program's run: the first units % programs runs are one unit longer than the others."""
-    return program * (units // programs) + tl.minimum(program, units % programs)
-
-
-@triton.jit(do_not_specialize=["num_seqs", "programs"])
-def _plan_kernel(
-    lens_ptr, plan_ptr, num_seqs, programs, kv_heads,
-    UNIT: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    take_turn(OVERLAP)
-    seqs = tl.arange(0, BLOCK_B)
-    is_row = seqs < num_seqs
-    lens = tl.load(lens_ptr + seqs, mask=is_row, other=0)
-    # An empty row counts one unit, whose tile loop runs zero times and which stores zeros.
-    units = tl.where(is_row, tl.maximum((lens + UNIT - 1) // UNIT, 1), 0)
-    ends_ptr = plan_ptr + programs + 2
-    tl.store(ends_ptr + seqs, tl.cumsum(units, 0) * kv_heads, mask=is_row)
-    total = tl.sum(units, 0) * kv_heads
-    pairs = num_seqs * kv_heads
-    longest = (pairs + programs - 1) // programs * tl.max(units, 0)
-    deals_pairs = longest * programs * 16 <= total * 17
-    program = tl.arange(0, BLOCK_P)
-    bounds = _run_start(program, total, programs)
-    tl.debug_barrier()
-    if deals_pairs:
-        pair = _run_start(program, pairs, programs)
-        seq = pair // kv_heads
-        before = tl.load(ends_ptr + seq - 1, mask=(seq > 0) & (pair < pairs), other=0)
-        end = tl.load(ends_ptr + seq, mask=pair < pairs, other=0)
-        bounds = tl.where(pair < pairs, before + pair % kv_heads * ((end - before) // kv_heads), total)
-    tl.store(plan_ptr, deals_pairs.to(tl.int32))
-    tl.store(plan_ptr + 1 + program, bounds, mask=program <= programs)
-
-
-@triton.jit
-def _owner(unit, units, programs):
-    """The program in whose run a unit lies, where runs are even."""
-    short = units // programs
-    longer = units % programs
-    beyond = unit - longer * (short + 1)
-    return tl.where(beyond < 0, unit // (short + 1), longer + beyond // tl.maximum(short, 1))
-
-
-@triton.jit
-def _locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Where a unit of the list lies: its sequence, and how many units are before that; the sequence's context, units
-    and units a split."""
-    seqs = tl.arange(0, BLOCK_B)
-    ends = tl.load(ends_ptr + seqs, mask=seqs < num_seqs, other=2147483647)
-    seq = tl.sum((ends <= unit).to(tl.int32), 0)
-    before = tl.max(tl.where(ends <= unit, ends, 0), 0)
-    context = tl.load(lens_ptr + seq)
-    units = tl.maximum((context + UNIT - 1) // UNIT, 1)
-    return seq, before, context, units, _units_per_split(units, GROWS)
 
 
 @triton.jit
@@ -171,7 +62,7 @@ def _split_kernel(
     if SETTLED:
         take_turn(OVERLAP)
     while unit < run_end:
-        seq, before, context, units, per_split = _locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROWS, BLOCK_B)
+        seq, before, context, units, per_split = locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROWS, BLOCK_B)
         splits = (units + per_split - 1) // per_split
         head = (unit - before) // units
         pair = before + head * units
@@ -256,11 +147,11 @@ def _reduce_kernel(
     before = tl.load(ends_ptr + seq - 1, mask=seq > 0, other=0)
     units = (tl.load(ends_ptr + seq) - before) // kv_heads
     total_units = tl.load(ends_ptr + num_seqs - 1)
-    per_split = _units_per_split(units, GROWS)
+    per_split = units_per_split(units, GROWS)
     splits = (units + per_split - 1) // per_split
     pair = before + head * units
     last = pair + (splits - 1) * per_split
-    has_one_owner = _owner(pair, total_units, programs) == _owner(last, total_units, programs)
+    has_one_owner = owner(pair, total_units, programs) == owner(last, total_units, programs)
     has_one_owner = has_one_owner | (tl.load(plan_ptr) != 0)
     slot = before // kv_heads
     if SETTLED:
@@ -296,22 +187,6 @@ def _reduce_kernel(
             acc, peak, total = _fold(acc, peak, total, parts[step][0], parts[step][1], parts[step][2])
     out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def plan_decode(
-    context_lens: torch.Tensor, kv_heads: int, group: int, head_dim: int, dtype: torch.dtype, *,
-    split_size: int | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """Return how the rows' work is dealt out, int32, for all calls of paged_decode with these arguments: one flag
-    (whether whole pairs are), where each program's run begins and the last ends, and where each row's units end."""
-    batch, device = context_lens.shape[0], context_lens.device
-    programs = _resident_programs(device, decode_tile(head_dim, dtype, device).programs_per_sm)
-    plan = torch.empty(programs + 2 + batch, dtype=torch.int32, device=device)
-    _plan_kernel[(1,)](
-        context_lens, plan, batch, programs, kv_heads, UNIT=split_size or default_split_size(group),
-        BLOCK_B=_block_b(batch), BLOCK_P=triton.next_power_of_2(programs + 1), num_warps=8, **early(device),
-    )  # fmt: skip
-    return plan
 
 
 def paged_decode(
@@ -356,7 +231,7 @@ def paged_decode(
     _split_kernel[(programs,)](
         q, kv_cache, page_table, context_lens, plan, out, partial, stats, scale * LOG2_E, batch, kv_heads, capacity,
         q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
-        PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=_block_b(batch), PRECISION=dot_precision(q.dtype),
+        PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch), PRECISION=dot_precision(q.dtype),
         num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers, **shared,
     )  # fmt: skip
     if most_units > 1:
@@ -365,10 +240,6 @@ def paged_decode(
             num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
         )  # fmt: skip
     return out
-
-
-def _block_b(batch: int) -> int:
-    return max(256, triton.next_power_of_2(batch))
 
 
 def paged_decode_reference(
@@ -389,12 +260,6 @@ def paged_decode_reference(
         scores = torch.einsum("hd,hnd->hn", q[seq].to(wide), k) * scale
         out[seq] = torch.einsum("hn,hnd->hd", scores.softmax(-1), v).to(q.dtype)
     return out
-
-
-def _resident_programs(device: torch.device, programs_per_sm: int) -> int:
-    if device.type != "cuda":
-        return PROGRAMS_WITHOUT_GPU
-    return torch.cuda.get_device_properties(device).multi_processor_count * programs_per_sm
 
 
 def _scratch(

@@ -8,13 +8,8 @@ import torch
 from interpreter_options import raising_on_overflow
 from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, integers, normal, paged_batch
 
-from kernels.paged_decode import (
-    decode_workspace_numel,
-    default_split_size,
-    paged_decode,
-    paged_decode_reference,
-    plan_decode,
-)
+from kernels.decode_plan import default_split_size, plan_decode
+from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference
 
 # (query heads, kv heads, head dim)
 SHAPES = [(4, 2, 64), (4, 2, 80), (9, 3, 64), (9, 3, 80), (8, 8, 64)]

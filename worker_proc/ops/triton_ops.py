@@ -50,14 +50,24 @@ class TritonOps:
         if shape.page_size not in PAGE_SIZES:
             raise ConfigError(f"page_size {shape.page_size}: the triton backend takes 16, 32, 64 or 128")
         check_kernels_package()
-        from kernels import activation, norm, paged_decode, paged_extend, rope_kv, skinny_linear, skinny_tiles
+        from kernels import (
+            activation,
+            decode_plan,
+            norm,
+            paged_decode,
+            paged_extend,
+            rope_kv,
+            skinny_linear,
+            skinny_tiles,
+        )
 
         self._shape, self._dtype = shape, dtype
         self._activation = activation
         self._norm = norm
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._paged_decode = paged_decode
-        self._split_size = paged_decode.default_split_size(shape.num_heads // shape.num_kv_heads)
+        self._plan_decode = decode_plan.plan_decode
+        self._split_size = decode_plan.default_split_size(shape.num_heads // shape.num_kv_heads)
         self._extend = paged_extend.paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
@@ -92,7 +102,7 @@ class TritonOps:
         if batch.decode is None:
             return batch
         heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        dealt = self._paged_decode.plan_decode(batch.decode.context_lens, *heads, shape.head_dim, self._dtype)
+        dealt = self._plan_decode(batch.decode.context_lens, *heads, shape.head_dim, self._dtype)
         return replace(batch, decode=replace(batch.decode, plan=dealt))
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
