@@ -79,6 +79,9 @@ class Round(NamedTuple):
         return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds)}
 
 
+START_UP = "worker_start_up_"
+
+
 class BenchActor:
     """Runs the plan as soon as the engine takes requests."""
 
@@ -103,6 +106,10 @@ class BenchActor:
         """Pass a frame on."""
         if isinstance(frame, Snapshot) and frame.role is Role.WORKER:
             self._late_compiles = frame.counters.get("worker_compiles_after_ready", 0.0)
+            phases = {name: round(s, 2) for name, s in frame.gauges.items() if name.startswith(START_UP)}
+            self._results["start_up_s"] = {
+                name.removeprefix(START_UP).removesuffix("_seconds"): s for name, s in phases.items()
+            }
             self._worker_told.set()
         self._engine.on_frame(source, frame)
 

@@ -1,4 +1,5 @@
-"""Seconds from the launch of the real processes until they take requests, with a cold and with a warm kernel cache.
+"""Seconds from the launch of the real processes until they take requests, with a cold and with a warm kernel cache,
+and how long each phase of the worker took.
 
     python -m benchmarks.gpu_startup MODEL [...] [--warm 2] [--set SECTION.FIELD=VALUE] [--json FILE]
 
@@ -45,6 +46,7 @@ def main() -> int:
     for launch in launches:
         facts = (launch["model"], launch["kernel_cache"], launch.get("ready_s"), launch.get("compiles_after_ready"))
         print("{} {}: ready after {} s, {} compilations after that".format(*facts), file=sys.stderr)
+        print("    of it in the worker, s:", launch.get("start_up_s"), file=sys.stderr)
     return status
 
 

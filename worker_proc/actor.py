@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class WorkerActor:
         self._context = context
         self._executor: Executor | None = None
         self._thread: threading.Thread | None = None
+        self._start_up: Facts = {}
 
     async def start(self) -> Facts:
         """Return once the model is loaded and a scheduler's page count is allocated and warm.
@@ -63,7 +65,9 @@ class WorkerActor:
         self._executor = Executor(self._context, self._make_runner, announce)
         self._thread = threading.Thread(target=work, args=(self._executor,), name="executor", daemon=True)
         self._thread.start()
-        return await ready
+        facts = {**await ready, **self._start_up}
+        self._start_up = {name: value for name, value in facts.items() if name.endswith("_s")}
+        return facts
 
     def on_frame(self, source: Source, frame: Any) -> None:
         """Never called: the executor reads the inbox."""
@@ -80,7 +84,10 @@ class WorkerActor:
             return Metrics({}, {})
         counters = self._executor.counters
         return Metrics(
-            gauges={},
+            gauges={
+                f"worker_start_up_{name.removesuffix('_s')}_seconds": float(value)
+                for name, value in self._start_up.items()
+            },
             counters={
                 "worker_steps": counters.steps,
                 "worker_failed_steps": counters.failed_steps,
@@ -112,9 +119,13 @@ class WorkerActor:
 
         # The disk works while torch, which takes seconds, is imported.
         prefetch(Path(self._context.config.require_model().folder))
+        started = time.perf_counter()
         from worker_proc.loading import load_runner
 
-        return load_runner(self._context.config, self._context.progress)
+        imported = time.perf_counter()
+        runner = load_runner(self._context.config, self._context.progress)
+        self._start_up = {"imports_s": imported - started, "load_s": time.perf_counter() - imported}
+        return runner
 
 
 def _settle(ready: "asyncio.Future[Facts]", outcome: Facts | BaseException) -> None:

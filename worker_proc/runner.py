@@ -76,11 +76,13 @@ class ModelRunner:
         self._decode_loop: DecodeLoop | None = None
         self._prompt_loop: PromptLoop | None = None
         self._compiles = CompileWatch()
+        self._start_up: dict[str, float] = {}
         self._make_slots()
 
     def facts(self) -> dict[str, str | int | float]:
-        """Return device, dtype, attention backend and KV capacity for the ready line."""
-        return {"kv_tokens": self.capacity.page_count * self.capacity.page_size, **self._model.facts}
+        """Return device, dtype, attention backend and KV capacity for the ready line, and how long phases took."""
+        kv_tokens = self.capacity.page_count * self.capacity.page_size
+        return {"kv_tokens": kv_tokens, **self._model.facts, **self._start_up}
 
     @property
     def late_compiles(self) -> int:
@@ -96,13 +98,18 @@ class ModelRunner:
             return
         self.capacity = replace(self.capacity, page_count=page_count)
         uses_kernels = self._model.ops.name == "triton" and self._model.device.type == "cuda"
+        started = time.perf_counter()
         if uses_kernels:
             compile_ahead(self._twin().run_once, self._progress)
+        compiled = time.perf_counter()
         self._prepare()
+        warm = time.perf_counter()
         if uses_kernels:
             self._capture()
             self._compiles.begin()
         self.reset()
+        phases = compiled - started, warm - compiled, time.perf_counter() - warm
+        self._start_up = dict(zip(("kernels_s", "warm_up_s", "graphs_s"), phases, strict=True))
 
     def run_once(self) -> None:
         """Run every kind of step once without CUDA graphs."""

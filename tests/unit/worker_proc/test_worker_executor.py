@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tiny_models import TINY, resolved
+from tiny_models import TINY, make_weights, resolved, write_folder
 
 from quartet.actors.actor import Context
 from quartet.clock import ManualClock
@@ -392,6 +392,21 @@ async def test_a_model_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> 
     actor = WorkerActor(_as_context(FakeContext(config)))
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
         await asyncio.wait_for(actor.start(), 60)
+    await actor.close()
+
+
+async def test_metrics_say_how_long_each_phase_of_the_start_took(tmp_path: Path) -> None:
+    write_folder(tmp_path, TINY, make_weights(TINY))
+    worker = WorkerConfig(device="cpu", max_total_tokens=400, page_size=4)
+    context = FakeContext(Config(worker=worker, resolved=resolved(tmp_path, TINY)))
+    context.show_scheduler(1)
+    context.arrive(SchedulerHello(WORKER, 100))
+    actor = WorkerActor(_as_context(context))
+    await asyncio.wait_for(actor.start(), 60)
+    phases = {name.removeprefix("worker_start_up_"): seconds for name, seconds in actor.metrics().gauges.items()}
+    names = ("imports", "load", "kernels", "warm_up", "graphs")
+    assert set(phases) == {f"{name}_seconds" for name in names} and min(phases.values()) >= 0.0
+    assert phases["load_seconds"] > 0.0 and phases["warm_up_seconds"] > 0.0
     await actor.close()
 
 
