@@ -28,10 +28,11 @@ ROWS = 64
 
 
 @gluon.jit
-def _copy_weights(
-    desc, tile, first_row, up_row, first_column, ring, ready, pred,
-    BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr, ROWS: gl.constexpr, HALVES: gl.constexpr,
+def _copy_tile(
+    desc, tile, first_row, second_row, first_column, ring, ready, pred,
+    ROWS: gl.constexpr, HALVES: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr,
 ):  # fmt: skip
+    """Start the copies of ROWS rows from `first_row` on into their stage; a second half is from `second_row` on."""
     PANELS: gl.constexpr = BLOCK_K // PANEL
     stage = tile % STAGES
     mbarrier.expect(ready.index(stage), ROWS * BLOCK_K * 2, pred=pred)
@@ -40,23 +41,8 @@ def _copy_weights(
         place = (stage * PANELS + panel) * HALVES
         tma.async_copy_global_to_shared(desc, [first_row, column], ready.index(stage), ring.index(place), pred=pred)
         if HALVES == 2:
-            tma.async_copy_global_to_shared(
-                desc, [up_row, column], ready.index(stage), ring.index(place + 1), pred=pred
-            )
-
-
-@gluon.jit
-def _copy_rows(
-    desc, tile, first_column, ring, ready, pred,
-    BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr,
-):  # fmt: skip
-    PANELS: gl.constexpr = BLOCK_K // PANEL
-    stage = tile % STAGES
-    mbarrier.expect(ready.index(stage), BLOCK_M * BLOCK_K * 2, pred=pred)
-    for panel in gl.static_range(PANELS):
-        column = first_column + tile * BLOCK_K + panel * PANEL
-        target = ring.index(stage * PANELS + panel)
-        tma.async_copy_global_to_shared(desc, [0, column], ready.index(stage), target, pred=pred)
+            target = ring.index(place + 1)
+            tma.async_copy_global_to_shared(desc, [second_row, column], ready.index(stage), target, pred=pred)
 
 
 @gluon.jit(do_not_specialize=["rows"])
@@ -90,14 +76,16 @@ def _skinny_hopper_kernel(
     fence_async_shared()
     gl.thread_barrier()
     for first in gl.static_range(STAGES):
-        _copy_weights(
+        _copy_tile(
             w_desc, first, first_row, first_row + width, first_column, w_ring, w_ready, first < tiles,
-            BLOCK_K, STAGES, PANEL, ROWS, HALVES,
+            ROWS, HALVES, BLOCK_K, STAGES, PANEL,
         )  # fmt: skip
     gdc_launch_dependents()
     gdc_wait()
     for first in gl.static_range(STAGES):
-        _copy_rows(x_desc, first, first_column, x_ring, x_ready, first < tiles, BLOCK_M, BLOCK_K, STAGES, PANEL)
+        _copy_tile(
+            x_desc, first, 0, 0, first_column, x_ring, x_ready, first < tiles, BLOCK_M, 1, BLOCK_K, STAGES, PANEL
+        )  # fmt: skip
 
     acc = gl.zeros([ROWS, BLOCK_M], gl.float32, ACC)
     for tile in range(tiles):
@@ -111,11 +99,13 @@ def _skinny_hopper_kernel(
         following = tile - 1 + STAGES
         if (tile > 0) & (following < tiles):
             gl.thread_barrier()
-            _copy_weights(
+            _copy_tile(
                 w_desc, following, first_row, first_row + width, first_column, w_ring, w_ready, True,
-                BLOCK_K, STAGES, PANEL, ROWS, HALVES,
+                ROWS, HALVES, BLOCK_K, STAGES, PANEL,
             )  # fmt: skip
-            _copy_rows(x_desc, following, first_column, x_ring, x_ready, True, BLOCK_M, BLOCK_K, STAGES, PANEL)
+            _copy_tile(
+                x_desc, following, 0, 0, first_column, x_ring, x_ready, True, BLOCK_M, 1, BLOCK_K, STAGES, PANEL
+            )  # fmt: skip
     acc = warpgroup_mma_wait(0, deps=[acc])
 
     n = first_row + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, OUT))
