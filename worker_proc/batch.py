@@ -92,22 +92,21 @@ def build_batch(
     """
     rows = _lay_out(plan, table)
     pages = table.pages_at(rows.slots, rows.positions)
-    contexts = table.kv_length[plan.decode] + 1
     host_positions = rows.positions[rows.sample_rows] + 1
     positions, mapping, sample_rows, sample_slots, sample_positions, decode_slots, decode_lens = upload(
         (
             rows.positions,
-            pages * page_size + rows.positions % page_size,
+            pages.astype(np.int64) * page_size + rows.positions % page_size,
             rows.sample_rows,
             plan.sampled,
             host_positions.astype(np.int32),
             plan.decode,
-            contexts.astype(np.int32),
+            plan.contexts.astype(np.int32),
         )
     )
     input_ids, decode, chunks = last_token.index_select(0, decode_slots), None, None
     if len(plan.decode):
-        decode = DecodeBatch(contexts, decode_lens, _rows_of(page_table, decode_slots, contexts, page_size))
+        decode = DecodeBatch(plan.contexts, decode_lens, _rows_of(page_table, decode_slots, plan.contexts, page_size))
     if plan.chunks:
         ids, chunks = _chunk_batch(rows, page_size, page_table, upload)
         input_ids = torch.cat((ids, input_ids))

@@ -19,6 +19,7 @@ from worker_proc.launched import Launched
 from worker_proc.mailbox import Mailbox
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.triton_ops import TritonOps
+from worker_proc.pace import Pace
 from worker_proc.picker import Picker
 from worker_proc.slots import IntArray
 
@@ -36,12 +37,13 @@ def bucket_sizes(most: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What loops share with the rest of the runner, all on the device: one KV cache a layer, the page table
+    """What loops share with the rest of the runner. On the device: one KV cache a layer, the page table
     [slots + 1, pages] int32, whose last row is the dummy row, and the newest id of each slot [slots + 1] int64."""
 
     kv_cache: list[Tensor]
     page_table: Tensor
     last_token: Tensor
+    pace: Pace
 
 
 class DecodeLoop:
@@ -73,7 +75,7 @@ class DecodeLoop:
         self.max_writes = max(_LEAST_WRITES, _WRITES_PER_ROW * max_rows)
         device, max_pages = places.page_table.device, places.page_table.shape[1]
         self._scratch = ops.decode_scratch(max_rows, max_pages)
-        self._mail = Mailbox(step_inputs.letter_width(max_rows, self.max_writes), max_rows, device)
+        self._mail = Mailbox(step_inputs.letter_width(max_rows, self.max_writes), max_rows, device, places.pace)
         self._slots, self._contexts = torch.zeros((2, max_rows), dtype=torch.int32, device=device)
         self._ids, self._positions, self._mapping = torch.zeros((3, max_rows), dtype=torch.int64, device=device)
         self._rows_table = torch.zeros((max_rows, max_pages), dtype=torch.int32, device=device)
@@ -81,6 +83,7 @@ class DecodeLoop:
         self._sizes = bucket_sizes(max_rows)
         self._bucket = np.array(self._sizes)[np.searchsorted(self._sizes, np.arange(max_rows + 1))].tolist()
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._numbers = np.arange(max_rows)
 
     def capture(self, pool: GraphPool, progress: Callable[[], None]) -> None:
         """Capture every size; called once, on CUDA, while no slot is in use."""
@@ -94,9 +97,12 @@ class DecodeLoop:
 
     def workspace(self, contexts: IntArray, rows: int) -> Tensor | None:
         """Return the scratch for decode attention over `contexts`, padded to `rows`; None if it is too small."""
-        size = self._scratch.split_size
-        splits = int(((contexts + (size - 1)) // size).sum()) + rows - len(contexts)
-        return self._scratch.workspace if splits <= self._scratch.splits else None
+        size, most = self._scratch.split_size, self._scratch.splits
+        # The first sum is one operation, and at most a split a row above the second.
+        if int(contexts.sum()) // size + rows > most:
+            splits = int(((contexts + (size - 1)) // size).sum()) + rows - len(contexts)
+            return self._scratch.workspace if splits <= most else None
+        return self._scratch.workspace
 
     def recover(self) -> None:
         """Be ready for the next launch after one that raised."""
@@ -121,8 +127,7 @@ class DecodeLoop:
             self._graphs[size].replay()
         else:
             self._run(size)
-        numbers = np.arange(rows)
-        return Launched(self._mail.end(numbers), self._logits, numbers, contexts)
+        return Launched(self._mail.end(slice(rows), size), self._logits, self._numbers[:rows], contexts)
 
     def _run(self, size: int) -> None:
         mail, table, last_token = self._mail, self._places.page_table, self._places.last_token

@@ -8,8 +8,11 @@ from torch import Tensor
 
 from quartet.frames import StepResult, StepTimes, TokenLogprobs
 from quartet.ids import Epoch
+from worker_proc.pace import Pace
 from worker_proc.slots import IntArray, StepPlan
-from worker_proc.transfer import Download, PatchedDownload
+from worker_proc.transfer import Arrival
+
+_NO_IDS, _NO_ROWS = np.empty(0, dtype=np.int32), list[int]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Launched:
     `logits` are valid until the next step is launched; `logit_rows` and `positions` have one entry a sampled row, a
     position being the index in the sequence of the token sampled."""
 
-    download: Download
+    download: Arrival
     logits: Tensor
     logit_rows: IntArray
     positions: IntArray
@@ -32,10 +35,11 @@ class PendingStep:
     scheduler_epoch: Epoch
     step: int
     plan: StepPlan
-    download: Download | PatchedDownload | None
+    download: Arrival | None
     logprobs: list[tuple[int, TokenLogprobs]]
     times: StepTimes
     on_bad_rows: Callable[[], None]
+    pace: Pace
 
     def is_done(self) -> bool:
         """Return whether `wait` would return at once."""
@@ -43,18 +47,21 @@ class PendingStep:
 
     def wait(self) -> StepResult:
         """Block until the ids are there; rows whose logits were not finite arrived as -1."""
-        ids = np.empty(0, dtype=np.int32) if self.download is None else self.download.wait()
-        bad_rows = np.flatnonzero(ids < 0)
-        if len(bad_rows):
+        ids, bad_rows = _NO_IDS, _NO_ROWS
+        if self.download is not None:
+            ids = self.download.wait()
+            self.pace.note_end()
+        if len(ids) and ids[ids.argmin()] < 0:
+            bad_rows = np.flatnonzero(ids < 0).tolist()
             ids[bad_rows] = 0
             self.on_bad_rows()
         return StepResult(
             scheduler_epoch=self.scheduler_epoch,
             step=self.step,
-            slots=self.plan.sampled.astype("<i4").tobytes(),
-            generations=self.plan.generations.astype("<i4").tobytes(),
-            ids=ids.astype("<i4").tobytes(),
+            slots=self.plan.names.slots,
+            generations=self.plan.names.generations,
+            ids=ids.astype("<i4", copy=False).tobytes(),
             logprobs=self.logprobs,
-            bad_rows=bad_rows.tolist(),
+            bad_rows=bad_rows,
             times=self.times,
         )

@@ -54,7 +54,8 @@ class PromptLoop:
         self._max_tokens = most = self._sizes[-1]
         table = places.page_table
         device = table.device
-        self._mail = Mailbox(prompt_inputs.prompt_letter_width(most, MAX_RUNS, _MAX_WRITES), MAX_RUNS, device)
+        width = prompt_inputs.prompt_letter_width(most, MAX_RUNS, _MAX_WRITES)
+        self._mail = Mailbox(width, MAX_RUNS, device, places.pace)
         self._bounds = torch.zeros(MAX_RUNS + 1, dtype=torch.int32, device=device)
         self._slots, self._contexts, self._sample_positions = torch.zeros(
             (3, MAX_RUNS), dtype=torch.int32, device=device
@@ -105,13 +106,14 @@ class PromptLoop:
         letter[self._kernels.HEADER] = 0
         letter[self._kernels.HEADER + 1 :][: fields.size] = fields.reshape(-1)
         ids[self._max_tokens :][: page_writes.size] = page_writes.reshape(-1)
+        size = next(size for size in self._sizes if size >= end)
         if self._graphs:
             # Rows of padding get no attention: they hold anything, and nothing of them is kept.
-            self._graphs[next(size for size in self._sizes if size >= end)].replay()
+            self._graphs[size].replay()
         else:
             self._run(end)
         sampled = np.flatnonzero(positions)
-        return Launched(self._mail.end(sampled), self._logits, sampled, positions[sampled].astype(np.int64))
+        return Launched(self._mail.end(sampled, size), self._logits, sampled, positions[sampled].astype(np.int64))
 
     def _run(self, size: int) -> None:
         mail, table = self._mail, self._places.page_table

@@ -20,9 +20,10 @@ from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
 from worker_proc.launched import Launched, PendingStep
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
+from worker_proc.pace import Pace
 from worker_proc.sampler import Entering, Sampler
 from worker_proc.slots import IntArray, SlotTable, StepPlan
-from worker_proc.transfer import Download, Downloader, PatchedDownload, Uploader
+from worker_proc.transfer import Arrival, Downloader, PatchedDownload, Uploader
 from worker_proc.warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from worker_proc.picker import Picker
     from worker_proc.prompt_loop import PromptLoop
 
-Sampled = tuple[Download | PatchedDownload | None, list[tuple[int, TokenLogprobs]]]
+Sampled = tuple[Arrival | None, list[tuple[int, TokenLogprobs]]]
 
 _CPU_WARM_UP = (20,)
 _CUDA_WARM_UP = (20, 300, 2000)
@@ -70,6 +71,7 @@ class ModelRunner:
         self._kv_cache: list[torch.Tensor] = []
         self._upload = Uploader(model.device)
         self._downloader = Downloader(model.device, capacity.max_slots)
+        self._pace = Pace(model.device)
         self._finished_at = time.perf_counter()
         self._has_bad_kv = False
         self._picker: Picker | None = None
@@ -155,7 +157,7 @@ class ModelRunner:
         self._apply_entries(plan, writes_pages=not has_letter)
         if not plan.chunks and not len(plan.decode):
             times = StepTimes(wait_s, 0.0, 0.0, 0.0)
-            return PendingStep(scheduler_epoch, step, plan, None, [], times, self._distrust_pages)
+            return PendingStep(scheduler_epoch, step, plan, None, [], times, self._distrust_pages, self._pace)
         if loop is not None:
             prepared = time.perf_counter()
             launched = self._run_loop(loop, plan, plan.page_writes if has_letter else plan.page_writes[:0])
@@ -170,7 +172,7 @@ class ModelRunner:
             download, logprobs = self._sample(plan, batch, logits)
         sampled = time.perf_counter()
         times = StepTimes(wait_s, prepared - started, computed - prepared, sampled - computed)
-        return PendingStep(scheduler_epoch, step, plan, download, logprobs, times, self._distrust_pages)
+        return PendingStep(scheduler_epoch, step, plan, download, logprobs, times, self._distrust_pages, self._pace)
 
     def _recover(self) -> None:
         """Bring the device back in step with the host: what the failed step would have written may be missing."""
@@ -183,18 +185,17 @@ class ModelRunner:
     def _loop_for(self, plan: StepPlan) -> "DecodeLoop | PromptLoop | None":
         if plan.chunks:
             return self._prompt_loop if self._prompt_loop is not None and self._prompt_loop.takes(plan) else None
-        if self._decode_loop is not None and self._decode_loop.takes(self._slots.kv_length[plan.decode] + 1):
+        if self._decode_loop is not None and self._decode_loop.takes(plan.contexts):
             return self._decode_loop
         return None
 
     def _run_loop(self, loop: "DecodeLoop | PromptLoop", plan: StepPlan, page_writes: IntArray) -> Launched:
-        positions = self._slots.kv_length[plan.decode]
-        self._slots.pages_at(plan.decode, positions)
+        self._slots.pages_at(plan.decode, plan.contexts - 1)
         for chunk in plan.chunks:
             self._slots.check_pages(chunk.slot, chunk.start, chunk.start + len(chunk.ids))
         if loop is self._prompt_loop:
             return loop.launch(plan, self._slots, page_writes)
-        return loop.launch(plan.decode, positions + 1, page_writes)
+        return loop.launch(plan.decode, plan.contexts, page_writes)
 
     def _sample(self, plan: StepPlan, batch: ForwardBatch, logits: torch.Tensor | None) -> Sampled:
         if logits is None:
@@ -290,7 +291,7 @@ class ModelRunner:
         from worker_proc.prompt_loop import PromptLoop
 
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
-        places = Places(self._kv_cache, self._page_table, self._last_token)
+        places = Places(self._kv_cache, self._page_table, self._last_token, self._pace)
         self._decode_loop = DecodeLoop(decoder, ops, self._picker, places, capacity, dtype, rows)
         self._prompt_loop = PromptLoop(decoder, self._picker, places, capacity, dtype, model.max_graph_tokens)
 

@@ -159,8 +159,8 @@ class SimulatedRunner:
         result = StepResult(
             scheduler_epoch=scheduler_epoch,
             step=step.step,
-            slots=plan.sampled.astype("<i4").tobytes(),
-            generations=plan.generations.astype("<i4").tobytes(),
+            slots=plan.names.slots,
+            generations=plan.names.generations,
             ids=ids.astype("<i4").tobytes(),
             logprobs=self._logprobs(plan, ids) if self._with_logprobs else [],
             bad_rows=[],

@@ -46,13 +46,24 @@ class ChunkPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RowNames:
+    """Whose rows they are, as a result says it: int32 bytes of slots and generations."""
+
+    slots: bytes
+    generations: bytes
+
+
+_NO_NAMES = RowNames(b"", b"")
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step, resolved against the slots.
 
     `page_writes` are (slot, index, page) rows of the page table that changed, [n, 3]; `fresh_pages` are those of them
     that hold nothing yet, which leaves out cached ones. `decode` are the slots that
-    decode one token, ascending. The sampled rows are those of the last chunks in the order of `chunks`, then `decode`:
-    `sampled`, with their `generations`.
+    decode one token, ascending, and `contexts` their lengths with that token. The sampled rows are those of the last
+    chunks in the order of `chunks`, then `decode`: `sampled`, and their `names`.
     """
 
     released: Sequence[int]
@@ -61,8 +72,9 @@ class StepPlan:
     fresh_pages: IntArray
     chunks: Sequence[ChunkPlan]
     decode: IntArray
+    contexts: IntArray
     sampled: IntArray
-    generations: IntArray
+    names: RowNames
 
 
 def ids_of(data: bytes) -> IntArray:
@@ -89,6 +101,8 @@ class SlotTable:
         self._least_write = np.array((0, 0, 1), dtype=np.int64)
         self._writes_extent = np.array((capacity.max_slots, self.max_pages, self.page_count), dtype=np.uint64)
         self._prompt: dict[int, IntArray] = {}
+        # From step to step the same slots decode, mostly.
+        self._decoding: tuple[IntArray, RowNames] | None = None
 
     @property
     def num_active(self) -> int:
@@ -98,6 +112,7 @@ class SlotTable:
     def clear(self) -> None:
         """Free every slot."""
         self._state[:] = FREE
+        self._decoding = None
         self.page_table[:] = 0
         self.kv_length[:] = 0
         self._prompt.clear()
@@ -115,22 +130,27 @@ class SlotTable:
         if step.pages:
             writes.append(self._write_pages(ids_of(step.pages)))
             fresh.append(writes[-1][:, 2])
-        decode = self._decode_rows(step)
+        decode, names = self._decode_rows(step)
         if len(step.chunks) > 1 and len({chunk.slot for chunk in step.chunks}) < len(step.chunks):
             raise StepError("two chunks of one slot in a step")
         chunks = [self._chunk(chunk) for chunk in step.chunks]
         last = [chunk.slot for chunk in chunks if chunk.is_last]
-        sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS) if last else decode
+        sampled = decode
+        if last:
+            sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS)
+            names = self._names(sampled)
         page_writes, fresh_pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
-        return StepPlan(released, entered, page_writes, fresh_pages, chunks, decode, sampled, self.generation[sampled])
+        contexts = self.kv_length[decode] + 1
+        return StepPlan(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, names)
 
     def commit(self, plan: StepPlan) -> None:
         """Count the tokens of a launched plan as being in KV."""
-        self.kv_length[plan.decode] += 1
+        self.kv_length[plan.decode] = plan.contexts
         for chunk in plan.chunks:
             self.kv_length[chunk.slot] += len(chunk.ids)
             if chunk.is_last:
                 self._state[chunk.slot] = DECODE
+                self._decoding = None
                 self._prompt.pop(chunk.slot, None)
 
     def abandon(self, step: Step, plan: StepPlan | None) -> None:
@@ -144,14 +164,12 @@ class SlotTable:
             if 0 <= slot < self._capacity.max_slots:
                 self._free(slot)
 
-    def pages_at(self, slots: IntArray, positions: IntArray) -> IntArray:
+    def pages_at(self, slots: IntArray, positions: IntArray) -> NDArray[np.int32]:
         """Return the page that holds each position; raises StepError where none was granted."""
-        if not len(positions):
-            return _NO_SLOTS
-        indices = positions // self._capacity.page_size
-        if indices.max() >= self.max_pages:
-            raise StepError(f"position {positions.max()} lies beyond the context")
-        pages: IntArray = self.page_table[slots, indices].astype(np.int64)
+        try:
+            pages: NDArray[np.int32] = self.page_table[slots, positions // self._capacity.page_size]
+        except IndexError:
+            raise StepError(f"position {positions.max()} lies beyond the context") from None
         if not pages.all():
             at = int(np.flatnonzero(pages == 0)[0])
             raise StepError(f"slot {slots[at]} has no page for position {positions[at]}")
@@ -171,6 +189,7 @@ class SlotTable:
 
     def _free(self, slot: int) -> None:
         self._state[slot] = FREE
+        self._decoding = None
         self.kv_length[slot] = 0
         self.page_table[slot] = 0
         self._prompt.pop(slot, None)
@@ -220,14 +239,22 @@ class SlotTable:
         bounds = (self._capacity.max_slots, self.max_pages, self.page_count + 1)
         return StepError(f"a page write outside slots, row and pool {bounds}")
 
-    def _decode_rows(self, step: Step) -> IntArray:
+    def _decode_rows(self, step: Step) -> tuple[IntArray, RowNames]:
         if not step.decode:
-            return _NO_SLOTS
-        rows = self._state == DECODE
+            return _NO_SLOTS, _NO_NAMES
         if step.sit_out:
+            rows = self._state == DECODE
             for slot in ids_of(step.sit_out):
                 rows[self._checked(int(slot))] = False
-        return np.flatnonzero(rows)
+            slots = np.flatnonzero(rows)
+            return slots, self._names(slots)
+        if self._decoding is None:
+            slots = np.flatnonzero(self._state == DECODE)
+            self._decoding = slots, self._names(slots)
+        return self._decoding
+
+    def _names(self, slots: IntArray) -> RowNames:
+        return RowNames(slots.astype(_WIRE).tobytes(), self.generation[slots].astype(_WIRE).tobytes())
 
     def _chunk(self, chunk: Chunk) -> ChunkPlan:
         slot = self._checked(chunk.slot)

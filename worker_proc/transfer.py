@@ -1,6 +1,7 @@
 """Host arrays to the device without waiting for it, and sampled ids back."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -77,14 +78,24 @@ class Downloader:
         return Download(host, event)
 
 
-class Download:
-    """Ids on their way to the host: the memory they will be in, the event that says they are, and which of them are
-    meant, where it is not all."""
+class Arrival(Protocol):
+    """Ids on their way to the host."""
 
-    def __init__(self, host: Tensor, event: "torch.cuda.Event | None", rows: NDArray[np.int64] | None = None) -> None:
+    def is_done(self) -> bool:
+        """Return whether `wait` would return at once."""
+        ...
+
+    def wait(self) -> NDArray[np.int32]:
+        """Block until the ids are there and return a copy of them, [R] int32."""
+        ...
+
+
+class Download:
+    """Ids that are copied to the host: the memory they will be in, and the event that says they are."""
+
+    def __init__(self, host: Tensor, event: "torch.cuda.Event | None") -> None:
         self._host = host
         self._event = event
-        self._rows = rows
 
     def is_done(self) -> bool:
         """Return whether `wait` would return at once."""
@@ -94,24 +105,23 @@ class Download:
         """Block until the ids are there and return a copy of them, [R] int32."""
         if self._event is not None:
             self._event.synchronize()
-        ids = self._host.numpy()
-        return (ids if self._rows is None else ids[self._rows]).astype(np.int32)
+        return self._host.numpy().astype(np.int32)
 
 
 class PatchedDownload:
     """Ids of which some `rows` come by another road, which wins."""
 
-    def __init__(self, download: Download, rows: NDArray[np.int64], patch: Download) -> None:
-        self._download = download
+    def __init__(self, whole: Arrival, rows: NDArray[np.int64], patch: Arrival) -> None:
+        self._whole = whole
         self._rows = rows
         self._patch = patch
 
     def is_done(self) -> bool:
         """Return whether `wait` would return at once."""
-        return self._patch.is_done() and self._download.is_done()
+        return self._patch.is_done() and self._whole.is_done()
 
     def wait(self) -> NDArray[np.int32]:
         """Block until the ids are there and return a copy of them, [R] int32."""
-        ids = self._download.wait()
+        ids = self._whole.wait()
         ids[self._rows] = self._patch.wait()
         return ids

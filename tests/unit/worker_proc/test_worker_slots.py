@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids, unpack_ids
 from quartet.ids import Epoch
 from worker_proc.contract import Capacity, StepError
 from worker_proc.slots import SlotTable, StepPlan
@@ -68,9 +68,12 @@ def test_release_comes_before_enter_and_the_generation_changes() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 2, [1, 5], generation=5)], chunks=[Chunk(0, 2, True)]))
     plan = run(table, step(release=[0], enter=[entry(0, 3, [2], generation=6)], chunks=[Chunk(0, 3, True)]))
-    assert (plan.released, plan.generations.tolist()) == ([0], [6])
+    assert (plan.released, unpack_ids(plan.names.generations)) == ([0], [6])
+    assert unpack_ids(run(table, step()).names.generations) == [6]
+    run(table, step(release=[0], enter=[entry(0, 3, [2], generation=7)], chunks=[Chunk(0, 3, True)]))
+    assert unpack_ids(run(table, step()).names.generations) == [7]
     assert table.page_table[0].tolist() == [2, 0, 0, 0, 0]
-    assert table.kv_length[0] == 3
+    assert table.kv_length[0] == 4
 
 
 def test_sit_out_and_decode_false_hold_rows_back() -> None:

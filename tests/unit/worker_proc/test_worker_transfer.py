@@ -5,27 +5,46 @@ import pytest
 import torch
 
 from quartet.frames import SamplingParams
-from worker_proc.mailbox import RING, Mailbox
+from worker_proc.mailbox import EMPTY, RING, Mailbox
+from worker_proc.pace import Pace
 from worker_proc.sampler import Sampler
 from worker_proc.transfer import Download, PatchedDownload
 
+CPU = torch.device("cpu")
+
 
 def test_letters_and_posts_share_a_turn_and_come_round() -> None:
-    mail = Mailbox(width=64, max_rows=4, device=torch.device("cpu"))
+    mail = Mailbox(64, 4, CPU, Pace(CPU))
     for number in range(1, 2 * RING + 2):
         letter = mail.begin()
         letter[0] = number
         turn = number % RING
         assert int(mail.letters[turn, 0]) == number
         mail.posts[turn] = torch.arange(4, dtype=torch.int32) + 10 * number
-        download = mail.end(np.array([0, 3]))
-        assert download.is_done() and download.wait().tolist() == [10 * number, 10 * number + 3]
+        post = mail.end(np.array([0, 3]), 4)
+        assert post.is_done() and post.wait().tolist() == [10 * number, 10 * number + 3]
     mail.begin()
     mail.resync()
     assert int(mail.turn) == 2 * RING + 2
     mail.restart()
     mail.begin()[0] = 77
     assert int(mail.letters[1, 0]) == 77
+
+
+def test_a_post_is_done_when_each_of_its_rows_is_there() -> None:
+    mail = Mailbox(64, 4, CPU, Pace(CPU))
+    for _ in range(RING + 1):
+        mail.begin()
+        row = mail.posts[mail._count % RING]
+        assert row.tolist() == [EMPTY] * 4
+        post, others, none = mail.end(slice(3), 4), mail.end(np.array([1]), 4), mail.end(slice(0), 4)
+        assert none.is_done() and none.wait().tolist() == []
+        row[2] = 7
+        assert not post.is_done() and not others.is_done()
+        row[1] = -1
+        assert not post.is_done() and others.wait().tolist() == [-1]
+        row[0] = 5
+        assert post.is_done() and post.wait().tolist() == [5, -1, 7]
 
 
 def test_a_patch_wins_over_what_it_replaces() -> None:
