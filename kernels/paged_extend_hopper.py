@@ -7,6 +7,8 @@ FlashAttention-3 (arXiv 2407.08608). Tiles of keys sit at absolute positions, as
 
 Buffers and who may touch them, for `stage` in 0..1:
     k_ring[stage], v_ring[stage]   the copying warp between *_free and *_ready, the query groups from *_ready to *_free
+
+A tile of values that reaches past the last token is cleared there by the first query group; the other waits for that.
 """
 
 import torch
@@ -32,6 +34,8 @@ COPY_REGISTERS = 24
 QUERY_REGISTERS = 240
 # A launch for short runs uses one group of query warps, which saves the other's idle multiplications.
 SMALL_ROWS = 64
+# Values cleared at a time: a whole tile would take too many registers.
+CLEARED = gl.constexpr(32)
 
 
 @gluon.jit
@@ -172,13 +176,18 @@ def _attend(
     stage = last % STAGES
     mbarrier.wait(v_ready.index(stage), last // STAGES & 1)
     if tiles * BLOCK_N > context:
-        # What a page holds past the last token may be NaN, and 0 * NaN would reach the output. Both groups write the
-        # same bits, so neither has to wait for the other.
-        tokens = last * BLOCK_N + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, PLAIN))
-        values = v.index(stage).load(PLAIN)
-        v.index(stage).store(gl.where((tokens < context)[:, None], values, gl.zeros_like(values)))
-        fence_async_shared()
-        gl.thread_barrier()
+        # What a page holds past the last token may be NaN, and 0 * NaN would reach the output. The first group clears it.
+        if OFFSET == 0:
+            for part in gl.static_range(BLOCK_N // CLEARED):
+                tokens = last * BLOCK_N + part * CLEARED + gl.arange(0, CLEARED, layout=gl.SliceLayout(1, PLAIN))
+                place = v.index(stage).slice(part * CLEARED, CLEARED)
+                values = place.load(PLAIN)
+                place.store(gl.where((tokens < context)[:, None], values, gl.zeros_like(values)))
+            fence_async_shared()
+            gl.thread_barrier()
+            mbarrier.arrive(v_free.index(STAGES), count=1)
+        else:
+            mbarrier.wait(v_free.index(STAGES), 0)
     acc = warpgroup_mma(weights, v.index(stage), acc, is_async=True)
     acc, weights = warpgroup_mma_wait(0, deps=[acc, weights])
     sums = gl.convert_layout(gl.where(total > 0.0, total, 1.0), gl.SliceLayout(1, ACC))
@@ -223,12 +232,14 @@ def _extend_hopper_kernel(
         k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
         k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
         v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-        v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+        # The last one says that the first group has cleared what lies past the last token.
+        v_free = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], BARRIER)
         for stage in gl.static_range(STAGES):
             mbarrier.init(k_ready.index(stage), count=1)
             mbarrier.init(v_ready.index(stage), count=1)
             mbarrier.init(k_free.index(stage), count=GROUPS)
             mbarrier.init(v_free.index(stage), count=GROUPS)
+        mbarrier.init(v_free.index(STAGES), count=1)
         fence_async_shared()
 
         # Rows of the cache seen as [pages * 2 * kv heads * PAGE, HEAD_DIM].
