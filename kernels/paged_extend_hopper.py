@@ -176,7 +176,7 @@ def _attend(
     stage = last % STAGES
     mbarrier.wait(v_ready.index(stage), last // STAGES & 1)
     if tiles * BLOCK_N > context:
-        # What a page holds past the last token may be NaN, and 0 * NaN would reach the output. The first group clears it.
+        # What a page holds past the last token may be NaN, and 0 * NaN would reach the output: cleared, by one group.
         if OFFSET == 0:
             for part in gl.static_range(BLOCK_N // CLEARED):
                 tokens = last * BLOCK_N + part * CLEARED + gl.arange(0, CLEARED, layout=gl.SliceLayout(1, PLAIN))

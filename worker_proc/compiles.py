@@ -59,10 +59,15 @@ def compile_ahead(rehearse: Callable[[], None], progress: Callable[[], None]) ->
         rehearse()
     finally:
         knobs.runtime.jit_cache_hook, JITFunction.run = None, launch
+    kernels = list(wanted.values())
+    # Alone, the first one has Triton look at itself and its tools once: threads would all do so.
+    for kernel in kernels[:1]:
+        _compile(kernel)
+        progress()
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "compile") as pool:
-        for _ in pool.map(_compile, wanted.values()):
+        for _ in pool.map(_compile, kernels[1:]):
             progress()
-    return len(wanted)
+    return len(kernels)
 
 
 def _compile(kernel: tuple[Any, str]) -> None:

@@ -173,14 +173,10 @@ def _class(size: int | None) -> int:
 def captured(
     run: Callable[[int], None], sizes: list[int], pool: GraphPool, progress: Callable[[], None]
 ) -> dict[int, torch.cuda.CUDAGraph]:
-    """Capture a run of each size, the largest first; tensors of them live in `pool`.
-
-    One of each class runs once before, so that everything is loaded."""
+    """Capture a run of each size, the largest first; tensors of them live in `pool`. Everything that a run needs has
+    been loaded: one of each class has run before, here or elsewhere."""
     graphs: dict[int, torch.cuda.CUDAGraph] = {}
-    first_sizes = class_sizes(sizes)
     for size in reversed(sizes):
-        if size in first_sizes:
-            run(size)
         graphs[size] = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graphs[size], pool=pool):
             run(size)
