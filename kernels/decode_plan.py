@@ -3,11 +3,12 @@
 A row's context is a number of units of tokens. Its splits are one or more whole units long, by the row's own length:
 they define the result's bits, the plan only says who computes them. The units of all (sequence, kv head) pairs form one
 list, sequence by sequence and in it head by head; each program takes an equal run of it, or rather the splits that
-begin in its run. Where rows are so alike that runs of whole pairs are at most a sixteenth longer than even ones, whole
-pairs are dealt out: then nobody has to fold what several programs computed.
+begin in its run. Only so many programs take part as get equally many splits; the runs of the others are empty. Where
+rows are so alike that runs of whole pairs take no longer, whole pairs are dealt out: then nobody has to fold what
+several programs computed.
 
-    plan [1 + programs + 1 + B] int32: whether pairs are dealt out | where each run begins, and the last ends | where
-    each row's units end, all heads counted
+    plan [1 + programs + 1 + B] int32: how many programs take part, 0 where whole pairs are dealt out | where each run
+    begins, and the last ends | where each row's units end, all heads counted
 """
 
 from typing import NamedTuple
@@ -78,7 +79,7 @@ def _run_start(program, units, programs):
 @triton.jit(do_not_specialize=["num_seqs", "programs"])
 def _plan_kernel(
     lens_ptr, plan_ptr, num_seqs, programs, kv_heads,
-    UNIT: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, OVERLAP: tl.constexpr,
+    UNIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     take_turn(OVERLAP)
     seqs = tl.arange(0, BLOCK_B)
@@ -90,10 +91,16 @@ def _plan_kernel(
     tl.store(ends_ptr + seqs, tl.cumsum(units, 0) * kv_heads, mask=is_row)
     total = tl.sum(units, 0) * kv_heads
     pairs = num_seqs * kv_heads
-    longest = (pairs + programs - 1) // programs * tl.max(units, 0)
-    deals_pairs = longest * programs * 16 <= total * 17
+    longest = tl.max(units, 0)
+    # Fewer pairs than programs still keep the memory busy, from about 4 on 3 multiprocessors on.
+    are_alike = (pairs <= programs) & (pairs * 3 >= programs) & (longest * pairs * 8 <= total * 9)
+    deals_pairs = are_alike | ((pairs + programs - 1) // programs * longest * programs * 16 <= total * 17)
+    per_split = units_per_split(units, GROWS)
+    splits = tl.sum((units + per_split - 1) // per_split, 0) * kv_heads
+    share = (splits + programs - 1) // programs
+    active = (splits + share - 1) // tl.maximum(share, 1)
     program = tl.arange(0, BLOCK_P)
-    bounds = _run_start(program, total, programs)
+    bounds = tl.minimum(_run_start(program, total, tl.maximum(active, 1)), total)
     tl.debug_barrier()
     if deals_pairs:
         pair = _run_start(program, pairs, programs)
@@ -101,7 +108,8 @@ def _plan_kernel(
         before = tl.load(ends_ptr + seq - 1, mask=(seq > 0) & (pair < pairs), other=0)
         end = tl.load(ends_ptr + seq, mask=pair < pairs, other=0)
         bounds = tl.where(pair < pairs, before + pair % kv_heads * ((end - before) // kv_heads), total)
-    tl.store(plan_ptr, deals_pairs.to(tl.int32))
+        active = 0
+    tl.store(plan_ptr, active)
     tl.store(plan_ptr + 1 + program, bounds, mask=program <= programs)
 
 
@@ -131,14 +139,15 @@ def plan_decode(
     context_lens: torch.Tensor, kv_heads: int, group: int, head_dim: int, dtype: torch.dtype, *,
     split_size: int | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Return how the rows' work is dealt out, int32, for all calls of paged_decode with these arguments: one flag
-    (whether whole pairs are), where each program's run begins and the last ends, and where each row's units end."""
+    """Return how the rows' work is dealt out, int32, for all calls of paged_decode with these arguments: how many
+    programs take part, where each one's run begins and the last ends, and where each row's units end."""
     batch, device = context_lens.shape[0], context_lens.device
     programs = _resident_programs(device, decode_tile(head_dim, dtype, device).programs_per_sm)
     plan = torch.empty(programs + 2 + batch, dtype=torch.int32, device=device)
     _plan_kernel[(1,)](
         context_lens, plan, batch, programs, kv_heads, UNIT=split_size or default_split_size(group),
-        BLOCK_B=block_b(batch), BLOCK_P=triton.next_power_of_2(programs + 1), num_warps=8, **early(device),
+        GROWS=split_size is None, BLOCK_B=block_b(batch), BLOCK_P=triton.next_power_of_2(programs + 1), num_warps=8,
+        **early(device),
     )  # fmt: skip
     return plan
 

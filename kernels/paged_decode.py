@@ -151,8 +151,9 @@ def _reduce_kernel(
     splits = (units + per_split - 1) // per_split
     pair = before + head * units
     last = pair + (splits - 1) * per_split
-    has_one_owner = owner(pair, total_units, programs) == owner(last, total_units, programs)
-    has_one_owner = has_one_owner | (tl.load(plan_ptr) != 0)
+    active = tl.load(plan_ptr)
+    owners = tl.maximum(active, 1)
+    has_one_owner = (active == 0) | (owner(pair, total_units, owners) == owner(last, total_units, owners))
     slot = before // kv_heads
     if SETTLED:
         take_turn(OVERLAP)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 _SHARE, _MARGIN_S = 0.95, 1e-4
-_SHORTEST_S, _LONGEST_S, _BEATS = 5e-5, 4e-3, 40
+_SHORTEST_S, _LONGEST_S, _BEATS = 5e-5, 8e-3, 40
 # What one odd step may change of what is expected of the next.
 _GROWS, _SHRINKS = 1.25, 0.8
 _LATE_S = 0.05
