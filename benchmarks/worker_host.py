@@ -79,9 +79,11 @@ class Feeder:
         params = SamplingParams(temperature=0.0, ignore_eos=True)
         for first in range(0, rows, PROMPTS_A_STEP):
             slots = range(first, min(rows, first + PROMPTS_A_STEP))
-            pages = {slot: pack_ids(list(range(1 + slot * PAGES_A_ROW, 1 + (slot + 1) * PAGES_A_ROW))) for slot in slots}
-            enters = [Enter(slot, 1, pack_ids([5] * PROMPT), PROMPT, 0, pages[slot], params, 0) for slot in slots]
+            enters = [Enter(slot, 1, pack_ids([5] * PROMPT), PROMPT, 0, self._pages(slot), params, 0) for slot in slots]
             self._launch(enters, [Chunk(slot, PROMPT, True) for slot in slots], decode=False).wait()
+
+    def _pages(self, slot: int) -> bytes:
+        return pack_ids([1 + slot * PAGES_A_ROW + index for index in range(PAGES_A_ROW)])
 
     def _launch(self, enters: list[Enter], chunks: list[Chunk], decode: bool) -> Any:
         self._number += 1

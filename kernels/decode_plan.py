@@ -3,9 +3,9 @@
 A row's context is a number of units of tokens. Its splits are one or more whole units long, by the row's own length:
 they define the result's bits, the plan only says who computes them. The units of all (sequence, kv head) pairs form one
 list, sequence by sequence and in it head by head; each program takes an equal run of it, or rather the splits that
-begin in its run. Only so many programs take part as get equally many splits; the runs of the others are empty. Where
-rows are so alike that runs of whole pairs take no longer, whole pairs are dealt out: then nobody has to fold what
-several programs computed.
+begin in its run. Where there are more splits than programs, only so many programs take part as get equally many; the
+runs of the others are empty. Where rows are so alike that runs of whole pairs take no longer, whole pairs are dealt
+out: then nobody has to fold what several programs computed.
 
     plan [1 + programs + 1 + B] int32: how many programs take part, 0 where whole pairs are dealt out | where each run
     begins, and the last ends | where each row's units end, all heads counted
@@ -98,9 +98,11 @@ def _plan_kernel(
     per_split = units_per_split(units, GROWS)
     splits = tl.sum((units + per_split - 1) // per_split, 0) * kv_heads
     share = (splits + programs - 1) // programs
-    active = (splits + share - 1) // tl.maximum(share, 1)
+    # Runs longer than one split that is not whole would give two to some programs where each could have one.
+    can_leave_some_out = (share > 1) | (tl.max(per_split, 0) * splits == total)
+    active = tl.where(can_leave_some_out, (splits + share - 1) // share, programs)
     program = tl.arange(0, BLOCK_P)
-    bounds = tl.minimum(_run_start(program, total, tl.maximum(active, 1)), total)
+    bounds = tl.minimum(_run_start(program, total, active), total)
     tl.debug_barrier()
     if deals_pairs:
         pair = _run_start(program, pairs, programs)

@@ -1,5 +1,7 @@
 """paged_decode against its reference in float64, at page edges, with poisoned surroundings."""
 
+import itertools
+
 import kernel_cases as cases
 import pytest
 import torch
@@ -165,6 +167,13 @@ def test_programs_have_equally_many_splits_of_long_rows(monkeypatch):
     # A split has two units here, and 24 programs would have one or two splits.
     assert ends == [32, 64] and active == 16
     assert bounds == [4 * min(program, 16) for program in range(25)]
+    # Of 9 units the last split is not whole. Each of 20 splits has a program to itself only if none is left out.
+    monkeypatch.setattr(decode_plan, "_resident_programs", lambda device, per_sm: 40)
+    active, bounds, ends = planned([9 * 128, 9 * 128], unit=None)
+    assert ends == [18, 36] and active == 40
+    begins = [pair * 9 + 2 * split for pair in range(4) for split in range(5)]
+    taken = [sum(before <= unit < after for unit in begins) for before, after in itertools.pairwise(bounds)]
+    assert max(taken) == 1 and sum(taken) == 20
 
 
 def test_a_plan_deals_out_whole_pairs_of_rows_that_are_alike():
