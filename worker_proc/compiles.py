@@ -59,15 +59,10 @@ def compile_ahead(rehearse: Callable[[], None], progress: Callable[[], None]) ->
         rehearse()
     finally:
         knobs.runtime.jit_cache_hook, JITFunction.run = None, launch
-    kernels = list(wanted.values())
-    # Alone, the first one has Triton look at itself and its tools once: threads would all do so.
-    for kernel in kernels[:1]:
-        _compile(kernel)
-        progress()
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "compile") as pool:
-        for _ in pool.map(_compile, kernels[1:]):
+        for _ in pool.map(_compile, wanted.values()):
             progress()
-    return len(kernels)
+    return len(wanted)
 
 
 def _compile(kernel: tuple[Any, str]) -> None:

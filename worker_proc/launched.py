@@ -12,7 +12,7 @@ from worker_proc.pace import Pace
 from worker_proc.slots import IntArray, StepPlan
 from worker_proc.transfer import Arrival
 
-_NO_IDS, _NO_ROWS = np.empty(0, dtype=np.int32), list[int]()
+_NO_IDS = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class PendingStep:
 
     def wait(self) -> StepResult:
         """Block until the ids are there; rows whose logits were not finite arrived as -1."""
-        ids, bad_rows = _NO_IDS, _NO_ROWS
+        ids, bad_rows = _NO_IDS, list[int]()
         if self.download is not None:
             ids = self.download.wait()
             self.pace.note_end()

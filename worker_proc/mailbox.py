@@ -56,7 +56,7 @@ class Mailbox:
         turn = self._count % RING
         ids = self._host_posts[turn]
         if len(ids[rows]) or not self._is_cuda:
-            return Post(ids, rows, self._pace.waiting_for(size))
+            return Post(ids, rows, self._pace.waiting_for((self, size)))
         event = torch.cuda.Event(blocking=True)
         event.record()
         return Download(self.posts[turn, :0], event)

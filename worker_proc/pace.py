@@ -5,7 +5,7 @@ fortieth of a step. No sleep is long, so that a step much shorter than its like 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 import torch
@@ -27,22 +27,23 @@ class Pace:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._ended_s = 0.0
-        self._took_s: dict[int, float] = {}
+        self._took_s: dict[Hashable, float] = {}
 
     def note_end(self) -> None:
         """Say that a step of whatever kind has just ended: the next one on the device begins with that."""
         self._ended_s = time.perf_counter()
 
-    def waiting_for(self, size: int) -> Callable[[Callable[[], bool]], None]:
-        """Return what sleeps until a function returns True, for a step of that size launched now."""
-        return partial(self._sleep, size, time.perf_counter())
+    def waiting_for(self, kind: Hashable) -> Callable[[Callable[[], bool]], None]:
+        """Return what sleeps until a function returns True, for a step launched now, about as long as others of its
+        kind."""
+        return partial(self._sleep, kind, time.perf_counter())
 
-    def _sleep(self, size: int, launched_s: float, is_done: Callable[[], bool]) -> None:
+    def _sleep(self, kind: Hashable, launched_s: float, is_done: Callable[[], bool]) -> None:
         """Raises torch.AcceleratorError once a kernel has failed."""
         if is_done():
             return
         began_s = max(launched_s, self._ended_s)
-        took_s = self._took_s.get(size, 0.0)
+        took_s = self._took_s.get(kind, 0.0)
         due_s, beat_s = began_s + _SHARE * took_s - _MARGIN_S, max(_SHORTEST_S, took_s / _BEATS)
         was_missed = False
         while not is_done():
@@ -53,4 +54,4 @@ class Pace:
             time.sleep(min(max(left_s, beat_s), _LONGEST_S))
         spent_s = time.perf_counter() - began_s
         # Found at the first look when it was due, it may have been there for long.
-        self._took_s[size] = min(spent_s, took_s * _GROWS or spent_s) if was_missed else took_s * _SHRINKS
+        self._took_s[kind] = min(spent_s, took_s * _GROWS or spent_s) if was_missed else took_s * _SHRINKS

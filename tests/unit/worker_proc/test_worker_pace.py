@@ -25,9 +25,9 @@ class Device:
         self.looks += 1
         return self.now >= self.ends
 
-    def step(self, pace: Pace, takes_s: float, size: int = 8) -> tuple[float, int]:
+    def step(self, pace: Pace, takes_s: float, kind: int = 8) -> tuple[float, int]:
         """Wait for a step launched while the one before runs; return how late its end was seen, and the looks."""
-        sleep = pace.waiting_for(size)
+        sleep = pace.waiting_for(kind)
         self.ends, self.looks = max(self.now, self.ends) + takes_s, 0
         sleep(self.is_done)
         pace.note_end()
@@ -57,12 +57,12 @@ def test_a_shorter_step_is_not_overslept_for_long_and_a_longer_one_spoils_nothin
     assert device.step(pace, 1e-3)[0] <= 5e-4
 
 
-def test_sizes_are_known_apart_and_a_step_that_is_over_is_not_waited_for(monkeypatch) -> None:
+def test_kinds_are_known_apart_and_a_step_that_is_over_is_not_waited_for(monkeypatch) -> None:
     device, pace = Device(monkeypatch), Pace(CPU)
     for _ in range(20):
-        device.step(pace, 1e-3, size=1)
-        device.step(pace, 12e-3, size=256)
-    assert device.step(pace, 1e-3, size=1)[0] <= 2e-4
+        device.step(pace, 1e-3, kind=1)
+        device.step(pace, 12e-3, kind=256)
+    assert device.step(pace, 1e-3, kind=1)[0] <= 2e-4
     sleep, before = pace.waiting_for(256), device.now
     sleep(lambda: True)
     assert device.now == before
