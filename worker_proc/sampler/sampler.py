@@ -23,7 +23,6 @@ from worker_proc.sampler.slots import INTS, Entering, SlotPlan, SlotTable, has_p
 
 # Elements of a block of rows that a device draws from at once: bounds the intermediates to 64 MiB each.
 _DRAW_ELEMENTS = 1 << 24
-_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Sampler:
         self._context_length = context_length
         self._table = SlotTable(max_slots, vocab_size, tuple(eos_token_ids), self._device)
         self._tallies = Tallies(vocab_size, self._device)
-        self._special: set[int] = set()
+        self._is_special = np.zeros(max_slots, dtype=np.bool_)
 
     @property
     def table(self) -> SlotTable:
@@ -95,7 +94,7 @@ class Sampler:
     def special_rows(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of `slots` that need `sample`: all but greedy rows and draws at a temperature, unfiltered,
         from logits as they are, without log-probabilities."""
-        return np.flatnonzero(np.isin(slots, list(self._special))) if self._special else _NO_ROWS
+        return np.flatnonzero(self._is_special[slots])
 
     def set_slot(self, slot: int, params: SamplingParams, ids: list[int], prompt_length: int, choice: int) -> None:
         """Give one slot to a sequence: see set_slots."""
@@ -112,7 +111,7 @@ class Sampler:
             self._check(one)
         plans = self._table.set(entering, [self._tally(one) for one in entering])
         for one, plan in zip(entering, plans, strict=True):
-            (self._special.discard if plan.is_plain else self._special.add)(one.slot)
+            self._is_special[one.slot] = not plan.is_plain
 
     def _check(self, one: Entering) -> None:
         slot, ids = one.slot, one.ids
@@ -134,14 +133,14 @@ class Sampler:
         """Forget what `slot` asked for. Optional: the next `set_slot` replaces it, but until then it may cost time."""
         self._tallies.close(slot)
         self._table.drop(slot)
-        self._special.discard(slot)
+        self._is_special[slot] = False
 
     @torch.inference_mode(False)
     def clear(self) -> None:
         """Forget all slots."""
         self._tallies.clear()
         self._table.clear()
-        self._special.clear()
+        self._is_special[:] = False
 
     @torch.no_grad()
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor) -> SampledRows:
