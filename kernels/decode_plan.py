@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from kernels.overlap import early, take_turn
+from kernels.paged_tile import tile_key
 
 MIN_SPLIT_TOKENS = 128
 # Chosen to fill the interpreter's time budget: several splits per program, and runs that end inside a sequence.
@@ -38,7 +39,7 @@ class DecodeTile(NamedTuple):
         return min(248, 65536 // (self.programs_per_sm * self.warps * 32) // 8 * 8)
 
 
-# Keyed by (padded head dim, bytes per element).
+# By tile_key.
 TILES = {
     (64, 2): DecodeTile(64, 4, 4, 3),
     (128, 2): DecodeTile(32, 4, 3, 4),
@@ -54,7 +55,7 @@ def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device) -> Deco
     """The tile for a head dim up to 256. CPU tensors only ever reach the interpreter, which wants small tiles."""
     if device.type == "cpu":
         return INTERPRETER_TILE
-    return TILES[max(64, triton.next_power_of_2(head_dim)), dtype.itemsize]
+    return TILES[tile_key(head_dim, dtype)]
 
 
 def default_split_size(group: int) -> int:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.paged_extend_hopper import extend_on_hopper, fits_hopper
-from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
+from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids, tile_key
 
 
 class ExtendTile(NamedTuple):
@@ -24,7 +24,7 @@ class ExtendTile(NamedTuple):
     stages: int
 
 
-# Keyed by (padded head dim, bytes per element). block_n is that of decode in both tables, so that a row's reduction
+# By tile_key. block_n is that of decode in both tables, so that a row's reduction
 # order does not depend on how many tokens came with it. SMALL_TILES lacks fp32, whose tiles are small anyway (no tensor
 # cores), and 256, where fewer rows would spread a row's keys over more warps and so change its sums.
 LARGE_TILES = {
@@ -47,7 +47,7 @@ def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_row
     """The tile for a head dim up to 256 and at most `max_rows` = longest run x group rows per sequence and kv head."""
     if device.type == "cpu":
         return INTERPRETER_TILE
-    key = max(64, triton.next_power_of_2(head_dim)), dtype.itemsize
+    key = tile_key(head_dim, dtype)
     large = LARGE_TILES[key]
     return SMALL_TILES.get(key, large) if max_rows <= SMALL_ROWS else large
 

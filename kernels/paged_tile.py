@@ -18,6 +18,11 @@ def dot_precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 else "tf32"
 
 
+def tile_key(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """By what the launchers' tables of tiles are keyed: (padded head dim, bytes per element)."""
+    return max(64, triton.next_power_of_2(head_dim)), dtype.itemsize
+
+
 def check_paged(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float
 ) -> None:
