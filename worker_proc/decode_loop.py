@@ -7,7 +7,6 @@ There is one graph for each batch size of `bucket_sizes`; smaller batches are fi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +14,14 @@ from torch import Tensor
 
 from worker_proc.batch import DecodeBatch, ForwardBatch
 from worker_proc.contract import Capacity
+from worker_proc.graphs import GraphPool, Places, captured, class_sizes, no_progress
 from worker_proc.launched import Launched
 from worker_proc.mailbox import Mailbox
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.triton_ops import TritonOps
-from worker_proc.pace import Pace
 from worker_proc.picker import Picker
 from worker_proc.slots import IntArray
 
-GraphPool = tuple[int, int]
 # Page table writes a letter has room for, per row: one is normal, when a row's last page is full.
 _WRITES_PER_ROW = 2
 _LEAST_WRITES = 64
@@ -33,17 +31,6 @@ def bucket_sizes(most: int) -> list[int]:
     """Return the batch sizes to capture, ascending: dense where a row costs much of a step, the last one `most`."""
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, most, 32)]
     return [*(size for size in sizes if size < most), most]
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What loops share with the rest of the runner. On the device: one KV cache a layer, the page table
-    [slots + 1, pages] int32, whose last row is the dummy row, and the newest id of each slot [slots + 1] int64."""
-
-    kv_cache: list[Tensor]
-    page_table: Tensor
-    last_token: Tensor
-    pace: Pace
 
 
 class DecodeLoop:
@@ -156,33 +143,3 @@ class DecodeLoop:
         logits = self._decoder.forward(batch, self._places.kv_cache, no_progress, self._logits[:size])
         assert logits is not None
         self._picker.pick(logits, slots, contexts, mail.posts, mail.turn)
-
-
-def class_sizes(sizes: list[int]) -> list[int]:
-    """Return the largest of `sizes`, ascending, below or at each power of two: within such a class kernels are launched
-    with the same constants."""
-    return [
-        size for size, following in zip(sizes, [*sizes[1:], None], strict=True) if _class(size) != _class(following)
-    ]
-
-
-def _class(size: int | None) -> int:
-    return 0 if size is None else (size - 1).bit_length()
-
-
-def captured(
-    run: Callable[[int], None], sizes: list[int], pool: GraphPool, progress: Callable[[], None]
-) -> dict[int, torch.cuda.CUDAGraph]:
-    """Capture a run of each size, the largest first; tensors of them live in `pool`. Everything that a run needs has
-    been loaded: one of each class has run before, here or elsewhere."""
-    graphs: dict[int, torch.cuda.CUDAGraph] = {}
-    for size in reversed(sizes):
-        graphs[size] = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graphs[size], pool=pool):
-            run(size)
-        progress()
-    return graphs
-
-
-def no_progress() -> None:
-    """Inside a graph there is no progress to be told of."""

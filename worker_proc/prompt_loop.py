@@ -12,7 +12,7 @@ import torch
 
 from worker_proc.batch import ChunkBatch, ForwardBatch
 from worker_proc.contract import Capacity
-from worker_proc.decode_loop import GraphPool, Places, captured, class_sizes, no_progress
+from worker_proc.graphs import GraphPool, Places, captured, class_sizes, no_progress
 from worker_proc.launched import Launched
 from worker_proc.mailbox import Mailbox
 from worker_proc.models.decoder import Decoder

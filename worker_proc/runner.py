@@ -17,6 +17,7 @@ from quartet.ids import Epoch
 from worker_proc.batch import ForwardBatch, build_batch
 from worker_proc.compiles import CompileWatch, compile_ahead
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
+from worker_proc.graphs import Places
 from worker_proc.launched import Launched, PendingStep
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
@@ -291,7 +292,7 @@ class ModelRunner:
         rows = min(model.max_graph_rows, self.capacity.max_slots)
         if self._picker is None or not rows:
             return
-        from worker_proc.decode_loop import DecodeLoop, Places
+        from worker_proc.decode_loop import DecodeLoop
         from worker_proc.prompt_loop import PromptLoop
 
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
