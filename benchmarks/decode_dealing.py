@@ -16,7 +16,6 @@ from typing import Any
 from benchmarks import kernels_check as check
 from benchmarks.gpu_launch import describe_host, report
 from kernels import decode_plan
-from kernels.paged_decode import paged_decode
 
 KV_HEADS, HEAD_DIM, PAGE = 8, 128, 16
 UNIT = decode_plan.MIN_SPLIT_TOKENS
@@ -68,26 +67,22 @@ def _units_per_split(units: int) -> int:
     return 1 if units <= 8 else 2 if units <= 64 else 4
 
 
-def timed(contexts: Sequence[int], heads: int, kind: str) -> float:
-    """Return microseconds of a call."""
-    rows, scale = len(contexts), HEAD_DIM**-0.5
-    kv_bytes = sum(contexts) * KV_HEADS * HEAD_DIM * 4
-    copies = max(2, min(24, -(-check.ROTATED_BYTES // kv_bytes)))
-    cache, tables = check.regions(rows, max(contexts), PAGE, copies)
-    q, lens = check.normal(rows, heads, HEAD_DIM, dtype=check.BF16), check.integers(contexts)
-    per_sm = decode_plan.decode_tile(HEAD_DIM, check.BF16, q.device).programs_per_sm
-    plan = check.integers(make_plan(contexts, kind, decode_plan._resident_programs(q.device, per_sm)))
-    return check.graph_us([
-        lambda t=table: paged_decode(q, cache, t, lens, scale, plan=plan, settled=True) for table in tables
-    ])  # fmt: skip
-
-
 def measure(name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
     """Time one batch dealt out in each way."""
-    units = units_of(contexts)
-    us = {kind: round(timed(contexts, heads, kind), 1) for kind in KINDS}
-    floor = sum(contexts) * KV_HEADS * HEAD_DIM * 4 / check.PEAK_BYTES_PER_S * 1e6
-    found = {"batch": name, "heads": heads, "longest": max(units), "floor_us": round(floor, 1), "us": us}
+    programs = decode_plan._resident_programs(check.DEVICE, decode_plan.TILES[HEAD_DIM, 2].programs_per_sm)
+    us, kv_bytes = {}, 0
+    for kind in KINDS:
+        plan = check.integers(make_plan(contexts, kind, programs))
+        took, kv_bytes = check.decode_us(contexts, PAGE, heads, plan)
+        us[kind] = round(took, 1)
+    longest = max(units_of(contexts))
+    found = {
+        "batch": name,
+        "heads": heads,
+        "longest": longest,
+        "floor_us": round(1e6 * kv_bytes / check.PEAK_BYTES_PER_S, 1),
+        "us": us,
+    }
     print(found, file=sys.stderr, flush=True)
     return found
 

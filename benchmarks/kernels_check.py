@@ -327,16 +327,23 @@ def regions(batch: int, context: int, page: int, copies: int) -> tuple[torch.Ten
     return cache, list(pages.view(copies, batch, width))
 
 
-def timed_decode(batch: int, context: int, page: int, heads: int = 32) -> dict[str, Any]:
-    """Decode, launched as the worker does, against the time to read the KV once."""
-    kv_bytes = batch * context * 8 * 128 * 2 * 2
+def decode_us(contexts: Sequence[int], page: int, heads: int, plan: torch.Tensor | None = None) -> tuple[float, int]:
+    """Decode, launched as the worker does, by `plan` or its own, 8 kv heads: microseconds, and bytes of KV."""
+    batch, kv_bytes = len(contexts), sum(contexts) * 8 * 128 * 2 * 2
     copies = max(2, min(24, -(-ROTATED_BYTES // kv_bytes)))
-    cache, tables = regions(batch, context, page, copies)
-    q, lens = normal(batch, heads, 128, dtype=BF16), integers([context] * batch)
-    plan = plan_decode(lens, 8, heads // 8, 128, BF16)
+    cache, tables = regions(batch, max(contexts), page, copies)
+    q, lens = normal(batch, heads, 128, dtype=BF16), integers(contexts)
+    if plan is None:
+        plan = plan_decode(lens, 8, heads // 8, 128, BF16)
     us = graph_us([
         lambda t=table: paged_decode(q, cache, t, lens, 128**-0.5, plan=plan, settled=True) for table in tables
     ])  # fmt: skip
+    return us, kv_bytes
+
+
+def timed_decode(batch: int, context: int, page: int, heads: int = 32) -> dict[str, Any]:
+    """Decode of rows that are alike, against the time to read the KV once."""
+    us, kv_bytes = decode_us([context] * batch, page, heads)
     floor = kv_bytes / PEAK_BYTES_PER_S * 1e6
     return {"case": f"decode {batch} x {context} {heads}/8 page {page}", "us": us, "floor_us": floor,
             "GB/s": kv_bytes / us / 1e3, "fa3_us": FA3_DECODE.get((batch, context))}  # fmt: skip
