@@ -25,24 +25,34 @@ from worker_proc.runner import ModelRunner
 NOBODY = Epoch(0)
 STEPS = 60
 PROMPTS = (128, 512, 1024, 8192)
+ALL = 1 << 30
 
 
 class Batch:
-    """A batch in decode with KV of the wanted length, fed without a scheduler."""
+    """A batch in decode with KV of the wanted length, fed without a scheduler; its prompts may come some a step."""
 
-    def __init__(self, runner: ModelRunner, rows: int, context: int, temperature: float) -> None:
+    def __init__(
+        self, runner: ModelRunner, rows: int, context: int, temperature: float, prompts_a_step: int = ALL
+    ) -> None:
         self._runner, self._number = runner, 0
         page_size = runner.capacity.page_size
         pages_each = -(-(context + 4 * STEPS) // page_size)
+        vocab_size = min(1000, runner.capacity.vocab_size)
         enters, chunks = [], []
         for slot in range(rows):
             first = 1 + (slot * pages_each) % max(1, runner.capacity.page_count - pages_each)
             pages = list(range(first, first + pages_each))
             params = SamplingParams(temperature=temperature, seed=slot, ignore_eos=True)
-            ids = pack_ids([(slot + at) % 1000 for at in range(context)])
+            ids = pack_ids([(slot + at) % vocab_size for at in range(context)])
             enters.append(Enter(slot, 1, ids, context, context - 1, pack_ids(pages), params, 0))
             chunks.append(Chunk(slot, 1, True))
-        self._launch(enters, chunks, decode=False).wait()
+        for at in range(0, rows, prompts_a_step):
+            some = slice(at, at + prompts_a_step)
+            self._launch(enters[some], chunks[some], decode=False).wait()
+
+    def launch(self) -> Any:
+        """Launch a decode step of all rows and return it."""
+        return self._launch([], [], decode=True)
 
     def _launch(self, enters: list[Enter], chunks: list[Chunk], decode: bool) -> Any:
         self._number += 1
@@ -52,11 +62,11 @@ class Batch:
         """Return medians in microseconds: of a step, of the host's time in a launch, its parts, and in a wait; and the
         mean of this thread's processor time for a step."""
         ends, launches, waits, prepares, forwards = [], [], [], [], []
-        before = self._launch([], [], decode=True)
+        before = self.launch()
         cpu = time.thread_time()
         for _ in range(steps):
             started = time.perf_counter()
-            following = self._launch([], [], decode=True)
+            following = self.launch()
             launched = time.perf_counter()
             times = before.wait().times
             prepares.append(times.prepare_s)

@@ -10,7 +10,6 @@ is slower, or not at all. The least of 5 rounds, because the rest of the machine
 import argparse
 import sys
 import time
-from collections import deque
 from typing import Any
 
 from tests.support.interpreted import interpret_kernels
@@ -21,15 +20,15 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.gpu_launch import describe_host, report  # noqa: E402
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids  # noqa: E402
-from quartet.ids import Epoch  # noqa: E402
+from benchmarks.gpu_step_profile import STEPS, Batch  # noqa: E402
 from tests.golden.oracles import FOLDER  # noqa: E402
 from tests.support.local_engine import make_config  # noqa: E402
 from worker_proc.loading import load_runner  # noqa: E402
 from worker_proc.runner import ModelRunner  # noqa: E402
 
-NOBODY = Epoch(0)
-PROMPT, PAGE_SIZE, PAGES_A_ROW = 17, 16, 30
+CONTEXT, PAGE_SIZE = 17, 16
+# As much as Batch gives each row.
+PAGES_A_ROW = -(-(CONTEXT + 4 * STEPS) // PAGE_SIZE)
 ROUNDS, PROMPTS_A_STEP = 5, 8
 MOST_ROWS = 256
 
@@ -69,45 +68,22 @@ def make_runner() -> ModelRunner:
     return runner
 
 
-class Feeder:
-    """Steps of one batch, two in flight."""
-
-    def __init__(self, runner: ModelRunner, rows: int) -> None:
-        self._runner, self._number = runner, 0
-        self._flight: deque[Any] = deque()
-        runner.reset()
-        params = SamplingParams(temperature=0.0, ignore_eos=True)
-        for first in range(0, rows, PROMPTS_A_STEP):
-            slots = range(first, min(rows, first + PROMPTS_A_STEP))
-            enters = [Enter(slot, 1, pack_ids([5] * PROMPT), PROMPT, 0, self._pages(slot), params, 0) for slot in slots]
-            self._launch(enters, [Chunk(slot, PROMPT, True) for slot in slots], decode=False).wait()
-
-    def _pages(self, slot: int) -> bytes:
-        return pack_ids([1 + slot * PAGES_A_ROW + index for index in range(PAGES_A_ROW)])
-
-    def _launch(self, enters: list[Enter], chunks: list[Chunk], decode: bool) -> Any:
-        self._number += 1
-        return self._runner.launch(Step(NOBODY, self._number, b"", enters, b"", chunks, decode, b""), NOBODY)
-
-    def step(self) -> None:
-        """Launch one step and wait for the one before."""
-        self._flight.append(self._launch([], [], decode=True))
-        if len(self._flight) > 1:
-            self._flight.popleft().wait()
-
-
 def measure(runner: ModelRunner, rows: int, sleep_s: float, steps: int) -> float:
     """Return microseconds of processor time a step."""
     found = []
     for _ in range(ROUNDS):
-        feeder = Feeder(runner, rows)
-        spent = 0.0
+        runner.reset()
+        batch = Batch(runner, rows, CONTEXT, 0.0, PROMPTS_A_STEP)
+        pending, spent = batch.launch(), 0.0
         for _ in range(steps):
             if sleep_s:
                 time.sleep(sleep_s)
             before = time.thread_time()
-            feeder.step()
+            following = batch.launch()
+            pending.wait()
             spent += time.thread_time() - before
+            pending = following
+        pending.wait()
         found.append(1e6 * spent / steps)
     return round(float(np.min(found)), 1)
 
