@@ -427,7 +427,7 @@ class Step(_Frame, frozen=True, tag=32):
     """What changed since the step before, and what to run. Applied in field order.
 
     `release`: slots that become inactive (int32 bytes). `pages`: page table writes, triples (slot, index, page).
-    `decode`: whether active slots that are not in mid-prefill decode one token in this step, less `sit_out` (slots).
+    `decode`: whether active slots that are not in mid-prefill decode one token in this step.
     """
 
     worker_epoch: Epoch
@@ -437,7 +437,6 @@ class Step(_Frame, frozen=True, tag=32):
     pages: bytes
     chunks: list[Chunk]
     decode: bool
-    sit_out: bytes
 
 
 class StepTimes(_Frame, frozen=True):

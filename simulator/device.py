@@ -1,7 +1,7 @@
 """The worker's twin under the virtual clock: applies a Step, says how long it takes and what it samples.
 
 A decode step touches no row: the rows of a batch age together. A seat that begins to decode notes the number of decode
-steps so far; its KV length and the step in which it stops follow from that. Only who joins, leaves, sits out or stops
+steps so far; its KV length and the step in which it stops follow from that. Only a row that joins, leaves or stops
 costs time.
 
     slot:  enter ──► seat ──last chunk──► joins the decoding rows ──release──► gone
@@ -74,19 +74,16 @@ class SimulatedDevice:
             self._release(slot, now)
         for enter in step.enter:
             self._enter(enter, max(now, self._free_at_s))
-        rows, sitting = 0, list[int]()
-        if step.decode:
-            sitting = [slot for slot in unpack_ids(step.sit_out) if self._seats[slot].is_decoding]
-            rows = len(self._slots) - len(sitting)
+        rows = len(self._slots) if step.decode else 0
         prefill_tokens = prefill_pairs = 0
         for chunk in step.chunks:
             prefill_tokens += chunk.length
             prefill_pairs += pairs(self._seats[chunk.slot].kv_tokens, chunk.length)
-        context = self._context_tokens - sum(self._length(self._seats[slot]) for slot in sitting) + rows if rows else 0
+        context = self._context_tokens + rows if rows else 0
         duration_s = self._cost.of(prefill_tokens, prefill_pairs, rows, context)
         end_s = max(now, self._free_at_s) + duration_s
         self._free_at_s = end_s
-        decoded = self._decode(sitting, end_s) if rows else (b"", b"", b"")
+        decoded = self._decode(end_s) if rows else (b"", b"", b"")
         sampled = self._prefill(step.chunks, end_s)
         self._run.steps += 1
         self._run.decode_rows += rows
@@ -145,11 +142,9 @@ class SimulatedDevice:
     def _length(self, seat: Seat) -> int:
         return seat.base_tokens + self._decodes
 
-    def _decode(self, sitting: list[int], end_s: float) -> tuple[bytes, bytes, bytes]:
-        """Advance every decoding row but those that sit out; returns the columns of the result."""
+    def _decode(self, end_s: float) -> tuple[bytes, bytes, bytes]:
+        """Advance every decoding row; returns the columns of the result."""
         slots, generations = self._slots, self._generations
-        if sitting:
-            slots, generations = self._sit_out(sitting)
         self._decodes += 1
         self._context_tokens += len(slots)
         for gaps, count in self._pace.values():
@@ -157,7 +152,7 @@ class SimulatedDevice:
                 gaps.add(end_s - self._last_decode_s, count)
         for slot in list(self._own_last_s):
             seat = self._seats[slot]
-            if slot not in sitting and not seat.is_over:
+            if not seat.is_over:
                 seat.gaps.add(end_s - self._own_last_s.pop(slot))
                 gaps, count = self._pace.get(id(seat.gaps), (seat.gaps, 0))
                 self._pace[id(seat.gaps)] = (gaps, count + 1)
@@ -167,22 +162,6 @@ class SimulatedDevice:
         if stops:
             ids = self._stop(stops, generations, ids)
         return slots.tobytes(), generations.tobytes(), ids
-
-    def _sit_out(self, sitting: list[int]) -> tuple["array[int]", "array[int]"]:
-        """Put rows off by one decode step; returns slots and generations of the others."""
-        for slot in sitting:
-            seat = self._seats[slot]
-            seat.base_tokens -= 1
-            if slot not in self._own_last_s:
-                self._own_last_s[slot] = self._last_decode_s
-                self._slow_down(seat)
-            if not seat.is_over:
-                self._stops[seat.stops_at].remove(seat)
-                seat.stops_at += 1
-                self._stops.setdefault(seat.stops_at, []).append(seat)
-        out = set(sitting)
-        kept = [(slot, one) for slot, one in zip(self._slots, self._generations, strict=True) if slot not in out]
-        return array("i", [slot for slot, _ in kept]), array("i", [one for _, one in kept])
 
     def _stop(self, stops: list[Seat], generations: "array[int]", ids: bytes) -> bytes:
         """Make the rows that say their last token end the sequence; what they decode after that is wasted."""

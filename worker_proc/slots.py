@@ -242,12 +242,6 @@ class SlotTable:
     def _decode_rows(self, step: Step) -> tuple[IntArray, RowNames]:
         if not step.decode:
             return _NO_SLOTS, _NO_NAMES
-        if step.sit_out:
-            rows = self._state == DECODE
-            for slot in ids_of(step.sit_out):
-                rows[self._checked(int(slot))] = False
-            slots = np.flatnonzero(rows)
-            return slots, self._names(slots)
         if self._decoding is None:
             slots = np.flatnonzero(self._state == DECODE)
             self._decoding = slots, self._names(slots)

@@ -158,7 +158,6 @@ class Steps:
             pack_ids([number for write in page_writes for number in write]),
             batch.chunks,
             bool(rows),
-            b"",
         )
         state.released_slots.clear()
         state.page_writes = batch.next_writes

@@ -79,9 +79,8 @@ class StrictWorker:
             if chunk.is_last:
                 samples.append(chunk.slot)
         if step.decode:
-            sitting_out = set(unpack_ids(step.sit_out))
             for number, slot in self.slots.items():
-                if not slot.is_prefilling and number not in sitting_out and number not in samples:
+                if not slot.is_prefilling and number not in samples:
                     slot.ids.append(slot.last_token)
                     self._write(slot, slot.committed + 1, written)
                     rows.append((number, slot.committed))

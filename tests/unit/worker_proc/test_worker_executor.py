@@ -97,7 +97,7 @@ def settings(step_ms: float = 0.0) -> Config:
 
 
 def step(number: int, worker: int = WORKER, decode: bool = True, **changes: Any) -> Step:
-    values = {"release": b"", "enter": [], "pages": b"", "chunks": [], "sit_out": b"", **changes}
+    values = {"release": b"", "enter": [], "pages": b"", "chunks": [], **changes}
     return Step(worker_epoch=Epoch(worker), step=number, decode=decode, **values)
 
 

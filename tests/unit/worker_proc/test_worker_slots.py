@@ -17,7 +17,6 @@ def step(
     pages: list[int] | None = None,
     chunks: list[Chunk] | None = None,
     decode: bool = True,
-    sit_out: list[int] | None = None,
 ) -> Step:
     return Step(
         Epoch(1),
@@ -27,7 +26,6 @@ def step(
         pack_ids(pages or []),
         chunks or [],
         decode,
-        pack_ids(sit_out or []),
     )
 
 
@@ -76,12 +74,13 @@ def test_release_comes_before_enter_and_the_generation_changes() -> None:
     assert table.kv_length[0] == 4
 
 
-def test_sit_out_and_decode_false_hold_rows_back() -> None:
+def test_decode_false_holds_rows_back() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 2, [1]), entry(1, 2, [2])], chunks=[Chunk(0, 2, True), Chunk(1, 2, True)]))
-    assert run(table, step(sit_out=[0])).sampled.tolist() == [1]
     assert run(table, step(decode=False)).sampled.tolist() == []
-    assert table.kv_length[[0, 1]].tolist() == [2, 3]
+    assert table.kv_length[[0, 1]].tolist() == [2, 2]
+    assert run(table, step()).sampled.tolist() == [0, 1]
+    assert table.kv_length[[0, 1]].tolist() == [3, 3]
 
 
 def test_page_writes_of_enter_and_step_reach_the_plan_in_order() -> None:
@@ -158,7 +157,7 @@ def test_nonsense_is_refused(frame: Step, message: str) -> None:
 def test_an_abandoned_step_deactivates_who_took_part_and_only_those() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 2, [1]), entry(1, 2, [2])], chunks=[Chunk(0, 2, True), Chunk(1, 2, True)]))
-    frame = step(enter=[entry(2, 2, [3])], sit_out=[1])
+    frame = step(enter=[entry(2, 2, [3])], decode=False)
     table.abandon(frame, table.apply(frame))
     assert run(table, step()).sampled.tolist() == [1]
     run(table, step(release=[0, 2], enter=[entry(0, 2, [4])], chunks=[Chunk(0, 2, True)]))
