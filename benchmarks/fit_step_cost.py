@@ -41,7 +41,7 @@ class Bench:
         self._step = 1
 
     def _run(self, enter: list[Enter], chunks: list[Chunk], decode: bool) -> float:
-        step = Step(NOBODY, self._step, b"", enter, b"", chunks, decode, b"")
+        step = Step(NOBODY, self._step, b"", enter, b"", chunks, decode)
         self._step += 1
         started = time.perf_counter()
         self._runner.launch(step, NOBODY).wait()

@@ -56,7 +56,7 @@ class Batch:
 
     def _launch(self, enters: list[Enter], chunks: list[Chunk], decode: bool) -> Any:
         self._number += 1
-        return self._runner.launch(Step(NOBODY, self._number, b"", enters, b"", chunks, decode, b""), NOBODY)
+        return self._runner.launch(Step(NOBODY, self._number, b"", enters, b"", chunks, decode), NOBODY)
 
     def run(self, steps: int) -> dict[str, float]:
         """Return medians in microseconds: of a step, of the host's time in a launch, its parts, and in a wait; and the
@@ -107,8 +107,8 @@ def prompt_us(runner: ModelRunner, length: int) -> dict[str, Any]:
     """Return what a prompt of `length` tokens takes, its kernels, and the host's part of it."""
     pages = pack_ids(list(range(1, 2 - (-length // runner.capacity.page_size))))
     enter = Enter(0, 1, pack_ids([at % 1000 for at in range(length)]), length, 0, pages, SamplingParams(), 0)
-    prompt = Step(NOBODY, 1, b"", [enter], b"", [Chunk(0, length, True)], False, b"")
-    release = Step(NOBODY, 2, pack_ids([0]), [], b"", [], False, b"")
+    prompt = Step(NOBODY, 1, b"", [enter], b"", [Chunk(0, length, True)], False)
+    release = Step(NOBODY, 2, pack_ids([0]), [], b"", [], False)
     walls, launches = [], []
 
     def once() -> None:

@@ -25,8 +25,8 @@ def warm_up(
     limit = min(capacity.context_length - 2, capacity.page_count * capacity.page_size - 2)
     fitting = sorted({min(length, limit) for length in lengths if limit >= 1})
     decode, release = (
-        Step(_NOBODY, 1, b"", [], b"", [], True, b""),
-        Step(_NOBODY, 2, pack_ids([0]), [], b"", [], False, b""),
+        Step(_NOBODY, 1, b"", [], b"", [], True),
+        Step(_NOBODY, 2, pack_ids([0]), [], b"", [], False),
     )
     steps = [step for length in fitting for step in (_prefill(length, _GREEDY, capacity.page_size), decode, release)]
     steps += [step for length in fitting[:1] for step in (_prefill(length, _FILTERED, capacity.page_size), release)]
@@ -38,4 +38,4 @@ def warm_up(
 def _prefill(length: int, params: SamplingParams, page_size: int) -> Step:
     pages = pack_ids(list(range(1, -(-(length + 2) // page_size) + 1)))
     enter = Enter(0, 0, pack_ids([0] * length), length, 0, pages, params, 0)
-    return Step(_NOBODY, 0, b"", [enter], b"", [Chunk(0, length, True)], False, b"")
+    return Step(_NOBODY, 0, b"", [enter], b"", [Chunk(0, length, True)], False)

@@ -29,7 +29,7 @@ class TokenJudge:
         asked = SamplingParams(temperature=0.0, logprobs=self._vocab_size)
         enter = Enter(0, 0, pack_ids(ids), len(ids), 0, pages, asked, 0)
         self._runner.reset()
-        step = Step(EPOCH, 0, b"", [enter], b"", [Chunk(0, len(ids), True)], False, b"")
+        step = Step(EPOCH, 0, b"", [enter], b"", [Chunk(0, len(ids), True)], False)
         result = self._runner.launch(step, EPOCH).wait()
         scores = torch.empty(self._vocab_size, dtype=torch.float64)
         index, values = zip(*result.logprobs[0][1].top, strict=True)

@@ -74,7 +74,6 @@ SAMPLES: list[msgspec.Struct] = [
         IDS,
         [frames.Chunk(0, 16, True)],
         True,
-        b"",
     ),
     frames.StepResult(Epoch(3), 8, IDS, IDS, IDS, [(0, LOGPROBS)], [2], frames.StepTimes(0.1, 0.2, 0.3, 0.4)),
     frames.StepFailed(Epoch(3), 8, "oom", "out of memory"),
