@@ -28,7 +28,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     if service.is_draining:
         raise draining()
-    body = await read_body(request, service.config.server.max_body_bytes, service.patience.body_s)
+    body = await read_body(request, service.config.server.max_body_bytes, service.timeouts.body_s)
     return await answer(request, service, chat_job(request, service, decode_body(decoder, body)))
 
 

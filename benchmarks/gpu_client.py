@@ -29,7 +29,7 @@ from quartet.actors.actor import Context, Metrics
 from quartet.actors.process import run_process
 from quartet.codec import Source
 from quartet.engine import Engine, GenerateRequest, Output
-from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Snapshot, Who, pack_ids
+from quartet.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams, Snapshot, pack_ids
 from quartet.ids import Role
 
 ROUND_LIMIT_S = 300.0
@@ -116,13 +116,13 @@ class BenchActor:
     def on_batch_end(self) -> None:
         """Nothing is batched here."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Pass the process table on."""
-        self._engine.on_who(who)
+        self._engine.on_process_table(process_table)
 
     def metrics(self) -> Metrics:
         """Return the engine's own."""
-        return self._engine.edge_metrics()
+        return self._engine.journal_metrics()
 
     async def drain(self, limit_s: float) -> None:
         """Nothing to wait for."""
@@ -247,7 +247,7 @@ class BenchActor:
             raise stream.error
 
     def _cpu(self) -> dict[str, float]:
-        return {f"{row.role.label}-{row.rank}": cpu_seconds(row.pid) for row in self._engine.who.processes}
+        return {f"{row.role.label}-{row.rank}": cpu_seconds(row.pid) for row in self._engine.process_table.processes}
 
     def _cpu_since(self, before: dict[str, float]) -> dict[str, float]:
         return {name: round(cpu - before[name], 2) for name, cpu in self._cpu().items()}

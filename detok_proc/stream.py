@@ -53,7 +53,7 @@ class Stream:
         return text
 
 
-class Draft:
+class PendingDelta:
     """Output of one stream that is still being gathered, for the item that ends it or replays it."""
 
     def __init__(self, stream: Stream) -> None:

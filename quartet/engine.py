@@ -20,8 +20,6 @@ from quartet.errors import FrameError, RequestError
 from quartet.frames import (
     Abort,
     Accepted,
-    Answer,
-    Ask,
     ChatPrompt,
     Delta,
     DeltaItem,
@@ -29,22 +27,24 @@ from quartet.frames import (
     EncodeFailed,
     Failed,
     Finish,
-    Held,
+    HeldRequests,
     IdsPrompt,
-    LiveSet,
+    LiveRequests,
+    ProcessTable,
+    Query,
+    QueryReply,
     Rejected,
     SamplingParams,
     Snapshot,
     Submit,
     TextLogprobs,
     TextPrompt,
-    Who,
     unpack_ids,
 )
 from quartet.ids import Rid, Role, process_name
 from quartet.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 
-LIVE_SET_S = 1.0
+LIVE_REQUESTS_S = 1.0
 ASK_TIMEOUT_S = 5.0
 START_GRACE_S = 2.0
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
@@ -79,7 +79,7 @@ OnOutput = Callable[[list[Output]], None]
 OnError = Callable[[RequestError], None]
 
 
-class Generation:
+class OutputStream:
     """A request in progress. Take its output by `subscribe` (push) or by iteration (pull), not both.
 
     Until one of them is used, output waits here.
@@ -181,19 +181,19 @@ class Generation:
 class Engine:
     """The engine as its clients see it.
 
-    The owner calls `on_frame` for each frame, `on_who` for each process table, and keeps `run` in a task.
+    The owner calls `on_frame` for each frame, `on_process_table` for each process table, and keeps `run` in a task.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._journal: Journal[Generation] = Journal()
-        self._generations: dict[Rid, Generation] = {}
+        self._journal: Journal[OutputStream] = Journal()
+        self._streams: dict[Rid, OutputStream] = {}
         self._encodes = EncodeJobs(context)
         self._asks: dict[int, asyncio.Future[bytes]] = {}
         self._last_ask = 0
         self._epochs: dict[str, int] = {}
         self._scheduler = process_name(Role.SCHEDULER, 0)
-        self.who = context.who
+        self.process_table = context.process_table
         self.snapshots: dict[str, Snapshot] = {}
         self._first_ready = asyncio.Event()
         self._is_stopping = False
@@ -213,7 +213,7 @@ class Engine:
     @property
     def is_draining(self) -> bool:
         """Whether the service is shutting down."""
-        return self.who.is_draining or self._is_stopping
+        return self.process_table.is_draining or self._is_stopping
 
     @property
     def live_count(self) -> int:
@@ -221,12 +221,12 @@ class Engine:
         return len(self._journal.entries)
 
     def _is_ready(self, role: Role) -> bool:
-        return any(process.role is role and process.state == "ready" for process in self.who.processes)
+        return any(process.role is role and process.state == "ready" for process in self.process_table.processes)
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Take the process table; whatever died takes nothing with it that is not submitted again."""
-        self.who = who
-        for process in who.processes:
+        self.process_table = process_table
+        for process in process_table.processes:
             name = process_name(process.role, process.rank)
             before = self._epochs.get(name)
             self._epochs[name] = process.epoch
@@ -249,7 +249,7 @@ class Engine:
 
     # Requests
 
-    async def generate(self, request: GenerateRequest) -> Generation:
+    async def generate(self, request: GenerateRequest) -> OutputStream:
         """Tokenize and queue a request; returns once every choice is accepted.
 
         Raises RequestError with the status to answer if it is refused. Cancelling it frees everything.
@@ -258,18 +258,18 @@ class Engine:
             raise RequestError(503, "draining", "The server is shutting down.", None, 1.0)
         await self._started()
         job = self._encodes.send(request.prompt, request.params)
-        generation = Generation(self, request.rid or Rid(os.urandom(16)), request.n)
-        submit = partial(self._submit, request, generation)
-        self._encodes.expect(job, request.deadline_s, submit, generation.fail)
+        stream = OutputStream(self, request.rid or Rid(os.urandom(16)), request.n)
+        submit = partial(self._submit, request, stream)
+        self._encodes.expect(job, request.deadline_s, submit, stream.fail)
         try:
-            await generation.accepted()
+            await stream.accepted()
         except BaseException:
-            if self._generations.get(generation.rid) is generation:
-                self.abort(generation.rid)
+            if self._streams.get(stream.rid) is stream:
+                self.abort(stream.rid)
             raise
         finally:
             self._encodes.end(job.job)
-        return generation
+        return stream
 
     async def _started(self) -> None:
         """Wait a moment for the first readiness: the ready line may be read before the table has come here."""
@@ -281,25 +281,25 @@ class Engine:
         except TimeoutError:
             raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0) from None
 
-    def _submit(self, request: GenerateRequest, generation: Generation, encoded: Encoded) -> None:
+    def _submit(self, request: GenerateRequest, stream: OutputStream, encoded: Encoded) -> None:
         """Journal and submit every choice of a request, unless nobody waits for it any more."""
-        if generation.is_settled:
+        if stream.is_settled:
             return
-        if generation.rid in self._generations:
+        if stream.rid in self._streams:
             error = RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
-            generation.fail(error)
+            stream.fail(error)
             return
-        generation.encode(encoded)
-        self._generations[generation.rid] = generation
+        stream.encode(encoded)
+        self._streams[stream.rid] = stream
         now = self._context.clock.now()
         deadline_s = None if request.deadline_s is None else now + request.deadline_s
         try:
             for choice in range(request.n):
-                submit = self._submit_frame(request, generation.rid, choice, encoded)
-                self._journal.add(submit, generation, deadline_s, now)
+                submit = self._submit_frame(request, stream.rid, choice, encoded)
+                self._journal.add(submit, stream, deadline_s, now)
                 self._context.send(self._scheduler, submit)
         except FrameError:
-            generation.fail(RequestError(400, "invalid_value", "The request is too long to be passed on."))
+            stream.fail(RequestError(400, "invalid_value", "The request is too long to be passed on."))
 
     def _submit_frame(self, request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded) -> Submit:
         return Submit(
@@ -321,19 +321,19 @@ class Engine:
 
     def abort(self, rid: Rid) -> None:
         """Give a request up. Idempotent."""
-        generation = self._generations.pop(rid, None)
-        if generation is None:
+        stream = self._streams.pop(rid, None)
+        if stream is None:
             return
-        for choice in range(generation.choices):
+        for choice in range(stream.choices):
             self._journal.remove(rid, choice)
         self._context.send(self._scheduler, Abort(rid))
 
     def choices_left(self, rid: Rid) -> int:
         """Return how many choices of a request have not ended."""
-        generation = self._generations.get(rid)
-        if generation is None:
+        stream = self._streams.get(rid)
+        if stream is None:
             return 0
-        return sum((rid, choice) in self._journal.entries for choice in range(generation.choices))
+        return sum((rid, choice) in self._journal.entries for choice in range(stream.choices))
 
     async def ask(self, what: str, argument: str = "") -> bytes:
         """Ask the scheduler a question (frames.Ask); returns JSON. Raises RequestError 503 if it does not answer."""
@@ -342,7 +342,7 @@ class Engine:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._asks[ask_id] = answer
         try:
-            self._context.send(self._scheduler, Ask(ask_id, self._context.name, what, argument))
+            self._context.send(self._scheduler, Query(ask_id, self._context.name, what, argument))
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 return await answer
         except TimeoutError:
@@ -367,9 +367,9 @@ class Engine:
             case Failed():
                 error = RequestError(frame.status, frame.code, frame.message)
                 self._on_failed(frame.rid, frame.choice, frame.attempt, error)
-            case Held():
-                self._on_held(frame)
-            case Answer():
+            case HeldRequests():
+                self._on_held_requests(frame)
+            case QueryReply():
                 answer = self._asks.get(frame.ask)
                 if answer is not None and not answer.done():
                     answer.set_result(frame.body)
@@ -401,7 +401,7 @@ class Engine:
                     self._on_finish(item)
                 entry.owner.deliver([Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)])
 
-    def _on_gap(self, entry: Entry[Generation], now: float) -> None:
+    def _on_gap(self, entry: Entry[OutputStream], now: float) -> None:
         """Output is missing or contradicts what was delivered: submit again, but not for ever without any progress."""
         entry.stall_replays += 1
         if entry.stall_replays > MAX_STALL_REPLAYS:
@@ -412,19 +412,19 @@ class Engine:
     def _on_finish(self, item: DeltaItem) -> None:
         self._journal.remove(item.rid, item.choice)
         if not self.choices_left(item.rid):
-            self._generations.pop(item.rid, None)
+            self._streams.pop(item.rid, None)
 
     def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError) -> None:
         entry = self._journal.entries.get((rid, choice))
         if entry is not None and entry.submit.attempt == attempt:
             self._give_up(entry, error)
 
-    def _give_up(self, entry: Entry[Generation], error: RequestError) -> None:
-        if entry.submit.rid in self._generations:
+    def _give_up(self, entry: Entry[OutputStream], error: RequestError) -> None:
+        if entry.submit.rid in self._streams:
             self.abort(entry.submit.rid)
             entry.owner.fail(error)
 
-    def _on_held(self, held: Held) -> None:
+    def _on_held_requests(self, held: HeldRequests) -> None:
         now = self._context.clock.now()
         if not self.is_accepting and not self.is_draining:
             # A role is coming back: nothing can be expected to move, and its return replays what it held.
@@ -441,30 +441,30 @@ class Engine:
     async def run(self) -> None:
         """Send the live set each second, until cancelled."""
         while True:
-            await asyncio.sleep(LIVE_SET_S)
-            self.send_live_set()
+            await asyncio.sleep(LIVE_REQUESTS_S)
+            self.send_live_requests()
 
-    def send_live_set(self) -> None:
+    def send_live_requests(self) -> None:
         """Tell the scheduler what is alive here; its answer shows what was lost."""
-        self._context.send(self._scheduler, LiveSet(self._context.name, self._journal.live_keys()))
+        self._context.send(self._scheduler, LiveRequests(self._context.name, self._journal.live_requests()))
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for the live ones; what is left after `limit_s` fails with 503 draining."""
         self._is_stopping = True
         deadline = self._context.clock.now() + limit_s
-        while self._generations and self._context.clock.now() < deadline:
+        while self._streams and self._context.clock.now() < deadline:
             await asyncio.sleep(0.02)
         for entry in list(self._journal.entries.values()):
             self._give_up(entry, RequestError(503, "draining", "The server is shutting down."))
 
-    def edge_metrics(self) -> Metrics:
+    def journal_metrics(self) -> Metrics:
         """Metrics of the journal."""
         journal = self._journal
         return Metrics(
-            {"edge_live_requests": float(len(journal.entries))},
+            {"api_live_requests": float(len(journal.entries))},
             {
-                "edge_replays": float(journal.replays),
-                "edge_stale_items": float(journal.stale_items),
-                "edge_replay_divergences": float(journal.divergences),
+                "api_replays": float(journal.replays),
+                "api_stale_items": float(journal.stale_items),
+                "api_replay_divergences": float(journal.divergences),
             },
         )

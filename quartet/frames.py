@@ -182,7 +182,7 @@ class Abort(_Frame, frozen=True, tag=13):
     rid: Rid
 
 
-class LiveKey(_Frame, frozen=True):
+class LiveRequest(_Frame, frozen=True):
     """One request of a live set."""
 
     rid: Rid
@@ -190,14 +190,14 @@ class LiveKey(_Frame, frozen=True):
     attempt: int
 
 
-class LiveSet(_Frame, frozen=True, tag=14):
+class LiveRequests(_Frame, frozen=True, tag=14):
     """Each second: everything alive at the edge `reply_to`. What is absent from two of them in a row is freed."""
 
     reply_to: str
-    live: list[LiveKey]
+    live: list[LiveRequest]
 
 
-class HeldItem(_Frame, frozen=True):
+class HeldRequest(_Frame, frozen=True):
     """One request the scheduler holds: `is_running`, and the steps issued for it since it was queued."""
 
     rid: Rid
@@ -207,10 +207,10 @@ class HeldItem(_Frame, frozen=True):
     steps_issued: int
 
 
-class Held(_Frame, frozen=True, tag=15):
+class HeldRequests(_Frame, frozen=True, tag=15):
     """Answer to LiveSet: what the scheduler holds for that edge."""
 
-    held: list[HeldItem]
+    held: list[HeldRequest]
 
 
 class Failed(_Frame, frozen=True, tag=16):
@@ -224,7 +224,7 @@ class Failed(_Frame, frozen=True, tag=16):
     message: str
 
 
-class Ask(_Frame, frozen=True, tag=17):
+class Query(_Frame, frozen=True, tag=17):
     """A question to the scheduler: `timeline`, `config` or `flush`, with an argument where one is needed."""
 
     ask: int
@@ -233,7 +233,7 @@ class Ask(_Frame, frozen=True, tag=17):
     argument: str = ""
 
 
-class Answer(_Frame, frozen=True, tag=18):
+class QueryReply(_Frame, frozen=True, tag=18):
     """Reply to Ask: JSON bytes."""
 
     ask: int
@@ -247,9 +247,9 @@ class Open(_Frame, frozen=True, tag=20):
     """Begin (or replay) one attempt on the token socket, ahead of its first Tokens row.
 
     `prompt_tail` holds the last prompt ids (int32 bytes, at most 16), for the first space. `output_ids` are all output
-    ids so far; the edge has the first `edge_count` of them, the rest is sent at once as a Delta. `logprobs` are those
-    of the rest, if they were asked for. A stop string counts only once `min_new_tokens` are there. `timings` is what is
-    known so far, for a request that a stop string ends.
+    ids so far; the first `delivered_count` of them have reached the api process, the rest is sent at once as a Delta.
+    `logprobs` are those of the rest, if they were requested. A stop string counts only from `min_new_tokens` on.
+    `timings` is what is known so far, for a request that a stop string ends.
     """
 
     handle: Handle
@@ -259,7 +259,7 @@ class Open(_Frame, frozen=True, tag=20):
     reply_to: str
     prompt_tail: bytes
     output_ids: bytes
-    edge_count: int
+    delivered_count: int
     stop: tuple[str, ...]
     include_stop_in_output: bool
     skip_special_tokens: bool
@@ -513,7 +513,7 @@ class Assignment(_Frame, frozen=True, tag=50):
     listen_fd: int = -1
 
 
-class Who(_Frame, frozen=True, tag=51):
+class ProcessTable(_Frame, frozen=True, tag=51):
     """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down.
     `serial` rises with each; a child's heartbeats say which it has seen."""
 
@@ -541,7 +541,7 @@ class Heartbeat(_Frame, frozen=True, tag=54):
     phase: str
     progress: int
     deadline_s: float
-    who_serial: int = 0
+    table_serial: int = 0
 
 
 class Drained(_Frame, frozen=True, tag=55):
@@ -555,9 +555,9 @@ class Fatal(_Frame, frozen=True, tag=56):
 
 
 TokenizerInbound = Encode
-SchedulerInbound = Submit | Abort | LiveSet | Ask | Stopped | WorkerHello | StepResult | StepFailed
+SchedulerInbound = Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed
 WorkerInbound = SchedulerHello | Step
 DetokInbound = Open | Tokens | Close
-ApiInbound = Encoded | EncodeFailed | Accepted | Rejected | Failed | Held | Delta | Answer | Snapshot
-ChildInbound = Assignment | Who | Drain
+ApiInbound = Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | Delta | QueryReply | Snapshot
+ChildInbound = Assignment | ProcessTable | Drain
 SupervisorInbound = Ready | Heartbeat | Drained | Fatal

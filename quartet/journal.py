@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from quartet.frames import DeltaItem, HeldItem, LiveKey, Submit
+from quartet.frames import DeltaItem, HeldRequest, LiveRequest, Submit
 from quartet.ids import Rid
 
 MISSES_BEFORE_REPLAY = 2
@@ -122,11 +122,11 @@ class Journal(Generic[Owner]):
             self.replay(entry, now) for entry in self.entries.values() if detok is None or entry.submit.detok == detok
         ]
 
-    def live_keys(self) -> list[LiveKey]:
+    def live_requests(self) -> list[LiveRequest]:
         """Return what is alive, for the LiveSet of each second."""
-        return [LiveKey(rid, choice, entry.submit.attempt) for (rid, choice), entry in self.entries.items()]
+        return [LiveRequest(rid, choice, entry.submit.attempt) for (rid, choice), entry in self.entries.items()]
 
-    def lost(self, held: list[HeldItem], now: float) -> tuple[list[Entry[Owner]], list[Entry[Owner]]]:
+    def lost(self, held: list[HeldRequest], now: float) -> tuple[list[Entry[Owner]], list[Entry[Owner]]]:
         """Compare with what the scheduler holds; returns (to submit again, to give up on).
 
         Lost is what is missing from two answers, or runs without a step or a token for STALL_S. Waiting is not

@@ -23,17 +23,27 @@ ENDLESS = 1 << 40
 """Output tokens still to come of a request that only its length ends."""
 
 
-class Seat:
+class SimulatedSlot:
     """One sequence in a slot.
 
     `wish` counts the output tokens still to come at its entry, the last of which ends it. While it decodes,
     `base_tokens` plus the decode steps so far is its KV length, `stops_at` is the decode step that ends it.
     """
 
-    __slots__ = ("base_tokens", "gaps", "generation", "is_decoding", "is_over", "kv_tokens", "stops_at", "who", "wish")
+    __slots__ = (
+        "base_tokens",
+        "gaps",
+        "generation",
+        "is_decoding",
+        "is_over",
+        "kv_tokens",
+        "number",
+        "stops_at",
+        "wish",
+    )
 
-    def __init__(self, who: int, generation: int, kv_tokens: int, wish: int, gaps: Gaps) -> None:
-        self.who = who
+    def __init__(self, number: int, generation: int, kv_tokens: int, wish: int, gaps: Gaps) -> None:
+        self.number = number
         self.generation = generation
         self.kv_tokens = kv_tokens
         self.wish = wish
@@ -56,12 +66,12 @@ class SimulatedDevice:
         self._cost = cost
         self._run = run
         self._free_at_s = 0.0
-        self._seats: dict[int, Seat] = {}
+        self._slot_states: dict[int, SimulatedSlot] = {}
         self._decodes = 0
         self._context_tokens = 0
         self._slots = array("i")
         self._generations = array("i")
-        self._stops: dict[int, list[Seat]] = {}
+        self._stops: dict[int, list[SimulatedSlot]] = {}
         self._pace: dict[int, tuple[Gaps, int]] = {}
         """By the identity of a class's gaps: how many of its rows had their last token in the last decode step."""
         self._last_decode_s = 0.0
@@ -78,7 +88,7 @@ class SimulatedDevice:
         prefill_tokens = prefill_pairs = 0
         for chunk in step.chunks:
             prefill_tokens += chunk.length
-            prefill_pairs += pairs(self._seats[chunk.slot].kv_tokens, chunk.length)
+            prefill_pairs += pairs(self._slot_states[chunk.slot].kv_tokens, chunk.length)
         context = self._context_tokens + rows if rows else 0
         duration_s = self._cost.of(prefill_tokens, prefill_pairs, rows, context)
         end_s = max(now, self._free_at_s) + duration_s
@@ -93,8 +103,8 @@ class SimulatedDevice:
 
     def _enter(self, enter: Enter, now: float) -> None:
         # The seed of a simulated request is its number in the workload.
-        who = enter.params.seed
-        outcome = self._run.outcomes[who]
+        number = enter.params.seed
+        outcome = self._run.outcomes[number]
         length = len(enter.ids) // ID_BYTES
         outcome.recomputed_tokens += max(0, min(outcome.computed_tokens, length) - enter.cached_length)
         if outcome.admissions == 0:
@@ -110,37 +120,37 @@ class SimulatedDevice:
         wish = ENDLESS
         if request.output_tokens < request.max_tokens:
             wish = request.output_tokens - (length - enter.prompt_length)
-        assert enter.slot not in self._seats, f"slot {enter.slot} is entered while it is taken"
-        self._seats[enter.slot] = Seat(who, enter.generation, enter.cached_length, wish, gaps)
+        assert enter.slot not in self._slot_states, f"slot {enter.slot} is entered while it is taken"
+        self._slot_states[enter.slot] = SimulatedSlot(number, enter.generation, enter.cached_length, wish, gaps)
 
     def _release(self, slot: int, now: float) -> None:
-        seat = self._seats.pop(slot)
-        outcome = self._run.outcomes[seat.who]
+        state = self._slot_states.pop(slot)
+        outcome = self._run.outcomes[state.number]
         outcome.left_s.append(max(now, self._free_at_s))
-        if seat.is_decoding:
+        if state.is_decoding:
             last_s = self._own_last_s.pop(slot, NEVER)
             if last_s == NEVER:
                 last_s = self._last_decode_s
-                self._slow_down(seat)
-            if not seat.is_over:
+                self._slow_down(state)
+            if not state.is_over:
                 outcome.last_token_s = last_s
-                self._stops[seat.stops_at].remove(seat)
-            length = self._length(seat)
+                self._stops[state.stops_at].remove(state)
+            length = self._length(state)
             self._context_tokens -= length
             at = bisect_left(self._slots, slot)
             del self._slots[at], self._generations[at]
         else:
-            length = seat.kv_tokens
+            length = state.kv_tokens
         outcome.computed_tokens = max(outcome.computed_tokens, length)
 
-    def _slow_down(self, seat: Seat) -> None:
+    def _slow_down(self, state: SimulatedSlot) -> None:
         """Take a row out of those that share the last decode step, unless it has stopped and left them already."""
-        if not seat.is_over:
-            gaps, count = self._pace[id(seat.gaps)]
-            self._pace[id(seat.gaps)] = (gaps, count - 1)
+        if not state.is_over:
+            gaps, count = self._pace[id(state.gaps)]
+            self._pace[id(state.gaps)] = (gaps, count - 1)
 
-    def _length(self, seat: Seat) -> int:
-        return seat.base_tokens + self._decodes
+    def _length(self, state: SimulatedSlot) -> int:
+        return state.base_tokens + self._decodes
 
     def _decode(self, end_s: float) -> tuple[bytes, bytes, bytes]:
         """Advance every decoding row; returns the columns of the result."""
@@ -151,11 +161,11 @@ class SimulatedDevice:
             if count:
                 gaps.add(end_s - self._last_decode_s, count)
         for slot in list(self._own_last_s):
-            seat = self._seats[slot]
-            if not seat.is_over:
-                seat.gaps.add(end_s - self._own_last_s.pop(slot))
-                gaps, count = self._pace.get(id(seat.gaps), (seat.gaps, 0))
-                self._pace[id(seat.gaps)] = (gaps, count + 1)
+            state = self._slot_states[slot]
+            if not state.is_over:
+                state.gaps.add(end_s - self._own_last_s.pop(slot))
+                gaps, count = self._pace.get(id(state.gaps), (state.gaps, 0))
+                self._pace[id(state.gaps)] = (gaps, count + 1)
         self._last_decode_s = end_s
         ids = OUTPUT_BYTES * len(slots)
         stops = self._stops.pop(self._decodes, None)
@@ -163,45 +173,45 @@ class SimulatedDevice:
             ids = self._stop(stops, generations, ids)
         return slots.tobytes(), generations.tobytes(), ids
 
-    def _stop(self, stops: list[Seat], generations: "array[int]", ids: bytes) -> bytes:
+    def _stop(self, stops: list[SimulatedSlot], generations: "array[int]", ids: bytes) -> bytes:
         """Make the rows that say their last token end the sequence; what they decode after that is wasted."""
         changed = bytearray(ids)
-        for seat in stops:
-            at = generations.index(seat.generation) * ID_BYTES
+        for state in stops:
+            at = generations.index(state.generation) * ID_BYTES
             changed[at : at + ID_BYTES] = EOS_BYTES
-            self._slow_down(seat)
-            seat.is_over = True
+            self._slow_down(state)
+            state.is_over = True
         return bytes(changed)
 
     def _prefill(self, chunks: list[Chunk], end_s: float) -> tuple[bytes, bytes, bytes]:
         """Advance the prompts in progress; returns the columns of those whose last token is computed."""
         slots, generations, ids = array("i"), array("i"), b""
         for chunk in chunks:
-            seat = self._seats[chunk.slot]
-            seat.kv_tokens += chunk.length
-            outcome = self._run.outcomes[seat.who]
-            outcome.computed_tokens = max(outcome.computed_tokens, seat.kv_tokens)
+            state = self._slot_states[chunk.slot]
+            state.kv_tokens += chunk.length
+            outcome = self._run.outcomes[state.number]
+            outcome.computed_tokens = max(outcome.computed_tokens, state.kv_tokens)
             if not chunk.is_last:
                 continue
             if outcome.first_token_s == NEVER:
                 outcome.first_token_s = end_s
             else:
-                seat.gaps.add(end_s - outcome.last_token_s)
+                state.gaps.add(end_s - outcome.last_token_s)
             slots.append(chunk.slot)
-            generations.append(seat.generation)
-            ids += EOS_BYTES if seat.wish == 1 else OUTPUT_BYTES
-            self._join(chunk.slot, seat, end_s)
+            generations.append(state.generation)
+            ids += EOS_BYTES if state.wish == 1 else OUTPUT_BYTES
+            self._join(chunk.slot, state, end_s)
         return slots.tobytes(), generations.tobytes(), ids
 
-    def _join(self, slot: int, seat: Seat, end_s: float) -> None:
-        seat.is_decoding = True
-        seat.is_over = seat.wish <= 1
-        seat.base_tokens = seat.kv_tokens - self._decodes
-        self._context_tokens += seat.kv_tokens
+    def _join(self, slot: int, state: SimulatedSlot, end_s: float) -> None:
+        state.is_decoding = True
+        state.is_over = state.wish <= 1
+        state.base_tokens = state.kv_tokens - self._decodes
+        self._context_tokens += state.kv_tokens
         self._own_last_s[slot] = end_s
-        if not seat.is_over:
-            seat.stops_at = self._decodes + seat.wish - 1
-            self._stops.setdefault(seat.stops_at, []).append(seat)
+        if not state.is_over:
+            state.stops_at = self._decodes + state.wish - 1
+            self._stops.setdefault(state.stops_at, []).append(state)
         at = bisect_left(self._slots, slot)
         self._slots.insert(at, slot)
-        self._generations.insert(at, seat.generation)
+        self._generations.insert(at, state.generation)

@@ -103,17 +103,17 @@ class _Simulation:
         return True
 
     def _submit(self, now: float) -> None:
-        who = self._next
-        request = self._requests[who]
-        outcome = self._record.outcomes[who]
+        number = self._next
+        request = self._requests[number]
+        outcome = self._record.outcomes[number]
         outcome.arrival_s = now
         outcome.passes_at_arrival = len(self._record.admitting_passes)
         self._next += 1
         self._alive += 1
         # Greedy, with the number of the request where the device finds it again.
-        params = SamplingParams(max_new_tokens=request.max_tokens, temperature=0.0, seed=who)
+        params = SamplingParams(max_new_tokens=request.max_tokens, temperature=0.0, seed=number)
         frame = Submit(
-            Rid(who.to_bytes(RID_BYTES, "big")),
+            Rid(number.to_bytes(RID_BYTES, "big")),
             0,
             0,
             "api-0",
@@ -138,9 +138,9 @@ class _Simulation:
                 case Open():
                     self._handles[frame.handle] = int.from_bytes(frame.rid, "big")
                 case Rejected():
-                    who = int.from_bytes(frame.rid, "big")
-                    self._end(who, frame.code, now, 0)
-                    self._record.outcomes[who].is_rejected = True
+                    number = int.from_bytes(frame.rid, "big")
+                    self._end(number, frame.code, now, 0)
+                    self._record.outcomes[number].is_rejected = True
                 case Failed():
                     self._end(int.from_bytes(frame.rid, "big"), frame.code, now, 0)
                 case _:
@@ -150,15 +150,15 @@ class _Simulation:
         record = self._record
         fresh = [enter.params.seed for enter in step.enter if record.outcomes[enter.params.seed].admissions == 0]
         if fresh:
-            for who in fresh:
-                record.outcomes[who].passes_at_admission = len(record.admitting_passes)
+            for number in fresh:
+                record.outcomes[number].passes_at_admission = len(record.admitting_passes)
             record.admission_order += fresh
             record.admitting_passes.append(max(fresh))
 
-    def _end(self, who: int, ending: str, now: float, count: int) -> None:
-        outcome = self._record.outcomes[who]
+    def _end(self, number: int, ending: str, now: float, count: int) -> None:
+        outcome = self._record.outcomes[number]
         if outcome.ending:
-            raise SimulationError(f"request {who} ended twice: {outcome.ending}, {ending}")
+            raise SimulationError(f"request {number} ended twice: {outcome.ending}, {ending}")
         outcome.ending, outcome.end_s, outcome.output_tokens = ending, now, count
         if count:
             outcome.last_token_s = now

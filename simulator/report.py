@@ -86,7 +86,7 @@ def make_report(run: Run, engine: Engine, chunk_tokens: int) -> Report:
         ttft_s_by_class=_by_class((outcome, _ttft(outcome)) for outcome in finished),
         gap_s_by_class={name: summarise_gaps([gaps]) for name, gaps in sorted(run.gaps.items())},
         overtaken=summarise(map(float, overtaken.values())),
-        overtaken_by_class=_by_class((outcomes[who], float(count)) for who, count in overtaken.items()),
+        overtaken_by_class=_by_class((outcomes[number], float(count)) for number, count in overtaken.items()),
         retractions=int(run.counters["retractions"]),
         preemptions=int(run.counters["preemptions"]),
         recomputed_tokens=sum(outcome.recomputed_tokens for outcome in outcomes),
@@ -175,12 +175,12 @@ def count_overtaken(run: Run) -> list[int]:
     passed = _Sums(len(latest))
     pending = sorted(range(len(latest)), key=latest.__getitem__)
     counts: dict[int, int] = {}
-    for who in sorted(run.admission_order, reverse=True):
-        while pending and latest[pending[-1]] > who:
+    for number in sorted(run.admission_order, reverse=True):
+        while pending and latest[pending[-1]] > number:
             passed.add(pending.pop())
-        outcome = run.outcomes[who]
-        counts[who] = passed.before(outcome.passes_at_admission) - passed.before(outcome.passes_at_arrival)
-    return [counts[who] for who in run.admission_order]
+        outcome = run.outcomes[number]
+        counts[number] = passed.before(outcome.passes_at_admission) - passed.before(outcome.passes_at_arrival)
+    return [counts[number] for number in run.admission_order]
 
 
 class _Sums:

@@ -13,7 +13,7 @@ from typing import Any
 
 from quartet.actors.actor import Context, Metrics
 from quartet.codec import Source
-from quartet.frames import Who, WorkerInbound
+from quartet.frames import ProcessTable, WorkerInbound
 from worker_proc.contract import Runner
 from worker_proc.executor import Executor
 
@@ -75,7 +75,7 @@ class WorkerActor:
     def on_batch_end(self) -> None:
         """Never called: the executor reads the inbox."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Nothing to do: the executor looks at the process table itself."""
 
     def metrics(self) -> Metrics:

@@ -88,7 +88,7 @@ class Executor:
 
     def turn(self) -> None:
         """Greet a new scheduler, take at most one frame, and send every result that is due."""
-        hello = self._session.greet(self._context.who, self._context.clock.now())
+        hello = self._session.greet(self._context.process_table, self._context.clock.now())
         if hello is not None:
             self._link.send(SCHEDULER, hello)
         if not self._in_flight:

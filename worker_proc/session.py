@@ -9,7 +9,7 @@ In order::
 
 from collections.abc import Callable
 
-from quartet.frames import SchedulerHello, Step, Who, WorkerHello
+from quartet.frames import ProcessTable, SchedulerHello, Step, WorkerHello
 from quartet.ids import Epoch, Role
 from worker_proc.contract import Capacity
 
@@ -35,10 +35,10 @@ class Session:
         self._repeats_left = 0
         self.scheduler_epoch = NOBODY
 
-    def greet(self, who: Who, now: float) -> WorkerHello | None:
+    def greet(self, process_table: ProcessTable, now: float) -> WorkerHello | None:
         """Return the hello due at `now`: to a scheduler newer than the one served, or the last one again, for it may
         have been lost, until the first step shows that it was not."""
-        newest = max((p.epoch for p in who.processes if p.role == Role.SCHEDULER), default=NOBODY)
+        newest = max((p.epoch for p in process_table.processes if p.role == Role.SCHEDULER), default=NOBODY)
         if newest > self._seen:
             self._seen, self._greeted_at = newest, float("-inf")
         if now - self._greeted_at < REPEAT_S:

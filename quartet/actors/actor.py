@@ -8,7 +8,7 @@ import msgspec
 from quartet.clock import Clock
 from quartet.codec import Source
 from quartet.config import Config
-from quartet.frames import Who
+from quartet.frames import ProcessTable
 from quartet.ids import Epoch, Role
 
 
@@ -42,7 +42,7 @@ class Context(Protocol):
     clock: Clock
 
     @property
-    def who(self) -> Who:
+    def process_table(self) -> ProcessTable:
         """The process table as last heard."""
         ...
 
@@ -88,7 +88,7 @@ class Actor(Protocol):
         """Called after each burst of frames has been taken: the place to send what was gathered."""
         ...
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """The process table has changed."""
         ...
 

@@ -27,7 +27,7 @@ from quartet.actors.link import Inbox, Outboxes, ThreadLink
 from quartet.clock import Clock, MonotonicClock
 from quartet.codec import Decoder, Encoder, Source
 from quartet.errors import ConfigError, ModelError
-from quartet.frames import Assignment, ChildInbound, Drain, Drained, Fatal, Heartbeat, Ready, Snapshot, Who
+from quartet.frames import Assignment, ChildInbound, Drain, Drained, Fatal, Heartbeat, ProcessTable, Ready, Snapshot
 from quartet.ids import Role, process_name
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class ProcessContext:
         self.config = assignment.config
         self.listen_fd = assignment.listen_fd
         self.clock: Clock = MonotonicClock()
-        self.who = Who([], False)
+        self.process_table = ProcessTable([], False)
         self.dropped: collections.Counter[str] = collections.Counter()
         self.inbound: object = None
         self.run_dir = assignment.run_dir
@@ -82,7 +82,7 @@ class ProcessContext:
 
     def heartbeat(self) -> Heartbeat:
         """Return the heartbeat for this moment."""
-        return Heartbeat(*self._phase, self.who.serial)
+        return Heartbeat(*self._phase, self.process_table.serial)
 
     def blocking_link(self) -> BlockingLink:
         """Bind the inbox for the calling thread."""
@@ -141,7 +141,7 @@ class _Process:
         )
 
     def _on_control(self) -> None:
-        who = None
+        process_table = None
         while True:
             try:
                 message = self._channel.receive()
@@ -150,13 +150,13 @@ class _Process:
             if message is None:
                 # The supervisor is gone, and with it every reason to live. Nothing is flushed: clients are gone too.
                 os._exit(1)
-            if isinstance(message, Who):
-                who = message
+            if isinstance(message, ProcessTable):
+                process_table = message
             elif isinstance(message, Drain) and not self._drain_wanted.done():
                 self._drain_wanted.set_result(message)
-        if who is not None:
-            self._context.who = who
-            self._actor.on_who(who)
+        if process_table is not None:
+            self._context.process_table = process_table
+            self._actor.on_process_table(process_table)
             self._channel.send_if_possible(self._context.heartbeat())
 
     async def _beat(self) -> None:
@@ -171,7 +171,7 @@ class _Process:
             gauges, counters = self._actor.metrics()
             dropped = {f"frames_dropped.{reason}": float(count) for reason, count in context.dropped.items()}
             snapshot = Snapshot(context.role, context.rank, context.epoch, dict(gauges), {**counters, **dropped})
-            for process in context.who.processes:
+            for process in context.process_table.processes:
                 name = process_name(process.role, process.rank)
                 if process.role is Role.API and name != context.name:
                     context.send(name, snapshot)

@@ -76,7 +76,7 @@ async def test_a_client_that_leaves_frees_its_request_within_two_seconds(server:
     with pytest.raises(asyncio.CancelledError):
         await stream_completion(server.url, body, leave)
     left_s = time.monotonic()
-    wanted = ("quartet_num_running_reqs", "quartet_edge_live_requests")
+    wanted = ("quartet_num_running_reqs", "quartet_api_live_requests")
     while any(metric(server, name) for name in wanted):
         # Metrics travel once a second, so one more second may pass before the freed state shows.
         assert time.monotonic() - left_s < 3.5

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from quartet.config import SchedulerConfig
-from quartet.frames import Abort, Ask, LiveSet, StepFailed, StepResult, Stopped, Submit
+from quartet.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 
@@ -26,7 +26,9 @@ INTERNAL: dict[str, type[Any]] = {
 }
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_frame = msgspec.msgpack.Decoder(Submit | Abort | LiveSet | Ask | Stopped | StepResult | StepFailed).decode
+_decode_frame = msgspec.msgpack.Decoder(
+    Submit | Abort | LiveRequests | Query | Stopped | StepResult | StepFailed
+).decode
 
 
 class Setup(msgspec.Struct, frozen=True):

@@ -139,9 +139,9 @@ class CoreRig:
         assert frame.attempt == stream.submit.attempt
         self.handles[frame.handle] = (frame.rid, frame.choice)
         known = unpack_ids(frame.output_ids)
-        assert known[: frame.edge_count] == stream.outputs[: frame.edge_count]
-        assert len(stream.outputs) == frame.edge_count
-        stream.outputs += known[frame.edge_count :]
+        assert known[: frame.delivered_count] == stream.outputs[: frame.delivered_count]
+        assert len(stream.outputs) == frame.delivered_count
+        stream.outputs += known[frame.delivered_count :]
 
     def _tokens(self, frame: Tokens) -> None:
         rows = zip(unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids), strict=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from fake_edge_engine import MODEL, FakeEngine
+from fake_engine import MODEL, FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

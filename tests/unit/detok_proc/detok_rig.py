@@ -79,7 +79,7 @@ class Rig:
             "reply_to": "api-0",
             "prompt_tail": b"",
             "output_ids": b"",
-            "edge_count": 0,
+            "delivered_count": 0,
             "stop": (),
             "include_stop_in_output": False,
             "skip_special_tokens": True,

@@ -8,7 +8,7 @@ from wire_samples import CONFIG, PARAMS, TIMINGS
 
 from quartet.clock import ManualClock
 from quartet.codec import Source
-from quartet.engine import Engine, GenerateRequest, Generation, Output
+from quartet.engine import Engine, GenerateRequest, Output, OutputStream
 from quartet.errors import RequestError
 from quartet.frames import (
     Accepted,
@@ -19,8 +19,8 @@ from quartet.frames import (
     Finish,
     IdsPrompt,
     ProcessStatus,
+    ProcessTable,
     Submit,
-    Who,
     pack_ids,
 )
 from quartet.ids import Epoch, Role
@@ -29,8 +29,8 @@ SOURCE = Source(Role.SCHEDULER, 0, Epoch(1))
 ROLES = (Role.API, Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 
 
-def table(is_draining: bool = False, down: Role | None = None, **epochs: int) -> Who:
-    return Who(
+def table(is_draining: bool = False, down: Role | None = None, **epochs: int) -> ProcessTable:
+    return ProcessTable(
         [
             ProcessStatus(role, 0, 1, Epoch(epochs.get(role.label, 1)), "down" if role is down else "ready", "", 0)
             for role in ROLES
@@ -46,12 +46,12 @@ class Rig:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.who = table()
+        self.process_table = table()
         self.sent: list[tuple[str, Any]] = []
         self.outputs: list[Output] = []
         self.errors: list[RequestError] = []
         self.engine = Engine(self)  # type: ignore[arg-type]
-        self.engine.on_who(self.who)
+        self.engine.on_process_table(self.process_table)
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
         self.sent.append((destination, frame))
@@ -65,7 +65,7 @@ class Rig:
     def answer(self, frame: msgspec.Struct) -> None:
         self.engine.on_frame(SOURCE, frame)
 
-    async def begin(self, n: int = 1) -> "asyncio.Task[Generation]":
+    async def begin(self, n: int = 1) -> "asyncio.Task[OutputStream]":
         """Begin a request; its choices have been submitted when this returns."""
         request = GenerateRequest(prompt=IdsPrompt(pack_ids([5, 6])), params=PARAMS, n=n)
         task = asyncio.create_task(self.engine.generate(request))
@@ -74,7 +74,7 @@ class Rig:
         await settle()
         return task
 
-    async def started(self, n: int = 1) -> Generation:
+    async def started(self, n: int = 1) -> OutputStream:
         """Return an accepted request whose output and errors are kept."""
         task = await self.begin(n)
         for choice in range(n):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quartet.frames import DeltaItem, HeldItem, SamplingParams, Submit, pack_ids
+from quartet.frames import DeltaItem, HeldRequest, SamplingParams, Submit, pack_ids
 from quartet.frames import unpack_ids as ids_of
 from quartet.ids import Rid
 from quartet.journal import Entry, Journal
@@ -33,9 +33,9 @@ def item(index: int, ids: list[int], before: list[int] = [], **fields: Any) -> D
     return DeltaItem(**{**defaults, **fields})
 
 
-def held(entry: Entry[Any], is_running: bool = True, steps: int = 0, attempt: int | None = None) -> HeldItem:
+def held(entry: Entry[Any], is_running: bool = True, steps: int = 0, attempt: int | None = None) -> HeldRequest:
     frame = entry.submit
-    return HeldItem(frame.rid, frame.choice, frame.attempt if attempt is None else attempt, is_running, steps)
+    return HeldRequest(frame.rid, frame.choice, frame.attempt if attempt is None else attempt, is_running, steps)
 
 
 class Edge:

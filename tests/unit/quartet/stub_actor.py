@@ -7,11 +7,11 @@ from quartet.actors import process
 from quartet.actors.actor import Context, Metrics
 from quartet.codec import Source
 from quartet.errors import ConfigError, ModelError
-from quartet.frames import Answer, Ask, SchedulerInbound, Who
+from quartet.frames import ProcessTable, Query, QueryReply, SchedulerInbound
 
 
 class StubActor:
-    """Answers `Ask`; `what` may also be `fail` or `phase`."""
+    """Answers `Query`; `what` may also be `fail` or `phase`."""
 
     inbound: Any = SchedulerInbound
     is_threaded = False
@@ -37,23 +37,23 @@ class StubActor:
         return {"name": self._context.name, "epoch": self._context.epoch}
 
     def on_frame(self, source: Source, frame: Any) -> None:
-        assert isinstance(frame, Ask)
+        assert isinstance(frame, Query)
         if frame.what == "fail":
             raise ZeroDivisionError("asked to")
-        self._context.send(frame.reply_to, Answer(frame.ask, frame.argument.encode()))
+        self._context.send(frame.reply_to, QueryReply(frame.ask, frame.argument.encode()))
 
     def on_batch_end(self) -> None:
         self._batches += 1
 
-    def on_who(self, who: Who) -> None:
-        if who.serial == 13:
+    def on_process_table(self, process_table: ProcessTable) -> None:
+        if process_table.serial == 13:
             raise ZeroDivisionError("an unlucky table")
 
     def metrics(self) -> Metrics:
         return Metrics({"stub": 1.5}, {"batches": float(self._batches)})
 
     async def drain(self, limit_s: float) -> None:
-        self._context.send("api-0", Answer(0, f"drained within {limit_s:g} s".encode()))
+        self._context.send("api-0", QueryReply(0, f"drained within {limit_s:g} s".encode()))
 
     async def close(self) -> None: ...
 

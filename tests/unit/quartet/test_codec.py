@@ -11,7 +11,7 @@ from wire_samples import BOOT, INBOXES, RID, SAMPLES, inbox_of, kinds, sealed, t
 from quartet import codec
 from quartet.codec import HEADER, MAX_FRAME_BYTES, Decoder, Encoder, Source
 from quartet.errors import FrameError
-from quartet.frames import Abort, Answer, LiveSet, SchedulerInbound, Submit
+from quartet.frames import Abort, LiveRequests, QueryReply, SchedulerInbound, Submit
 from quartet.ids import Epoch, Role
 
 SENDER = Source(Role.API, 3, Epoch(41))
@@ -90,7 +90,7 @@ def test_a_role_that_is_none_has_its_own_reason() -> None:
 
 
 def test_header_and_body_agree_on_the_type() -> None:
-    refusal(sealed(ABORT_BODY, tag(LiveSet("", []))))
+    refusal(sealed(ABORT_BODY, tag(LiveRequests("", []))))
 
 
 def test_the_other_launch_is_refused_before_anything_else_is_looked_at() -> None:
@@ -112,12 +112,12 @@ def test_a_list_that_claims_billions_is_refused(size: bytes) -> None:
 
 
 def test_a_frame_above_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    fits = ENCODER.encode(Answer(1, bytes(100)))
+    fits = ENCODER.encode(QueryReply(1, bytes(100)))
     monkeypatch.setattr(codec, "MAX_FRAME_BYTES", len(fits))
-    assert ENCODER.encode(Answer(1, bytes(100))) == fits
+    assert ENCODER.encode(QueryReply(1, bytes(100))) == fits
     with pytest.raises(FrameError) as caught:
-        ENCODER.encode(Answer(1, bytes(101)))
-    assert caught.value.reason == "too_big" and "Answer" in str(caught.value)
+        ENCODER.encode(QueryReply(1, bytes(101)))
+    assert caught.value.reason == "too_big" and "QueryReply" in str(caught.value)
 
 
 def test_the_longest_prompt_fits() -> None:

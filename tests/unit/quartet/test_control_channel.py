@@ -9,7 +9,17 @@ from wire_samples import CONFIG
 
 from quartet.actors.control import MAX_MESSAGE_BYTES, ControlChannel, control_pair
 from quartet.errors import FrameError
-from quartet.frames import Assignment, ChildInbound, Drain, Drained, Fatal, Heartbeat, Ready, SupervisorInbound, Who
+from quartet.frames import (
+    Assignment,
+    ChildInbound,
+    Drain,
+    Drained,
+    Fatal,
+    Heartbeat,
+    ProcessTable,
+    Ready,
+    SupervisorInbound,
+)
 from quartet.ids import Epoch, Role
 
 Pair = tuple[ControlChannel[Any], ControlChannel[Any]]
@@ -57,7 +67,7 @@ def test_only_the_childs_end_is_inherited() -> None:
 
 def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:
     supervisor, child = pair
-    sent = [Assignment(1, Role.API, 0, Epoch(1), "/run", CONFIG), Who([], False, 1), Drain(2.0)]
+    sent = [Assignment(1, Role.API, 0, Epoch(1), "/run", CONFIG), ProcessTable([], False, 1), Drain(2.0)]
     for message in sent:
         supervisor.send(message)
     assert received(child) == sent
@@ -88,7 +98,7 @@ def test_the_end_comes_after_the_last_words(pair: Pair) -> None:
 
 def test_a_peer_that_died_without_reading_is_the_end_too(pair: Pair) -> None:
     supervisor, child = pair
-    supervisor.send(Who([], False))
+    supervisor.send(ProcessTable([], False))
     child.socket.close()
     assert supervisor.receive() is None
 
@@ -132,8 +142,8 @@ def test_sending_to_the_dead_is_no_error(pair: Pair) -> None:
     supervisor, child = pair
     child.socket.close()
     for _ in range(2):
-        supervisor.send(Who([], False))
-        supervisor.send_if_possible(Who([], False))
+        supervisor.send(ProcessTable([], False))
+        supervisor.send_if_possible(ProcessTable([], False))
         supervisor.flush()
     assert not supervisor._unsent, "nothing is kept for a process that is gone"
 

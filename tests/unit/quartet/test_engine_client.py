@@ -16,9 +16,9 @@ from quartet.frames import (
     Encoded,
     EncodeFailed,
     Failed,
-    Held,
+    HeldRequests,
     IdsPrompt,
-    LiveSet,
+    LiveRequests,
     Rejected,
     Submit,
     pack_ids,
@@ -151,7 +151,7 @@ async def test_a_failure_midway_ends_the_request_with_an_error(rig: Rig) -> None
 
 async def test_a_failure_of_an_earlier_attempt_is_not_ours(rig: Rig) -> None:
     generation = await rig.started()
-    rig.engine.on_who(table(scheduler=2))
+    rig.engine.on_process_table(table(scheduler=2))
     rig.answer(Failed(generation.rid, 0, 0, 500, "out_of_memory", "no room"))
     assert not rig.errors and rig.engine.live_count == 1
 
@@ -159,18 +159,18 @@ async def test_a_failure_of_an_earlier_attempt_is_not_ours(rig: Rig) -> None:
 async def test_a_new_scheduler_is_given_everything_again(rig: Rig) -> None:
     generation = await rig.started()
     rig.answer(delta(generation.rid, 0, [7, 8]))
-    rig.engine.on_who(table(scheduler=2))
+    rig.engine.on_process_table(table(scheduler=2))
     again = rig.last(Submit)
     assert (again.rid, again.attempt, again.output_ids) == (generation.rid, 1, pack_ids([7, 8]))
     count = len(rig.sent)
-    rig.engine.on_who(table(scheduler=2))
+    rig.engine.on_process_table(table(scheduler=2))
     assert len(rig.sent) == count, "once for each death"
 
 
 async def test_a_new_tokenizer_is_given_its_jobs_again(rig: Rig) -> None:
     task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
     await settle()
-    rig.engine.on_who(table(tokenizer=2))
+    rig.engine.on_process_table(table(tokenizer=2))
     first, second = rig.sent
     assert first == second and isinstance(first[1], Encode)
     task.cancel()
@@ -179,7 +179,7 @@ async def test_a_new_tokenizer_is_given_its_jobs_again(rig: Rig) -> None:
 async def test_the_death_of_a_worker_is_the_schedulers_business(rig: Rig) -> None:
     await rig.started()
     count = len(rig.sent)
-    rig.engine.on_who(table(worker=2))
+    rig.engine.on_process_table(table(worker=2))
     assert len(rig.sent) == count
 
 
@@ -194,11 +194,11 @@ async def test_a_hole_in_the_output_is_asked_for_again(rig: Rig) -> None:
 
 async def test_what_the_scheduler_lost_is_submitted_again(rig: Rig) -> None:
     await rig.started()
-    rig.engine.send_live_set()
-    assert [(key.choice, key.attempt) for key in rig.last(LiveSet).live] == [(0, 0)]
+    rig.engine.send_live_requests()
+    assert [(key.choice, key.attempt) for key in rig.last(LiveRequests).live] == [(0, 0)]
     for _ in range(2):
         rig.clock.advance(1.0)
-        rig.answer(Held([]))
+        rig.answer(HeldRequests([]))
     assert rig.last(Submit).attempt == 1
 
 
@@ -206,7 +206,7 @@ async def test_a_request_that_is_lost_again_and_again_fails(rig: Rig) -> None:
     await rig.started()
     for _ in range(10):
         rig.clock.advance(1.0)
-        rig.answer(Held([]))
+        rig.answer(HeldRequests([]))
     assert [error.status for error in rig.errors] == [500] and rig.engine.live_count == 0
 
 
@@ -214,12 +214,12 @@ async def test_choices_lost_together_are_one_error(rig: Rig) -> None:
     await rig.started(n=2)
     for _ in range(10):
         rig.clock.advance(1.0)
-        rig.answer(Held([]))
+        rig.answer(HeldRequests([]))
     assert len(rig.errors) == 1
 
 
 async def test_a_drain_refuses_what_is_new(rig: Rig) -> None:
-    rig.engine.on_who(table(is_draining=True))
+    rig.engine.on_process_table(table(is_draining=True))
     with pytest.raises(RequestError) as caught:
         await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
     assert (caught.value.status, caught.value.code) == (503, "draining")
@@ -257,16 +257,16 @@ async def test_a_question_that_nobody_answers_is_503(rig: Rig, monkeypatch: pyte
 
 async def test_a_role_that_is_down_is_not_accepting_but_alive(rig: Rig) -> None:
     assert rig.engine.is_accepting and rig.engine.is_alive
-    rig.engine.on_who(table(down=Role.WORKER))
+    rig.engine.on_process_table(table(down=Role.WORKER))
     assert not rig.engine.is_accepting and rig.engine.is_alive and not rig.engine.is_draining
 
 
 async def test_before_the_first_readiness_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.engine.START_GRACE_S", 0.01)
     rig = Rig.__new__(Rig)
-    rig.clock, rig.who, rig.sent = ManualClock(), table(down=Role.WORKER), []
+    rig.clock, rig.process_table, rig.sent = ManualClock(), table(down=Role.WORKER), []
     engine = Engine(rig)  # type: ignore[arg-type]
-    engine.on_who(rig.who)
+    engine.on_process_table(rig.process_table)
     with pytest.raises(RequestError) as caught:
         await engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
     assert (caught.value.status, caught.value.code) == (503, "engine_starting")
@@ -361,10 +361,10 @@ async def test_what_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.
 async def test_a_tokenizer_that_comes_back_gets_its_jobs_again(rig: Rig) -> None:
     task = asyncio.create_task(rig.engine.generate(plain()))
     await settle()
-    rig.engine.on_who(table(tokenizer=2))
+    rig.engine.on_process_table(table(tokenizer=2))
     first, again = (frame for _, frame in rig.sent)
     assert first == again
     rig.answer(encoded(first.job))
-    rig.engine.on_who(table(tokenizer=3))
+    rig.engine.on_process_table(table(tokenizer=3))
     assert sum(isinstance(frame, Encode) for _, frame in rig.sent) == 2
     task.cancel()

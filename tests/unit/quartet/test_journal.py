@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_rig import OTHER, RID, Edge, item, submit, text_of
 
-from quartet.frames import Finish, LiveKey, TextLogprobs, Timings
+from quartet.frames import Finish, LiveRequest, TextLogprobs, Timings
 from quartet.frames import unpack_ids as ids_of
 from quartet.ids import Rid
 from quartet.journal import Gap, Journal
@@ -199,4 +199,4 @@ def test_only_the_dead_detokenizers_requests_are_replayed() -> None:
 def test_the_live_set_names_current_attempts(edge: Edge) -> None:
     edge.journal.replay(edge.entry, 0.0)
     edge.journal.add(submit(OTHER, 1), "client", None, 0.0)
-    assert edge.journal.live_keys() == [LiveKey(RID, 0, 1), LiveKey(OTHER, 1, 0)]
+    assert edge.journal.live_requests() == [LiveRequest(RID, 0, 1), LiveRequest(OTHER, 1, 0)]

@@ -3,7 +3,7 @@
 import pytest
 from journal_rig import OTHER, RID, Edge, held, item, submit
 
-from quartet.frames import HeldItem
+from quartet.frames import HeldRequest
 from quartet.journal import MAX_STALL_REPLAYS, MISSES_BEFORE_REPLAY, STALL_S
 
 
@@ -12,7 +12,7 @@ def edge() -> Edge:
     return Edge()
 
 
-def lost(edge: Edge, now: float, *items: HeldItem) -> str:
+def lost(edge: Edge, now: float, *items: HeldRequest) -> str:
     """Return what is to become of the one request: fine, again or hopeless."""
     again, hopeless = edge.journal.lost(list(items), now)
     assert not (again and hopeless) and all(entry is edge.entry for entry in again + hopeless)
@@ -37,12 +37,12 @@ def test_an_earlier_attempt_held_counts_as_missing(edge: Edge) -> None:
 
 
 def test_another_choice_held_counts_as_missing(edge: Edge) -> None:
-    other = HeldItem(RID, 1, 0, True, 1)
+    other = HeldRequest(RID, 1, 0, True, 1)
     assert [lost(edge, 1.0, other), lost(edge, 2.0, other)] == ["fine", "again"]
 
 
 def test_what_only_the_scheduler_holds_is_not_ours_to_judge(edge: Edge) -> None:
-    assert lost(edge, 1.0, held(edge.entry), HeldItem(OTHER, 0, 0, True, 1)) == "fine"
+    assert lost(edge, 1.0, held(edge.entry), HeldRequest(OTHER, 0, 0, True, 1)) == "fine"
 
 
 def test_running_without_a_step_or_a_token_is_a_stall(edge: Edge) -> None:

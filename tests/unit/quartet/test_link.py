@@ -18,15 +18,15 @@ from quartet.actors import link
 from quartet.actors.link import DRAIN_BUDGET, Inbox, Outboxes, endpoint
 from quartet.codec import Decoder, Encoder, Source
 from quartet.errors import FrameError
-from quartet.frames import Ask, LiveSet, SchedulerInbound
+from quartet.frames import LiveRequests, Query, SchedulerInbound
 from quartet.ids import Epoch, Role
 
 SENDER = Source(Role.API, 0, Epoch(1))
 NAME = "scheduler-0"
 
 
-def ask(number: int) -> Ask:
-    return Ask(number, "api-0", "timeline")
+def ask(number: int) -> Query:
+    return Query(number, "api-0", "timeline")
 
 
 class Receiver:
@@ -42,7 +42,7 @@ class Receiver:
         decoder = Decoder[Any](SchedulerInbound, BOOT)
         self.inbox = Inbox(self.context, run_dir, NAME, decoder, self._take, self._end, self.dropped)
 
-    def _take(self, source: Source, frame: Ask) -> None:
+    def _take(self, source: Source, frame: Query) -> None:
         assert source == SENDER
         self.numbers.append(frame.ask)
         self.on_number(frame.ask)
@@ -155,7 +155,7 @@ async def test_a_socket_file_left_by_a_killed_process_is_taken_over(rig: Rig) ->
 async def test_garbage_is_counted_and_the_next_frame_is_taken(rig: Rig) -> None:
     receiver, raw = rig.receiver(), rig.raw()
     alien = Encoder(SENDER, BOOT + 1).encode(ask(9))
-    unwanted = Encoder(SENDER, BOOT).encode(LiveSet("api-0", []))
+    unwanted = Encoder(SENDER, BOOT).encode(LiveRequests("api-0", []))
     for data in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(500), alien, unwanted[:-1]):
         raw.send(data)
     raw.send(Encoder(SENDER, BOOT).encode(ask(1)))
@@ -281,7 +281,7 @@ async def test_sending_to_nobody_never_blocks(rig: Rig) -> None:
 async def test_what_is_too_big_is_the_senders_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.codec.MAX_FRAME_BYTES", 100)
     with pytest.raises(FrameError, match="too_big"):
-        rig.outboxes.send(NAME, Ask(1, "api-0", "x" * 100))
+        rig.outboxes.send(NAME, Query(1, "api-0", "x" * 100))
 
 
 def test_an_endpoint_lies_in_the_run_directory() -> None:

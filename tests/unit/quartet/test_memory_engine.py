@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quartet.engine import GenerateRequest, Generation, Output
+from quartet.engine import GenerateRequest, Output, OutputStream
 from quartet.errors import RequestError
 from quartet.frames import IdsPrompt, SamplingParams
 from quartet.ids import Role
@@ -44,7 +44,7 @@ class Reader:
 async def start(rig: MemoryEngine, prompts: list[list[int]], tokens: int) -> list[Reader]:
     import asyncio
 
-    async def one(prompt: list[int]) -> Generation:
+    async def one(prompt: list[int]) -> OutputStream:
         params = SamplingParams(max_new_tokens=tokens, temperature=0.0)
         return await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(array("i", prompt).tobytes()), params=params))
 

@@ -7,7 +7,7 @@ from wire_samples import RID
 
 from quartet.actors.memory import MemoryNetwork
 from quartet.codec import Encoder, Source
-from quartet.frames import Abort, Ask, LiveSet, SchedulerInbound
+from quartet.frames import Abort, LiveRequests, Query, SchedulerInbound
 from quartet.ids import Epoch, Role
 
 SENDER = Source(Role.API, 0, Epoch(1))
@@ -29,8 +29,8 @@ class Inbox:
         return [frame.ask for frame in self.frames]
 
 
-def ask(number: int) -> Ask:
-    return Ask(number, "api-0", "timeline")
+def ask(number: int) -> Query:
+    return Query(number, "api-0", "timeline")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_delivery_is_in_order_and_only_when_asked(network: MemoryNetwork) -> Non
 
 def test_frames_pass_through_the_codec(network: MemoryNetwork) -> None:
     inbox = bound(network, "scheduler-0")
-    frame = LiveSet("api-0", [])
+    frame = LiveRequests("api-0", [])
     network.sender(SENDER)("scheduler-0", frame)
     network.run_until_idle()
     assert inbox.frames == [frame] and inbox.frames[0] is not frame
@@ -156,7 +156,7 @@ def test_a_frame_of_another_launch_is_counted(network: MemoryNetwork) -> None:
 
 def test_a_frame_for_another_inbox_is_counted(network: MemoryNetwork) -> None:
     inbox = bound(network, "scheduler-0")
-    network.sender(SENDER)("scheduler-0", LiveSet("api-0", []))
+    network.sender(SENDER)("scheduler-0", LiveRequests("api-0", []))
     network.bind("worker-0", Abort, inbox.take)
     network.sender(SENDER)("worker-0", ask(1))
     network.run_until_idle()

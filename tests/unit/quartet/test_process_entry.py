@@ -18,18 +18,18 @@ from quartet.actors.link import ThreadLink
 from quartet.codec import Decoder, Encoder, Source
 from quartet.config import Config, ModelConfig
 from quartet.frames import (
-    Answer,
     ApiInbound,
-    Ask,
     Assignment,
     Drain,
     Drained,
     Fatal,
     Heartbeat,
     ProcessStatus,
+    ProcessTable,
+    Query,
+    QueryReply,
     Ready,
     Snapshot,
-    Who,
 )
 from quartet.ids import Epoch, Role
 from quartet.supervisor.plan import ProcessSpec
@@ -108,13 +108,13 @@ def test_a_life_from_assignment_to_drain(rig: Rig) -> None:
     assert rig.next(Heartbeat).phase == "starting", "the heart beats before the actor is ready"
     assert rig.next(Ready).facts == {"name": "scheduler-0", "epoch": 4}
     assert rig.next(Heartbeat).phase == "serving"
-    rig.edge.send("scheduler-0", Ask(1, "api-0", "echo", "hello"))
-    assert rig.heard(Answer).body == b"hello"
+    rig.edge.send("scheduler-0", Query(1, "api-0", "echo", "hello"))
+    assert rig.heard(QueryReply).body == b"hello"
     os.kill(child.pid, signal.SIGINT)
     child.channel.send(Drain(1.5))
     rig.next(Drained)
     assert rig.exit_code() == 0
-    assert rig.heard(Answer).body == b"drained within 1.5 s"
+    assert rig.heard(QueryReply).body == b"drained within 1.5 s"
 
 
 def test_a_drain_before_it_is_ready_comes_after_the_start(rig: Rig) -> None:
@@ -128,19 +128,19 @@ def test_a_drain_before_it_is_ready_comes_after_the_start(rig: Rig) -> None:
 def test_the_process_table_is_acknowledged_by_the_next_heartbeat(rig: Rig) -> None:
     child = rig.start()
     rig.next(Ready)
-    child.channel.send(Who([API], False, 5))
-    child.channel.send(Who([API], False, 6))
-    assert rig.next(Heartbeat, who_serial=6)
+    child.channel.send(ProcessTable([API], False, 5))
+    child.channel.send(ProcessTable([API], False, 6))
+    assert rig.next(Heartbeat, table_serial=6)
 
 
 def test_metrics_and_dropped_frames_are_reported_to_each_edge(rig: Rig) -> None:
     child = rig.start()
     rig.next(Ready)
-    child.channel.send(Who([API], False, 1))
+    child.channel.send(ProcessTable([API], False, 1))
     assert rig.heard(Snapshot).gauges == {"stub": 1.5}
-    rig.edge.send("scheduler-0", Ask(1, "api-0", "fail"))
-    rig.edge.send("scheduler-0", Ask(2, "api-0", "echo", "alive"))
-    assert rig.heard(Answer, ask=2).body == b"alive", "a failing handler ends nothing"
+    rig.edge.send("scheduler-0", Query(1, "api-0", "fail"))
+    rig.edge.send("scheduler-0", Query(2, "api-0", "echo", "alive"))
+    assert rig.heard(QueryReply, ask=2).body == b"alive", "a failing handler ends nothing"
     deadline = time.monotonic() + 5
     while "frames_dropped.handler" not in (counters := rig.heard(Snapshot).counters):
         assert time.monotonic() < deadline
@@ -150,9 +150,9 @@ def test_metrics_and_dropped_frames_are_reported_to_each_edge(rig: Rig) -> None:
 def test_an_exception_over_the_process_table_does_not_end_it(rig: Rig) -> None:
     child = rig.start()
     rig.next(Ready)
-    child.channel.send(Who([API], False, 13))
-    child.channel.send(Who([API], False, 14))
-    assert rig.next(Heartbeat, who_serial=14)
+    child.channel.send(ProcessTable([API], False, 13))
+    child.channel.send(ProcessTable([API], False, 14))
+    assert rig.next(Heartbeat, table_serial=14)
 
 
 def test_a_phase_declared_by_the_actor_is_kept(rig: Rig) -> None:

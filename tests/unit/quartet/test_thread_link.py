@@ -13,15 +13,15 @@ from wire_samples import BOOT
 
 from quartet.actors.link import Outboxes, ThreadLink, endpoint
 from quartet.codec import Decoder, Encoder, Source
-from quartet.frames import Ask, SchedulerInbound, TokenizerInbound
+from quartet.frames import Query, SchedulerInbound, TokenizerInbound
 from quartet.ids import Epoch, Role
 
 SENDER = Source(Role.API, 0, Epoch(1))
 NAME = "scheduler-0"
 
 
-def ask(number: int) -> Ask:
-    return Ask(number, "api-0", "timeline")
+def ask(number: int) -> Query:
+    return Query(number, "api-0", "timeline")
 
 
 class Thread:

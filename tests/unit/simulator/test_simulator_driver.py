@@ -107,7 +107,7 @@ class Checked(SimulatedDevice):
         for slot, token_id in zip(unpack_ids(result.slots), unpack_ids(result.ids), strict=True):
             self.strict.slots[slot].last_token = token_id
         decoding = [slot for slot in self.strict.slots.values() if not slot.is_prefilling]
-        assert self._context_tokens == sum(slot.committed for slot in decoding)
+        assert self._context_tokens == sum(slot.num_computed_tokens for slot in decoding)
         Checked.steps += 1
         return end_s, result
 

@@ -85,8 +85,8 @@ def test_overtaken_counts_passes_in_which_a_later_arrival_went_first() -> None:
     # Steps admit {2}, {0, 4}, {3}, {1}; all five had arrived before the first.
     run.admission_order, run.admitting_passes = [2, 0, 4, 3, 1], [2, 4, 3, 1]
     for step, admitted in enumerate([[2], [0, 4], [3], [1]]):
-        for who in admitted:
-            run.outcomes[who].passes_at_admission = step
+        for number in admitted:
+            run.outcomes[number].passes_at_admission = step
     # 0 saw 2 go first; 3 saw 4; 1 saw 2, 4 and 3. Those admitted together did not overtake each other.
     assert count_overtaken(run) == [0, 1, 0, 1, 3]
 

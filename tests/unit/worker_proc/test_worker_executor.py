@@ -18,13 +18,13 @@ from quartet.frames import (
     Chunk,
     Enter,
     ProcessStatus,
+    ProcessTable,
     SamplingParams,
     SchedulerHello,
     Step,
     StepFailed,
     StepResult,
     StepTimes,
-    Who,
     WorkerHello,
     pack_ids,
     unpack_ids,
@@ -64,7 +64,7 @@ class FakeContext:
         self.role, self.rank, self.epoch, self.name = Role.WORKER, 0, WORKER, "worker-0"
         self.config = config
         self.clock = ManualClock()
-        self.who = Who([], False)
+        self.process_table = ProcessTable([], False)
         self.phases: list[tuple[str, float]] = []
         self.steps_of_progress = 0
         self.link = MemoryLink(self.clock)
@@ -82,7 +82,9 @@ class FakeContext:
         return self.link
 
     def show_scheduler(self, epoch: int) -> None:
-        self.who = Who([ProcessStatus(Role.SCHEDULER, 0, 1, Epoch(epoch), "ready", "idle", 0)], False)
+        self.process_table = ProcessTable(
+            [ProcessStatus(Role.SCHEDULER, 0, 1, Epoch(epoch), "ready", "idle", 0)], False
+        )
 
     def arrive(self, frame: msgspec.Struct, epoch: int = 1) -> None:
         self.link.inbox.append((Source(Role.SCHEDULER, 0, Epoch(epoch)), frame))

@@ -32,7 +32,7 @@ async def test_a_request_says_where_it_belongs(make_edge):
     for key in ("alpha", "beta", "alpha"):
         status, _, _ = await edge.post("/v1/completions", body, headers={"Authorization": f"Bearer {key}"})
         assert status == 200
-        request = edge.engine.generations[-1].request
+        request = edge.engine.outputs[-1].request
         assert (request.priority, request.routing_key, request.weight, request.cache_salt) == (7, "blue", 2.5, "s")
         tenants.append(request.tenant)
     assert tenants[0] == tenants[2] != tenants[1] and "alpha" not in tenants[0]

@@ -9,7 +9,7 @@ INITIAL_VARIANCE = 1e4
 FEATURES = 5
 
 
-class StepCost:
+class StepTimeModel:
     """A step's seconds as a weighted sum of: 1, decode rows, decode context / 1e4, prefill tokens / 1e3, prefill tokens
     times their context / 1e7."""
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from api_proc.stats import EdgeStats
+from api_proc.stats import ApiStats
 from quartet.clock import Clock
 from quartet.engine import Output
 from quartet.frames import Finish
 
 
-class Tally:
+class UsageCounter:
     """Counts what the choices of one HTTP request have produced.
 
     `prompt_tokens` has one entry per prompt; each prompt has `choices_each` choices, numbered through.
@@ -32,7 +32,7 @@ class Tally:
     )
 
     def __init__(
-        self, prompt_tokens: Sequence[int], choices_each: int, start_s: float, clock: Clock, stats: EdgeStats
+        self, prompt_tokens: Sequence[int], choices_each: int, start_s: float, clock: Clock, stats: ApiStats
     ) -> None:
         self._prompt_tokens = tuple(prompt_tokens)
         self._choices_each = choices_each

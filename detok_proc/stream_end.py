@@ -1,11 +1,11 @@
 """The last output of one stream: its rows of the frame that ends it, what was held back, and the finish."""
 
 from detok_proc.incremental import DecoderFactory
-from detok_proc.stream import Draft, Stream
+from detok_proc.stream import PendingDelta, Stream
 from quartet.frames import DeltaItem, End, Finish, TextLogprobs, unpack_ids
 
 
-class Ending:
+class StreamEnd:
     """One End of a Tokens frame and the stream it ends.
 
     Args:
@@ -18,28 +18,28 @@ class Ending:
         self._end = end
         self._visible_count = end.count - end.hidden
         self.stream = stream if stream.count <= self._visible_count else self._without_hidden(stream, factory)
-        self._draft = Draft(self.stream)
+        self._pending = PendingDelta(self.stream)
 
     def take(self, token: int, logprobs: TextLogprobs | None) -> None:
         """Take one of the last ids."""
         stream = self.stream
         if stream.count < self._visible_count:
-            self._draft.add(token, stream.push(token), logprobs)
+            self._pending.add(token, stream.push(token), logprobs)
         else:
             stream.hide()
-            self._draft.add(token, "", logprobs)
+            self._pending.add(token, "", logprobs)
 
     def item(self) -> DeltaItem | None:
         """Return the item that finishes the choice, or None if ids are missing: the edge will submit again."""
         stream, end = self.stream, self._end
         if stream.matched is None and stream.count != end.count:
             return None
-        self._draft.add_text(stream.flush())
+        self._pending.add_text(stream.flush())
         if stream.matched is not None:
             finish = Finish("stop", stream.matched, stream.count, end.timings)
         else:
             finish = Finish(end.reason, end.matched, end.count, end.timings)
-        return self._draft.item(stream, finish)
+        return self._pending.item(stream, finish)
 
     def _without_hidden(self, stream: Stream, factory: DecoderFactory) -> Stream:
         """Return the state of `stream` had it known that its last ids give no text.

@@ -8,7 +8,7 @@ from quartet.actors.actor import Metrics
 from quartet.config import ResolvedModel
 from quartet.engine import GenerateRequest, Output
 from quartet.errors import RequestError
-from quartet.frames import Finish, ProcessStatus, Snapshot, TextLogprobs, Timings, Who
+from quartet.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
 from quartet.ids import Epoch, Rid, Role
 
 WORDS = ("Hello", " wörld", " 🎉", "!")
@@ -80,18 +80,18 @@ class FakeGeneration:
         self._on_error(error)
 
 
-async def answer_words(generation: FakeGeneration) -> None:
+async def answer_words(output: FakeGeneration) -> None:
     """The default script: every choice says WORDS, then stops."""
-    limit = generation.request.params.max_new_tokens
+    limit = output.request.params.max_new_tokens
     words = WORDS if limit is None else WORDS[:limit]
     for word in words:
         await asyncio.sleep(0)
-        for choice in range(generation.request.n):
-            generation.text(word, choice)
-    generation.finish_all("length" if len(words) < len(WORDS) else "stop", count=len(words))
+        for choice in range(output.request.n):
+            output.text(word, choice)
+    output.finish_all("length" if len(words) < len(WORDS) else "stop", count=len(words))
 
 
-async def stay_silent(generation: FakeGeneration) -> None:
+async def stay_silent(output: FakeGeneration) -> None:
     """A script for tests that push by hand."""
 
 
@@ -107,13 +107,13 @@ class FakeEngine:
         self.refusal: Exception | None = None
         self.refuse_after: int | None = None
         self.script: Script = answer_words
-        self.generations: list[FakeGeneration] = []
+        self.outputs: list[FakeGeneration] = []
         self.cancelled = 0
         self.accept = asyncio.Event()
         self.accept.set()
         self.waiting = asyncio.Event()
         self.arrived = asyncio.Event()
-        self.who = Who(
+        self.process_table = ProcessTable(
             [
                 ProcessStatus(Role.SCHEDULER, 0, 41, Epoch(1), "ready", "idle", 0),
                 ProcessStatus(Role.WORKER, 0, 42, Epoch(3), "starting", "loading", 2),
@@ -142,8 +142,8 @@ class FakeEngine:
             return b'{"error":"no such request"}'
         return json.dumps({"what": what, "argument": argument}).encode()
 
-    def edge_metrics(self) -> Metrics:
-        return Metrics({"journal_requests": float(len(self.generations))}, {"replays": 0.0})
+    def journal_metrics(self) -> Metrics:
+        return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
 
     async def generate(self, request: GenerateRequest) -> FakeGeneration:
         self.waiting.set()
@@ -152,12 +152,12 @@ class FakeEngine:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if self.refusal is not None and len(self.generations) >= (self.refuse_after or 0):
+        if self.refusal is not None and len(self.outputs) >= (self.refuse_after or 0):
             raise self.refusal
-        generation = FakeGeneration(request, Rid(len(self.generations).to_bytes(16, "big")))
-        self.generations.append(generation)
+        output = FakeGeneration(request, Rid(len(self.outputs).to_bytes(16, "big")))
+        self.outputs.append(output)
         self.arrived.set()
-        task = asyncio.ensure_future(self.script(generation))
+        task = asyncio.ensure_future(self.script(output))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return generation
+        return output
