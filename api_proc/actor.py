@@ -12,10 +12,10 @@ from aiohttp import web
 from api_proc.app import build_app
 from api_proc.metrics import own_metrics
 from api_proc.service import Service
-from quartet.actors.actor import Context, Metrics
-from quartet.codec import Source
-from quartet.engine import Engine
-from quartet.frames import ApiInbound, ProcessTable
+from quartet.client.engine import Engine
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import ApiInbound, ProcessTable
 
 log = logging.getLogger(__name__)
 http_log = logging.getLogger("api_proc.http")

@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from api_proc.service import SERVICE
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 
 async def _asked(request: web.Request, what: str, argument: str = "") -> web.Response:

@@ -16,8 +16,8 @@ from api_proc.rendering import ChoiceOutput, Renderer
 from api_proc.service import EngineClient, OutputStream, Service
 from api_proc.sse import EventStream
 from api_proc.usage import UsageCounter
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
+from quartet.client.engine import GenerateRequest, Output
+from quartet.wire.errors import RequestError
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",

@@ -13,7 +13,7 @@ from api_proc.chat import chat_completions
 from api_proc.completions import completions
 from api_proc.errors import error_response, from_http_exception
 from api_proc.service import SERVICE, Service
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from api_proc.openai_types import CompletionRequest
 from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
 from api_proc.service import SERVICE, OutputStream, Service
 from api_proc.unsupported import refuse_unsupported
-from quartet.engine import GenerateRequest
-from quartet.errors import RequestError
-from quartet.frames import IdsPrompt, SamplingParams, TextPrompt, pack_ids
+from quartet.client.engine import GenerateRequest
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import IdsPrompt, SamplingParams, TextPrompt, pack_ids
 
 DEFAULT_MAX_TOKENS = 16
 MAX_CHOICES = 512

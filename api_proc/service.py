@@ -1,6 +1,6 @@
 """What every handler shares: the engine, the configuration, the open requests and the limits of this process.
 
-The Protocols say exactly what the HTTP side asks of `quartet.engine`; the tests stand a fake behind them.
+The Protocols say exactly what the HTTP side asks of `quartet.client.engine`; the tests stand a fake behind them.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Protocol
 from aiohttp import web
 
 from api_proc.stats import ApiStats
-from quartet.actors.actor import Metrics
-from quartet.clock import Clock
-from quartet.config import Config
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
-from quartet.frames import ProcessTable, Snapshot
-from quartet.ids import Rid
+from quartet.client.engine import GenerateRequest, Output
+from quartet.runtime.actor import Metrics
+from quartet.runtime.clock import Clock
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import ProcessTable, Snapshot
+from quartet.wire.ids import Rid
 
 
 class OutputStream(Protocol):

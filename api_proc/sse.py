@@ -16,9 +16,9 @@ from api_proc.pipe import ResponsePipe
 from api_proc.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
 from api_proc.service import Service
 from api_proc.usage import UsageCounter
-from quartet.engine import Output
-from quartet.errors import RequestError
-from quartet.frames import Finish, TextLogprobs
+from quartet.client.engine import Output
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Finish, TextLogprobs
 
 log = logging.getLogger(__name__)
 

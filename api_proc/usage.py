@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from api_proc.stats import ApiStats
-from quartet.clock import Clock
-from quartet.engine import Output
-from quartet.frames import Finish
+from quartet.client.engine import Output
+from quartet.runtime.clock import Clock
+from quartet.wire.frames import Finish
 
 
 class UsageCounter:

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     """Start the server, measure, stop it."""
     tokens, flags = int((arguments or ["128"])[0]), arguments[1:]
     started = time.perf_counter()
-    command = [sys.executable, "-m", "quartet.cli", "serve", "--port", "0", *flags]
+    command = [sys.executable, "-m", "quartet.cli.main", "serve", "--port", "0", *flags]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -11,10 +11,10 @@ import sys
 import msgspec
 
 from quartet.checkpoint.resolve import resolve_model
-from quartet.config import Config, SchedulerConfig, ServerConfig, WorkerConfig
-from quartet.ids import Role
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.supervisor import Supervisor
+from quartet.wire.config import Config, SchedulerConfig, ServerConfig, WorkerConfig
+from quartet.wire.ids import Role
 
 
 def main(arguments: list[str]) -> int:

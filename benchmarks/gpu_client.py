@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 from benchmarks.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
 from benchmarks.overhead_client import cpu_seconds
-from quartet.actors.actor import Context, Metrics
-from quartet.actors.process import run_process
-from quartet.codec import Source
-from quartet.engine import Engine, GenerateRequest, Output
-from quartet.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams, Snapshot, pack_ids
-from quartet.ids import Role
+from quartet.client.engine import Engine, GenerateRequest, Output
+from quartet.runtime.actor import Context, Metrics
+from quartet.runtime.process import run_process
+from quartet.wire.codec import Source
+from quartet.wire.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams, Snapshot, pack_ids
+from quartet.wire.ids import Role
 
 ROUND_LIMIT_S = 300.0
 SNAPSHOT_LIMIT_S = 3.0

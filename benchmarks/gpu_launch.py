@@ -32,10 +32,10 @@ from typing import Any
 import msgspec
 
 from quartet.checkpoint.resolve import resolve_model
-from quartet.config import Config, ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
-from quartet.ids import Role
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.supervisor import Supervisor
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
+from quartet.wire.ids import Role
 
 HERE = Path(__file__).resolve().parent
 TOKENIZER = HERE.parent / "tests" / "golden" / "models" / "qwen3"
@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
     "scheduler.disable_radix_cache": True,
     "worker.mem_fraction_static": 0.9,
 }
-"""What a launch differs in from the defaults of quartet/config.py."""
+"""What a launch differs in from the defaults of quartet/wire/config.py."""
 NOT_REPORTED = ("server.port", "server.shutdown_timeout", "model.tokenizer_path")
 LAUNCH_LIMIT_S, END_LIMIT_S = 1800.0, 20.0
 

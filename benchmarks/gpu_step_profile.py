@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_launch import MODELS, add_arguments, describe_host, make_config, parse_settings, report
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.loading import load_runner
 from worker_proc.runner import ModelRunner
 

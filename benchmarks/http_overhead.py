@@ -22,7 +22,9 @@ def start_server(streams: int, tokens: int) -> tuple["subprocess.Popen[str]", in
     """Start a launch; returns it and its port."""
     flags = ["--simulated-worker", "--max-running-requests", str(streams)]
     flags += ["--max-total-tokens", str(streams * (tokens + 128)), "--port", "0"]
-    server = subprocess.Popen([sys.executable, "-m", "quartet.cli", "serve", *flags], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "quartet.cli.main", "serve", *flags], stdout=subprocess.PIPE, text=True
+    )
     assert server.stdout is not None
     for line in server.stdout:
         if found := re.search(r"ready at http://[^:]+:(\d+)", line):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.model_ways import ENGINES, TORCH, Way, draw_params, greedy_params, make_prompts, ways
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from tests.golden.oracles import FOLDER, load
 from tests.support.ahead import Seen, generate_ahead
 from tests.support.local_engine import LocalEngine, make_config

@@ -11,11 +11,11 @@ import time
 from array import array
 from typing import Any
 
-from quartet.actors.actor import Context, Metrics
-from quartet.actors.process import run_process
-from quartet.codec import Source
-from quartet.engine import Engine, GenerateRequest, Output
-from quartet.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams
+from quartet.client.engine import Engine, GenerateRequest, Output
+from quartet.runtime.actor import Context, Metrics
+from quartet.runtime.process import run_process
+from quartet.wire.codec import Source
+from quartet.wire.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams
 
 
 def cpu_seconds(pid: int) -> float:

@@ -2,10 +2,10 @@
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.actors.actor import Context, Metrics
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
-from quartet.codec import Source
-from quartet.frames import DetokInbound, ProcessTable
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import DetokInbound, ProcessTable
 
 
 class DetokActor:

@@ -13,8 +13,8 @@ from collections import Counter
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
-from quartet.codec import Source
-from quartet.frames import (
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
     Close,
     Delta,
     DeltaItem,
@@ -29,7 +29,7 @@ from quartet.frames import (
     Tokens,
     unpack_ids,
 )
-from quartet.ids import Handle, Role, process_name
+from quartet.wire.ids import Handle, Role, process_name
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 

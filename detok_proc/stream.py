@@ -2,7 +2,7 @@
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stop_strings import StopMatcher
-from quartet.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
+from quartet.wire.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
 
 
 class Stream:

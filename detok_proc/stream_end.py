@@ -2,7 +2,7 @@
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stream import PendingDelta, Stream
-from quartet.frames import DeltaItem, End, Finish, TextLogprobs, unpack_ids
+from quartet.wire.frames import DeltaItem, End, Finish, TextLogprobs, unpack_ids
 
 
 class StreamEnd:

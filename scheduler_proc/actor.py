@@ -5,10 +5,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from quartet.actors.actor import Context, Metrics
-from quartet.codec import Source
-from quartet.frames import ProcessTable, SchedulerHello, SchedulerInbound, StepFailed, StepResult, Submit, WorkerHello
-from quartet.ids import Role, process_name
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
+    ProcessTable,
+    SchedulerHello,
+    SchedulerInbound,
+    StepFailed,
+    StepResult,
+    Submit,
+    WorkerHello,
+)
+from quartet.wire.ids import Role, process_name
 from scheduler_proc.core.events import BeginDrain, Event, Tick
 from scheduler_proc.core.scheduler import Scheduler
 from scheduler_proc.recorder import TraceRecorder

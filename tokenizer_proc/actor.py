@@ -14,10 +14,10 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from quartet.actors.actor import Context, Metrics
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
-from quartet.codec import Source
-from quartet.frames import (
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
     ChatPrompt,
     Encode,
     Encoded,

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quartet.actors.actor import Context, Metrics
-from quartet.codec import Source
-from quartet.frames import ProcessTable, WorkerInbound
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import ProcessTable, WorkerInbound
 from worker_proc.contract import Runner
 from worker_proc.executor import Executor
 

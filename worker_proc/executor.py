@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from quartet.actors.actor import BlockingLink, Context
-from quartet.codec import Source
-from quartet.frames import SchedulerHello, Step, StepFailed
-from quartet.ids import Epoch, Role, process_name
+from quartet.runtime.actor import BlockingLink, Context
+from quartet.wire.codec import Source
+from quartet.wire.frames import SchedulerHello, Step, StepFailed
+from quartet.wire.ids import Epoch, Role, process_name
 from worker_proc.contract import DeviceLostError, OutOfMemoryError, Pending, Runner
 from worker_proc.session import Session
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from quartet.frames import StepResult, StepTimes, TokenLogprobs
-from quartet.ids import Epoch
+from quartet.wire.frames import StepResult, StepTimes, TokenLogprobs
+from quartet.wire.ids import Epoch
 from worker_proc.pace import Pace
 from worker_proc.slots import IntArray, StepPlan
 from worker_proc.transfer import Arrival

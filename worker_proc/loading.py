@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from quartet.config import Config, ModelConfig, WorkerConfig
-from quartet.errors import ConfigError
+from quartet.wire.config import Config, ModelConfig, WorkerConfig
+from quartet.wire.errors import ConfigError
 from worker_proc.compiles import keep_kernels
 from worker_proc.contract import Capacity
 from worker_proc.kv_pool import count_pages

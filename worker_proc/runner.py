@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quartet.frames import Step, StepTimes, TokenLogprobs
-from quartet.ids import Epoch
+from quartet.wire.frames import Step, StepTimes, TokenLogprobs
+from quartet.wire.ids import Epoch
 from worker_proc.batch import ForwardBatch, build_batch
 from worker_proc.compiles import CompileWatch, compile_ahead
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError

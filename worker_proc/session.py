@@ -9,8 +9,8 @@ In order::
 
 from collections.abc import Callable
 
-from quartet.frames import ProcessTable, SchedulerHello, Step, WorkerHello
-from quartet.ids import Epoch, Role
+from quartet.wire.frames import ProcessTable, SchedulerHello, Step, WorkerHello
+from quartet.wire.ids import Epoch, Role
 from worker_proc.contract import Capacity
 
 REPEAT_S = 0.5

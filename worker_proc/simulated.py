@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from quartet.clock import Clock
-from quartet.config import Config
-from quartet.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
-from quartet.ids import Epoch
+from quartet.runtime.clock import Clock
+from quartet.wire.config import Config
+from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
 from worker_proc.slots import Entered, IntArray, SlotTable, StepPlan
 

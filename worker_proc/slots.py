@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quartet.frames import Chunk, Enter, Step
+from quartet.wire.frames import Chunk, Enter, Step
 from worker_proc.contract import Capacity, StepError
 
 IntArray = NDArray[np.int64]

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity
 from worker_proc.launched import PendingStep
 

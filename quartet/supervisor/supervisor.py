@@ -6,15 +6,15 @@ import secrets
 import signal
 import socket
 
-from quartet.config import Config
-from quartet.errors import ConfigError, FrameError
-from quartet.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, ProcessTable, Ready
-from quartet.ids import Epoch, Role
 from quartet.supervisor.plan import DRAIN_ORDER, ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
 from quartet.supervisor.spawn import Child, listening_socket
+from quartet.wire.config import Config
+from quartet.wire.errors import ConfigError, FrameError
+from quartet.wire.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, ProcessTable, Ready
+from quartet.wire.ids import Epoch, Role
 
 TICK_S = 0.1
 START_TIMEOUT_S = 60.0

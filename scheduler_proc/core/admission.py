@@ -6,7 +6,7 @@ Source: SGLang's PrefillAdder, with the departures that the rules name; block mo
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.request import Request

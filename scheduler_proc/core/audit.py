@@ -2,7 +2,7 @@
 
 import collections
 
-from quartet.errors import InvariantViolation
+from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.radix import ID_BYTES, Node
 from scheduler_proc.core.request import Request, RequestState

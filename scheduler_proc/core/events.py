@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from quartet.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
-from quartet.ids import Epoch
+from quartet.wire.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.ids import Epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from quartet.errors import RequestError
-from quartet.frames import Accepted, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
-from quartet.ids import Rid
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Accepted, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.priority import least_urgent, urgency_of
 from scheduler_proc.core.request import Request, RequestState

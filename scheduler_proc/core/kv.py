@@ -3,7 +3,7 @@
 Every page has one owner: the free list, one tree node, or the private range of one request (INV-3).
 """
 
-from quartet.errors import InvariantViolation
+from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.pages import PagePool
 from scheduler_proc.core.radix import ID_BYTES, RadixTree

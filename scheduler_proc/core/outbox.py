@@ -2,8 +2,8 @@
 
 import msgspec
 
-from quartet.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
-from quartet.ids import Handle
+from quartet.wire.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
+from quartet.wire.ids import Handle
 from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request
 

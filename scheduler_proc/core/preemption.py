@@ -5,7 +5,7 @@ Source: SGLang's preempt_to_schedule, with the departures that the rules name.
 
 from collections.abc import Iterable
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.lengths import ceil_to
 from scheduler_proc.core.request import Request

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from quartet.frames import Chunk, Enter, pack_ids
+from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
 from scheduler_proc.core.policies import PolicyContext, make_policy, reserve_for_short
 from scheduler_proc.core.preemption import pick_victims

@@ -13,9 +13,9 @@ prompt is computed, C = I + launched - 1: the last sampled token is not in KV un
 from enum import Enum, auto
 from typing import Any
 
-from quartet.errors import InvariantViolation
-from quartet.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
-from quartet.ids import Handle, Rid
+from quartet.wire.errors import InvariantViolation
+from quartet.wire.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
+from quartet.wire.ids import Handle, Rid
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 
 TimelineEvent = tuple[float, str, dict[str, Any]]

@@ -1,6 +1,6 @@
 """What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
 
-from quartet.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
+from quartet.wire.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 

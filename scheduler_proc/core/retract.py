@@ -3,7 +3,7 @@
 What it gives back and what it keeps is the same in each case (rules RET-5 to RET-7, PRE-6).
 """
 
-from quartet.frames import Failed
+from quartet.wire.frames import Failed
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 

@@ -7,8 +7,8 @@ import collections
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.audit import audit
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.intake import Intake

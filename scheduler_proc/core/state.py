@@ -10,8 +10,8 @@
 import collections
 from dataclasses import dataclass, field
 
-from quartet.config import SchedulerConfig
-from quartet.ids import Epoch, Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Outbox

@@ -1,6 +1,6 @@
 """Which step comes next: prefill, decode or both (rules STEP-1 to STEP-8, RET-12), and what its frame says."""
 
-from quartet.frames import Step, pack_ids
+from quartet.wire.frames import Step, pack_ids
 from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.prefill import PrefillBatch, PrefillPass
 from scheduler_proc.core.request import Request

@@ -100,7 +100,7 @@ def test_settings_and_timelines_can_be_seen(server: Server) -> None:
 
 
 def test_quartet_ps_and_chat(server: Server) -> None:
-    command = [sys.executable, "-m", "quartet.cli"]
+    command = [sys.executable, "-m", "quartet.cli.main"]
     listed = subprocess.run([*command, "ps", "--url", server.url], capture_output=True, text=True, timeout=30)
     assert listed.returncode == 0 and listed.stdout.count("ready") == 5
     chat = subprocess.run(

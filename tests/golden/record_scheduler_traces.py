@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from quartet.config import POLICIES, SchedulerConfig
+from quartet.simulator.driver import simulate
+from quartet.simulator.presets import preset
+from quartet.simulator.scenarios import make_scenario
+from quartet.wire.config import POLICIES, SchedulerConfig
 from scheduler_proc.core.events import Event
 from scheduler_proc.core.scheduler import Scheduler
-from simulator.driver import simulate
-from simulator.presets import preset
-from simulator.scenarios import make_scenario
 from tests.golden import scheduler_traces
 from tests.golden.scheduler_traces import Reaction, Setup, Trace, encode_event, encode_sent
 

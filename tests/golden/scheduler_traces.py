@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quartet.config import POLICIES
-from quartet.frames import Abort, LiveRequest, LiveRequests, SamplingParams, Stopped
-from quartet.ids import Handle, Rid
+from quartet.wire.config import POLICIES
+from quartet.wire.frames import Abort, LiveRequest, LiveRequests, SamplingParams, Stopped
+from quartet.wire.ids import Handle, Rid
 from tests.support.core_rig import EOS, VOCAB, CoreRig
 from tests.support.strict_worker import continuation
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from quartet.frames import Open, Step, Submit, Tokens, unpack_ids
+from quartet.wire.frames import Open, Step, Submit, Tokens, unpack_ids
 from tests.support.local_engine import EPOCH, LocalEngine
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import (
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import (
     Accepted,
     Close,
     End,
@@ -22,7 +22,7 @@ from quartet.frames import (
     pack_ids,
     unpack_ids,
 )
-from quartet.ids import Epoch, Rid
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.events import WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.strict_worker import StrictWorker

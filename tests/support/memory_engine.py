@@ -11,12 +11,12 @@ import msgspec
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.actors.memory import MemoryNetwork
-from quartet.clock import ManualClock
-from quartet.codec import Source
-from quartet.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
-from quartet.engine import Engine
-from quartet.frames import (
+from quartet.client.engine import Engine
+from quartet.runtime.clock import ManualClock
+from quartet.runtime.memory import MemoryNetwork
+from quartet.wire.codec import Source
+from quartet.wire.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import (
     ApiInbound,
     DetokInbound,
     Encode,
@@ -31,7 +31,7 @@ from quartet.frames import (
     WorkerHello,
     WorkerInbound,
 )
-from quartet.ids import Epoch, Role, process_name
+from quartet.wire.ids import Epoch, Role, process_name
 from scheduler_proc.core.events import WorkerLost
 from scheduler_proc.core.scheduler import Scheduler
 from scheduler_proc.worker_session import WorkerSession

@@ -8,8 +8,8 @@ caught at once, whatever the scheduler's own books say.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quartet.frames import Step, StepResult, StepTimes, pack_ids, unpack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Step, StepResult, StepTimes, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch
 
 MODULUS = (1 << 61) - 1
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
 from tests.support.local_engine import EPOCH, make_config
 from worker_proc.sampler.philox import exponentials, stream_key
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quartet.errors import ConfigError
+from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
 from worker_proc.ops.streamed import StreamedLinear, StreamedMlp

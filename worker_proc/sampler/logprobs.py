@@ -7,7 +7,7 @@ waits for the device.
 import torch
 from torch import Tensor
 
-from quartet.frames import TokenLogprobs
+from quartet.wire.frames import TokenLogprobs
 
 
 def row_logprobs(logits: Tensor, ids: Tensor, num_alternatives: list[int]) -> list[TokenLogprobs]:

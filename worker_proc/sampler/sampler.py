@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quartet.frames import SamplingParams, TokenLogprobs
+from quartet.wire.frames import SamplingParams, TokenLogprobs
 from worker_proc.sampler.adjust import Tallies, add_bias, mask_ends, penalise
 from worker_proc.sampler.draw import argmax_rows, draw_rows
 from worker_proc.sampler.draw_cpu import draw_narrowed

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from worker_proc.sampler.philox import stream_key
 
 _WORD = 0xFFFFFFFF

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 from worker_proc.models.spec import ModelSpec
 from worker_proc.weights.folder import check_names, find_tensors
 from worker_proc.weights.stage import Stage

@@ -14,8 +14,8 @@ from fake_engine import MODEL, FakeEngine
 
 from api_proc.app import build_app
 from api_proc.service import Service, Timeouts
-from quartet.clock import MonotonicClock
-from quartet.config import Config, ModelConfig, ServerConfig
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.config import Config, ModelConfig, ServerConfig
 
 
 @dataclass

@@ -4,12 +4,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from quartet.actors.actor import Metrics
-from quartet.config import ResolvedModel
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
-from quartet.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
-from quartet.ids import Epoch, Rid, Role
+from quartet.client.engine import GenerateRequest, Output
+from quartet.runtime.actor import Metrics
+from quartet.wire.config import ResolvedModel
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
+from quartet.wire.ids import Epoch, Rid, Role
 
 WORDS = ("Hello", " wörld", " 🎉", "!")
 PROMPT_IDS = [11, 12, 13, 14, 15]

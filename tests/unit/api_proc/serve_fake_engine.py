@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from api_proc.app import build_app
 from api_proc.service import Service
-from quartet.clock import MonotonicClock
-from quartet.config import Config, ResolvedModel
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
-from quartet.frames import Finish, ProcessTable, Timings
-from quartet.ids import Rid
+from quartet.client.engine import GenerateRequest, Output
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.config import Config, ResolvedModel
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Finish, ProcessTable, Timings
+from quartet.wire.ids import Rid
 
 
 class SteppedGeneration:

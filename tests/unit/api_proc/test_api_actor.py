@@ -12,10 +12,10 @@ import pytest
 from fake_engine import MODEL
 
 from api_proc.actor import ApiActor
-from quartet.clock import MonotonicClock
-from quartet.codec import Source
-from quartet.config import Config
-from quartet.frames import (
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.codec import Source
+from quartet.wire.config import Config
+from quartet.wire.frames import (
     Abort,
     Accepted,
     Delta,
@@ -29,7 +29,7 @@ from quartet.frames import (
     Timings,
     pack_ids,
 )
-from quartet.ids import Epoch, Role, process_name
+from quartet.wire.ids import Epoch, Role, process_name
 
 EPOCH = Epoch(1)
 FROM = Source(Role.SCHEDULER, 0, EPOCH)

@@ -146,7 +146,7 @@ async def test_a_reader_that_reads_nothing_is_given_up(make_edge: Any, is_finish
 
 
 async def test_an_error_reaches_a_slow_reader_after_the_text(edge: Any) -> None:
-    from quartet.errors import RequestError
+    from quartet.wire.errors import RequestError
 
     edge.engine.script = stay_silent
     raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)

@@ -8,7 +8,7 @@ import pytest
 from fake_engine import FakeEngine
 
 from api_proc.service import Timeouts
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"

@@ -9,10 +9,10 @@ from api_proc.chat_rendering import ChatRenderer
 from api_proc.service import Service, Timeouts
 from api_proc.sse import EventStream
 from api_proc.usage import UsageCounter
-from quartet.clock import ManualClock
-from quartet.config import Config
-from quartet.engine import Output
-from quartet.errors import RequestError
+from quartet.client.engine import Output
+from quartet.runtime.clock import ManualClock
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
 
 
 class FakePipe:

@@ -8,8 +8,8 @@ import openai
 import pytest
 from fake_engine import WORDS
 
-from quartet.errors import RequestError
-from quartet.frames import IdsPrompt, TextPrompt, pack_ids
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 TEXT = "".join(WORDS)

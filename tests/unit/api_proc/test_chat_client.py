@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fake_engine import WORDS, stay_silent
 
-from quartet.chat import ChatServer, Conversation, run_chat
-from quartet.errors import RequestError
+from quartet.cli.chat import ChatServer, Conversation, run_chat
+from quartet.wire.errors import RequestError
 
 TEXT = "".join(WORDS)
 

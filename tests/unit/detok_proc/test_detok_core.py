@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detok_proc.incremental import DecoderFactory
-from quartet.codec import Source
-from quartet.frames import Finish, TokenLogprobs, Tokens, pack_ids, unpack_ids
-from quartet.ids import Epoch, Role
+from quartet.wire.codec import Source
+from quartet.wire.frames import Finish, TokenLogprobs, Tokens, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch, Role
 
 ALPHABET = "abé😀"
 

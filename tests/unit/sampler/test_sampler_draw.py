@@ -7,7 +7,7 @@ import pytest
 import torch
 from sampler_reference import probabilities
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from worker_proc.sampler import Entering, Sampler
 from worker_proc.sampler.draw import draw_rows
 from worker_proc.sampler.draw_cpu import _candidates

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from worker_proc.sampler import Sampler, draw, draw_device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Synchronization debug mode")]

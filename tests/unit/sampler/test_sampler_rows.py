@@ -7,7 +7,7 @@ import pytest
 import torch
 from sampler_reference import adjusted
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from worker_proc.sampler import Entering, Sampler
 
 VOCAB = 256

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from quartet.errors import InvariantViolation
-from quartet.frames import SamplingParams, Submit, pack_ids
-from quartet.ids import Rid
+from quartet.wire.errors import InvariantViolation
+from quartet.wire.frames import SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.radix import Namespace, Node, RadixTree
 from scheduler_proc.core.request import Request

@@ -2,8 +2,8 @@
 
 import pytest
 
-from quartet.frames import Abort, HeldRequests, LiveRequest, LiveRequests, SamplingParams, Stopped
-from quartet.ids import Handle
+from quartet.wire.frames import Abort, HeldRequests, LiveRequest, LiveRequests, SamplingParams, Stopped
+from quartet.wire.ids import Handle
 from scheduler_proc.core.events import BeginDrain, Tick
 from tests.support.core_rig import EOS, VOCAB, CoreRig
 from tests.support.strict_worker import continuation

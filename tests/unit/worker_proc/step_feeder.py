@@ -1,7 +1,7 @@
 """A scheduler's hand: gives slots and pages to sequences, sends steps to a runner and gathers the sampled ids."""
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, StepResult, pack_ids, unpack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, StepResult, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Runner
 
 GREEDY = SamplingParams(temperature=0.0)

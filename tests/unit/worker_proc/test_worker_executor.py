@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from tiny_models import TINY, make_weights, resolved, write_folder
 
-from quartet.actors.actor import Context
-from quartet.clock import ManualClock
-from quartet.codec import Source
-from quartet.config import Config, SchedulerConfig, WorkerConfig
-from quartet.errors import ModelError
-from quartet.frames import (
+from quartet.runtime.actor import Context
+from quartet.runtime.clock import ManualClock
+from quartet.wire.codec import Source
+from quartet.wire.config import Config, SchedulerConfig, WorkerConfig
+from quartet.wire.errors import ModelError
+from quartet.wire.frames import (
     Chunk,
     Enter,
     ProcessStatus,
@@ -29,7 +29,7 @@ from quartet.frames import (
     pack_ids,
     unpack_ids,
 )
-from quartet.ids import Epoch, Role
+from quartet.wire.ids import Epoch, Role
 from worker_proc.actor import WorkerActor
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
 from worker_proc.executor import FRAME_POLL_S, NEXT_STEP_POLL_S, POLL_S, Executor

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from quartet.errors import ConfigError
+from quartet.wire.errors import ConfigError
 from worker_proc.ops.interface import AttentionShape
 from worker_proc.ops.linear import PackedLinear, PlainLinear, can_prepack
 from worker_proc.ops.torch_ops import TorchOps, _group_by_length

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from step_feeder import GREEDY, SCHEDULER, WORKER, StepFeeder
 from tiny_models import TINY, resolved
 
-from quartet.clock import ManualClock
-from quartet.config import Config, SchedulerConfig, WorkerConfig
-from quartet.frames import Chunk, SamplingParams, Step, unpack_ids
+from quartet.runtime.clock import ManualClock
+from quartet.wire.config import Config, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import Chunk, SamplingParams, Step, unpack_ids
 from worker_proc.contract import StepError
 from worker_proc.simulated import HashModel, SimulatedRunner
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids, unpack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
 from worker_proc.slots import SlotTable, StepPlan
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from worker_proc.mailbox import EMPTY, RING, Mailbox
 from worker_proc.pace import Pace
 from worker_proc.sampler import Sampler

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, LLAMA3, TINY, VARIANTS, make_weights, write_folder
 
-from quartet.config import WorkerConfig
-from quartet.errors import ConfigError, ModelError
+from quartet.wire.config import WorkerConfig
+from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.kv_pool import count_pages
 from worker_proc.loading import choose_device
 from worker_proc.models.spec import parse_spec, read_spec

@@ -13,8 +13,8 @@ from dense_decoder import dense_greedy
 from step_feeder import StepFeeder
 from tiny_models import VARIANTS, make_weights, resolved, write_folder
 
-from quartet.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
-from quartet.frames import Chunk
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import Chunk
 from worker_proc import loading, runner
 from worker_proc.models.rope import cos_sin_table
 from worker_proc.ops.interface import AttentionShape, Ops

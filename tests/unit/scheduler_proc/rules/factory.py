@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import Query, QueryReply, SamplingParams, Submit, pack_ids
-from quartet.ids import Epoch, Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Query, QueryReply, SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.events import WorkerUp

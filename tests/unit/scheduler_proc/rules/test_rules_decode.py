@@ -3,7 +3,7 @@
 import pytest
 from factory import Bench, greedy, own_tokens
 
-from quartet.frames import Failed
+from quartet.wire.frames import Failed
 from scheduler_proc.core.admission import needed_blocks
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import pick_victim

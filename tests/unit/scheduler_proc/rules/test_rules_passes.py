@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from factory import Bench, at_once, greedy, oracle, own_tokens, steady
 
-from quartet.frames import Abort, Step, unpack_ids
+from quartet.wire.frames import Abort, Step, unpack_ids
 from tests.support.core_rig import CoreRig
 
 

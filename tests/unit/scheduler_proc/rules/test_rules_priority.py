@@ -5,8 +5,8 @@ import random
 import pytest
 from factory import Bench, Room, adder, events, greedy, own_tokens, request
 
-from quartet.config import SchedulerConfig
-from quartet.ids import Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.ids import Rid
 from scheduler_proc.core.preemption import pick_victims
 from tests.support.core_rig import CoreRig
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from factory import Bench, events, greedy, oracle, own_tokens, steady
 
-from quartet.frames import Abort, unpack_ids
-from quartet.ids import Rid
+from quartet.wire.frames import Abort, unpack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.request import Request, RequestState
 from tests.support.core_rig import CoreRig
 

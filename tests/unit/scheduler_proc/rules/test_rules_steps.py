@@ -3,8 +3,8 @@
 import pytest
 from factory import at_once, greedy, oracle, own_tokens, prompt_that_ends_after, steady
 
-from quartet.frames import Abort, SamplingParams
-from quartet.ids import Rid
+from quartet.wire.frames import Abort, SamplingParams
+from quartet.wire.ids import Rid
 from scheduler_proc.core import steps
 from tests.support.core_rig import EOS, CoreRig, Stream
 
