@@ -1,4 +1,4 @@
-"""Times decode attention by who computes what: what the rules of kernels/decode_plan.py rest on.
+"""Times decode attention by who computes what: what the rules of kernels/decode_partition.py rest on.
 
     python -m benchmarks.decode_dealing [--json FILE]
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks import kernels_check as check
 from benchmarks.gpu_launch import describe_host, report
-from kernels import decode_plan
+from kernels import decode_partition
 
 KV_HEADS, HEAD_DIM, PAGE = 8, 128, 16
-UNIT = decode_plan.MIN_SPLIT_TOKENS
+UNIT = decode_partition.MIN_SPLIT_TOKENS
 KINDS = ("even", "equal", "whole")
 # (rows, context)
 ALIKE = [
@@ -45,7 +45,7 @@ def units_of(contexts: Sequence[int]) -> list[int]:
 
 
 def make_plan(contexts: Sequence[int], kind: str, programs: int) -> list[int]:
-    """Return a plan as kernels.decode_plan lays it out."""
+    """Return a plan as kernels.decode_partition lays it out."""
     units = units_of(contexts)
     ends = list(accumulate(KV_HEADS * each for each in units))
     if kind == "whole":
@@ -69,7 +69,7 @@ def _units_per_split(units: int) -> int:
 
 def measure(name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
     """Time one batch dealt out in each way."""
-    programs = decode_plan._resident_programs(check.DEVICE, decode_plan.TILES[HEAD_DIM, 2].programs_per_sm)
+    programs = decode_partition._resident_programs(check.DEVICE, decode_partition.TILES[HEAD_DIM, 2].programs_per_sm)
     us, kv_bytes = {}, 0
     for kind in KINDS:
         plan = check.integers(make_plan(contexts, kind, programs))

@@ -96,7 +96,7 @@ def profiled(run: Callable[[], Any], steps: int) -> tuple[dict[str, tuple[float,
     for event in sorted(events, key=lambda event: event.time_range.start):
         totals[event.name][0] += event.device_time
         totals[event.name][1] += 1
-        if event.name.startswith("_open_letter") and ended:
+        if event.name.startswith("_unpack_decode_descriptor") and ended:
             idle.append(max(0.0, event.time_range.start - ended))
         ended = max(ended, event.time_range.end)
     found = {name: (us / steps, calls / steps) for name, (us, calls) in totals.items()}

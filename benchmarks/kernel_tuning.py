@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import kernels_check as check
 import torch
 
-from kernels import decode_plan, paged_decode, paged_extend, paged_extend_hopper
-from kernels.decode_plan import DecodeTile
+from kernels import decode_partition, paged_decode, paged_extend, paged_extend_hopper
+from kernels.decode_partition import DecodeTile
 from kernels.paged_extend import ExtendTile
 
 DECODE_TILES = [DecodeTile(32, 4, 3, 4), DecodeTile(32, 4, 4, 4), DecodeTile(64, 4, 3, 3), DecodeTile(64, 4, 4, 2)]
@@ -48,7 +48,7 @@ EXTEND_SPECS = [
 
 def use_decode(tile: DecodeTile) -> None:
     """Make paged_decode launch with this tile for head dim 128 and 16-bit types."""
-    decode_plan.TILES[128, 2] = tile
+    decode_partition.TILES[128, 2] = tile
 
 
 def use_extend(variant: tuple[int, int] | ExtendTile) -> None:
@@ -80,12 +80,12 @@ def decode_verdict(tile: DecodeTile, split: int | None) -> str:
     table = torch.nn.functional.pad(table, (0, -table.shape[1] % 16), value=check.BAD_PAGE)
     q = check.normal(len(lens), 32, 128, dtype=check.BF16)
     results = []
-    plain = decode_plan._resident_programs
+    plain = decode_partition._resident_programs
     for programs in (plain(check.DEVICE, tile.programs_per_sm), 17, 1):
         use_decode(tile)
-        decode_plan._resident_programs = lambda device, per_sm, programs=programs: programs
+        decode_partition._resident_programs = lambda device, per_sm, programs=programs: programs
         results.append(paged_decode.paged_decode(q, cache, table, context, 128**-0.5, split_size=split))
-    decode_plan._resident_programs = plain
+    decode_partition._resident_programs = plain
     expected = paged_decode.paged_decode_reference(q.double(), cache.double(), table, context, 128**-0.5)
     same = all(torch.equal(result, results[0]) for result in results)
     return f"error {check.error(results[0], expected):.2e}, same bits {same}"

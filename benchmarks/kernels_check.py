@@ -31,7 +31,7 @@ import triton  # noqa: E402
 
 from benchmarks.speed_to_beat import FA3_DECODE, FA3_EXTEND, FA3_MIXED  # noqa: E402
 from kernels.activation import silu_mul, silu_mul_reference  # noqa: E402
-from kernels.decode_plan import plan_decode  # noqa: E402
+from kernels.decode_partition import partition_decode  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference  # noqa: E402
 from kernels.paged_decode import paged_decode, paged_decode_reference  # noqa: E402
 from kernels.paged_extend import paged_extend, paged_extend_reference  # noqa: E402
@@ -334,9 +334,10 @@ def decode_us(contexts: Sequence[int], page: int, heads: int, plan: torch.Tensor
     cache, tables = regions(batch, max(contexts), page, copies)
     q, lens = normal(batch, heads, 128, dtype=BF16), integers(contexts)
     if plan is None:
-        plan = plan_decode(lens, 8, heads // 8, 128, BF16)
+        plan = partition_decode(lens, 8, heads // 8, 128, BF16)
     us = graph_us([
-        lambda t=table: paged_decode(q, cache, t, lens, 128**-0.5, plan=plan, settled=True) for table in tables
+        lambda t=table: paged_decode(q, cache, t, lens, 128**-0.5, partition=plan, metadata_ready=True)
+        for table in tables
     ])  # fmt: skip
     return us, kv_bytes
 
@@ -356,14 +357,14 @@ def timed_mixed(heads: int, page: int = 16) -> dict[str, Any]:
     cache, tables = regions(rows + 2, context, page, 2)
     q = normal(chunk + rows, heads, 128, dtype=BF16)
     lens, chunk_lens = integers([context] * rows), integers([context + chunk])
-    cu_q, scale, plan = integers([0, chunk]), 128**-0.5, plan_decode(lens, 8, heads // 8, 128, BF16)
+    cu_q, scale, plan = integers([0, chunk]), 128**-0.5, partition_decode(lens, 8, heads // 8, 128, BF16)
     calls = []
     for table in tables:
         own = table[rows:].reshape(1, -1)
 
         def call(table: torch.Tensor = table[:rows], own: torch.Tensor = own) -> None:
             paged_extend(q[:chunk], cache, own, cu_q, chunk_lens, scale, max_q_len=chunk)
-            paged_decode(q[chunk:], cache, table, lens, scale, plan=plan, settled=True)
+            paged_decode(q[chunk:], cache, table, lens, scale, partition=plan, metadata_ready=True)
 
         calls.append(call)
     return {"case": f"mixed 63 decodes, 512 on 1024 {heads}/8 page {page}", "us": graph_us(calls),

@@ -119,7 +119,7 @@ class FolderRun:
     def _engine(self, name: str, dtype: str = "float32") -> LocalEngine:
         settings = {"device": self._device, "attention_backend": "triton", **ENGINES[name]}
         engine = LocalEngine(make_config(self._path, dtype, tokenizer=_TOKENIZER, **settings))
-        assert (engine.runner._decode_loop is not None) == ("cuda_graph_max_bs" in settings)
+        assert (engine.runner._decode_graphs is not None) == ("cuda_graph_max_bs" in settings)
         return engine
 
     def _make_reference(self) -> Outcome:

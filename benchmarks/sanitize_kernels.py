@@ -30,19 +30,19 @@ import kernels  # noqa: E402
 from benchmarks import kernels_check as checks  # noqa: E402
 from benchmarks.kernels_check import ATTENTION_TOLERANCE, BF16, FP16, FP32, ROUNDING_TOLERANCE, error  # noqa: E402
 from benchmarks.step_checks import STEP_CHECKS  # noqa: E402
-from kernels.decode_plan import plan_decode  # noqa: E402
+from kernels.decode_partition import partition_decode  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference  # noqa: E402
 from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv  # noqa: E402
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference  # noqa: E402
-from kernels.skinny_tiles import SkinnyTile, gated_tile, parts_tile, whole_tile  # noqa: E402
+from kernels.skinny_tiles import SkinnyTile, gated_tile, split_k_tile, unsplit_tile  # noqa: E402
 from tests.support.ferry import LaunchCount, ferried  # noqa: E402
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 FERRIED = ("silu_mul", "rms_norm", "add_rms_norm", "rope_and_write_kv", "paged_decode", "paged_extend")
 # Two tiles wide and deep; what the worker would launch for that, and small tiles of our own.
 WIDTH, DEPTH = 128, 512
-CHOOSERS = {"plain": whole_tile, "biased": whole_tile, "gated": gated_tile, "in parts": parts_tile}
+CHOOSERS = {"plain": unsplit_tile, "biased": unsplit_tile, "gated": gated_tile, "in parts": split_k_tile}
 Check = Callable[[], float]
 
 # (query heads, kv heads, head dim), page size, dtype. Decode: context lengths at and around edges, and none at all.
@@ -115,7 +115,7 @@ def small_checks() -> Iterator[tuple[str, float, Check]]:
 
 def settled(check: Check) -> float:
     """Run a check with inputs that kernels may read before their turn."""
-    decode, rope = ferried(settled_decode, DEVICE), ferried(rope_and_write_kv, DEVICE, settled=True)
+    decode, rope = ferried(settled_decode, DEVICE), ferried(rope_and_write_kv, DEVICE, metadata_ready=True)
     with mock.patch.multiple(checks, paged_decode=decode, rope_and_write_kv=rope):
         return check()
 
@@ -125,8 +125,8 @@ def settled_decode(
 ) -> torch.Tensor:
     """paged_decode by a plan that is settled: its copy is an ordinary launch."""
     kv_heads, split_size = cache.shape[2], options.get("split_size")
-    plan = plan_decode(lens, kv_heads, q.shape[1] // kv_heads, q.shape[2], q.dtype, split_size=split_size)
-    return paged_decode(q, cache, table, lens, scale, plan=plan.clone(), settled=True, **options)
+    plan = partition_decode(lens, kv_heads, q.shape[1] // kv_heads, q.shape[2], q.dtype, split_size=split_size)
+    return paged_decode(q, cache, table, lens, scale, partition=plan.clone(), metadata_ready=True, **options)
 
 
 def cramped_decode_error() -> float:

@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
-from kernels import prompt_inputs as prompts
-from kernels import step_inputs as steps
-from kernels.pick_tokens import pick_tokens, pick_tokens_reference
-from kernels.step_inputs import HEADER
+from kernels import decode_inputs as steps
+from kernels import prefill_inputs as prompts
+from kernels.decode_inputs import HEADER
+from kernels.fused_sample import fused_sample, fused_sample_reference
 from tests.support.ferry import ferried
 from worker_proc.sampler.philox import exponentials
 
@@ -43,14 +43,14 @@ def verdict(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 
 def letter(rows: list[tuple[int, int]], writes: Writes, bucket: int, device: torch.device) -> float:
     """A decode step's letter, of (slot, context) rows, the second of a ring."""
-    ring = full(-7, 3, steps.letter_width(MOST_ROWS, len(MANY_WRITES)))
+    ring = full(-7, 3, steps.decode_descriptor_width(MOST_ROWS, len(MANY_WRITES)))
     body, flat = ring[2], torch.tensor(writes, dtype=torch.int32).reshape(-1)
     body[:2] = ids(len(rows), len(writes))
     body[HEADER : HEADER + len(rows)] = ids(*(slot for slot, _ in rows))
     body[HEADER + MOST_ROWS :][: len(rows)] = ids(*(context for _, context in rows))
     body[HEADER + 2 * MOST_ROWS :][: len(flat)] = flat
     results = []
-    for opened in (ferried(steps.open_letter, device), steps.open_letter_reference):
+    for opened in (ferried(steps.unpack_decode_descriptor, device), steps.unpack_decode_descriptor_reference):
         results.append([ids(1), full(99, MOST_ROWS), full(99, MOST_ROWS), page_table()])
         opened(ring, *results[-1], rows=bucket, max_rows=MOST_ROWS, dummy_slot=SLOTS - 1)
     return verdict(*results)
@@ -69,7 +69,7 @@ def decode_rows(device: torch.device) -> float:
 def prompt_letter(runs: list[tuple[int, list[int], int]], writes: Writes, device: torch.device) -> float:
     """A prompt step's letter and inputs, of runs (slot, tokens, context after them), with padding behind."""
     count = 4
-    ring = full(-7, 3, prompts.prompt_letter_width(MOST_TOKENS, count, len(MANY_WRITES)))
+    ring = full(-7, 3, prompts.prefill_descriptor_width(MOST_TOKENS, count, len(MANY_WRITES)))
     fields, tokens = full(0, 5, count), [token for _, own, _ in runs for token in own]
     for run, (slot, own, context) in enumerate(runs):
         end = int(fields[0, run - 1]) * bool(run) + len(own)
@@ -84,7 +84,7 @@ def prompt_letter(runs: list[tuple[int, list[int], int]], writes: Writes, device
 
     turn, table, bounds, slots, contexts, positions = ids(1), page_table(), full(99, count + 1), *full(99, 3, count)
     rows = full(99, count, dtype=torch.int64)
-    open_letter = ferried(prompts.open_prompt_letter, device)
+    open_letter = ferried(prompts.unpack_prefill_descriptor, device)
     open_letter(ring, turn, bounds, slots, contexts, rows, positions, table, max_tokens=MOST_TOKENS)
     expected_table, newest = page_table(), torch.arange(1000, 1001 + SLOTS)
     for slot, at, page in writes:
@@ -92,8 +92,8 @@ def prompt_letter(runs: list[tuple[int, list[int], int]], writes: Writes, device
     opened = [bounds[1:], slots, contexts, rows.int(), positions, table, turn]
 
     outs = [*(full(-9, 192, dtype=torch.int64) for _ in range(3)), full(-9, count, PAGES)]
-    ferried(prompts.prompt_inputs, device)(ring, turn, bounds, slots, contexts, table, newest, *outs, PAGE)
-    expected = prompts.prompt_inputs_reference(body, count, expected_table, newest, 192, PAGE)
+    ferried(prompts.prefill_inputs, device)(ring, turn, bounds, slots, contexts, table, newest, *outs, PAGE)
+    expected = prompts.prefill_inputs_reference(body, count, expected_table, newest, 192, PAGE)
     copied = full(-9, count, PAGES)
     for run, (slot, _, context) in enumerate(runs):
         pages = -(-context // PAGE)
@@ -111,10 +111,10 @@ def pick(vocab_size: int, dtype: torch.dtype, device: torch.device) -> float:
     ints = torch.randint(0, 1 << 32, (7, 5), generator=generator)
     ints[:, 3] = torch.tensor([0, 1, 0, 0, 1, 0, 0])
     newest, post, turn = full(77, 8, dtype=torch.int64), full(55, 4, 8), ids(6)
-    ferried(pick_tokens, device)(logits, slots, positions, floats, ints, newest, post, turn, **COLUMNS)
+    ferried(fused_sample, device)(logits, slots, positions, floats, ints, newest, post, turn, **COLUMNS)
     real = slots[:5].long()
     noise = exponentials(ints[real, 0], ints[real, 2], positions[:5].long(), vocab_size)
-    picked = pick_tokens_reference(logits[:5], real, positions[:5], floats[:, 1], ints[:, 3], noise)
+    picked = fused_sample_reference(logits[:5], real, positions[:5], floats[:, 1], ints[:, 3], noise)
     expected_post, expected_newest = full(55, 4, 8), full(77, 8, dtype=torch.int64)
     expected_post[2, :5] = picked.int()
     expected_newest[real] = picked.clamp(min=0)

@@ -38,7 +38,7 @@ class Graph:
 
     def __init__(self, mail: Any) -> None:
         self._mail = mail
-        self._turn, self._posts = mail.turn.numpy(), mail.posts.numpy()
+        self._turn, self._posts = mail.sequence.numpy(), mail.outputs.numpy()
 
     def replay(self) -> None:
         """Answer the letter that was written last."""
@@ -60,11 +60,11 @@ def make_runner() -> ModelRunner:
     )
     runner = load_runner(config, lambda: None)
     runner.allocate(runner.capacity.page_count)
-    for loop in (runner._decode_loop, runner._prompt_loop):
+    for loop in (runner._decode_graphs, runner._prefill_graphs):
         assert loop is not None
         with torch.inference_mode():
-            loop._mail.restart()
-        loop._graphs = dict.fromkeys(loop._sizes, Graph(loop._mail))  # type: ignore[assignment]
+            loop._rings.restart()
+        loop._graphs = dict.fromkeys(loop._sizes, Graph(loop._rings))  # type: ignore[assignment]
     return runner
 
 

@@ -115,13 +115,13 @@ class WorkerActor:
             from worker_proc.simulated import SimulatedRunner
 
             return SimulatedRunner(self._context.config, self._context.clock)
-        from worker_proc.early_context import begin_context
+        from worker_proc.cuda_context import create_context
         from worker_proc.weights.folder import prefetch
 
         # Disk and driver work while torch, which takes seconds, is imported.
         prefetch(Path(self._context.config.require_model().folder))
         if self._context.config.worker.device != "cpu":
-            begin_context()
+            create_context()
         started = time.perf_counter()
         from worker_proc.loading import load_runner
 

@@ -125,7 +125,7 @@ class Rig:
             self.executor.load()
         link.is_idle = False
         while not link.is_idle:
-            self.executor.turn()
+            self.executor.poll_once()
         sent, link.sent = link.sent, []
         return sent
 
@@ -328,25 +328,25 @@ def test_a_step_that_comes_while_another_runs_is_launched_behind_it() -> None:
     rig, runner = make_slow()
     rig.context.arrive(step(1))
     for _ in range(2):
-        rig.executor.turn()
+        rig.executor.poll_once()
     assert runner.log == ["launch 1"]
     rig.context.arrive(step(2))
-    rig.executor.turn()
+    rig.executor.poll_once()
     assert runner.log == ["launch 1", "launch 2", "wait 1"]
 
 
 def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
     rig, _ = make_slow()
     rig.context.arrive(step(1))
-    rig.executor.turn()
+    rig.executor.poll_once()
     rig.context.clock.advance(0.010)
     rig.run()
     rig.context.arrive(step(2))
-    rig.executor.turn()
+    rig.executor.poll_once()
     waits = []
     for _ in range(3):
         before = rig.context.clock.now()
-        rig.executor.turn()
+        rig.executor.poll_once()
         waits.append(round(rig.context.clock.now() - before, 4))
         rig.context.clock.advance(0.004)
     assert waits == [FRAME_POLL_S, FRAME_POLL_S, NEXT_STEP_POLL_S]

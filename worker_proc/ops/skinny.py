@@ -13,7 +13,7 @@ from worker_proc.ops.linear import PlainLinear
 SkinnyKernel = tuple[Callable[..., Tensor], ModuleType]
 
 
-class StreamedLinear(PlainLinear):
+class SkinnyLinear(PlainLinear):
     """See Linear. Args: kernels.skinny_linear and its tiles; weight [out, in], bias [out], all_reduce over ranks."""
 
     def __init__(self, kernel: SkinnyKernel, weight: Tensor, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
@@ -23,25 +23,25 @@ class StreamedLinear(PlainLinear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear."""
-        tile = self._tiles.whole_tile(self._weight, x.shape[0]) if self._can_stream else None
+        tile = self._tiles.unsplit_tile(self._weight, x.shape[0]) if self._can_stream else None
         return super().__call__(x) if tile is None else self._run(x, self._weight, tile, self._bias)
 
     def parts(self, x: Tensor) -> Tensor:
         """Return x W^T + b [T, out], or fp32 parts [n, T, out] of it, for kernels.norm.add_rms_norm to add up."""
         can_part = self._can_stream and self._bias is None
-        tile = self._tiles.parts_tile(self._weight, x.shape[0]) if can_part else None
+        tile = self._tiles.split_k_tile(self._weight, x.shape[0]) if can_part else None
         return self(x) if tile is None else self._run(x, self._weight, tile)
 
     def write(self, x: Tensor, out: Tensor) -> None:
         """Fill `out` with x W^T; for weights without bias that no rank shares."""
-        tile = self._tiles.whole_tile(self._weight, x.shape[0]) if self._can_stream else None
+        tile = self._tiles.unsplit_tile(self._weight, x.shape[0]) if self._can_stream else None
         if tile is None:
             super().write(x, out)
         else:
             self._run(x, self._weight, tile, out=out)
 
 
-class StreamedMlp:
+class SkinnyMlp:
     """Gated MLP: one fused linear with its activation, in one kernel or two."""
 
     def __init__(
@@ -55,7 +55,7 @@ class StreamedMlp:
         self._run, self._tiles = kernel
         self._activation = activation
         self._gate_up = gate_up
-        self.down = StreamedLinear(kernel, down, None, all_reduce)
+        self.down = SkinnyLinear(kernel, down, None, all_reduce)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return silu(x G^T) * (x U^T)."""

@@ -9,13 +9,13 @@ SCRIPT = """
 import sys
 sys.path[:0] = [{kernels!r}, {root!r}]
 import torch, triton
-from cross_compile import empty, stand_in_driver
+from cross_compile import empty, stub_driver
 from triton.compiler.compiler import CompiledKernel
 from kernels.activation import silu_mul
 from kernels.norm import rms_norm
-from worker_proc.compiles import compile_ahead
+from worker_proc.compilation import compile_ahead
 
-triton.runtime.driver.set_active(stand_in_driver())
+triton.runtime.driver.set_active(stub_driver())
 loaded = []
 CompiledKernel.run = property(lambda kernel: loaded.append(kernel.name))
 x, weight = empty(4, 512), empty(512)

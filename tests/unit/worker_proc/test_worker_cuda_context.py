@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from worker_proc import early_context
+from worker_proc import cuda_context
 
 OK, NO_DEVICE = 0, 100
 
@@ -26,7 +26,7 @@ class Driver:
 
 
 def begin() -> None:
-    early_context.begin_context()
+    cuda_context.create_context()
     for thread in threading.enumerate():
         if thread.name == "context":
             thread.join(10)

@@ -1,8 +1,8 @@
-"""Sampling parameters of every slot: a host copy to plan by, and device tables to compute with.
+"""Sampling parameters of every slot: a host copy to decide by, and device tables to compute with.
 
-The device tables are indexed by slot, so that no stage has to bring anything to the host. Where they
-are empty they are neutral: a slot never set is greedy and asks for nothing. Numbers of all slots that are set together
-go to the device in one transfer.
+The device tables are indexed by slot, so that no stage has to bring anything to the host. Unset entries are neutral: a
+slot that was never set is greedy and needs no other stage. The numbers of all slots that are set together reach the
+device in one transfer.
 """
 
 import struct
@@ -18,12 +18,12 @@ from quartet.wire.frames import SamplingParams
 from worker_proc.sampler.philox import stream_key
 
 _WORD = 0xFFFFFFFF
-# Far more than two steps in flight use: what is staged is not rewritten while its copy may still be under way.
+# Far more than two steps in flight use: a staged row is not rewritten while its copy may still be in flight.
 _RING = 16
 
 
-class Entering(NamedTuple):
-    """A sequence that takes `slot`: what it asks for, and its ids so far, int64 on the host, of which the first
+class SamplingEntry(NamedTuple):
+    """A sequence that enters `slot`: its parameters, and its ids so far, int64 on the host, of which the first
     `prompt_length` are the prompt."""
 
     slot: int
@@ -34,8 +34,8 @@ class Entering(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SlotPlan:
-    """What one slot asks for, on the host. `top_k` 0, `top_p` 1 and `min_p` 0 mean no filter.
+class SlotParams:
+    """The resolved parameters of one slot, on the host. `top_k` 0, `top_p` 1 and `min_p` 0 mean no filter.
 
     `masked_before` is the position in the sequence from which end and stop tokens are allowed. `key` is 64 bits.
     """
@@ -54,19 +54,19 @@ class SlotPlan:
 
     @property
     def is_adjusted(self) -> bool:
-        """Whether the logits are edited before anything is drawn from them."""
+        """Whether the logits are edited before the draw."""
         return self.has_penalties or self.has_bias or self.has_mask
 
     @property
-    def is_plain(self) -> bool:
-        """Whether all that is asked for is an arg-max, or a draw at a temperature without filters."""
+    def is_fusable(self) -> bool:
+        """Whether the fused sampler suffices: an arg-max, or a draw at a temperature without filters."""
         is_filtered = not self.is_greedy and (self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0)
         return not is_filtered and not self.is_adjusted and self.logprobs < 0
 
 
 @dataclass(frozen=True, slots=True)
 class Floats:
-    """Columns of the float64 table; cast to float32 where they meet logits."""
+    """Columns of the float64 table; cast to float32 where they are combined with logits."""
 
     temperature: int = 0
     top_p: int = 1
@@ -79,14 +79,14 @@ class Floats:
 
 @dataclass(frozen=True, slots=True)
 class Ints:
-    """Columns of the int64 table. `tally` is the slot's row of token counts, 0 for none."""
+    """Columns of the int64 table. `counts_row` is the slot's row of token counts, 0 for none."""
 
     key_low: int = 0
     key_high: int = 1
     top_k: int = 2
     masked_before: int = 3
     is_greedy: int = 4
-    tally: int = 5
+    counts_row: int = 5
     count: int = 6
 
 
@@ -97,7 +97,7 @@ _ROW = struct.Struct(f"={1 + INTS.count}q{FLOATS.count}d")
 
 
 class TokenList:
-    """Per slot, pairs of a token id and what is added to its logit. Widens by doubling; unused places add 0 to id 0."""
+    """Per slot, pairs of a token id and the value added to its logit. Widens by doubling; padding adds 0 to id 0."""
 
     def __init__(self, max_slots: int, device: torch.device) -> None:
         self.ids = torch.zeros((max_slots, 0), dtype=torch.int64, device=device)
@@ -126,27 +126,27 @@ class TokenList:
             self.ids, self.values = ids, values
 
 
-class SlotTable:
-    """Parameters of all slots. `plans[slot]` is None for a slot that is not in use.
+class SamplingTable:
+    """Parameters of all slots. `slot_params[slot]` is None for a slot that is not in use.
 
-    A slot's numbers stand in one row of int64, so that one copy sets them all; `ints` [slots, 6] and `floats`
-    [slots, 6] are views of its halves, the latter of the bits of float64.
+    A slot's numbers are one row of int64, so that one copy sets them all; `ints` [slots, 6] and `floats` [slots, 6] are
+    views of its halves, the latter reinterpreted as float64.
     """
 
     def __init__(self, max_slots: int, vocab_size: int, eos_token_ids: tuple[int, ...], device: torch.device) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._device = device
-        self.plans: list[SlotPlan | None] = [None] * max_slots
+        self.slot_params: list[SlotParams | None] = [None] * max_slots
         width, is_cuda = INTS.count + FLOATS.count, device.type == "cuda"
         self._rows = torch.zeros((max_slots, width), dtype=torch.int64, device=device)
-        # Rows on their way to the device, each after the slot it is for.
+        # Rows to copy to the device, each preceded by its slot.
         self._staging = torch.zeros((_RING, max_slots, 1 + width), dtype=torch.int64, pin_memory=is_cuda)
         self._host = self._staging.numpy()
-        self._turn = 0
-        # Made beforehand, for a request alone.
+        self._ring_index = 0
+        # Views made in advance, for steps that one request enters alone.
         self._row_of = [self._rows[slot] for slot in range(max_slots)]
-        self._staged_alone = [self._staging[turn, 0, 1:] for turn in range(_RING)]
+        self._single_views = [self._staging[index, 0, 1:] for index in range(_RING)]
         self.ints = self._rows[:, : INTS.count]
         self.floats = self._rows[:, INTS.count :].view(torch.float64)
         for column in (FLOATS.temperature, FLOATS.top_p, FLOATS.repetition):
@@ -155,47 +155,56 @@ class SlotTable:
         self.bias = TokenList(max_slots, device)
         self.mask = TokenList(max_slots, device)
 
-    def set(self, entering: Sequence[Entering], tallies: Sequence[int]) -> list[SlotPlan]:
-        """Fill the rows of slots, none of them twice; `tallies` are their rows of token counts. Returns the plans.
+    def set(self, entering: Sequence[SamplingEntry], counts_rows: Sequence[int]) -> list[SlotParams]:
+        """Fill the rows of distinct slots and return their parameters; `counts_rows` are their rows of token counts.
 
-        Does not wait for the device; at most `_RING` calls may be under way there."""
-        self._turn = (self._turn + 1) % _RING
-        plans = [self._set_lists(one) for one in entering]
-        for row, one, plan, tally in zip(self._host[self._turn], entering, plans, tallies, strict=False):
-            asked = one.params
-            ints = (plan.key & _WORD, plan.key >> 32, plan.top_k, plan.masked_before, plan.is_greedy, tally)
-            penalties = (asked.repetition_penalty, asked.presence_penalty, asked.frequency_penalty)
-            _ROW.pack_into(row, 0, one.slot, *ints, plan.temperature, plan.top_p, plan.min_p, *penalties)
+        Does not wait for the device; at most `_RING` calls may be in flight there."""
+        self._ring_index = (self._ring_index + 1) % _RING
+        slot_params = [self._set_lists(one) for one in entering]
+        for row, one, resolved, counts_row in zip(
+            self._host[self._ring_index], entering, slot_params, counts_rows, strict=False
+        ):
+            params = one.params
+            ints = (
+                resolved.key & _WORD,
+                resolved.key >> 32,
+                resolved.top_k,
+                resolved.masked_before,
+                resolved.is_greedy,
+                counts_row,
+            )
+            penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+            _ROW.pack_into(row, 0, one.slot, *ints, resolved.temperature, resolved.top_p, resolved.min_p, *penalties)
         if len(entering) == 1:
-            # One copy and no kernel.
-            self._row_of[entering[0].slot].copy_(self._staged_alone[self._turn], non_blocking=True)
+            # A plain copy, without a kernel launch.
+            self._row_of[entering[0].slot].copy_(self._single_views[self._ring_index], non_blocking=True)
         elif entering:
-            there = self._staging[self._turn, : len(entering)].to(self._device, non_blocking=True)
-            self._rows.index_copy_(0, there[:, 0], there[:, 1:])
-        return plans
+            device_rows = self._staging[self._ring_index, : len(entering)].to(self._device, non_blocking=True)
+            self._rows.index_copy_(0, device_rows[:, 0], device_rows[:, 1:])
+        return slot_params
 
-    def _set_lists(self, one: Entering) -> SlotPlan:
-        """Fill the lists of a slot; keep and return what it asks for."""
+    def _set_lists(self, one: SamplingEntry) -> SlotParams:
+        """Fill the token lists of a slot; keep and return its parameters."""
         bias, mask = self._bias(one.params), self._mask(one.params)
         self.bias.set(one.slot, bias)
         self.mask.set(one.slot, mask)
-        plan = self._plan(one.params, one.prompt_length, one.choice, has_bias=bool(bias), has_mask=bool(mask))
-        self.plans[one.slot] = plan
-        return plan
+        resolved = self._resolve(one.params, one.prompt_length, one.choice, has_bias=bool(bias), has_mask=bool(mask))
+        self.slot_params[one.slot] = resolved
+        return resolved
 
     def drop(self, slot: int) -> None:
-        """Forget `slot`: it asks for nothing any more."""
-        self.plans[slot] = None
+        """Forget the parameters of `slot`."""
+        self.slot_params[slot] = None
 
     def clear(self) -> None:
         """Forget every slot."""
-        self.plans = [None] * len(self.plans)
+        self.slot_params = [None] * len(self.slot_params)
 
-    def _plan(
+    def _resolve(
         self, params: SamplingParams, prompt_length: int, choice: int, *, has_bias: bool, has_mask: bool
-    ) -> SlotPlan:
+    ) -> SlotParams:
         is_greedy = params.temperature <= 0.0 or params.top_k == 1
-        return SlotPlan(
+        return SlotParams(
             is_greedy=is_greedy,
             temperature=1.0 if is_greedy else params.temperature,
             top_k=params.top_k if 0 < params.top_k < self._vocab_size else 0,
@@ -213,7 +222,7 @@ class SlotTable:
         return {token: value for token, value in params.logit_bias if 0 <= token < self._vocab_size and value != 0.0}
 
     def _mask(self, params: SamplingParams) -> dict[int, float]:
-        """Tokens that would end the output, as long as it must not end."""
+        """Return the tokens that end the output, masked while it is shorter than min_new_tokens."""
         if params.min_new_tokens <= 0:
             return {}
         tokens = (*params.stop_token_ids, *(() if params.ignore_eos else self._eos_token_ids))

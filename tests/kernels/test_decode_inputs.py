@@ -1,60 +1,62 @@
-"""A decode step's inputs on the device: the letter, its page table writes, dummy rows, and the ring's turn."""
+"""A decode step's inputs on the device: the descriptor, its page table writes, dummy rows, and the ring's sequence."""
 
 import pytest
 import torch
 from kernel_cases import integers
 
-from kernels.step_inputs import (
+from kernels.decode_inputs import (
     HEADER,
+    decode_descriptor_width,
     decode_inputs,
     decode_inputs_reference,
-    letter_width,
-    open_letter,
-    open_letter_reference,
+    unpack_decode_descriptor,
+    unpack_decode_descriptor_reference,
 )
 
 SLOTS, PAGES, PAGE, ROWS = 6, 300, 16, 8
 DEVICE = integers([0]).device
 
 
-def letters(rows, writes, turn):
-    """A ring of three letters, the one of `turn` filled, the others full of what must not be read."""
-    ring = torch.full((3, letter_width(ROWS, 200)), -7, dtype=torch.int32)
-    letter = ring[turn % 3]
-    letter[0], letter[1] = len(rows), len(writes)
+def descriptor_ring(rows, writes, sequence):
+    """A ring of three descriptor_ring, the one of `sequence` filled, the others full of what must not be read."""
+    ring = torch.full((3, decode_descriptor_width(ROWS, 200)), -7, dtype=torch.int32)
+    descriptor = ring[sequence % 3]
+    descriptor[0], descriptor[1] = len(rows), len(writes)
     for at, (slot, context) in enumerate(rows):
-        letter[HEADER + at], letter[HEADER + ROWS + at] = slot, context
+        descriptor[HEADER + at], descriptor[HEADER + ROWS + at] = slot, context
     flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
-    letter[HEADER + 2 * ROWS :][: len(flat)] = flat
+    descriptor[HEADER + 2 * ROWS :][: len(flat)] = flat
     return ring.to(DEVICE)
 
 
-def opened(function, ring, turn, bucket):
-    counter = integers([turn - 1])
+def unpacked(function, ring, sequence, batch_size):
+    counter = integers([sequence - 1])
     slots, contexts = torch.full((2, ROWS), 99, dtype=torch.int32, device=DEVICE)
     table = torch.arange(SLOTS * PAGES, dtype=torch.int32, device=DEVICE).view(SLOTS, PAGES).clone()
-    function(ring, counter, slots, contexts, table, rows=bucket, max_rows=ROWS, dummy_slot=SLOTS - 1)
+    function(ring, counter, slots, contexts, table, rows=batch_size, max_rows=ROWS, dummy_slot=SLOTS - 1)
     return [tensor.cpu() for tensor in (counter, slots, contexts, table)]
 
 
-@pytest.mark.parametrize("turn", [1, 2, 5])
+@pytest.mark.parametrize("sequence", [1, 2, 5])
 @pytest.mark.parametrize(
-    ("rows", "writes", "bucket"),
+    ("rows", "writes", "batch_size"),
     [
         ([(3, 40)], [], 1),
         ([(0, 17), (4, 1)], [(0, 1, 900), (4, 0, 901)], 4),
         ([(slot, 10 + slot) for slot in range(5)], [(at % 5, at, 5000 + at) for at in range(200)], 8),
     ],
 )
-def test_letters_are_opened_in_turn(rows, writes, bucket, turn):
-    ring = letters(rows, writes, turn)
-    found = opened(open_letter, ring, turn, bucket)
-    expected = opened(open_letter_reference, ring, turn, bucket)
+def test_descriptors_are_unpacked_by_sequence_number(rows, writes, batch_size, sequence):
+    ring = descriptor_ring(rows, writes, sequence)
+    found = unpacked(unpack_decode_descriptor, ring, sequence, batch_size)
+    expected = unpacked(unpack_decode_descriptor_reference, ring, sequence, batch_size)
     for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got, wanted)
     _, slots, contexts, table = found
-    assert slots.tolist() == [slot for slot, _ in rows] + [SLOTS - 1] * (bucket - len(rows)) + [99] * (ROWS - bucket)
-    assert contexts[:bucket].tolist() == [context for _, context in rows] + [0] * (bucket - len(rows))
+    assert slots.tolist() == [slot for slot, _ in rows] + [SLOTS - 1] * (batch_size - len(rows)) + [99] * (
+        ROWS - batch_size
+    )
+    assert contexts[:batch_size].tolist() == [context for _, context in rows] + [0] * (batch_size - len(rows))
     assert [int(table[slot, at]) for slot, at, _ in writes] == [page for *_, page in writes]
 
 
@@ -70,8 +72,8 @@ def test_decode_inputs_match_the_reference():
         function(slots, contexts, table, last_token, *outs, PAGE)
     for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got.cpu(), wanted.cpu())
-    ids, positions, mapping, rows_table = found
+    ids, positions, mapping, batch_page_table = found
     assert ids.tolist() == [102, 100, 104, 105, 101]
     assert positions.tolist() == [0, 15, 16, 0, 280 * PAGE - 1]
     assert mapping[3] == -1 and mapping[2] == int(table[4, 1]) * PAGE
-    assert (rows_table[3] == -9).all() and rows_table[2, :3].tolist() == [*table[4, :2].tolist(), -9]
+    assert (batch_page_table[3] == -9).all() and batch_page_table[2, :3].tolist() == [*table[4, :2].tolist(), -9]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from kernel_cases import BF16, FP32, integers, normal
 
-from kernels.pick_tokens import pick_tokens, pick_tokens_reference
+from kernels.fused_sample import fused_sample, fused_sample_reference
 from worker_proc.sampler.philox import exponentials
 
 SLOTS = 7
@@ -21,44 +21,44 @@ def tables(seed):
     return floats.to(DEVICE), ints.to(DEVICE)
 
 
-def picked(logits, slots, positions, seed=1, turn=6):
+def sampled(logits, slots, positions, seed=1, sequence=6):
     floats, ints = tables(seed)
     last_token = torch.full((SLOTS + 1,), 77, device=DEVICE)
-    post = torch.full((4, len(slots) + 2), 55, dtype=torch.int32, device=DEVICE)
-    pick_tokens(logits, slots, positions, floats, ints, last_token, post, integers([turn]), **COLUMNS)
+    output = torch.full((4, len(slots) + 2), 55, dtype=torch.int32, device=DEVICE)
+    fused_sample(logits, slots, positions, floats, ints, last_token, output, integers([sequence]), **COLUMNS)
     rows = slots.long().clamp(max=SLOTS - 1)
     noise = exponentials(ints[rows, 0].cpu(), ints[rows, 2].cpu(), positions.cpu().long(), logits.shape[1])
-    expected = pick_tokens_reference(logits, rows, positions, floats[:, 1], ints[:, 3], noise.to(DEVICE))
-    return post.cpu(), last_token.cpu(), expected.cpu()
+    expected = fused_sample_reference(logits, rows, positions, floats[:, 1], ints[:, 3], noise.to(DEVICE))
+    return output.cpu(), last_token.cpu(), expected.cpu()
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 @pytest.mark.parametrize("vocab", [96, 4097, 9000])
 def test_ids_are_those_of_the_same_noise(vocab, dtype):
     slots, positions = integers([3, 1, 0, 6, 4]), integers([5, 900, 12, 1, 3])
-    post, last_token, expected = picked(normal(5, vocab, dtype=dtype, seed=vocab) * 3, slots, positions)
-    assert post[2, :5].tolist() == expected.tolist()
+    output, last_token, expected = sampled(normal(5, vocab, dtype=dtype, seed=vocab) * 3, slots, positions)
+    assert output[2, :5].tolist() == expected.tolist()
     assert last_token[slots.long().cpu()].tolist() == expected.tolist()
-    assert (post[[0, 1, 3]] == 55).all() and (post[2, 5:] == 55).all() and last_token[2] == 77
+    assert (output[[0, 1, 3]] == 55).all() and (output[2, 5:] == 55).all() and last_token[2] == 77
 
 
 def test_the_lowest_id_wins_among_equals_across_chunks():
     logits = torch.zeros((2, 9000), device=DEVICE)
     logits[0, [8000, 4500, 4400]] = 3.0
-    post, _, _ = picked(logits, integers([1, 4]), integers([2, 2]))
-    assert post[2, :2].tolist() == [4400, 0]
+    output, _, _ = sampled(logits, integers([1, 4]), integers([2, 2]))
+    assert output[2, :2].tolist() == [4400, 0]
 
 
-def test_bad_rows_are_posted_as_minus_one_and_padding_is_left_alone():
+def test_bad_rows_are_written_as_minus_one_and_padding_is_left_alone():
     logits = normal(6, 5000, dtype=FP32, seed=3)
     logits[0, 4999] = float("nan")
     logits[1, 3] = float("inf")
     logits[2] = float("-inf")
     logits[3, :4900] = float("-inf")
-    post, last_token, expected = picked(logits, integers([0, 1, 2, 3, 7, 5]), integers([2, 2, 2, 2, 0, 2]))
-    assert post[2, :4].tolist() == [-1, -1, -1, int(expected[3])] and expected[3] >= 4900
+    output, last_token, expected = sampled(logits, integers([0, 1, 2, 3, 7, 5]), integers([2, 2, 2, 2, 0, 2]))
+    assert output[2, :4].tolist() == [-1, -1, -1, int(expected[3])] and expected[3] >= 4900
     assert last_token[:3].tolist() == [0, 0, 0]
-    assert post[2, 4] == 55 and last_token[7] == 77
+    assert output[2, 4] == 55 and last_token[7] == 77
 
 
 @pytest.mark.gpu
@@ -70,10 +70,10 @@ def test_draws_follow_the_distribution():
     logits = weights.log().repeat(rows, 1).to(DEVICE)
     floats = torch.ones((1, 3), dtype=torch.float64, device=DEVICE)
     ints = torch.tensor([[11, 0, 5, 0, 0]], device=DEVICE)
-    post = torch.zeros((1, rows), dtype=torch.int32, device=DEVICE)
+    output = torch.zeros((1, rows), dtype=torch.int32, device=DEVICE)
     slots, positions = integers([0] * rows), integers(range(1, rows + 1))
-    pick_tokens(logits, slots, positions, floats, ints, torch.zeros(1, dtype=torch.int64, device=DEVICE), post,
+    fused_sample(logits, slots, positions, floats, ints, torch.zeros(1, dtype=torch.int64, device=DEVICE), output,
                 integers([0]), **COLUMNS)  # fmt: skip
-    counts = torch.bincount(post[0].cpu(), minlength=5).double()
+    counts = torch.bincount(output[0].cpu(), minlength=5).double()
     chi_square = ((counts - rows * weights) ** 2 / (rows * weights)).sum()
     assert chi_square < 33.4
