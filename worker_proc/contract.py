@@ -38,8 +38,11 @@ class Runner(Protocol):
     """Runs steps on one device. Used by one thread."""
 
     capacity: Capacity
-    late_compiles: int
-    """Kernels compiled or loaded after `allocate` returned: 0 if the warm-up is complete."""
+
+    @property
+    def late_compiles(self) -> int:
+        """Kernels compiled or loaded after `allocate` returned: 0 if the warm-up is complete."""
+        ...
 
     def facts(self) -> dict[str, str | int | float]:
         """Return the facts of the ready line, e.g. device, dtype and kv_tokens."""

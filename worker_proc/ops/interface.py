@@ -29,7 +29,7 @@ class AttentionShape:
     @property
     def scale(self) -> float:
         """Factor on q K^T."""
-        return self.head_dim**-0.5
+        return float(self.head_dim**-0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ class Linear(Protocol):
 class Mlp(Protocol):
     """The gated MLP's packed weights."""
 
-    down: Linear
+    @property
+    def down(self) -> Linear:
+        """The linear from I back to hidden."""
+        ...
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return silu(x G^T) * (x U^T), [T, I]."""

@@ -77,14 +77,16 @@ class PackedLinear:
     def unary(self, x: Tensor, epilogue: str) -> Tensor:
         """Return epilogue(x W^T + b)."""
         if self._needs_two_rows and x.shape[0] == 1:
-            return self._run(x.repeat(2, 1), self._weight, self._bias, epilogue, [], "")[:1]
-        return self._run(x, self._weight, self._bias, epilogue, [], "")
+            return self.unary(x.repeat(2, 1), epilogue)[:1]
+        y: Tensor = self._run(x, self._weight, self._bias, epilogue, [], "")
+        return y
 
     def binary(self, x: Tensor, other: Tensor, epilogue: str) -> Tensor:
         """Return (x W^T + b) combined with `other` by the epilogue add or mul."""
         if self._needs_two_rows and x.shape[0] == 1:
-            return self._run_binary(x.repeat(2, 1), other.repeat(2, 1), self._weight, self._bias, epilogue)[:1]
-        return self._run_binary(x, other, self._weight, self._bias, epilogue)
+            return self.binary(x.repeat(2, 1), other.repeat(2, 1), epilogue)[:1]
+        y: Tensor = self._run_binary(x, other, self._weight, self._bias, epilogue)
+        return y
 
 
 class PackedMlp:

@@ -47,13 +47,13 @@ class SkinnyMlp:
     def __init__(
         self,
         kernel: SkinnyKernel,
-        activation: ModuleType,
+        silu_mul: Callable[[Tensor], Tensor],
         gate_up: Tensor,
         down: Tensor,
         all_reduce: AllReduce | None,
     ) -> None:
         self._run, self._tiles = kernel
-        self._activation = activation
+        self._silu_mul = silu_mul
         self._gate_up = gate_up
         self.down = SkinnyLinear(kernel, down, None, all_reduce)
 
@@ -61,5 +61,5 @@ class SkinnyMlp:
         """Return silu(x G^T) * (x U^T)."""
         tile = self._tiles.gated_tile(self._gate_up, x.shape[0])
         if tile is None:
-            return self._activation.silu_mul(functional.linear(x, self._gate_up))
+            return self._silu_mul(functional.linear(x, self._gate_up))
         return self._run(x, self._gate_up, tile, gated=True)

@@ -21,8 +21,8 @@ _SCRATCH_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class DecodeScratch:
-    """Scratch of decode attention at a fixed address, large enough for a batch whose rows, padding included, have at most
-    `splits` splits of `split_size` tokens (the smallest split), at least one each."""
+    """Scratch of decode attention at a fixed address, for a batch whose rows, padding included, have at most `splits`
+    splits of `split_size` tokens (the smallest split), at least one each."""
 
     workspace: Tensor
     split_size: int
@@ -62,7 +62,7 @@ class TritonOps:
         )
 
         self._shape, self._dtype = shape, dtype
-        self._activation = activation
+        self._silu_mul = activation.silu_mul
         self._norm = norm
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._paged_decode = paged_decode
@@ -77,7 +77,7 @@ class TritonOps:
 
     def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
         """See Ops.mlp."""
-        return SkinnyMlp(self._skinny, self._activation, gate_up, down, all_reduce)
+        return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm."""

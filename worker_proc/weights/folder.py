@@ -76,7 +76,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
             raise ModelError(f"{path.name} is no safetensors file or is cut short ({size} bytes)")
         try:
-            header = json.loads(file.read(length))
+            header: dict[str, Any] = json.loads(file.read(length))
             end = max((info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"{path.name} has a damaged header: {error}") from error

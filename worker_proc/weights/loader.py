@@ -120,9 +120,11 @@ class Loader:
         path, shape = self._found[name]
         try:
             if split is None or self._shard.size == 1:
-                return self._files[path].get_tensor(name)
+                tensor: Tensor = self._files[path].get_tensor(name)
+                return tensor
             first, end = self._shard.span(shape[split])
             part = self._files[path].get_slice(name)
-            return part[first:end] if split == 0 else part[:, first:end]
+            view: Tensor = part[first:end] if split == 0 else part[:, first:end]
+            return view
         except (SafetensorError, ValueError) as error:
             raise ModelError(f"tensor {name} in {path.name} cannot be read: {error}") from error
