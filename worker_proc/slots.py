@@ -104,11 +104,6 @@ class SlotTable:
         # Cached, because most steps decode the same slots as the step before.
         self._decoding: tuple[IntArray, RowOwners] | None = None
 
-    @property
-    def num_active(self) -> int:
-        """Number of slots that hold a sequence."""
-        return int(np.count_nonzero(self._state))
-
     def clear(self) -> None:
         """Free every slot."""
         self._state[:] = FREE
