@@ -88,7 +88,7 @@ class Executor:
 
     def poll_once(self) -> None:
         """Send a hello if one is due, handle at most one frame, and send every result that is done."""
-        hello = self._session.due_hello(self._context.who, self._context.clock.now())
+        hello = self._session.greet(self._context.who, self._context.clock.now())
         if hello is not None:
             self._link.send(SCHEDULER, hello)
         if not self._in_flight:

@@ -35,7 +35,7 @@ class Session:
         self._repeats_left = 0
         self.scheduler_epoch = NO_EPOCH
 
-    def due_hello(self, who: Who, now: float) -> WorkerHello | None:
+    def greet(self, who: Who, now: float) -> WorkerHello | None:
         """Return the hello due at `now`, if any: to a scheduler newer than the one served, or the last hello again,
         which may have been lost, until the first step shows that it arrived."""
         newest = max((p.epoch for p in who.processes if p.role == Role.SCHEDULER), default=NO_EPOCH)
