@@ -11,8 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.paged_extend_hopper import extend_on_hopper, fits_hopper
+from kernels.paged_extend_hopper import GROUP_ROWS, extend_on_hopper
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids, tile_key
+from kernels.pdl import is_hopper
 
 
 class ExtendTile(NamedTuple):
@@ -166,6 +167,13 @@ def paged_extend(
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
+
+
+def fits_hopper(q: torch.Tensor, kv_cache: torch.Tensor) -> bool:
+    """Return whether the Hopper kernel supports the GPU, the type, the shape and the cache's layout."""
+    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[2] not in (64, 128):
+        return False
+    return q.shape[1] // kv_cache.shape[2] <= GROUP_ROWS and kv_cache.is_contiguous() and is_hopper(q.device)
 
 
 def paged_extend_reference(

@@ -23,8 +23,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.pdl import is_hopper
-
 BLOCK_N = 128
 GROUP_ROWS = 64
 STAGES = 2
@@ -281,7 +279,7 @@ def extend_on_hopper(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
     out: torch.Tensor, scale_log2: float, max_q_len: int,
 ) -> None:  # fmt: skip
-    """Fill out [T, H, D] as paged_extend documents, for checked arguments that fits_hopper accepts."""
+    """Fill out [T, H, D] as paged_extend documents, for checked arguments that paged_extend routes to this kernel."""
     total, heads, head_dim = q.shape
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     group = heads // kv_heads
@@ -296,10 +294,3 @@ def extend_on_hopper(
         HEAD_DIM=head_dim, GROUP=group, PAGE=page, BLOCK_N=BLOCK_N, STAGES=STAGES, ROWS=GROUP_ROWS, GROUPS=groups,
         PANEL=PANEL, COPY_REGISTERS=COPY_REGISTERS, QUERY_REGISTERS=QUERY_REGISTERS, num_warps=4,
     )  # fmt: skip
-
-
-def fits_hopper(q: torch.Tensor, kv_cache: torch.Tensor) -> bool:
-    """Return whether this kernel supports the GPU, the type, the shape and the cache's layout."""
-    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[2] not in (64, 128):
-        return False
-    return q.shape[1] // kv_cache.shape[2] <= GROUP_ROWS and kv_cache.is_contiguous() and is_hopper(q.device)

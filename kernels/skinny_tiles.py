@@ -71,9 +71,9 @@ def gated_tile(weight: torch.Tensor, rows: int) -> Tile | None:
     """Return the tile of the gated linear on weight [2 N, K], or None where two kernels are used instead."""
     if _fits_hopper(weight, rows):
         return _hopper_tile(weight.shape[0] // 64, weight.shape[1], 1, rows)
-    return (
-        SkinnyTile(64, 128, 1, 4, 4 if rows <= 32 else 3) if _fits(weight, rows) and not weight.shape[0] % 128 else None
-    )
+    if not _fits(weight, rows) or weight.shape[0] % 128:
+        return None
+    return SkinnyTile(64, 128, 1, 4, 4 if rows <= 32 else 3)
 
 
 def _fits(weight: torch.Tensor, rows: int) -> bool:

@@ -1,4 +1,4 @@
-"""Entry of the worker process. The OpenMP settings must stand before torch is loaded."""
+"""Entry point of the worker process. The OpenMP settings must precede the import of torch."""
 
 import os
 

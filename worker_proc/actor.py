@@ -1,6 +1,6 @@
-"""The worker as the runtime sees it: starts the executor thread, reports its metrics, dies with it.
+"""The worker as an actor: starts the executor thread, reports its metrics, and exits with it.
 
-The main loop does nothing but heartbeats and metrics, so that a long step never looks like a dead process.
+The main loop only sends heartbeats and metrics, so that a long step never looks like a dead process.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ Facts = dict[str, str | int | float]
 
 
 class WorkerActor:
-    """Runs the executor in a thread of its own.
+    """Runs the executor in its own thread.
 
     Args:
-        context: the runtime; the executor's thread binds its blocking link.
+        context: the runtime; the executor thread binds its blocking link.
     """
 
     inbound = WorkerInbound
@@ -42,9 +42,9 @@ class WorkerActor:
         self._start_up: Facts = {}
 
     async def start(self) -> Facts:
-        """Return once the model is loaded and a scheduler's page count is allocated and warm.
+        """Return once the model is loaded, and the pages that a scheduler requested are allocated and warm.
 
-        Raises ModelError or ConfigError for what a restart cannot mend."""
+        Raises ModelError or ConfigError for errors that a restart cannot fix."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Facts] = loop.create_future()
 
@@ -56,7 +56,7 @@ class WorkerActor:
                 executor.run()
             except BaseException as error:
                 if executor.is_ready:
-                    # Nothing can be served without the executor: the supervisor starts another worker.
+                    # Without the executor the worker serves nothing; after the exit the supervisor starts another.
                     logger.exception("the executor ended")
                     logging.shutdown()
                     os._exit(LOST_EXECUTOR_STATUS)
@@ -76,10 +76,10 @@ class WorkerActor:
         """Never called: the executor reads the inbox."""
 
     def on_process_table(self, process_table: ProcessTable) -> None:
-        """Nothing to do: the executor looks at the process table itself."""
+        """Does nothing: the executor reads the process table itself."""
 
     def metrics(self) -> Metrics:
-        """Return what the executor has counted so far."""
+        """Return the executor's counters and the durations of the start-up phases."""
         if self._executor is None:
             return Metrics({}, {})
         counters = self._executor.counters
@@ -110,7 +110,7 @@ class WorkerActor:
         await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
 
     def _make_runner(self) -> Runner:
-        # Imported here so that a simulated worker never loads torch, and torch loads in the executor's thread.
+        # Imported here, so that a simulated worker never loads torch, and torch loads in the executor thread.
         if self._context.config.worker.simulated_worker:
             from worker_proc.simulated import SimulatedRunner
 
@@ -118,7 +118,7 @@ class WorkerActor:
         from worker_proc.cuda_context import create_context
         from worker_proc.weights.folder import prefetch
 
-        # Disk and driver work while torch, which takes seconds, is imported.
+        # Reading the weights and creating the context overlap the import of torch, which takes seconds.
         prefetch(Path(self._context.config.require_model().folder))
         if self._context.config.worker.device != "cpu":
             create_context()

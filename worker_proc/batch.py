@@ -1,7 +1,7 @@
-"""One step as tensors: what the model and the sampler need, built from a StepRows without waiting for the device.
+"""One step as tensors: the inputs of the model and the sampler, built from StepRows without waiting for the device.
 
-Token order: the tokens of the chunks one after the other, then one token of each decode row. Rows that sample: the
-last token of each last chunk, then all decode rows, as in StepRows.sampled.
+Token order: the tokens of the chunks one after the other, then one token of each decode row. Sampled rows: the last
+token of each last chunk, then all decode rows, as in StepRows.sampled.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Upload = Callable[[Sequence[NDArray[np.generic]]], list[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class ChunkBatch:
-    """The prefill part: C chunks. `lengths` and `context_lengths` stand on the host, in tokens; a context length
+    """The prefill part: C chunks. `lengths` and `context_lengths` are on the host, in tokens; a context length
     includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32."""
 
     lengths: list[int]
@@ -32,9 +32,9 @@ class ChunkBatch:
 
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
-    """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token at hand; on the
+    """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token being computed; on the
     device `context_lens` [B] and `page_table` [B, n], int32. `workspace` is scratch of the attention kernel at a fixed
-    place, if the caller has one that is large enough; then `context_lengths` is not looked at. `partition` is added by
+    address, if the caller has one that is large enough; then `context_lengths` is not used. `partition` is added by
     operations that partition the rows over programs once for all layers."""
 
     context_lengths: IntArray
@@ -48,7 +48,7 @@ class DecodeBatch:
 class ForwardBatch:
     """T tokens and R sampling layout. On the device: `input_ids`, `positions`, `slot_mapping` [T] int64 (page *
     page_size + offset), `sample_rows` (rows of T), `sample_slots` [R] int64 and `sample_positions` [R] int32, the
-    indices in the sequences of the tokens to sample. `host_positions` is the same on the host, int64."""
+    indices of the tokens to sample in their sequences. `host_positions` is the same on the host, int64."""
 
     num_tokens: int
     input_ids: Tensor
@@ -80,11 +80,11 @@ class _TokenLayout:
 def build_batch(
     rows: StepRows, table: SlotTable, page_size: int, page_table: Tensor, last_token: Tensor, upload: Upload
 ) -> ForwardBatch:
-    """Return the batch of a rows that has at least one token.
+    """Return the batch of a step that has at least one token.
 
     Args:
-        rows: what to run; `table` not yet committed.
-        table: host truth of lengths and pages.
+        rows: the step, not yet committed to `table`.
+        table: the host's lengths and pages.
         page_size: tokens per page.
         page_table: the device's copy of the page table, [slots + 1, max_pages] int32.
         last_token: newest id of each slot, on the device, int64.
@@ -153,5 +153,5 @@ def _chunk_batch(layout: _TokenLayout, page_size: int, page_table: Tensor, uploa
 
 
 def _page_rows(page_table: Tensor, rows: Tensor, contexts: NDArray[np.integer], page_size: int) -> Tensor:
-    # Whole rows are gathered, so that the stride, for which Triton specialises, does not follow the contexts.
+    # Gathers whole rows, so that the stride, for which Triton specialises, does not depend on the context lengths.
     return page_table.index_select(0, rows)[:, : -(-int(contexts.max()) // page_size)]

@@ -7,6 +7,7 @@ There is one graph for each batch size of `capture_sizes`; smaller batches are p
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +17,14 @@ from worker_proc.batch import DecodeBatch, ForwardBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
-from worker_proc.graphs import GraphPool, SharedBuffers, capture_graphs, no_progress, specialization_sizes
+from worker_proc.graphs import SharedBuffers, capture_graphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.triton_ops import TritonOps
 from worker_proc.pinned_rings import PinnedRings
 from worker_proc.slots import IntArray, StepRows
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE as GraphPool
 
 # Page table writes that a descriptor has room for: one per row is normal, when the row's last page is full.
 _WRITES_PER_ROW = 2
@@ -74,7 +78,7 @@ class DecodeGraphRunner:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._row_numbers = np.arange(max_rows)
 
-    def capture(self, pool: GraphPool, progress: Callable[[], None]) -> None:
+    def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """See GraphRunner."""
         self._graphs = capture_graphs(self._run, self._sizes, pool, progress)
         self._rings.restart()

@@ -1,7 +1,7 @@
 """The executor thread: owns the link, the runner and with it torch and the device.
 
-It keeps up to two steps in flight: while one runs, it waits for whichever comes first, the frame of the next, which is
-launched behind it, or its end. With two in flight it sleeps until the older one is done.
+It keeps up to two steps in flight. While one runs, it waits for whichever comes first: the next step's frame, which is
+launched behind it, or the end of the running step. With two in flight it sleeps until the older one is done.
 """
 
 import logging
@@ -15,7 +15,7 @@ from quartet.runtime.actor import BlockingLink, Context
 from quartet.wire.codec import Source
 from quartet.wire.frames import SchedulerHello, Step, StepFailed
 from quartet.wire.ids import Epoch, Role, process_name
-from worker_proc.contract import DeviceLostError, OutOfMemoryError, Pending, Runner
+from worker_proc.contract import DeviceLostError, InFlightStep, OutOfMemoryError, Runner
 from worker_proc.session import Session
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 MAX_IN_FLIGHT = 2
 POLL_S = 0.05
-# While one step runs, both its end and the next step's frame are awaited. As long as its end is not due, the link can
-# sleep until the frame comes, in whole milliseconds, of which a little more than one leaves one; after that neither may
-# wait for the other.
+# While one step runs, the executor waits for its end and for the next step's frame. Until its end is due, the link may
+# sleep: its timeouts are whole milliseconds, rounded down, hence a little more than one. After that, short polls
+# alternate between the two.
 FRAME_POLL_S = 0.0012
 NEXT_STEP_POLL_S = 0.0001
 LOAD_DEADLINE_S = 300.0
@@ -45,12 +45,12 @@ class WorkerCounters:
 
 
 class Executor:
-    """Serves steps until told to stop.
+    """Serves steps until `stop` is called.
 
     Args:
-        context: the runtime; of it only the thread-safe parts are used, and the link, which this thread binds.
+        context: the runtime; only its thread-safe parts are used, and the link, which this thread binds.
         make_runner: loads the model; called in this thread, may take minutes.
-        on_ready: called from this thread with the facts once the first scheduler has been answered.
+        on_ready: called from this thread with the runner's facts once the first scheduler has been answered.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Executor:
         self._context = context
         self._make_runner = make_runner
         self._on_ready = on_ready
-        self._in_flight: deque[tuple[Pending, float]] = deque()
+        self._in_flight: deque[tuple[InFlightStep, float]] = deque()
         self._finished_at = self._last_step_s = 0.0
         self._is_stopping = False
         self.is_ready = False
@@ -70,25 +70,25 @@ class Executor:
         self.counters = WorkerCounters()
 
     def stop(self) -> None:
-        """Ask the thread to end after the frame at hand. Safe from any thread."""
+        """Make the thread end after the current frame. May be called from any thread."""
         self._is_stopping = True
 
     def run(self) -> None:
-        """Load the model, then serve. Raises what ends the process: a model that cannot be loaded, a lost device."""
+        """Load the model, then serve. Raises the errors that end the process: a failed load, a lost device."""
         self.load()
         while not self._is_stopping:
             self.poll_once()
 
     def load(self) -> None:
-        """Bind the link and load the model, in the thread that will use both."""
+        """Bind the link and load the model, in the thread that uses both."""
         self._link: BlockingLink = self._context.blocking_link()
         self._set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
         self._session = Session(self._context.epoch, lambda: self._runner.capacity)
 
     def poll_once(self) -> None:
-        """Greet a new scheduler, take at most one frame, and send every result that is due."""
-        hello = self._session.due_hello(self._context.process_table, self._context.clock.now())
+        """Send a hello if one is due, handle at most one frame, and send every result that is done."""
+        hello = self._session.greet(self._context.process_table, self._context.clock.now())
         if hello is not None:
             self._link.send(SCHEDULER, hello)
         if not self._in_flight:
@@ -98,13 +98,13 @@ class Executor:
         if received is not None:
             self._handle(*received)
         elif timeout_s == NEXT_STEP_POLL_S and not self._in_flight[0][0].is_done():
-            # The link rounds short waits down to none, and a core is worth more than these microseconds.
+            # The link rounds short waits down to zero; without this sleep the thread would keep a core busy.
             time.sleep(NEXT_STEP_POLL_S)
         while self._in_flight and (len(self._in_flight) >= MAX_IN_FLIGHT or self._in_flight[0][0].is_done()):
             self._finish_oldest()
 
     def _link_timeout_s(self) -> float:
-        """Return how long the link may be waited for."""
+        """Return how long to wait for a frame."""
         if not self._in_flight:
             return POLL_S
         running_s = self._context.clock.now() - max(self._in_flight[0][1], self._finished_at)
@@ -134,7 +134,7 @@ class Executor:
         self._set_phase("step", self._context.config.server.step_timeout)
         started = self._context.clock.now()
         try:
-            pending = self._runner.launch(step, self._session.scheduler_epoch)
+            in_flight = self._runner.launch(step, self._session.scheduler_epoch)
         except DeviceLostError:
             raise
         except OutOfMemoryError as error:
@@ -143,12 +143,12 @@ class Executor:
             logger.exception("step %d failed", step.step)
             self._fail(step, "error", error)
         else:
-            self._in_flight.append((pending, started))
+            self._in_flight.append((in_flight, started))
             self.counters.compiles_after_ready = self._runner.late_compiles
             self.counters.prefill_tokens += sum(chunk.length for chunk in step.chunks)
 
     def _fail(self, step: Step, kind: str, error: Exception) -> None:
-        # Results leave in the order of their steps, failures included.
+        # Results are sent in the order of their steps, failures included.
         while self._in_flight:
             self._finish_oldest()
         self.counters.failed_steps += 1
@@ -157,8 +157,8 @@ class Executor:
         self._context.progress()
 
     def _finish_oldest(self) -> None:
-        pending, started = self._in_flight.popleft()
-        result = pending.wait()
+        in_flight, started = self._in_flight.popleft()
+        result = in_flight.wait()
         self._link.send(SCHEDULER, result)
         self._context.progress()
         self.counters.steps += 1

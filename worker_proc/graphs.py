@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from worker_proc.completion_poller import CompletionPoller
 from worker_proc.device_step import LaunchedStep
 from worker_proc.slots import IntArray, StepRows
 
-GraphPool = tuple[int, int]
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE as GraphPool
 
 
 class GraphRunner(Protocol):
@@ -32,7 +33,7 @@ class GraphRunner(Protocol):
         """Launch, without graphs, every kernel that a step may need; only while no slot is in use."""
         ...
 
-    def capture(self, pool: GraphPool, progress: Callable[[], None]) -> None:
+    def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """Capture every size; called once, on CUDA, while no slot is in use."""
         ...
 
@@ -67,7 +68,7 @@ def _power_of_two(size: int | None) -> int:
 
 
 def capture_graphs(
-    run: Callable[[int], None], sizes: list[int], pool: GraphPool, progress: Callable[[], None]
+    run: Callable[[int], None], sizes: list[int], pool: "GraphPool", progress: Callable[[], None]
 ) -> dict[int, torch.cuda.CUDAGraph]:
     """Capture a run of each size, the largest first, with its tensors in `pool`.
 

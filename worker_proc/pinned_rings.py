@@ -38,7 +38,8 @@ class PinnedRings:
         self.descriptors = torch.zeros((RING, width), dtype=torch.int32, pin_memory=self._is_cuda)
         self.outputs = torch.zeros((RING, max_rows), dtype=torch.int32, pin_memory=self._is_cuda)
         self.sequence = torch.zeros(1, dtype=torch.int32, device=device)
-        self._host_descriptors, self._host_outputs = self.descriptors.numpy(), self.outputs.numpy()
+        self._host_descriptors: NDArray[np.int32] = self.descriptors.numpy()
+        self._host_outputs: NDArray[np.int32] = self.outputs.numpy()
         self._count = 0
         self._poller = poller
 
@@ -47,7 +48,8 @@ class PinnedRings:
         self._count += 1
         row = self._count % RING
         self._host_outputs[row] = EMPTY
-        return self._host_descriptors[row]
+        descriptor: NDArray[np.int32] = self._host_descriptors[row]
+        return descriptor
 
     def end(self, rows: Rows, size: int) -> "OutputBuffer | Download":
         """Return the in-flight ids of the step just launched: those of `rows`, ascending; `size` is the graph's.

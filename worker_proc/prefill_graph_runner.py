@@ -6,6 +6,7 @@ be part of the step, as sequences of one token.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from worker_proc.batch import ChunkBatch, ForwardBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
-from worker_proc.graphs import GraphPool, SharedBuffers, capture_graphs, no_progress, specialization_sizes
+from worker_proc.graphs import SharedBuffers, capture_graphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
 from worker_proc.pinned_rings import PinnedRings
 from worker_proc.slots import IntArray, StepRows
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE as GraphPool
 
 TOKEN_SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 MAX_SEQS = 16
@@ -49,9 +53,9 @@ class PrefillGraphRunner:
         dtype: torch.dtype,
         max_tokens: int,
     ) -> None:
-        from kernels import prefill_inputs
+        from kernels import decode_inputs, prefill_inputs
 
-        self._kernels = prefill_inputs
+        self._kernels, self._header = prefill_inputs, decode_inputs.HEADER
         self._decoder, self._fused_sampler, self._buffers, self._capacity = decoder, fused_sampler, buffers, capacity
         self._sizes = [size for size in TOKEN_SIZES if size <= max_tokens]
         self._max_tokens = most = self._sizes[-1]
@@ -69,7 +73,7 @@ class PrefillGraphRunner:
         self._logits = torch.zeros((MAX_SEQS, capacity.vocab_size), dtype=dtype, device=device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
-    def capture(self, pool: GraphPool, progress: Callable[[], None]) -> None:
+    def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """See GraphRunner."""
         self._graphs = capture_graphs(self._run, self._sizes, pool, progress)
         self._rings.restart()
@@ -107,7 +111,7 @@ class PrefillGraphRunner:
         self, descriptor: NDArray[np.int32], rows: StepRows, page_writes: IntArray
     ) -> tuple[int, NDArray[np.int32]]:
         """Write the step to its descriptor; return its number of tokens and the sample positions [MAX_SEQS]."""
-        header = self._kernels.HEADER
+        header = self._header
         seqs = [(chunk.slot, chunk.start, chunk.ids, chunk.is_last) for chunk in rows.chunks]
         decode = zip(rows.decode.tolist(), rows.contexts.tolist(), strict=True)
         seqs += [(slot, context - 1, _NEWEST, True) for slot, context in decode]

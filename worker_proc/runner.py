@@ -253,8 +253,10 @@ class ModelRunner:
         if sampler is None or not rows:
             return
         from worker_proc.decode_graph_runner import DecodeGraphRunner
+        from worker_proc.ops.triton_ops import TritonOps
         from worker_proc.prefill_graph_runner import PrefillGraphRunner
 
+        assert isinstance(model.ops, TritonOps)
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
         buffers = SharedBuffers(self._kv_cache, self._page_table, self._last_token, self._poller)
         self._decode_graphs = DecodeGraphRunner(decoder, ops, sampler, buffers, capacity, dtype, rows)

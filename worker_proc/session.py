@@ -1,4 +1,4 @@
-"""The hello protocol between a worker and the schedulers it lives to see; sans-IO, driven by the executor.
+"""The hello protocol between a worker and successive schedulers; sans-IO, driven by the executor.
 
 In order::
 
@@ -19,11 +19,11 @@ NO_EPOCH = Epoch(-1)
 
 
 class Session:
-    """Which scheduler the worker serves.
+    """The scheduler that the worker serves.
 
     Args:
         worker_epoch: this incarnation of the worker.
-        capacity: returns what the runner can hold at present.
+        capacity: returns the runner's current limits.
     """
 
     def __init__(self, worker_epoch: Epoch, capacity: Callable[[], Capacity]) -> None:
@@ -35,9 +35,9 @@ class Session:
         self._repeats_left = 0
         self.scheduler_epoch = NO_EPOCH
 
-    def due_hello(self, process_table: ProcessTable, now: float) -> WorkerHello | None:
-        """Return the hello due at `now`: to a scheduler newer than the one served, or the last one again, for it may
-        have been lost, until the first step shows that it was not."""
+    def greet(self, process_table: ProcessTable, now: float) -> WorkerHello | None:
+        """Return the hello due at `now`, if any: to a scheduler newer than the one served, or the last hello again,
+        which may have been lost, until the first step shows that it arrived."""
         newest = max((p.epoch for p in process_table.processes if p.role == Role.SCHEDULER), default=NO_EPOCH)
         if newest > self._seen:
             self._seen, self._greeted_at = newest, float("-inf")
@@ -55,7 +55,7 @@ class Session:
         return frame.worker_epoch == self._worker_epoch and source_epoch > max(self.scheduler_epoch, self._seen - 1)
 
     def begin(self, source_epoch: Epoch) -> WorkerHello:
-        """Serve the scheduler of that epoch from here on; return the hello that says so."""
+        """Serve the scheduler of that epoch from here on; return the hello that confirms it."""
         self.scheduler_epoch = self._seen = source_epoch
         self._last_step = 0
         self._repeats_left = MAX_REPEATS

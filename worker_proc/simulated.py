@@ -1,8 +1,8 @@
 """A runner without a model: the next id is a hash of all ids before it, so any lost, doubled or altered token shows.
 
-It keeps the ids it was given in simulated KV pages and checks them: a prefix that the pages do not hold, or a page
-that was given to two sequences, fails the step. Never samples an end-of-sequence id, so that only length ends a
-request. No torch; numpy only, about a tenth of a microsecond a row.
+It keeps the ids of each step in simulated KV pages and checks them: a prefix that the pages do not hold, or a page that
+belongs to two sequences, fails the step. It never samples an end-of-sequence id, so that only length ends a request. No
+torch; numpy only, about a tenth of a microsecond a row.
 """
 
 import time
@@ -29,7 +29,7 @@ DEFAULT_SLOTS = 512
 class HashModel:
     """The function from a sequence to its next id: a polynomial in an odd FACTOR modulo 2**64, then a finaliser.
 
-    The state of ids a, b, c is ((a+1)*F + b+1)*F + c+1: it can be carried on token by token.
+    The state of ids a, b, c is ((a+1)*F + b+1)*F + c+1: it can be extended token by token.
     """
 
     def __init__(self, vocab_size: int, eos_token_ids: tuple[int, ...], context_length: int) -> None:
@@ -60,7 +60,7 @@ class HashModel:
         return self._allowed[(mixed % np.uint64(len(self._allowed))).astype(np.int64)]
 
     def continuation(self, ids: list[int], count: int) -> list[int]:
-        """Return the `count` ids that the simulated worker gives after `ids`: what a test expects to see."""
+        """Return the `count` ids that the simulated worker samples after `ids`, for tests."""
         state = np.array([self.extend(0, np.array(ids, dtype=np.int64))], dtype=np.uint64)
         out: list[int] = []
         for _ in range(count):
@@ -71,7 +71,7 @@ class HashModel:
 
 
 class SimulatedStep:
-    """A simulated step: done when its time is over."""
+    """An InFlightStep that is done when its simulated time is over."""
 
     def __init__(self, result: StepResult, done_at_s: float, clock: Clock, sleep: Callable[[float], None]) -> None:
         self._result = result
@@ -84,7 +84,7 @@ class SimulatedStep:
         return self._clock.now() >= self._done_at_s
 
     def wait(self) -> StepResult:
-        """Sleep for what is left of the simulated time."""
+        """Sleep for the rest of the simulated time."""
         left_s = self._done_at_s - self._clock.now()
         if left_s > 0:
             self._sleep(left_s)
@@ -92,12 +92,12 @@ class SimulatedStep:
 
 
 class SimulatedRunner:
-    """Runner twin of the model: same deltas, same results, no device.
+    """In-memory Runner: the same deltas and results as the model runner's, without a device.
 
     Args:
-        config: for the model's limits, page size, capacity and the time of a step.
-        clock: tells when a step of `simulated_step_ms` is over.
-        sleep: waits that long; replaced together with the clock in tests.
+        config: the model's limits, page size, capacity and the time of a step.
+        clock: the time by which a step of `simulated_step_ms` is over.
+        sleep: waits for that time; replaced together with the clock in tests.
     """
 
     late_compiles = 0
@@ -144,7 +144,7 @@ class SimulatedRunner:
         self._make_state()
 
     def launch(self, step: Step, scheduler_epoch: Epoch) -> SimulatedStep:
-        """Run the step at once; its result counts as done after the simulated time."""
+        """Run the step at once; its result is done after the simulated time."""
         started = self._clock.now()
         rows = None
         try:
@@ -173,7 +173,7 @@ class SimulatedRunner:
         rows = self.capacity.max_slots + 1
         self._slots = SlotTable(self.capacity)
         self._kv = np.full((self.capacity.page_count + 1) * self.capacity.page_size, -1, dtype=np.int64)
-        # `states` covers every known id, `kv_states` those whose KV is written.
+        # `states` covers all ids of a slot, `kv_states` those whose KV is written.
         self._states = np.zeros(rows, dtype=np.uint64)
         self._kv_states = np.zeros(rows, dtype=np.uint64)
         self._newest = np.zeros(rows, dtype=np.int64)
@@ -206,7 +206,7 @@ class SimulatedRunner:
             self._with_logprobs[slot] = entered.frame.params
 
     def _check_cached(self, entered: Entered) -> None:
-        # After the step's writes, as a device would read: a prefix may be written by a chunk of the same step.
+        # After the step's writes, as on a device: a chunk of the same step may write the prefix.
         cached = entered.frame.cached_length
         if cached and not np.array_equal(self._read(entered.slot, cached), entered.ids[:cached]):
             raise StepError(f"the pages of slot {entered.slot} do not hold the {cached} ids said to be cached")

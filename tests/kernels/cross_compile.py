@@ -1,7 +1,7 @@
 """Compiles every kernel for sm_90 without a GPU and prints one JSON list of what the compiler made of each.
 
-Runs the public functions themselves on meta tensors under a stand-in driver, so that what is compiled is what a GPU
-would be given: same tiles, same specialisation. A script of its own: Triton must not be in interpreter mode here.
+Runs the public functions themselves on meta tensors under a stub driver, so that the same code is compiled as
+for a GPU: same tiles, same specialisation. A separate script, because Triton must not be in interpreter mode here.
 """
 
 import json
@@ -101,7 +101,7 @@ def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def stub_driver() -> SimpleNamespace:
-    """The three questions a launch asks of a driver before it compiles."""
+    """The three methods of a driver that a launch calls before it compiles."""
     return SimpleNamespace(
         get_current_device=lambda: 0,
         get_current_stream=lambda device: 0,

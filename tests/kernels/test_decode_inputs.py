@@ -1,4 +1,4 @@
-"""A decode step's inputs on the device: the descriptor, its page table writes, dummy rows, and the ring's sequence."""
+"""Inputs of a decode step on the device: the descriptor, its page table writes, padding rows, and the ring."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ DEVICE = integers([0]).device
 
 
 def descriptor_ring(rows, writes, sequence):
-    """A ring of three descriptor_ring, the one of `sequence` filled, the others full of what must not be read."""
+    """A ring of three descriptors: that of `sequence` is filled, the others hold values that must not be read."""
     ring = torch.full((3, decode_descriptor_width(ROWS, 200)), -7, dtype=torch.int32)
     descriptor = ring[sequence % 3]
     descriptor[0], descriptor[1] = len(rows), len(writes)

@@ -1,4 +1,4 @@
-"""The plain draw against the sampler's own noise: greedy, drawn, ties, bad rows, rows that are not there."""
+"""The fused sampler against the full sampler's noise: greedy, drawn, ties, bad rows, padding rows."""
 
 import kernel_cases as cases
 import pytest

@@ -18,8 +18,11 @@ def outputs(folder: Path, **worker: object) -> list[list[list[int]]]:
     settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, **worker}
     engine = LocalEngine(make_config(folder, tokenizer=tokenizer, **settings))
     assert (engine.runner._decode_graphs is None) == ("disable_cuda_graph" in worker)
-    asked = ({"temperature": 0.8, "seed": 5}, {"temperature": 0.8, "seed": 5, "top_p": 0.6, "frequency_penalty": 0.5})
-    return [engine.generate(PROMPTS, 3, **params) for params in asked]
+    sampling = (
+        {"temperature": 0.8, "seed": 5},
+        {"temperature": 0.8, "seed": 5, "top_p": 0.6, "frequency_penalty": 0.5},
+    )
+    return [engine.generate(PROMPTS, 3, **params) for params in sampling]
 
 
 def test_graph_runners_change_no_token() -> None:

@@ -1,4 +1,4 @@
-"""A prompt step's inputs on the device: seqs, padding, newest tokens, page table writes."""
+"""Inputs of a step with prefill chunks on the device: sequences, padding, newest tokens, page table writes."""
 
 import pytest
 import torch

@@ -177,7 +177,7 @@ class MemoryEngine:
         self._greet()
 
     def _greet(self) -> None:
-        hello = self._worker_session.due_hello(self.process_table(), self.clock.now())
+        hello = self._worker_session.greet(self.process_table(), self.clock.now())
         if hello is not None:
             self._worker_send("scheduler-0", hello)
 

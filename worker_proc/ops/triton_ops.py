@@ -1,6 +1,6 @@
 """The operations on our Triton kernels, for CUDA: thin calls, no host sync.
 
-KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels take it.
+KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels require.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Line
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 
 PAGE_SIZES = (16, 32, 64, 128)
-# Beyond this the rows of a batch attend to many times the cache, which takes prefixes that most of them share.
+# Only rows that share long prefixes could need more: their contexts then add up to many times the cache.
 _SCRATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeScratch:
-    """Scratch of the decode attention at a fixed place. It serves a batch whose rows, padding included, have at most
-    `splits` splits of `split_size` tokens, the smallest there are, one at least each."""
+    """Scratch of decode attention at a fixed address, for a batch whose rows, padding included, have at most `splits`
+    splits of `split_size` tokens (the smallest split), at least one each."""
 
     workspace: Tensor
     split_size: int
@@ -30,7 +30,7 @@ class DecodeScratch:
 
 
 def check_kernels_package() -> None:
-    """Raise ConfigError if `kernels` is somebody else's package; ours is the folder beside worker_proc."""
+    """Raise ConfigError unless `kernels` is Quartet's folder beside worker_proc, rather than another package."""
     import kernels
 
     ours = Path(__file__).resolve().parents[2] / "kernels"
@@ -62,7 +62,7 @@ class TritonOps:
         )
 
         self._shape, self._dtype = shape, dtype
-        self._activation = activation
+        self._silu_mul = activation.silu_mul
         self._norm = norm
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._paged_decode = paged_decode
@@ -77,7 +77,7 @@ class TritonOps:
 
     def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
         """See Ops.mlp."""
-        return SkinnyMlp(self._skinny, self._activation, gate_up, down, all_reduce)
+        return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm."""
@@ -88,7 +88,7 @@ class TritonOps:
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
         assert isinstance(linear, SkinnyLinear)
-        return self._norm.add_rms_norm(linear.parts(x), residual, weight, eps)
+        return self._norm.add_rms_norm(linear.partial_sums(x), residual, weight, eps)
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, 2, Hkv, page_size, D]."""
@@ -106,19 +106,19 @@ class TritonOps:
         return replace(batch, decode=replace(batch.decode, partition=partition))
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
-        """Return scratch for decode batches of up to `rows` rows, as much as is sensible."""
+        """Return scratch for decode batches of up to `rows` rows, at most about _SCRATCH_BYTES."""
         shape, kernel = self._shape, self._paged_decode
         split = self._split_size
         numel = kernel.decode_workspace_numel(1, shape.num_heads, shape.head_dim)
-        most = max(rows, _SCRATCH_BYTES // (4 * numel))
-        splits = min(rows * -(-max_pages * shape.page_size // split), most)
+        limit = max(rows, _SCRATCH_BYTES // (4 * numel))
+        splits = min(rows * -(-max_pages * shape.page_size // split), limit)
         workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.cos_sin.device)
         return DecodeScratch(workspace, split, splits)
 
     def attention(self, plan: ForwardBatch, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
         """See Ops.attention: one launch for the chunks, one for the decode rows.
 
-        What says where tokens lie is metadata_ready: the embedding is launched in the ordinary way after it."""
+        The metadata is ready in the sense of kernels.pdl: the embedding, which is launched without PDL, follows it."""
         shape = self._shape
         heads = qkv.view(-1, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim)
         q, k, v = heads.split((shape.num_heads, shape.num_kv_heads, shape.num_kv_heads), dim=1)

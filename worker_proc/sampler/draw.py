@@ -79,7 +79,8 @@ def draw_rows(
     if has_top_p:
         lowest = torch.maximum(lowest, kernels.top_p_thresholds(weights, floats[:, FLOATS.top_p]))
     weights.masked_fill_(weights < lowest[:, None], 0.0)
-    return kernels.gumbel_argmax(weights, ints[:, INTS.key_low], ints[:, INTS.key_high], positions)
+    ids: Tensor = kernels.gumbel_argmax(weights, ints[:, INTS.key_low], ints[:, INTS.key_high], positions)
+    return ids
 
 
 def gumbel_argmax(weights: Tensor, key_low: Tensor, key_high: Tensor, positions: Tensor) -> Tensor:

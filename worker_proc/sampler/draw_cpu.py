@@ -51,7 +51,8 @@ def _narrow_noise(
     counts = [ids.shape[0] for _, ids, _ in narrow]
     words = [(slot_params[row].key & _WORD, slot_params[row].key >> 32, positions[row]) for row, _, _ in narrow]
     key_low, key_high, token_positions = torch.tensor(words).repeat_interleave(torch.tensor(counts), dim=0).unbind(1)
-    return exponentials_at(key_low, key_high, token_positions, torch.cat([ids for _, ids, _ in narrow])).split(counts)
+    noise = exponentials_at(key_low, key_high, token_positions, torch.cat([ids for _, ids, _ in narrow]))
+    return torch.split(noise, counts)
 
 
 def _candidates(scaled: Tensor, params: SlotParams) -> tuple[Tensor | None, Tensor]:

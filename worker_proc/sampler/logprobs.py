@@ -13,9 +13,8 @@ from quartet.wire.frames import TokenLogprobs
 def row_logprobs(logits: Tensor, ids: Tensor, num_alternatives: list[int]) -> list[TokenLogprobs]:
     """Return log-probabilities of `ids` [R] and of the best ids, from raw `logits` [R, V] of any float type.
 
-    `num_alternatives[r]` of the best are listed for row r, the lower id first among equals. The sum is in float64, so
-    that its order does not change the float32 result.
-
+    `num_alternatives[r]` of the best are listed for row r, the lower id first among equals. The sum is taken in
+    float64, so that its order does not change the float32 result.
     """
     rows = logits.to(torch.float32)
     best = rows.topk(min(max(num_alternatives), rows.shape[1]), dim=1)

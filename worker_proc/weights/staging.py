@@ -1,13 +1,14 @@
-"""Weights on their way to a device: copied by several threads into pinned memory, from there by the device itself.
+"""Copies of weights to a device through pinned memory, which several threads fill.
 
-A copy straight from a mapped file takes its page faults one by one while the device waits; here pages are touched by
-all threads at once, and while one piece crosses the bus the next is filled.
+A direct copy from a mapped file takes its page faults one by one while the device waits. Here all threads take page
+faults at once, and while one buffer is copied to the device the next is filled.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BUFFER_BYTES = 32 << 20
@@ -16,7 +17,7 @@ THREADS = 8
 
 
 class PinnedStaging:
-    """Args: the device, on CUDA with pinned memory and copies that run by themselves; bytes of a piece, in eights."""
+    """Args: the device (on CUDA memory is pinned and copies are asynchronous); bytes of a buffer, a multiple of 8."""
 
     def __init__(self, device: torch.device, buffer_bytes: int = BUFFER_BYTES) -> None:
         self._is_cuda = device.type == "cuda"
@@ -29,18 +30,18 @@ class PinnedStaging:
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Fill `target` on the device, contiguous, with `source` on the host, converting on the device.
 
-        `source` may be changed or unmapped as soon as this returns; `target` is valid in the stream's order."""
+        `source` may be changed or unmapped as soon as this returns; `target` is valid in stream order."""
         source = source.contiguous()
         if source.dtype != target.dtype:
             unconverted = torch.empty_like(source, device=self._device)
             self.copy(unconverted, source)
             target.copy_(unconverted)
             return
-        there, here = _bytes_of(target), _bytes_of(source).numpy()
+        device_bytes, host_bytes = _bytes_of(target), _bytes_of(source).numpy()
         size = self._ring.shape[1]
-        for start in range(0, len(here), size):
-            piece = here[start : start + size]
-            there[start : start + size].copy_(self._filled(piece), non_blocking=True)
+        for start in range(0, len(host_bytes), size):
+            buffer = self._filled(host_bytes[start : start + size])
+            device_bytes[start : start + size].copy_(buffer, non_blocking=True)
             if self._is_cuda:
                 copied = torch.cuda.Event()
                 copied.record()
@@ -50,16 +51,16 @@ class PinnedStaging:
         """End the threads."""
         self._pool.shutdown()
 
-    def _filled(self, piece: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> Tensor:
-        """Return a copy of the piece in the next copy of the ring, as soon as that has copied."""
+    def _filled(self, data: NDArray[np.uint8]) -> Tensor:
+        """Return a copy of `data` in the next buffer of the ring, once that buffer's last copy is done."""
         self._index = (self._index + 1) % NUM_BUFFERS
         copied = self._copied[self._index]
         if copied is not None:
             copied.synchronize()
-        copy = self._ring[self._index, : len(piece)]
-        parts = zip(np.array_split(copy.numpy(), THREADS), np.array_split(piece, THREADS), strict=True)
+        buffer = self._ring[self._index, : len(data)]
+        parts = zip(np.array_split(buffer.numpy(), THREADS), np.array_split(data, THREADS), strict=True)
         list(self._pool.map(lambda pair: np.copyto(*pair), parts))
-        return copy
+        return buffer
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

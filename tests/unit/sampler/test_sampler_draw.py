@@ -52,16 +52,16 @@ def draw_both_ways(logits: torch.Tensor, params: SamplingParams, positions: rang
     return narrowed, draw_as_device(logits, params, positions)
 
 
-def asking(params: SamplingParams) -> SamplingEntry:
+def entry(params: SamplingParams) -> SamplingEntry:
     return SamplingEntry(0, params, np.empty(0, dtype=np.int64), 0, 0)
 
 
 def draw_as_device(logits: torch.Tensor, params: SamplingParams, positions: range) -> list[int]:
     table = SamplingTable(1, logits.shape[0], (2,), torch.device("cpu"))
-    (resolved,) = table.set([asking(params)], [0])
+    (resolved,) = table.set([entry(params)], [0])
     rows, slots = logits.expand(len(positions), -1), torch.zeros(len(positions), dtype=torch.int64)
-    places = torch.tensor(positions)
-    return draw_rows(rows, rows.amax(1), table, slots, places, resolved.top_k, resolved.top_p < 1.0).tolist()
+    device_positions = torch.tensor(positions)
+    return draw_rows(rows, rows.amax(1), table, slots, device_positions, resolved.top_k, resolved.top_p < 1.0).tolist()
 
 
 @pytest.mark.parametrize("filters", FILTERS)
@@ -71,7 +71,7 @@ def test_support_is_that_of_the_sorted_reference(filters, seed):
     logits = random_logits(1, seed=seed)[0]
     expected = probabilities(logits.tolist(), params)
     support = {token for token, p in enumerate(expected) if p > 0}
-    (resolved,) = SamplingTable(1, VOCAB, (), torch.device("cpu")).set([asking(params)], [0])
+    (resolved,) = SamplingTable(1, VOCAB, (), torch.device("cpu")).set([entry(params)], [0])
     ids, _ = _candidates((logits - logits.max()) / resolved.temperature, resolved)
     # What cannot win is left out; the reference has it with next to no probability.
     candidates = set(range(VOCAB)) if ids is None else set(ids.tolist())
@@ -83,7 +83,7 @@ def test_support_is_that_of_the_sorted_reference(filters, seed):
 
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("scale", [0.5, 3.0, 12.0])
-def test_cpu_and_device_roads_agree(filters, scale):
+def test_cpu_and_device_paths_agree(filters, scale):
     narrowed, whole = draw_both_ways(
         random_logits(1, scale=scale, seed=4)[0], SamplingParams(seed=1, **filters), range(60)
     )
@@ -112,7 +112,7 @@ def test_frequencies_pass_chi_square(filters):
     assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
 
 
-def test_batch_mates_and_slots_do_not_matter():
+def test_other_rows_and_slots_do_not_matter():
     sampler = make()
     mixed = [
         SamplingParams(temperature=0.8, seed=1),

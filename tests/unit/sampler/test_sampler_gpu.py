@@ -42,11 +42,11 @@ def test_equal_to_the_cpu_without_waiting(slots_on):
             inputs = inputs[0], inputs[1].pin_memory(), inputs[2].pin_memory()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            answer = ours.sample(*inputs)
+            found = ours.sample(*inputs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         expected = theirs.sample(logits, slots, positions)
-        equal += int((answer.ids.cpu() == expected.ids).sum())
+        equal += int((found.ids.cpu() == expected.ids).sum())
         total += len(MIXED)
         for slot in range(len(MIXED)):
             set_slot(theirs, slot, MIXED[slot], list(range(40)), 20, 0)
@@ -61,8 +61,8 @@ def test_rows_do_not_see_each_other():
     together = fill(Sampler(16, VOCAB, 4096, [2], "cuda")).sample(logits, torch.arange(len(MIXED)), positions)
     for row in range(len(MIXED)):
         alone = fill(Sampler(16, VOCAB, 4096, [2], "cuda"))
-        answer = alone.sample(logits[row : row + 1], torch.tensor([row]), positions[:1])
-        assert answer.ids[0] == together.ids[row]
+        found = alone.sample(logits[row : row + 1], torch.tensor([row]), positions[:1])
+        assert found.ids[0] == together.ids[row]
 
 
 def test_logprobs_and_bad_rows():
@@ -72,14 +72,14 @@ def test_logprobs_and_bad_rows():
     logits[1, 5] = float("nan")
     for device in ("cpu", "cuda"):
         slots, positions = torch.arange(2, device=device), torch.ones(2, dtype=torch.int64, device=device)
-        answer = sampler.sample(logits, slots, positions)
-        assert answer.finite.tolist() == [True, False]
-        ((row, found),) = answer.logprobs
+        found = sampler.sample(logits, slots, positions)
+        assert found.finite.tolist() == [True, False]
+        ((row, found),) = found.logprobs
         assert row == 0
         assert found.logprob == pytest.approx(float(logits[0].double().log_softmax(0).max()), abs=1e-5)
 
 
-def test_kernels_equal_their_torch_twins():
+def test_kernels_equal_their_torch_versions():
     generator = torch.Generator(device="cuda").manual_seed(0)
     weights = (torch.randn(8, 151936, generator=generator, device="cuda") * 3).exp()
     weights /= weights.amax(dim=1, keepdim=True)

@@ -149,7 +149,7 @@ def test_greedy_takes_the_lowest_of_equals(dtype, params):
     assert answer.logprobs == []
 
 
-def test_bad_rows_are_flagged_and_harm_nobody():
+def test_bad_rows_are_flagged_and_do_not_affect_others():
     sampler = make()
     logits = random_logits(6)
     for slot in range(6):

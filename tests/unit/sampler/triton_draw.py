@@ -1,4 +1,4 @@
-"""Runs the device kernels of the draw under Triton's interpreter against their torch twins, for test_sampler_philox."""
+"""Runs the Triton kernels of the draw in the interpreter against their torch versions, for test_sampler_philox."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""Run as a program under TRITON_INTERPRET=1: the tiny models on the Triton operations against the torch ones.
+"""Run as a program under TRITON_INTERPRET=1: the tiny models on the Triton operations against the dense reference.
 
-A process of its own, because the interpreter is switched on for a whole process.
+A separate process, because the interpreter is enabled for a whole process.
 """
 
 import sys
@@ -22,7 +22,7 @@ from worker_proc.ops.triton_ops import TritonOps
 
 
 def triton_ops(config: WorkerConfig, spec: Any, shard: Any, dtype: Any, device: Any, context_length: int) -> Ops:
-    """Stand in for `choose_ops`: the Triton operations on CPU tensors."""
+    """Stub of `choose_ops`: the Triton operations on CPU tensors."""
     table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1)
     return TritonOps(AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim, config.page_size, table), dtype)
 

@@ -1,4 +1,4 @@
-"""Compiling ahead: a rehearsal launches nothing, and what it would have launched is compiled and loaded once."""
+"""Ahead-of-time compilation: a recorded warm-up launches nothing; each recorded kernel is compiled and loaded once."""
 
 import os
 import subprocess
@@ -20,20 +20,20 @@ loaded = []
 CompiledKernel.run = property(lambda kernel: loaded.append(kernel.name))
 x, weight = empty(4, 512), empty(512)
 
-def rehearse():
+def warm_up():
     for _ in range(3):
         rms_norm(x, weight, 1e-6)
         silu_mul(x)
 
 progress = []
-assert compile_ahead(rehearse, lambda: progress.append(1)) == 2
+assert compile_ahead(warm_up, lambda: progress.append(1)) == 2
 assert sorted(loaded) == ["_rms_norm_kernel", "_silu_mul_kernel"] and len(progress) == 2
-# Loaded kernels are not launched by a second rehearsal either, and there is nothing left to compile.
-assert compile_ahead(rehearse, lambda: None) == 0 and len(loaded) == 2
+# Loaded kernels are not launched by a second recording either, and there is nothing left to compile.
+assert compile_ahead(warm_up, lambda: None) == 0 and len(loaded) == 2
 """
 
 
-def test_a_rehearsal_compiles_each_kernel_once_and_launches_none(tmp_path: Path) -> None:
+def test_a_recorded_warm_up_compiles_each_kernel_once_and_launches_none(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[3]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

@@ -1,4 +1,4 @@
-"""The CUDA context that is made ahead: of the first device, and of none where there is no driver or it refuses."""
+"""The CUDA context created ahead of torch: on the first device, and not without a driver or when the driver fails."""
 
 import ctypes
 import threading
@@ -11,16 +11,16 @@ OK, NO_DEVICE = 0, 100
 
 
 class Driver:
-    """Notes what is asked of it."""
+    """Records its calls and returns one status for all of them."""
 
-    def __init__(self, answer: int) -> None:
-        self.asked: list[str] = []
-        self._answer = answer
+    def __init__(self, status: int) -> None:
+        self.calls: list[str] = []
+        self._status = status
 
     def __getattr__(self, name: str):
         def call(*_: object) -> int:
-            self.asked.append(name)
-            return self._answer
+            self.calls.append(name)
+            return self._status
 
         return call
 
@@ -33,13 +33,13 @@ def begin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "asked"), [(OK, ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"]), (NO_DEVICE, ["cuInit"])]
+    ("status", "calls"), [(OK, ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"]), (NO_DEVICE, ["cuInit"])]
 )
-def test_the_context_is_made_unless_the_driver_refuses(monkeypatch, answer: int, asked: list[str]) -> None:
-    driver = Driver(answer)
+def test_the_context_is_created_unless_the_driver_fails(monkeypatch, status: int, calls: list[str]) -> None:
+    driver = Driver(status)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
     begin()
-    assert driver.asked == asked
+    assert driver.calls == calls
 
 
 def test_without_a_driver_nothing_happens(monkeypatch) -> None:

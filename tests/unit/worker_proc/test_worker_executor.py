@@ -1,4 +1,4 @@
-"""The executor and the actor over an in-memory link: hellos, stale frames, failures, the pipeline of two."""
+"""The executor and the actor over an in-memory link: hellos, stale frames, failures, two steps in flight."""
 
 import asyncio
 import collections
@@ -39,7 +39,7 @@ WORKER = Epoch(4)
 
 
 class MemoryLink:
-    """BlockingLink twin: a queue of frames in, a list of frames out. Out of frames it moves the clock, not the test."""
+    """In-memory BlockingLink: a queue of frames in, a list of frames out. Without frames `recv` advances the clock."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -70,7 +70,7 @@ class FakeContext:
         self.link = MemoryLink(self.clock)
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
-        raise AssertionError("the worker speaks through its link")
+        raise AssertionError("the worker sends through its link")
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
         self.phases.append((phase, deadline_s))
@@ -109,7 +109,7 @@ def entering(number: int, slot: int = 0) -> Step:
 
 
 class Rig:
-    """An executor on a simulated runner, turned by hand."""
+    """An executor on a simulated runner, polled by the test."""
 
     def __init__(self, step_ms: float = 0.0) -> None:
         self.context = FakeContext(settings(step_ms))
@@ -118,7 +118,7 @@ class Rig:
         self.executor = Executor(self.context, lambda: self.runner, self.ready.append)
 
     def run(self) -> list[msgspec.Struct]:
-        """Serve until nothing is left to do; return what was sent."""
+        """Poll until the executor is idle; return the frames it sent."""
         link = self.context.link
         if not link.is_loaded:
             link.is_loaded = True
@@ -168,7 +168,7 @@ def test_hello_is_repeated_until_answered_and_ready_comes_last() -> None:
     ]
 
 
-def test_what_comes_twice_is_taken_once() -> None:
+def test_duplicate_frames_are_handled_once() -> None:
     rig = Rig()
     rig.connect()
     rig.context.arrive(SchedulerHello(WORKER, 100))
@@ -183,7 +183,7 @@ def test_what_comes_twice_is_taken_once() -> None:
     assert isinstance(result, StepResult) and len(result.slots) == 4
 
 
-def test_a_new_scheduler_finds_no_slots_and_the_old_one_is_not_heard() -> None:
+def test_a_new_scheduler_finds_no_slots_and_frames_of_the_old_one_are_stale() -> None:
     rig = Rig()
     rig.connect(epoch=1)
     rig.context.arrive(entering(1))
@@ -221,7 +221,7 @@ def test_another_page_count_than_the_allocated_one_ends_the_worker() -> None:
         rig.run()
 
 
-def test_a_step_that_makes_no_sense_fails_and_the_worker_goes_on() -> None:
+def test_a_contradictory_step_fails_and_the_worker_continues() -> None:
     rig = Rig()
     rig.connect()
     rig.context.arrive(entering(1))
@@ -263,7 +263,7 @@ def test_a_lost_device_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class SlowRunner:
-    """A runner that notes the order of launches and waits; its steps are done when told, or asked often enough."""
+    """A runner that logs launches and waits; its steps are done once `done` is set or after a few polls."""
 
     capacity = Capacity(4, 100, 4, 96, 256, "cpu")
     late_compiles = 0
@@ -281,24 +281,24 @@ class SlowRunner:
     def reset(self) -> None:
         self.log.append("reset")
 
-    def launch(self, frame: Step, scheduler_epoch: Epoch) -> "SlowRunner.Pending":
+    def launch(self, frame: Step, scheduler_epoch: Epoch) -> "SlowRunner.InFlight":
         self.log.append(f"launch {frame.step}")
-        return SlowRunner.Pending(self, frame.step)
+        return SlowRunner.InFlight(self, frame.step)
 
-    class Pending:
+    class InFlight:
         def __init__(self, runner: "SlowRunner", number: int) -> None:
-            self.runner, self.number, self.asked = runner, number, 0
+            self.runner, self.number, self.polls = runner, number, 0
 
         def is_done(self) -> bool:
-            self.asked += 1
-            return self.runner.done or self.asked > 3
+            self.polls += 1
+            return self.runner.done or self.polls > 3
 
         def wait(self) -> StepResult:
             self.runner.log.append(f"wait {self.number}")
             return StepResult(Epoch(1), self.number, b"", b"", b"", [], [], StepTimes(0, 0, 0, 0))
 
 
-def make_slow() -> tuple[Rig, SlowRunner]:
+def slow_rig() -> tuple[Rig, SlowRunner]:
     rig, runner = Rig(), SlowRunner()
     rig.runner = runner  # type: ignore[assignment]
     rig.connect()
@@ -308,7 +308,7 @@ def make_slow() -> tuple[Rig, SlowRunner]:
 
 
 def test_the_next_step_is_launched_before_the_one_before_is_waited_for() -> None:
-    rig, runner = make_slow()
+    rig, runner = slow_rig()
     for number in (1, 2, 3):
         rig.context.arrive(step(number))
     assert [frame.step for frame in rig.run()] == [1, 2, 3]
@@ -316,7 +316,7 @@ def test_the_next_step_is_launched_before_the_one_before_is_waited_for() -> None
 
 
 def test_a_result_that_is_done_is_not_held_back() -> None:
-    rig, runner = make_slow()
+    rig, runner = slow_rig()
     runner.done = True
     for number in (1, 2):
         rig.context.arrive(step(number))
@@ -324,8 +324,8 @@ def test_a_result_that_is_done_is_not_held_back() -> None:
     assert runner.log == ["launch 1", "wait 1", "launch 2", "wait 2"]
 
 
-def test_a_step_that_comes_while_another_runs_is_launched_behind_it() -> None:
-    rig, runner = make_slow()
+def test_a_step_that_arrives_while_another_runs_is_launched_behind_it() -> None:
+    rig, runner = slow_rig()
     rig.context.arrive(step(1))
     for _ in range(2):
         rig.executor.poll_once()
@@ -336,7 +336,7 @@ def test_a_step_that_comes_while_another_runs_is_launched_behind_it() -> None:
 
 
 def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
-    rig, _ = make_slow()
+    rig, _ = slow_rig()
     rig.context.arrive(step(1))
     rig.executor.poll_once()
     rig.context.clock.advance(0.010)
@@ -353,7 +353,7 @@ def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
 
 
 def test_a_new_scheduler_gets_no_results_of_the_old_ones_steps() -> None:
-    rig, runner = make_slow()
+    rig, runner = slow_rig()
     rig.context.show_scheduler(2)
     rig.context.arrive(step(1), epoch=1)
     rig.context.arrive(SchedulerHello(WORKER, 100), epoch=2)

@@ -161,9 +161,9 @@ def test_an_abandoned_step_deactivates_its_slots_and_no_others() -> None:
     table.abandon(frame, table.apply(frame))
     assert run(table, step()).sampled.tolist() == [0, 1]
     run(table, step(release=[0, 2], enter=[entry(0, 2, [4])], chunks=[Chunk(0, 2, True)]))
-    assert table.num_active == 2
+    assert np.count_nonzero(table._state) == 2
     table.clear()
-    assert (table.num_active, table.page_table.any()) == (0, np.False_)
+    assert (np.count_nonzero(table._state), table.page_table.any()) == (0, np.False_)
 
 
 def test_a_chunk_needs_a_page_for_every_position() -> None:

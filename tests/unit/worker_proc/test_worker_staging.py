@@ -1,4 +1,4 @@
-"""Weights through the staging: every byte at its copy, converted, whatever the pieces' edges."""
+"""Weights through pinned staging: every byte in its place, converted, whatever the edges of the buffers."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ ON_A_GPU = [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"]
 
 @pytest.mark.parametrize("device", ON_A_GPU)
 @pytest.mark.parametrize("shape", [(1,), (5, 3), (40, 7), (NUM_BUFFERS * 64 + 1,)])
-def test_what_is_placed_is_what_was_given(device: str, shape: tuple[int, ...]) -> None:
+def test_the_copy_equals_the_source(device: str, shape: tuple[int, ...]) -> None:
     staging = PinnedStaging(torch.device(device), buffer_bytes=64)
     for source_dtype in (torch.bfloat16, torch.float16, torch.float32):
         source = torch.randn(shape).to(source_dtype)
@@ -23,7 +23,7 @@ def test_what_is_placed_is_what_was_given(device: str, shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("device", ON_A_GPU)
-def test_the_source_may_change_at_once_and_the_ring_comes_round(device: str) -> None:
+def test_the_source_may_change_at_once_and_the_ring_wraps_around(device: str) -> None:
     staging = PinnedStaging(torch.device(device), buffer_bytes=1 << 20)
     source = torch.empty(1 << 20, dtype=torch.uint8)
     targets = []
@@ -35,7 +35,7 @@ def test_the_source_may_change_at_once_and_the_ring_comes_round(device: str) -> 
     assert [int(target.min()) for target in targets] == [int(target.max()) for target in targets] == list(range(12))
 
 
-def test_columns_of_a_matrix_are_placed_as_a_matrix_of_their_own() -> None:
+def test_columns_of_a_matrix_are_copied_as_a_matrix() -> None:
     staging, source = PinnedStaging(CPU, buffer_bytes=8 * THREADS), torch.randn(9, 10)
     target = torch.empty(9, 4)
     staging.copy(target, source[:, 3:7])
