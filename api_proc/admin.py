@@ -8,7 +8,7 @@ from quartet.wire.errors import RequestError
 
 
 async def _asked(request: web.Request, what: str, argument: str = "") -> web.Response:
-    body = await request.app[SERVICE].engine.ask(what, argument)
+    body = await request.app[SERVICE].engine.query(what, argument)
     answer = msgspec.json.decode(body)
     if isinstance(answer, dict) and "error" in answer:
         raise RequestError(404, "not_found", str(answer["error"]))

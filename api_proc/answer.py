@@ -16,7 +16,7 @@ from api_proc.rendering import ChoiceOutput, Renderer
 from api_proc.service import EngineClient, OutputStream, Service
 from api_proc.sse import EventStream
 from api_proc.usage import UsageCounter
-from quartet.client.engine import GenerateRequest, Output
+from quartet.client.core import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 
 STREAM_HEADERS = {

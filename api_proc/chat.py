@@ -14,7 +14,7 @@ from api_proc.openai_types import ChatRequest, Message
 from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
 from api_proc.service import SERVICE, Service
 from api_proc.unsupported import refuse_unsupported
-from quartet.client.engine import GenerateRequest
+from quartet.client.core import GenerateRequest
 from quartet.wire.frames import ChatPrompt, SamplingParams
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from api_proc.service import Service
-from quartet.runtime.actor import Metrics
+from quartet.runtime.core import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "quartet_"

@@ -1,6 +1,6 @@
 """What every handler shares: the engine, the configuration, the open requests and the limits of this process.
 
-The Protocols say exactly what the HTTP side asks of `quartet.client.engine`; the tests stand a fake behind them.
+The Protocols say exactly what the HTTP side asks of `quartet.client.async_engine`; the tests stand a fake behind them.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from typing import Protocol
 from aiohttp import web
 
 from api_proc.stats import ApiStats
-from quartet.client.engine import GenerateRequest, Output
-from quartet.runtime.actor import Metrics
+from quartet.client.core import GenerateRequest, Output
 from quartet.runtime.clock import Clock
+from quartet.runtime.core import Metrics
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ProcessTable, Snapshot
@@ -79,7 +79,7 @@ class EngineClient(Protocol):
         """Return once every choice is accepted; raise RequestError if one is refused."""
         ...
 
-    def ask(self, what: str, argument: str = "") -> Awaitable[bytes]:
+    def query(self, what: str, argument: str = "") -> Awaitable[bytes]:
         """Return the scheduler's answer as JSON; raise RequestError 503 if it gives none."""
         ...
 

@@ -16,7 +16,7 @@ from api_proc.pipe import ResponsePipe
 from api_proc.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
 from api_proc.service import Service
 from api_proc.usage import UsageCounter
-from quartet.client.engine import Output
+from quartet.client.core import Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 

@@ -23,10 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
-from benchmarks.overhead_client import cpu_seconds
 from quartet.client.engine import Engine, GenerateRequest, Output
 from quartet.runtime.actor import Context, Metrics
+
+from benchmarks.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
+from benchmarks.overhead_client import cpu_seconds
 from quartet.runtime.process import run_process
 from quartet.wire.codec import Source
 from quartet.wire.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams, Snapshot, pack_ids

@@ -13,6 +13,7 @@ from typing import Any
 
 from quartet.client.engine import Engine, GenerateRequest, Output
 from quartet.runtime.actor import Context, Metrics
+
 from quartet.runtime.process import run_process
 from quartet.wire.codec import Source
 from quartet.wire.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams

@@ -9,10 +9,12 @@ dropped: the edge notices what it lacks and submits again.
 """
 
 from collections import Counter
+from typing import Any
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
+from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import Source
 from quartet.wire.frames import (
     Close,
@@ -33,7 +35,6 @@ from quartet.wire.ids import Handle, Role, process_name
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 
-Output = list[tuple[str, Delta | Stopped]]
 Items = dict[str, list[DeltaItem]]
 
 
@@ -45,6 +46,8 @@ class DetokCore:
 
     `counters` counts what was taken and what was dropped, by metric name.
     """
+
+    inbound: Any = DetokInbound
 
     def __init__(self, factory: DecoderFactory) -> None:
         self._factory = factory
@@ -58,8 +61,11 @@ class DetokCore:
         """How many handles are open and not stopped."""
         return len(self._streams)
 
-    def handle(self, source: Source, frame: DetokInbound) -> Output:
-        """Take one frame; return (destination, frame) pairs to send, at most one Delta for each api process."""
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        """Take one frame; return the frames to send, at most one Delta for each api process."""
+        if source.role is Role.SUPERVISOR:
+            # Addresses are names, and frames are answered as they come: neither restarts nor a drain change anything.
+            return []
         if source.role is not Role.SCHEDULER or source.epoch < self._scheduler_epoch:
             self.counters["detok_stale_frames"] += 1
             return []
@@ -74,13 +80,30 @@ class DetokCore:
                 return self._on_open(frame)
             case Close():
                 self._forget(frame.handle)
-                return []
+        return []
+
+    def tick(self, now: float) -> list[Sent]:
+        """Nothing depends on time."""
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Return None: nothing depends on time."""
+        return None
+
+    def is_idle(self) -> bool:
+        """Say True: frames are answered as they come."""
+        return True
+
+    def metrics(self) -> Metrics:
+        """Return open streams, tokens taken and what was dropped."""
+        counters = {name: float(count) for name, count in self.counters.items()}
+        return Metrics({"detok_streams": float(self.stream_count)}, counters)
 
     def _forget(self, handle: Handle) -> None:
         self._streams.pop(handle, None)
         self._stopped.discard(handle)
 
-    def _on_open(self, frame: Open) -> Output:
+    def _on_open(self, frame: Open) -> list[Sent]:
         """Take the ids that the edge has in silence, then tell it the rest."""
         self._forget(frame.handle)
         stream = self._streams[frame.handle] = Stream(frame, self._factory)
@@ -99,7 +122,7 @@ class DetokCore:
                 return [(stream.reply_to, Delta([pending.item(stream, finish)])), stopped]
         return [] if pending is None else [(stream.reply_to, Delta([pending.item(stream, None)]))]
 
-    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, tuple[str, Stopped]]:
+    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, Sent]:
         """End a stream at the stop string it has matched: what the scheduler still sends for it is ignored."""
         del self._streams[handle]
         self._stopped.add(handle)
@@ -107,7 +130,7 @@ class DetokCore:
         stopped = Stopped(handle, rid, choice, attempt, stream.count)
         return Finish("stop", stream.matched, stream.count, stream.opened.timings or Timings()), (SCHEDULER, stopped)
 
-    def _on_tokens(self, frame: Tokens) -> Output:
+    def _on_tokens(self, frame: Tokens) -> list[Sent]:
         handles, indices, ids = unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids)
         if not len(handles) == len(indices) == len(ids):
             self.counters["detok_malformed_frames"] += 1
@@ -116,7 +139,7 @@ class DetokCore:
         packed, streams, items = frame.ids, self._streams, Items()
         logprobs = dict(frame.logprobs)
         stream_ends = self._stream_ends(frame.ends)
-        notices: Output = []
+        notices: list[Sent] = []
         for row, (handle, index, token) in enumerate(zip(handles, indices, ids, strict=True)):
             stream = streams.get(handle)
             if stream is None or index != stream.count or handle in stream_ends:

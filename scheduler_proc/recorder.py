@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from io import BufferedWriter
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class TraceRecorder:
         self._page_tokens = page_tokens
         self._start_s: float | None = None
         self._encode = msgspec.json.Encoder().encode
+
+    def record_all(self, requests: Iterable[Request]) -> None:
+        """Write requests that ended by themselves, in that order."""
+        for request in requests:
+            self.record(request)
 
     def record(self, request: Request) -> None:
         """Write one request that ended by itself; the rest says nothing about true lengths."""

@@ -3,7 +3,7 @@
 A template comes with the model and is not trusted; the conversation is data and never becomes template code. The
 immutable sandbox keeps templates from Python's internals. On top of it: a deadline that also ends loops which print
 nothing, and bounds on everything that makes something long out of something short. Memory beyond that is bounded by
-the process's address space limit (tokenizer_proc.actor).
+the process's address space limit (tokenizer_proc.process).
 """
 
 import functools

@@ -1,47 +1,24 @@
 """The executor thread: owns the link, the runner and with it torch and the device.
 
-It keeps up to two steps in flight. While one runs, it waits for whichever comes first: the next step's frame, which is
-launched behind it, or the end of the running step. With two in flight it sleeps until the older one is done.
+While one step runs, it waits for whichever comes first: the next step's frame, which is launched behind it, or the end
+of the running step. With two in flight the core waits for the older one.
 """
 
-import logging
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from quartet.runtime.actor import BlockingLink, Context
-from quartet.wire.codec import Source
-from quartet.wire.frames import SchedulerHello, Step, StepFailed
-from quartet.wire.ids import Epoch, Role, process_name
-from worker_proc.contract import DeviceLostError, InFlightStep, OutOfMemoryError, Runner
-from worker_proc.session import Session
+from quartet.runtime.context import BlockingLink, Context, Facts
+from quartet.runtime.core import Metrics, Sent
+from quartet.wire.frames import WorkerInbound
+from worker_proc.contract import Runner
+from worker_proc.core import WorkerCore, WorkerCounters
 
-logger = logging.getLogger(__name__)
-
-SCHEDULER = process_name(Role.SCHEDULER, 0)
-MAX_IN_FLIGHT = 2
-POLL_S = 0.05
-# While one step runs, the executor waits for its end and for the next step's frame. Until its end is due, the link may
-# sleep: its timeouts are whole milliseconds, rounded down, hence a little more than one. After that, short polls
-# alternate between the two.
+IDLE_POLL_S = 0.05
+# Until the end of a step is due, the link may sleep: its timeouts are whole milliseconds, rounded down, hence a little
+# more than one. After that, short polls alternate between the link and the device.
 FRAME_POLL_S = 0.0012
 NEXT_STEP_POLL_S = 0.0001
 LOAD_DEADLINE_S = 300.0
-
-
-@dataclass
-class WorkerCounters:
-    """What the executor has done so far; written by its thread, read by the main loop."""
-
-    steps: int = 0
-    failed_steps: int = 0
-    stale_frames: int = 0
-    sampled_tokens: int = 0
-    prefill_tokens: int = 0
-    busy_s: float = 0.0
-    compiles_after_ready: int = 0
 
 
 class Executor:
@@ -53,21 +30,22 @@ class Executor:
         on_ready: called from this thread with the runner's facts once the first scheduler has been answered.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        make_runner: Callable[[], Runner],
-        on_ready: Callable[[dict[str, str | int | float]], None],
-    ) -> None:
+    def __init__(self, context: Context, make_runner: Callable[[], Runner], on_ready: Callable[[Facts], None]) -> None:
         self._context = context
         self._make_runner = make_runner
         self._on_ready = on_ready
-        self._in_flight: deque[tuple[InFlightStep, float]] = deque()
-        self._finished_at = self._last_step_s = 0.0
+        self._core: WorkerCore | None = None
         self._is_stopping = False
         self.is_ready = False
-        self._phase = ""
-        self.counters = WorkerCounters()
+
+    @property
+    def counters(self) -> WorkerCounters:
+        """What has been done so far. May be read from any thread."""
+        return self._core.counters if self._core is not None else WorkerCounters()
+
+    def metrics(self) -> Metrics:
+        """Return the counters as metrics. May be called from any thread."""
+        return self._core.metrics() if self._core is not None else Metrics({}, {})
 
     def stop(self) -> None:
         """Make the thread end after the current frame. May be called from any thread."""
@@ -81,94 +59,45 @@ class Executor:
 
     def load(self) -> None:
         """Bind the link and load the model, in the thread that uses both."""
-        self._link: BlockingLink = self._context.blocking_link()
-        self._set_phase("loading weights", LOAD_DEADLINE_S)
+        context = self._context
+        self._link: BlockingLink = context.blocking_link(WorkerInbound)
+        context.set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
-        self._session = Session(self._context.epoch, lambda: self._runner.capacity)
+        self._core = WorkerCore(
+            context.epoch,
+            self._runner,
+            context.clock,
+            context.config.server.step_timeout,
+            context.set_phase,
+            context.progress,
+        )
 
     def poll_once(self) -> None:
         """Send a hello if one is due, handle at most one frame, and send every result that is done."""
-        hello = self._session.greet(self._context.process_table, self._context.clock.now())
-        if hello is not None:
-            self._link.send(SCHEDULER, hello)
-        if not self._in_flight:
-            self._set_phase("idle", 0.0)
-        timeout_s = self._link_timeout_s()
+        core = self._core
+        assert core is not None, "load() comes first"
+        now = self._context.clock.now()
+        self._send(core.greet(now, self._context.process_table))
+        if core.is_idle():
+            core.set_phase("idle", 0.0)
+            timeout_s = IDLE_POLL_S
+        else:
+            timeout_s = NEXT_STEP_POLL_S if core.end_is_due_within(2 * FRAME_POLL_S, now) else FRAME_POLL_S
         received = self._link.recv(timeout_s)
         if received is not None:
-            self._handle(*received)
-        elif timeout_s == NEXT_STEP_POLL_S and not self._in_flight[0][0].is_done():
+            self._send(core.handle(*received, self._context.clock.now()))
+            self._note_readiness(core)
+        elif timeout_s == NEXT_STEP_POLL_S and not core.is_oldest_done():
             # The link rounds short waits down to zero; without this sleep the thread would keep a core busy.
             time.sleep(NEXT_STEP_POLL_S)
-        while self._in_flight and (len(self._in_flight) >= MAX_IN_FLIGHT or self._in_flight[0][0].is_done()):
-            self._finish_oldest()
+        while core.is_oldest_done():
+            self._send(core.finish_oldest())
 
-    def _link_timeout_s(self) -> float:
-        """Return how long to wait for a frame."""
-        if not self._in_flight:
-            return POLL_S
-        running_s = self._context.clock.now() - max(self._in_flight[0][1], self._finished_at)
-        return FRAME_POLL_S if running_s + 2 * FRAME_POLL_S < self._last_step_s else NEXT_STEP_POLL_S
-
-    def _handle(self, source: Source, frame: Any) -> None:
-        match frame:
-            case Step() if self._session.accepts_step(source.epoch, frame):
-                self._launch(frame)
-            case SchedulerHello() if self._session.accepts_hello(source.epoch, frame):
-                self._accept_scheduler(source.epoch, frame.page_count)
-            case _:
-                self.counters.stale_frames += 1
-
-    def _accept_scheduler(self, scheduler_epoch: Epoch, page_count: int) -> None:
-        while self._in_flight:
-            self._in_flight.popleft()[0].wait()
-        self._set_phase("warming up", LOAD_DEADLINE_S)
-        self._runner.reset()
-        self._runner.allocate(page_count)
-        self._link.send(SCHEDULER, self._session.begin(scheduler_epoch))
-        if not self.is_ready:
+    def _note_readiness(self, core: WorkerCore) -> None:
+        if core.is_ready and not self.is_ready:
             self.is_ready = True
             self._on_ready(self._runner.facts())
 
-    def _launch(self, step: Step) -> None:
-        self._set_phase("step", self._context.config.server.step_timeout)
-        started = self._context.clock.now()
-        try:
-            in_flight = self._runner.launch(step, self._session.scheduler_epoch)
-        except DeviceLostError:
-            raise
-        except OutOfMemoryError as error:
-            self._fail(step, "oom", error)
-        except Exception as error:
-            logger.exception("step %d failed", step.step)
-            self._fail(step, "error", error)
-        else:
-            self._in_flight.append((in_flight, started))
-            self.counters.compiles_after_ready = self._runner.late_compiles
-            self.counters.prefill_tokens += sum(chunk.length for chunk in step.chunks)
-
-    def _fail(self, step: Step, kind: str, error: Exception) -> None:
-        # Results are sent in the order of their steps, failures included.
-        while self._in_flight:
-            self._finish_oldest()
-        self.counters.failed_steps += 1
-        message = f"{type(error).__name__}: {error}"
-        self._link.send(SCHEDULER, StepFailed(self._session.scheduler_epoch, step.step, kind, message))
-        self._context.progress()
-
-    def _finish_oldest(self) -> None:
-        in_flight, started = self._in_flight.popleft()
-        result = in_flight.wait()
-        self._link.send(SCHEDULER, result)
-        self._context.progress()
-        self.counters.steps += 1
-        self.counters.sampled_tokens += len(result.ids) // 4
-        now = self._context.clock.now()
-        self.counters.busy_s += now - started
-        self._last_step_s = now - max(started, self._finished_at)
-        self._finished_at = now
-
-    def _set_phase(self, phase: str, deadline_s: float) -> None:
-        if phase != self._phase:
-            self._phase = phase
-            self._context.set_phase(phase, deadline_s)
+    def _send(self, sent: Iterable[Sent]) -> None:
+        for destination, frame in sent:
+            self._link.send(destination, frame)

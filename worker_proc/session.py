@@ -41,14 +41,23 @@ class Session:
         newest = max((p.epoch for p in process_table.processes if p.role == Role.SCHEDULER), default=NO_EPOCH)
         if newest > self._seen:
             self._seen, self._greeted_at = newest, float("-inf")
-        if now - self._greeted_at < REPEAT_S:
+        due_s = self.next_greeting_s()
+        if due_s is None or now < due_s:
             return None
-        is_served = self._seen <= self.scheduler_epoch
-        if is_served and (self._last_step or self._repeats_left == 0):
-            return None
+        is_served = self._is_served
         self._greeted_at = now
         self._repeats_left -= is_served
         return self._hello(self._seen, is_ready=is_served)
+
+    def next_greeting_s(self) -> float | None:
+        """Return when the next hello is due, or None if none is."""
+        if self._is_served and (self._last_step or self._repeats_left == 0):
+            return None
+        return self._greeted_at + REPEAT_S
+
+    @property
+    def _is_served(self) -> bool:
+        return self._seen <= self.scheduler_epoch
 
     def accepts_hello(self, source_epoch: Epoch, frame: SchedulerHello) -> bool:
         """Return whether the hello is from a scheduler newer than the one served, to this incarnation."""

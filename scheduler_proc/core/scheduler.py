@@ -131,7 +131,7 @@ class Scheduler:
             body = msgspec.json.encode({"freed_tokens": self._flush()})
         else:
             body = msgspec.json.encode({"error": f"unknown question {ask.what!r}"})
-        state.outbox.put(ask.reply_to, QueryReply(ask.ask, body))
+        state.outbox.put(ask.reply_to, QueryReply(ask.number, body))
 
     def _effective_config(self) -> dict[str, object]:
         """Return every setting, with what was chosen for those left to the engine, and the ratio's constants."""

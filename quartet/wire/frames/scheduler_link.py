@@ -82,7 +82,7 @@ class HeldRequest(Frame, frozen=True):
 
 
 class HeldRequests(Frame, frozen=True, tag=15):
-    """Answer to LiveSet: what the scheduler holds for that edge."""
+    """Reply to LiveRequests: what the scheduler holds for that api process."""
 
     held: list[HeldRequest]
 
@@ -99,16 +99,19 @@ class Failed(Frame, frozen=True, tag=16):
 
 
 class Query(Frame, frozen=True, tag=17):
-    """A question to the scheduler: `timeline`, `config` or `flush`, with an argument where one is needed."""
+    """A question to the scheduler, numbered by its sender.
 
-    ask: int
+    `what` is `timeline` (with a request id as argument), `trace`, `config` or `flush`.
+    """
+
+    number: int
     reply_to: str
     what: str
     argument: str = ""
 
 
 class QueryReply(Frame, frozen=True, tag=18):
-    """Reply to Ask: JSON bytes."""
+    """Reply to the Query of that number: JSON bytes."""
 
-    ask: int
+    number: int
     body: bytes

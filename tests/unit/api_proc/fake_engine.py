@@ -4,8 +4,8 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from quartet.client.engine import GenerateRequest, Output
-from quartet.runtime.actor import Metrics
+from quartet.client.core import GenerateRequest, Output
+from quartet.runtime.core import Metrics
 from quartet.wire.config import ResolvedModel
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
@@ -136,7 +136,7 @@ class FakeEngine:
         }
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, what: str, argument: str = "") -> bytes:
+    async def query(self, what: str, argument: str = "") -> bytes:
         """Answer with what was asked; nothing is known of a request called `gone`."""
         if argument == "gone":
             return b'{"error":"no such request"}'

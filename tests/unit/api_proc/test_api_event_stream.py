@@ -9,7 +9,7 @@ from api_proc.chat_rendering import ChatRenderer
 from api_proc.service import Service, Timeouts
 from api_proc.sse import EventStream
 from api_proc.usage import UsageCounter
-from quartet.client.engine import Output
+from quartet.client.core import Output
 from quartet.runtime.clock import ManualClock
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError

@@ -4,7 +4,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from quartet.runtime.actor import Metrics
+from quartet.runtime.core import Metrics
 
 
 async def test_health_and_ready_follow_the_engine(edge: Any) -> None:

@@ -60,7 +60,7 @@ class Rig:
         source = Source(Role.SCHEDULER, 0, Epoch(epoch or self.epoch))
         encoder = Encoder(Source(Role.DETOK, 0, Epoch(1)), BOOT_ID)
         decoder: Decoder[Any] = Decoder(ApiInbound | Stopped, BOOT_ID)
-        for destination, answer in self.core.handle(source, frame):
+        for destination, answer in self.core.handle(source, frame, 0.0):
             _, again = decoder.decode(encoder.encode(answer))
             if isinstance(again, Stopped):
                 assert destination == "scheduler-0"

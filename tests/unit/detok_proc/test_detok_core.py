@@ -204,7 +204,7 @@ def test_frames_of_others_and_columns_of_unequal_length_are_dropped(byte_level: 
     row = Tokens(0, pack_ids([1]), pack_ids([0, 1]), pack_ids([5]), [], [])
     rig.send(row)
     assert rig.core.counters["detok_malformed_frames"] == 1
-    assert rig.core.handle(Source(Role.API, 0, Epoch(9)), row) == []
+    assert rig.core.handle(Source(Role.API, 0, Epoch(9)), row, 0.0) == []
     assert rig.core.counters["detok_stale_frames"] == 1
 
 

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from tiny_models import TINY, make_weights, resolved, write_folder
 
-from quartet.runtime.actor import Context
 from quartet.runtime.clock import ManualClock
 from quartet.wire.codec import Source
 from quartet.wire.config import Config, SchedulerConfig, WorkerConfig
@@ -30,9 +29,10 @@ from quartet.wire.frames import (
     unpack_ids,
 )
 from quartet.wire.ids import Epoch, Role
-from worker_proc.actor import WorkerActor
+from tests.support.fake_context import FakeContext, running
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
-from worker_proc.executor import FRAME_POLL_S, NEXT_STEP_POLL_S, POLL_S, Executor
+from worker_proc.executor import FRAME_POLL_S, IDLE_POLL_S, NEXT_STEP_POLL_S, Executor
+from worker_proc.process import main
 from worker_proc.simulated import SimulatedRunner
 
 WORKER = Epoch(4)
@@ -51,7 +51,7 @@ class MemoryLink:
         if self.inbox:
             return self.inbox.popleft()
         self.clock.advance(timeout_s)
-        self.is_idle = timeout_s >= POLL_S
+        self.is_idle = timeout_s >= IDLE_POLL_S
         return None
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
@@ -59,26 +59,20 @@ class MemoryLink:
         self.sent.append(frame)
 
 
-class FakeContext:
+class WorkerContext(FakeContext):
+    """A worker's context whose link is in memory."""
+
     def __init__(self, config: Config) -> None:
-        self.role, self.rank, self.epoch, self.name = Role.WORKER, 0, WORKER, "worker-0"
-        self.config = config
-        self.clock = ManualClock()
-        self.process_table = ProcessTable([], False)
-        self.phases: list[tuple[str, float]] = []
-        self.steps_of_progress = 0
-        self.link = MemoryLink(self.clock)
+        super().__init__(Role.WORKER, config, ManualClock())
+        self.epoch = WORKER
+        assert isinstance(self.clock, ManualClock)
+        self.manual_clock = self.clock
+        self.link = MemoryLink(self.manual_clock)
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
         raise AssertionError("the worker sends through its link")
 
-    def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
-        self.phases.append((phase, deadline_s))
-
-    def progress(self) -> None:
-        self.steps_of_progress += 1
-
-    def blocking_link(self) -> MemoryLink:
+    def blocking_link(self, inbound: Any) -> MemoryLink:
         return self.link
 
     def show_scheduler(self, epoch: int) -> None:
@@ -112,9 +106,9 @@ class Rig:
     """An executor on a simulated runner, polled by the test."""
 
     def __init__(self, step_ms: float = 0.0) -> None:
-        self.context = FakeContext(settings(step_ms))
+        self.context = WorkerContext(settings(step_ms))
         self.ready: list[dict[str, Any]] = []
-        self.runner = SimulatedRunner(self.context.config, self.context.clock, self.context.clock.advance)
+        self.runner = SimulatedRunner(self.context.config, self.context.clock, self.context.manual_clock.advance)
         self.executor = Executor(self.context, lambda: self.runner, self.ready.append)
 
     def run(self) -> list[msgspec.Struct]:
@@ -145,18 +139,18 @@ def test_hello_is_repeated_until_answered_and_ready_comes_last() -> None:
     (hello,) = rig.run()
     assert isinstance(hello, WorkerHello)
     assert (hello.scheduler_epoch, hello.is_ready, hello.page_count, hello.max_slots) == (1, False, 100, 4)
-    rig.context.clock.advance(1.0)
+    rig.context.manual_clock.advance(1.0)
     assert rig.run() == [hello]
     assert not rig.ready
     rig.context.arrive(SchedulerHello(WORKER, 90))
     (ready,) = rig.run()
     assert (ready.is_ready, ready.page_count) == (True, 90)
     assert rig.ready == [rig.runner.facts()]
-    rig.context.clock.advance(10.0)
+    rig.context.manual_clock.advance(10.0)
     assert rig.run() == [ready], "the last hello may have been lost"
     rig.context.arrive(entering(1))
     rig.run()
-    rig.context.clock.advance(10.0)
+    rig.context.manual_clock.advance(10.0)
     assert rig.run() == []
     assert [phase for phase, _ in rig.context.phases] == [
         "loading weights",
@@ -339,7 +333,7 @@ def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
     rig, _ = slow_rig()
     rig.context.arrive(step(1))
     rig.executor.poll_once()
-    rig.context.clock.advance(0.010)
+    rig.context.manual_clock.advance(0.010)
     rig.run()
     rig.context.arrive(step(2))
     rig.executor.poll_once()
@@ -348,7 +342,7 @@ def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
         before = rig.context.clock.now()
         rig.executor.poll_once()
         waits.append(round(rig.context.clock.now() - before, 4))
-        rig.context.clock.advance(0.004)
+        rig.context.manual_clock.advance(0.004)
     assert waits == [FRAME_POLL_S, FRAME_POLL_S, NEXT_STEP_POLL_S]
 
 
@@ -374,43 +368,33 @@ def test_steps_are_declared_with_their_deadline_and_count_as_progress() -> None:
     assert rig.executor.counters.sampled_tokens == 1
 
 
-async def test_the_actor_is_ready_when_the_scheduler_has_been_answered() -> None:
-    context = FakeContext(settings())
+async def test_the_process_is_ready_when_the_scheduler_has_been_answered() -> None:
+    context = WorkerContext(settings())
     context.show_scheduler(1)
     context.arrive(SchedulerHello(WORKER, 100))
     context.arrive(entering(1))
-    actor = WorkerActor(_as_context(context))
-    facts = await asyncio.wait_for(actor.start(), 10)
-    assert facts["kv_tokens"] == 400
-    while actor.metrics().counters["worker_sampled_tokens"] < 1:
-        await asyncio.sleep(0.005)
-    await actor.drain(1.0)
-    await actor.close()
-    assert actor.metrics().counters["worker_steps"] == 1
+    async with running(main, context, 10):
+        assert context.facts is not None and context.facts["kv_tokens"] == 400
+        while context.metrics().counters["worker_sampled_tokens"] < 1:
+            await asyncio.sleep(0.005)
+    assert context.metrics().counters["worker_steps"] == 1
 
 
 async def test_a_model_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> None:
     config = Config(worker=WorkerConfig(device="cpu"), resolved=resolved(tmp_path, TINY))
-    actor = WorkerActor(_as_context(FakeContext(config)))
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
-        await asyncio.wait_for(actor.start(), 60)
-    await actor.close()
+        async with running(main, WorkerContext(config)):
+            pass
 
 
 async def test_metrics_say_how_long_each_phase_of_the_start_took(tmp_path: Path) -> None:
     write_folder(tmp_path, TINY, make_weights(TINY))
     worker = WorkerConfig(device="cpu", max_total_tokens=400, page_size=4)
-    context = FakeContext(Config(worker=worker, resolved=resolved(tmp_path, TINY)))
+    context = WorkerContext(Config(worker=worker, resolved=resolved(tmp_path, TINY)))
     context.show_scheduler(1)
     context.arrive(SchedulerHello(WORKER, 100))
-    actor = WorkerActor(_as_context(context))
-    await asyncio.wait_for(actor.start(), 60)
-    phases = {name.removeprefix("worker_start_up_"): seconds for name, seconds in actor.metrics().gauges.items()}
+    async with running(main, context):
+        phases = {name.removeprefix("worker_start_up_"): seconds for name, seconds in context.metrics().gauges.items()}
     names = ("imports", "load", "kernels", "warm_up", "graphs")
     assert set(phases) == {f"{name}_seconds" for name in names} and min(phases.values()) >= 0.0
     assert phases["load_seconds"] > 0.0 and phases["warm_up_seconds"] > 0.0
-    await actor.close()
-
-
-def _as_context(context: FakeContext) -> Context:
-    return context

@@ -122,7 +122,7 @@ def test_logprobs_are_returned_for_requests_that_want_them() -> None:
 
 
 def test_a_simulated_worker_never_loads_torch() -> None:
-    code = "import worker_proc.actor, worker_proc.simulated, sys; assert 'torch' not in sys.modules"
+    code = "import worker_proc.process, worker_proc.simulated, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

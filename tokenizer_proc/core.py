@@ -1,8 +1,13 @@
-"""One Encode job, from prompt to checked ids. No sockets: called by the actor, from its worker thread or its loop."""
+"""The tokenizer without its sockets and its thread: an Encode job in, prompt ids that have been checked out."""
 
 import array
+import logging
 import sys
+from collections import Counter
+from typing import Any
 
+from quartet.runtime.core import Metrics, Sent
+from quartet.wire.codec import Source
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
@@ -13,6 +18,7 @@ from quartet.wire.frames import (
     IdsPrompt,
     SamplingParams,
     TextPrompt,
+    TokenizerInbound,
     pack_ids,
     unpack_ids,
 )
@@ -20,12 +26,14 @@ from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.messages import invalid
 from tokenizer_proc.tokenizer import TextEncoder
 
+log = logging.getLogger(__name__)
+
 _ID_BYTES = 4
 _MARGIN_TOKENS = 6
 """A prompt must leave so many tokens of the context (rule LEN-1)."""
 
 
-class Encodings:
+class TokenizerCore:
     """Answers Encode jobs; keeps nothing between them.
 
     Args:
@@ -34,6 +42,8 @@ class Encodings:
         template: the model's chat template.
     """
 
+    inbound: Any = TokenizerInbound
+
     def __init__(self, config: Config, encoder: TextEncoder, template: ChatTemplate) -> None:
         model = config.require_model()
         self._vocab_size = model.vocab_size
@@ -41,9 +51,39 @@ class Encodings:
         self._is_cut_later = config.scheduler.allow_auto_truncate
         self._encoder = encoder
         self._template = template
+        self.counters: Counter[str] = Counter()
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        """Answer a job, also if it meets a bug; nothing else concerns this core."""
+        if not isinstance(frame, Encode):
+            return []
+        try:
+            answer = self.answer(frame)
+        except Exception as error:
+            # Prompt text stays out of the log, so no message and no stack.
+            log.error("job %d failed: %s", frame.job, type(error).__name__)
+            answer = EncodeFailed(frame.job, 500, "internal_error", "The prompt could not be tokenized.")
+        self.counters["tokenizer_jobs" if isinstance(answer, Encoded) else "tokenizer_failed_jobs"] += 1
+        return [(frame.reply_to, answer)]
+
+    def tick(self, now: float) -> list[Sent]:
+        """Nothing depends on time."""
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Return None: nothing depends on time."""
+        return None
+
+    def is_idle(self) -> bool:
+        """Say True: jobs are answered as they come."""
+        return True
+
+    def metrics(self) -> Metrics:
+        """Return what became of the jobs."""
+        return Metrics({}, {name: float(count) for name, count in self.counters.items()})
 
     def answer(self, job: Encode) -> Encoded | EncodeFailed:
-        """Return the prompt's ids, text and parameters, or why the request is at fault. Raises nothing of its own."""
+        """Return the prompt's ids, text and parameters, or why the request is at fault."""
         try:
             self._check_params(job.params)
             ids, text = self._encode(job.prompt, job.params)
