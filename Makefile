@@ -50,7 +50,7 @@ test-random: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels -m "gpu or not slow"
-	$(BIN)/python benchmarks/kernels_check.py
+	$(BIN)/python -m benchmarks.kernels.kernel_times
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,4 +1,7 @@
-"""How the linears of a few rows are launched, by shape and device, as timed on an H100 (benchmarks/gpu_skinny.py)."""
+"""How the linears of a few rows are launched, by shape and device, as timed on an H100.
+
+The times are those of benchmarks/kernels/gpu_skinny.py.
+"""
 
 from typing import NamedTuple
 

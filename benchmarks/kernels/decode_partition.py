@@ -1,0 +1,101 @@
+"""Times decode attention by who computes what: what the rules of kernels/decode_plan.py rest on.
+
+    python -m benchmarks.kernels.decode_partition [--json FILE]
+
+Plans are made on the host, three for each batch: even runs for all programs, even runs for as many programs as have
+equally many splits, and whole (sequence, kv head) pairs. 8 kv heads, head dim 128, bf16, page 16; us a call.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from benchmarks.kernels import kernel_times as check
+from benchmarks.serving.gpu_launch import describe_host, report
+from kernels import decode_plan
+
+KV_HEADS, HEAD_DIM, PAGE = 8, 128, 16
+UNIT = decode_plan.MIN_SPLIT_TOKENS
+KINDS = ("even", "equal", "whole")
+# (rows, context)
+ALIKE = [
+    (2, 1024), (4, 1056), (8, 1024), (12, 1056), (16, 1056), (20, 1056), (24, 1056), (28, 1056), (32, 1056),
+    (40, 1056), (48, 1056), (56, 1056), (8, 512), (16, 512), (32, 512), (4, 2048), (8, 2048), (16, 2048), (1, 4096),
+    (2, 4096), (4, 4096), (8, 4096), (12, 4096), (16, 4096), (24, 4096), (32, 4096), (1, 16384), (2, 16384),
+    (4, 16384), (8, 16384), (16, 16384), (32, 16384),
+]  # fmt: skip
+MIXED_ROWS = (8, 16, 32, 48)
+WIDE_LENGTHS = (100, 200, 400, 800, 1600, 3200, 6400)
+
+
+def batches() -> dict[str, list[int]]:
+    """Return the contexts of each batch by its name."""
+    draw = random.Random(1)
+    found = {f"{rows} x {context}": [context] * rows for rows, context in ALIKE}
+    found |= {f"{rows} of 200 to 1800": [draw.randint(200, 1800) for _ in range(rows)] for rows in MIXED_ROWS}
+    return found | {f"{rows} of 100 to 6400": [draw.choice(WIDE_LENGTHS) for _ in range(rows)] for rows in MIXED_ROWS}
+
+
+def units_of(contexts: Sequence[int]) -> list[int]:
+    """Return the units of each row."""
+    return [max(1, -(-context // UNIT)) for context in contexts]
+
+
+def make_plan(contexts: Sequence[int], kind: str, programs: int) -> list[int]:
+    """Return a plan as kernels.decode_plan lays it out."""
+    units = units_of(contexts)
+    ends = list(accumulate(KV_HEADS * each for each in units))
+    if kind == "whole":
+        starts = [0, *accumulate(each for each in units for _ in range(KV_HEADS))]
+        pairs = len(starts) - 1
+        return [0, *(starts[min(pairs, _run_start(at, pairs, programs))] for at in range(programs + 1)), *ends]
+    active = programs
+    if kind == "equal":
+        splits = KV_HEADS * sum(-(-each // _units_per_split(each)) for each in units)
+        active = -(-splits // -(-splits // programs))
+    return [active, *(min(ends[-1], _run_start(at, ends[-1], active)) for at in range(programs + 1)), *ends]
+
+
+def _run_start(program: int, count: int, programs: int) -> int:
+    return program * (count // programs) + min(program, count % programs)
+
+
+def _units_per_split(units: int) -> int:
+    return 1 if units <= 8 else 2 if units <= 64 else 4
+
+
+def measure(name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
+    """Time one batch dealt out in each way."""
+    programs = decode_plan._resident_programs(check.DEVICE, decode_plan.TILES[HEAD_DIM, 2].programs_per_sm)
+    us, kv_bytes = {}, 0
+    for kind in KINDS:
+        plan = check.integers(make_plan(contexts, kind, programs))
+        took, kv_bytes = check.decode_us(contexts, PAGE, heads, plan)
+        us[kind] = round(took, 1)
+    longest = max(units_of(contexts))
+    found = {
+        "batch": name,
+        "heads": heads,
+        "longest": longest,
+        "floor_us": round(1e6 * kv_bytes / check.PEAK_BYTES_PER_S, 1),
+        "us": us,
+    }
+    print(found, file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> int:
+    """Time every batch and print one JSON object."""
+    parser = argparse.ArgumentParser(description="ways to deal decode attention out")
+    parser.add_argument("--json", default="")
+    options = parser.parse_args()
+    results = [measure(name, contexts, heads) for heads in (16, 32) for name, contexts in batches().items()]
+    report({**describe_host(), "results": results}, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""The measuring client of benchmarks/serving/gpu_launch.py: runs workloads through `Engine`, as the api process would.
+
+A workload is an object with `kind` and its own fields:
+
+    nano           passes, temperature          256 sequences, lengths as nano-vllm draws them, all at once
+    decode         batch, prompt, output        a batch that decodes together; time between its tokens
+    ttft           prompt, repeats              one request alone; time to its first token
+    shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens alike in a group
+
+All ids are drawn afresh, so that no round finds a prefix of an earlier one. Requests are made before the clock
+starts. Writes one JSON object to the plan's file after each workload and ends the launch; `error` in it says why the
+rest is missing.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
+from benchmarks.serving.overhead_client import cpu_seconds
+from quartet.actors.actor import Context, Metrics
+from quartet.actors.process import run_process
+from quartet.codec import Source
+from quartet.engine import Engine, GenerateRequest, Output
+from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Snapshot, Who, pack_ids
+from quartet.ids import Role
+
+ROUND_LIMIT_S = 300.0
+SNAPSHOT_LIMIT_S = 3.0
+
+
+class Stream:
+    """One request and when its tokens came."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, int]] = []
+        self.count = 0
+        self.cached_tokens = 0
+        self.error: Exception | None = None
+        self.done = asyncio.Event()
+
+    def take(self, outputs: list[Output]) -> None:
+        """Note the tokens of one increment."""
+        now = time.perf_counter()
+        for output in outputs:
+            self.count += len(output.ids)
+            self.times.append((now, self.count))
+            if output.finish is not None:
+                self.cached_tokens = output.finish.timings.cached_tokens
+                self.done.set()
+
+    def fail(self, error: Exception) -> None:
+        """Note that no more tokens come."""
+        self.error = error
+        self.done.set()
+
+
+class Round(NamedTuple):
+    """Requests that were sent at once: when, and what came of each."""
+
+    started: float
+    streams: list[Stream]
+
+    def first_s(self) -> list[float]:
+        """Return the seconds to each first token."""
+        return [stream.times[0][0] - self.started for stream in self.streams]
+
+    def facts(self) -> dict[str, float]:
+        """Return tokens, seconds to the last of them, and their quotient."""
+        tokens = sum(stream.count for stream in self.streams)
+        seconds = max(stream.times[-1][0] for stream in self.streams) - self.started
+        return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds)}
+
+
+START_UP = "worker_start_up_"
+
+
+class BenchActor:
+    """Runs the plan as soon as the engine takes requests."""
+
+    inbound: Any = ApiInbound
+    is_threaded = False
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._engine = Engine(context)
+        self._plan = json.loads(os.environ["BENCH_PLAN"])
+        self._random = random.Random(1)
+        self._late_compiles = 0.0
+        self._worker_told = asyncio.Event()
+        self._results: dict[str, Any] = {"results": []}
+
+    async def start(self) -> dict[str, str | int | float]:
+        """Begin."""
+        self._tasks = [asyncio.create_task(self._engine.run()), asyncio.create_task(self._work())]
+        return {}
+
+    def on_frame(self, source: Source, frame: Any) -> None:
+        """Pass a frame on."""
+        if isinstance(frame, Snapshot) and frame.role is Role.WORKER:
+            self._late_compiles = frame.counters.get("worker_compiles_after_ready", 0.0)
+            phases = {name: round(s, 2) for name, s in frame.gauges.items() if name.startswith(START_UP)}
+            self._results["start_up_s"] = {
+                name.removeprefix(START_UP).removesuffix("_seconds"): s for name, s in phases.items()
+            }
+            self._worker_told.set()
+        self._engine.on_frame(source, frame)
+
+    def on_batch_end(self) -> None:
+        """Nothing is batched here."""
+
+    def on_who(self, who: Who) -> None:
+        """Pass the process table on."""
+        self._engine.on_who(who)
+
+    def metrics(self) -> Metrics:
+        """Return the engine's own."""
+        return self._engine.edge_metrics()
+
+    async def drain(self, limit_s: float) -> None:
+        """Nothing to wait for."""
+
+    async def close(self) -> None:
+        """Stop."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _work(self) -> None:
+        try:
+            while not self._engine.is_accepting:
+                await asyncio.sleep(0.01)
+            self._results["ready_s"] = round(time.time() - self._plan["started"], 2)
+            await self._run(self._requests([(300, 8)] * 4, 0.6))
+            for workload in self._plan["workloads"]:
+                await self._one_workload(workload)
+            await self._note_compiles()
+        except Exception as error:
+            self._results["error"] = repr(error)
+        self._write()
+        os.kill(os.getppid(), signal.SIGTERM)
+
+    def _write(self) -> None:
+        Path(self._plan["out"]).write_text(json.dumps(self._results))
+
+    async def _one_workload(self, workload: dict[str, Any]) -> None:
+        kinds = {"nano": self._nano, "decode": self._decode, "ttft": self._ttft, "shared_prefix": self._shared_prefix}
+        fields = {name: value for name, value in workload.items() if name != "kind"}
+        self._results["results"].append({**workload, **await kinds[workload["kind"]](**fields)})
+        self._write()
+
+    async def _note_compiles(self) -> None:
+        """Wait for a Snapshot of the worker that is later than all work."""
+        self._worker_told.clear()
+        async with asyncio.timeout(SNAPSHOT_LIMIT_S):
+            await self._worker_told.wait()
+        self._results["compiles_after_ready"] = self._late_compiles
+
+    async def _nano(self, passes: int, temperature: float = NANO_TEMPERATURE) -> dict[str, Any]:
+        found = []
+        for _ in range(passes):
+            requests = self._requests(nano_lengths(), temperature)
+            before = self._cpu()
+            done = await self._run(requests)
+            found.append(
+                {**done.facts(), "last_first_token_s": round(max(done.first_s()), 3), "cpu_s": self._cpu_since(before)}
+            )
+        return {"passes_found": found}
+
+    async def _shared_prefix(self, groups: int, passes: int = 3) -> dict[str, Any]:
+        found = []
+        for _ in range(passes):
+            prompts = shared_prompts(self._random, groups)
+            requests = [self._request(prompt, SHARED_OUTPUT, 0.0) for prompt in prompts]
+            before = self._cpu()
+            done = await self._run(requests)
+            cached = sum(stream.cached_tokens for stream in done.streams)
+            first_s = done.first_s()
+            found.append(
+                {
+                    **done.facts(),
+                    "hit_rate": round(cached / sum(map(len, prompts)), 4),
+                    "ttft_mean_ms": round(1e3 * statistics.mean(first_s), 1),
+                    "ttft_max_ms": round(1e3 * max(first_s), 1),
+                    "cpu_s": self._cpu_since(before),
+                }
+            )
+        return {"passes_found": found}
+
+    async def _decode(self, batch: int, prompt: int = 960, output: int = 160) -> dict[str, Any]:
+        requests = self._requests([(prompt, output)] * batch, 0.0)
+        before = self._cpu()
+        streams = (await self._run(requests)).streams
+        begin = max(stream.times[0][0] for stream in streams)
+        end = min(stream.times[-1][0] for stream in streams)
+        times = [at for at, _ in streams[0].times if begin <= at <= end]
+        counts = [count for at, count in streams[0].times if begin <= at <= end]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        steps = max(1, counts[-1] - counts[0])
+        return {
+            "step_ms": round(1e3 * statistics.median(gaps), 3),
+            "mean_step_ms": round(1e3 * (times[-1] - times[0]) / steps, 3),
+            "cpu_ms_a_step": {name: round(1e3 * cpu / output, 3) for name, cpu in self._cpu_since(before).items()},
+        }
+
+    async def _ttft(self, prompt: int, repeats: int = 6) -> dict[str, Any]:
+        found = []
+        for _ in range(repeats + 1):
+            done = await self._run(self._requests([(prompt, 4)], 0.0))
+            found.append(1e3 * done.first_s()[0])
+            await asyncio.sleep(0.02)
+        found = found[1:]
+        return {
+            "ttft_ms": round(statistics.median(found), 2),
+            "least": round(min(found), 2),
+            "most": round(max(found), 2),
+        }
+
+    def _requests(self, lengths: list[tuple[int, int]], temperature: float) -> list[GenerateRequest]:
+        """Return requests of (prompt, output) tokens."""
+        return [self._request(draw_ids(self._random, prompt), output, temperature) for prompt, output in lengths]
+
+    def _request(self, ids: list[int], output: int, temperature: float) -> GenerateRequest:
+        seed = self._random.randrange(1 << 30)
+        params = SamplingParams(max_new_tokens=output, temperature=temperature, ignore_eos=True, seed=seed)
+        return GenerateRequest(prompt=IdsPrompt(pack_ids(ids)), params=params)
+
+    async def _run(self, requests: list[GenerateRequest]) -> Round:
+        """Send requests at once and wait for their ends; raises the error of the first that fails."""
+        streams = [Stream() for _ in requests]
+        started = time.perf_counter()
+        async with asyncio.timeout(ROUND_LIMIT_S):
+            await asyncio.gather(*map(self._one, requests, streams))
+        return Round(started, streams)
+
+    async def _one(self, request: GenerateRequest, stream: Stream) -> None:
+        generation = await self._engine.generate(request)
+        generation.subscribe(stream.take, stream.fail)
+        await stream.done.wait()
+        if stream.error is not None:
+            raise stream.error
+
+    def _cpu(self) -> dict[str, float]:
+        return {f"{row.role.label}-{row.rank}": cpu_seconds(row.pid) for row in self._engine.who.processes}
+
+    def _cpu_since(self, before: dict[str, float]) -> dict[str, float]:
+        return {name: round(cpu - before[name], 2) for name, cpu in self._cpu().items()}
+
+
+if __name__ == "__main__":
+    run_process(BenchActor)
