@@ -1,9 +1,10 @@
-"""Times decode attention by who computes what: what the rules of kernels/decode_plan.py rest on.
+"""Times decode attention by how its work is split among programs: the measurements behind kernels/decode_plan.py.
 
     python -m benchmarks.kernels.decode_partition [--json FILE]
 
-Plans are made on the host, three for each batch: even runs for all programs, even runs for as many programs as have
-equally many splits, and whole (sequence, kv head) pairs. 8 kv heads, head dim 128, bf16, page 16; us a call.
+Three plans are made on the host for each batch: even runs for all programs, even runs for as many programs as have
+equally many splits, and whole (sequence, KV head) pairs. Prints microseconds a call for 8 KV heads of dimension 128,
+bf16, pages of 16.
 """
 
 import argparse
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from benchmarks.kernels import kernel_times as check
-from benchmarks.serving.gpu_launch import describe_host, report
+import torch
+
+from benchmarks.kernels.attention_times import PAGE_SIZE, decode_us
+from benchmarks.kernels.random_inputs import RandomInputs
+from benchmarks.report import describe_host, report
+from benchmarks.roofline import HEAD_DIM, KV_HEADS, PEAK_BYTES_PER_S, kv_bytes
 from kernels import decode_plan
 
-KV_HEADS, HEAD_DIM, PAGE = 8, 128, 16
 UNIT = decode_plan.MIN_SPLIT_TOKENS
 KINDS = ("even", "equal", "whole")
 # (rows, context)
@@ -67,20 +71,17 @@ def _units_per_split(units: int) -> int:
     return 1 if units <= 8 else 2 if units <= 64 else 4
 
 
-def measure(name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
-    """Time one batch dealt out in each way."""
-    programs = decode_plan._resident_programs(check.DEVICE, decode_plan.TILES[HEAD_DIM, 2].programs_per_sm)
-    us, kv_bytes = {}, 0
-    for kind in KINDS:
-        plan = check.integers(make_plan(contexts, kind, programs))
-        took, kv_bytes = check.decode_us(contexts, PAGE, heads, plan)
-        us[kind] = round(took, 1)
+def measure(make: RandomInputs, name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
+    """Time one batch by each plan."""
+    programs = decode_plan._resident_programs(make.device, decode_plan.TILES[HEAD_DIM, 2].programs_per_sm)
+    plans = {kind: make.integers(make_plan(contexts, kind, programs)) for kind in KINDS}
+    us = {kind: round(decode_us(make, contexts, PAGE_SIZE, heads, plan), 1) for kind, plan in plans.items()}
     longest = max(units_of(contexts))
     found = {
         "batch": name,
         "heads": heads,
         "longest": longest,
-        "floor_us": round(1e6 * kv_bytes / check.PEAK_BYTES_PER_S, 1),
+        "floor_us": round(1e6 * kv_bytes(sum(contexts)) / PEAK_BYTES_PER_S, 1),
         "us": us,
     }
     print(found, file=sys.stderr, flush=True)
@@ -89,10 +90,11 @@ def measure(name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
 
 def main() -> int:
     """Time every batch and print one JSON object."""
-    parser = argparse.ArgumentParser(description="ways to deal decode attention out")
+    parser = argparse.ArgumentParser(description="ways to split the work of decode attention")
     parser.add_argument("--json", default="")
     options = parser.parse_args()
-    results = [measure(name, contexts, heads) for heads in (16, 32) for name, contexts in batches().items()]
+    make = RandomInputs(torch.device("cuda"))
+    results = [measure(make, name, contexts, heads) for heads in (16, 32) for name, contexts in batches().items()]
     report({**describe_host(), "results": results}, options.json)
     return 0
 

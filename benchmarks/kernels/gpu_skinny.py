@@ -1,47 +1,61 @@
-"""Times tiles of kernels.skinny_linear beside cuBLAS for the linears of two models, as a step launches them: after a
-norm, or before the norm that adds up their parts. Weights rotate out of the L2 cache.
+"""Times tiles of kernels.skinny_linear beside cuBLAS for the linears of two models.
+
+Each is launched as in a step: after a norm, or before the norm that adds up its parts. Weights rotate, so that none is
+read from the L2 cache.
 
     python -m benchmarks.kernels.gpu_skinny [--linears NAME ...] [--rows N ...] [--json FILE]
 
-Compiles in several threads first; prints the best tiles of each (linear, rows) and cuBLAS's time, in microseconds for
-linear and norm (and activation, where there is one).
+Compiles in several threads first. Prints the best tiles of each (linear, rows) and the time of cuBLAS, in microseconds
+for linear and norm (and activation, where there is one).
 """
 
 import argparse
 import itertools
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.model_configs import MODELS, dimensions
+from benchmarks.report import write_json
+from benchmarks.roofline import BYTES, READ_GB_PER_S
 from kernels.activation import silu_mul
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import HopperTile, SkinnyTile, Tile
 from worker_proc.compiles import compile_ahead
 
-# name: outputs, depth, gated, whether a norm adds up parts
-LINEARS = {
-    "qwen qkv": (4096, 1024, False, False),
-    "qwen o": (1024, 2048, False, True),
-    "qwen gate_up": (6144, 1024, True, False),
-    "qwen down": (1024, 3072, False, True),
-    "qwen head": (151936, 1024, False, False),
-    "llama qkv": (6144, 4096, False, False),
-    "llama o": (4096, 4096, False, True),
-    "llama gate_up": (28672, 4096, True, False),
-    "llama down": (4096, 14336, False, True),
-    "llama head": (128256, 4096, False, False),
-}
+
+class Linear(NamedTuple):
+    """A linear: whether its output is gated, and whether the norm behind it adds up its parts."""
+
+    outputs: int
+    depth: int
+    gated: bool = False
+    has_parts: bool = False
+
+
+def linears(model: str) -> dict[str, Linear]:
+    """Return the linears of a model by name."""
+    size, short = dimensions(model), model.partition("-")[0].rstrip("0123456789.")
+    return {
+        f"{short} qkv": Linear(size.query + 2 * size.key_value, size.hidden),
+        f"{short} o": Linear(size.hidden, size.query, has_parts=True),
+        f"{short} gate_up": Linear(2 * size.intermediate, size.hidden, gated=True),
+        f"{short} down": Linear(size.hidden, size.intermediate, has_parts=True),
+        f"{short} head": Linear(size.vocab, size.hidden),
+    }
+
+
+LINEARS = {name: linear for model in MODELS for name, linear in linears(model).items()}
 ROTATED_BYTES = 300 << 20
 SHAPES = ((32, 128, 4, 4), (64, 64, 4, 4), (64, 64, 4, 6), (64, 128, 4, 3), (64, 128, 4, 4), (128, 64, 4, 4))
 SHARED_BYTES = 220 << 10
 
 
 def tiles(name: str, rows: int) -> list[Tile]:
-    """Return the tiles to try: those that divide the linear, fill the card without flooding it, and fit."""
+    """Return the tiles to try: those that divide the linear, fit into shared memory, and make enough programs
+    for the device but not too many."""
     width, depth, gated, has_parts = LINEARS[name]
     outputs = width // 2 if gated else width
     found: list[Tile] = []
@@ -80,12 +94,12 @@ class Case:
         self.residual = torch.randn((rows, self.width), dtype=torch.bfloat16, device="cuda")
         self.norm = torch.ones(max(self.width, self.depth), dtype=torch.bfloat16, device="cuda")
 
-    def ours(self, tile: Tile, at: int) -> torch.Tensor:
-        """Run with our kernel on the weight whose turn it is."""
+    def skinny(self, tile: Tile, at: int) -> torch.Tensor:
+        """Run skinny_linear on weight `at`."""
         return self._around(lambda x, w: skinny_linear(x, w, tile, gated=self.gated), at)
 
     def cublas(self, at: int) -> torch.Tensor:
-        """Run with cuBLAS on the weight whose turn it is."""
+        """Run cuBLAS on weight `at`."""
         return self._around(lambda x, w: self._plain(torch.nn.functional.linear(x, w)), at)
 
     def _plain(self, y: torch.Tensor) -> torch.Tensor:
@@ -124,12 +138,17 @@ def measured(name: str, rows: int) -> dict[str, Any]:
     width, depth, _, _ = LINEARS[name]
     count = case.copies * 2
     wanted = case.cublas(0).float()
-    row = {"linear": name, "rows": rows, "floor": width * depth * 2 / 3.07e6, "cublas": timed(case.cublas, count)}
+    row = {
+        "linear": name,
+        "rows": rows,
+        "floor": width * depth * BYTES / READ_GB_PER_S / 1e3,
+        "cublas": timed(case.cublas, count),
+    }
     found = []
     for tile in tiles(name, rows):
         try:
-            error = ((case.ours(tile, 0).float() - wanted).norm() / wanted.norm()).item()
-            us = timed(lambda at, tile=tile: case.ours(tile, at), count)
+            error = ((case.skinny(tile, 0).float() - wanted).norm() / wanted.norm()).item()
+            us = timed(lambda at, tile=tile: case.skinny(tile, at), count)
             found.append((round(us, 2), tile, round(error, 5)))
         except Exception as failure:
             found.append((1e9, tile, repr(failure)[:80]))
@@ -138,22 +157,22 @@ def measured(name: str, rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compile, time, print."""
-    parser = argparse.ArgumentParser()
+    """Compile, time and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--linears", nargs="*", default=list(LINEARS))
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 32, 64, 128])
     parser.add_argument("--json", default="")
     options = parser.parse_args()
 
-    def rehearse() -> None:
+    def launch_all() -> None:
         for name in options.linears:
             for rows in {1 << (rows - 1).bit_length() for rows in options.rows}:
                 case = Case(name, rows)
                 case.cublas(0)
                 for tile in tiles(name, rows):
-                    case.ours(tile, 0)
+                    case.skinny(tile, 0)
 
-    print("kernels:", compile_ahead(rehearse, lambda: None), flush=True)
+    print("kernels:", compile_ahead(launch_all, lambda: None), flush=True)
     results = []
     for name in options.linears:
         for rows in options.rows:
@@ -161,8 +180,7 @@ def main() -> None:
             results.append(row)
             best = [(us, type(tile).__name__[0], tuple(tile), error) for us, tile, error in row["tiles"][:5]]
             print(f"{name:14} {rows:3} floor {row['floor']:6.1f} cublas {row['cublas']:6.1f}", *best, flush=True)
-    if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=1))
+    write_json(results, options.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.support.local_engine import LocalEngine, make_config
 from tests.support.token_judge import TokenJudge
 
 NEAR_TIE = 1e-4
-"""How much better, in logits, the expected token may have been than the one found."""
+"""The largest gap in logits by which the expected token may beat the one found."""
 LOGPROB_TOLERANCE = 2e-4
 GOLDEN = FOLDER / "models"
 _TOKENIZER = GOLDEN / "qwen3"
@@ -26,7 +26,7 @@ _NEW_TOKENS, _QUICK_NEW_TOKENS = 40, 4
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """Where a row left the reference: prompt, output index, both tokens, and by how much the expected was better."""
+    """Where a row first differs from the reference, and the gap in logits between the expected and the found token."""
 
     prompt: int
     prompt_tokens: int
@@ -38,9 +38,10 @@ class Departure:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one way. `problems` are what went wrong other than tokens, `steps` are counted by kind.
+    """The result of one way. `problems` are errors other than wrong tokens; `steps` are counted by kind.
 
-    `logprob_error` is the largest difference of a token's log-probability from that of TORCH, where known."""
+    `logprob_error` is the largest difference of a token's log-probability from that of TORCH, where known.
+    """
 
     way: str
     rows: int = 0
@@ -53,16 +54,16 @@ class Outcome:
     seconds: float = 0.0
 
     def is_wrong(self) -> bool:
-        """Return whether anything differs that must not."""
+        """Return whether anything differs by more than a near-tie."""
         return bool(self.problems) or any(not abs(departure.gap) < NEAR_TIE for departure in self.left)
 
     def cell(self) -> str:
-        """Return how many rows are equal, of all; then ~ for near-ties alone, ! for what is wrong."""
+        """Return how many of the rows are equal; then ~ if others differ at near-ties only, ! if there is an error."""
         mark = "!" if self.is_wrong() else "~" if self.left else ""
         return f"{self.rows - len(self.left)}/{self.rows}{mark}"
 
     def lines(self) -> Iterator[str]:
-        """Yield what to print: the way in one line, then what is not as it should be."""
+        """Yield the lines to print: a summary of the way, then its departures and problems."""
         steps = ", ".join(f"{count} {kind}" for kind, count in sorted(self.steps.items()))
         if self.logprob_error is not None:
             steps += f"; logprobs within {self.logprob_error:.1e}"
@@ -74,7 +75,7 @@ class Outcome:
 
 
 class FolderRun:
-    """Args: the folder's name and path, the device, whether few short prompts will do."""
+    """Runs one folder in every way. `is_quick`: with few short prompts."""
 
     def __init__(self, name: str, path: Path, device: str, is_quick: bool) -> None:
         self._name, self._path, self._device, self._is_quick = name, path, device, is_quick
@@ -95,7 +96,7 @@ class FolderRun:
         self._current: tuple[str, LocalEngine] | None = None
 
     def run(self) -> dict[str, Any]:
-        """Run everything; return the outcomes, and how bfloat16 fared."""
+        """Run everything; return the outcomes and the comparison of bfloat16."""
         self._enter("eager")
         outcomes = [self._make_reference()]
         outcomes += [self._run_way(way) for way in ways(self._is_quick)]
@@ -109,9 +110,9 @@ class FolderRun:
         }
 
     def _enter(self, name: str) -> LocalEngine:
-        """Return the engine of that name, in fp32; the one before it is kept if it is the same and has not failed."""
+        """Return the fp32 engine of that name; the current one if it has that name and has not failed."""
         if self._current is None or self._current[0] != name:
-            # First let go of the other one, and of its graphs.
+            # Free the other engine and its graphs first.
             self._current = None
             self._current = name, self._engine(name)
         return self._current[1]
@@ -123,7 +124,7 @@ class FolderRun:
         return engine
 
     def _make_reference(self) -> Outcome:
-        """One prompt at a time, one step at a time, each prompt in one chunk; held against the oracle, if any."""
+        """Run one prompt at a time, one step at a time, each prompt in one chunk; compare with the oracle, if any."""
         begin, engine = time.perf_counter(), self._enter("eager")
         engine.restart(**Way("", "").settings)
         for draws, params in self._params.items():
@@ -133,7 +134,7 @@ class FolderRun:
         for number, oracle in enumerate(self._oracles):
             output = self._reference[False][number][: len(oracle.output_ids)]
             self._compare(outcome, number, output, oracle.output_ids[: len(output)], draws=False)
-        return self._told(outcome, begin)
+        return self._reported(outcome, begin)
 
     def _run_way(self, way: Way) -> Outcome:
         outcome, seen, begin = Outcome(way.name), Seen(), time.perf_counter()
@@ -142,12 +143,12 @@ class FolderRun:
             self._generate(engine, way, outcome, seen)
             outcome.late_compiles = engine.runner.late_compiles
         except Exception as error:  # a failed compile or launch is a result of this script
-            outcome.problems.append(_told_of(error))
+            outcome.problems.append(_describe(error))
             self._current = None
         outcome.steps, outcome.most_decode_rows = dict(seen.kinds), seen.most_rows
         if way.settings.get("enable_mixed_chunk") and not seen.kinds["mixed"]:
             outcome.problems.append("no step was mixed")
-        return self._told(outcome, begin)
+        return self._reported(outcome, begin)
 
     def _generate(self, engine: LocalEngine, way: Way, outcome: Outcome, seen: Seen) -> None:
         params = [{**own, "logprobs": 0} if way.scored else own for own in self._params[way.draws]]
@@ -164,7 +165,7 @@ class FolderRun:
             outcome.problems.append("nothing came from the tree")
 
     def _compare(self, outcome: Outcome, number: int, output: list[int], wanted: list[int], draws: bool) -> None:
-        """Note where the output of prompt `number` leaves what is wanted, and judge it there."""
+        """Note where the output of prompt `number` first differs from `wanted`, and by what gap."""
         outcome.rows += 1
         if len(output) != len(wanted):
             outcome.problems.append(f"prompt {number}: {len(output)} tokens, not {len(wanted)}")
@@ -181,7 +182,7 @@ class FolderRun:
     def _compare_logprobs(
         self, outcome: Outcome, batch: list[int], outputs: list[list[int]], logprobs: list[list[float]]
     ) -> None:
-        """Hold log-probabilities against those of TORCH, which come first, as far as a row's tokens are the same."""
+        """Compare log-probabilities with those of TORCH, as long as the tokens of a row are the same."""
         if outcome.way == TORCH:
             self._scored = outputs, logprobs
         worst = outcome.logprob_error or 0.0
@@ -197,12 +198,12 @@ class FolderRun:
             outcome.problems.append(f"logprobs differ by {worst:.2g}")
 
     def _run_bfloat16(self) -> dict[str, Any]:
-        """Return how many rows and tokens are equal with and without graphs, and how far the latter are from fp32."""
+        """Return how many rows and tokens graphs leave equal, and how far the rows without graphs are from fp32."""
         self._current, begin = None, time.perf_counter()
         try:
             outputs = [self._bfloat16_outputs(name) for name in ("eager", "graphs")]
         except Exception as error:  # as above
-            return {"equal_tokens": 0, "tokens": 0, "problem": _told_of(error)}
+            return {"equal_tokens": 0, "tokens": 0, "problem": _describe(error)}
         beside = Outcome("")
         for output, wanted in zip(outputs[0], self._reference[False], strict=True):
             self._compare(beside, beside.rows, output, wanted, draws=False)
@@ -225,13 +226,13 @@ class FolderRun:
         engine.restart(**Way("", "").settings)
         return generate_ahead(engine, self._prompts, self._params[False], Seen())[0]
 
-    def _told(self, outcome: Outcome, begin: float) -> Outcome:
+    def _reported(self, outcome: Outcome, begin: float) -> Outcome:
         outcome.seconds = round(time.perf_counter() - begin, 2)
         for line in outcome.lines():
             print(f"{self._name:10} {line}", flush=True)
         return outcome
 
 
-def _told_of(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     traceback.print_exception(error)
     return f"{type(error).__name__}: {error}"[:300]

@@ -1,6 +1,6 @@
-"""The ways in which tests.gpu.models_on_device runs one and the same prompts: which engines, schedules and batches.
+"""The ways in which tests.gpu.models_on_device runs the same prompts: engines, schedules and batches.
 
-In fp32 none of this may change a token. What each way is there for shows in its name.
+In fp32 none of them may change a token. The name of a way says what it covers.
 """
 
 import itertools
@@ -10,9 +10,9 @@ from typing import Any
 
 # Lengths of prompts: single tokens, page and tile edges, more than one split of decode attention.
 _LENGTHS = (1, 15, 16, 17, 31, 32, 47, 63, 64, 65, 100, 127, 128, 129, 260)
-# (shared tokens, tokens of their own): within a page, at its edge, beyond a chunk.
+# (shared tokens, own tokens): within a page, at its edge, beyond a chunk.
 _SHARED = ((64, 5), (64, 21), (100, 3), (100, 40))
-# In place of the prompts that a folder brings along.
+# Lengths of further prompts for a folder without an oracle.
 _OTHERS = (2, 33, 96, 200, 500, 700)
 _QUICK_LENGTHS, _QUICK_SHARED = (1, 17, 33), ((16, 3), (16, 7))
 _GRAPHS = {"cuda_graph_max_bs": 32}
@@ -32,9 +32,9 @@ ENGINES: dict[str, dict[str, Any]] = {
 class Way:
     """One way to run the prompts.
 
-    `batches`: how many at a time, from the first prompt again after the last; none: all at once; or ALONE.
-    `times`: runs one after the other. `draws`: with the parameters of `draw_params`, not greedily. `scored`: with
-    log-probabilities, which stand against those of TORCH.
+    `batches`: sizes of the batches, which start over at the first prompt after the last; empty: all at once; or ALONE.
+    `times`: how often to run them. `draws`: sample with `draw_params` instead of greedily. `scored`: with
+    log-probabilities, which are compared with those of TORCH.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Way:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Scheduler settings: nothing shared, one chunk, unless the way says otherwise."""
+        """Scheduler settings: by default no prefix cache, and a prompt in one chunk."""
         return {"disable_radix_cache": True, "chunked_prefill_size": -1, **self.scheduler}
 
     def split(self, prompts: int) -> list[list[int]]:
-        """Return which of so many prompts run together, batch after batch."""
+        """Return the numbers of the prompts that run together, batch after batch."""
         if self.batches == ALONE:
             batches = [[number] for number in range(prompts)]
         else:
@@ -61,7 +61,7 @@ class Way:
 
 
 def ways(is_quick: bool) -> list[Way]:
-    """Return all ways: TORCH, which the scored ones need, then those of one engine next to each other."""
+    """Return all ways: TORCH first, which the scored ones need, then those of one engine next to each other."""
     batches = (1, 3) if is_quick else (1, 3, 8, 20)
     chunks_16, chunks_64, chunks_128 = ({"chunked_prefill_size": size} for size in (16, 64, 128))
     # A mixed step takes a prompt's first chunk only if a page of it fits beside the rows.
@@ -92,7 +92,7 @@ def ways(is_quick: bool) -> list[Way]:
 
 
 def make_prompts(given: list[list[int]], vocab_size: int, is_quick: bool) -> list[list[int]]:
-    """Return prompts of mixed lengths, some with prefixes in common, after the `given` ones; always the same."""
+    """Return the `given` prompts, then prompts of mixed lengths, some with common prefixes; always the same."""
     random = Random(vocab_size)
 
     def ids(length: int) -> list[int]:
@@ -106,12 +106,12 @@ def make_prompts(given: list[list[int]], vocab_size: int, is_quick: bool) -> lis
 
 
 def greedy_params(number: int, new_tokens: int) -> dict[str, Any]:
-    """Return the parameters of prompt `number`: ends are staggered, so that a batch shrinks bit by bit."""
+    """Return the parameters of prompt `number`: lengths are staggered, so that a batch shrinks row by row."""
     return {"max_new_tokens": new_tokens - number % 5 * new_tokens // 12, "temperature": 0.0}
 
 
 def draw_params(number: int, new_tokens: int) -> dict[str, Any]:
-    """Return those of the ways that draw: a third of the rows plain, a third greedy, a third filtered."""
+    """Return the parameters of the ways that draw: a third of the rows plain, a third greedy, a third filtered."""
     params = greedy_params(number, new_tokens)
     kinds = ({"temperature": 0.8}, {}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95})
     return {**params, "seed": 1000 + number, **kinds[number % 3]}

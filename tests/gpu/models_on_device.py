@@ -3,14 +3,15 @@
     python -m tests.gpu.models_on_device [--json FILE] [--device cuda|cpu] [--quick] [--only NAMES] [--jobs N]
 
 Runs the folders of tests/golden/models, and two with random weights whose heads are as wide as real ones, in the ways
-of tests.gpu.model_ways. All must agree with the engine without graphs that is given one prompt at a time, which must
-agree with the committed oracle where there is one. Where a row leaves it, plain torch on the CPU says by how much the
-expected token was better than the one found: less than NEAR_TIE is rounding, as cuBLAS may add up in another order for
-another batch size. bfloat16 with graphs is compared with bfloat16 without, and only reported. Exit code 1 for any other
-difference.
+of tests.gpu.model_ways. The reference is the engine without graphs that runs one prompt at a time; it must agree with
+the committed oracle where there is one, and every way must agree with it. Where a row differs, plain torch on the CPU
+computes by how much the expected token was better than the one found: less than NEAR_TIE is rounding, as cuBLAS may add
+up in another order for another batch size. bfloat16 with graphs is compared with bfloat16 without, and only reported.
+Exit code 1 for any other difference.
 
 With a cold kernel cache, compiling takes minutes: --jobs spreads the folders over processes. --quick runs few short
-prompts on two folders, one of them smaller still, which Triton's interpreter manages on the CPU (--device cpu).
+prompts on two folders, one of them with smaller dimensions, which Triton's interpreter can run on the CPU
+(--device cpu).
 """
 
 import argparse
@@ -34,17 +35,22 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: Triton's interpreter")
     parser.add_argument("--quick", action="store_true", help="few short prompts, two folders")
     parser.add_argument("--only", default="", help="comma-separated names of folders")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, each with folders of its own")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the folders")
     parser.add_argument("--no-table", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def folder_names(options: argparse.Namespace) -> list[str]:
-    """Return the names of the folders to run."""
+def every_folder() -> list[str]:
+    """Return the names of all folders: those with random weights, then those with an oracle."""
     from tests.gpu.model_folder import GOLDEN
     from tests.support.random_folder import CONFIGS
 
-    every = [*CONFIGS, *sorted(path.parent.name for path in GOLDEN.glob("*/oracle.json"))]
+    return [*CONFIGS, *sorted(path.parent.name for path in GOLDEN.glob("*/oracle.json"))]
+
+
+def folder_names(options: argparse.Namespace) -> list[str]:
+    """Return the names of the folders to run."""
+    every = every_folder()
     wanted = options.only.split(",") if options.only else QUICK_FOLDERS if options.quick else every
     unknown = set(wanted) - set(every)
     if unknown:
@@ -53,7 +59,7 @@ def folder_names(options: argparse.Namespace) -> list[str]:
 
 
 def run_folder(name: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Run one folder in this process, making it first if it is a random one; {} if it has no result."""
+    """Run one folder in this process, and write it first if its weights are random; {} if it fails."""
     from tests.gpu.model_folder import GOLDEN, FolderRun
     from tests.support.random_folder import CONFIGS, make_folder
 
@@ -64,13 +70,13 @@ def run_folder(name: str, options: argparse.Namespace) -> dict[str, dict[str, An
             make_folder(path, {**CONFIGS[name], **(QUICK_SIZES if options.quick else {})})
         try:
             return {name: FolderRun(name, path, options.device, options.quick).run()}
-        except Exception:  # the other folders may fare better
+        except Exception:  # a failure must not lose the other folders
             traceback.print_exc()
             return {}
 
 
 def run_spread(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Run the folders in processes side by side; a process that dies leaves its folders without a result."""
+    """Run the folders in parallel processes; the folders of a process that dies have no result."""
     base = [sys.executable, "-m", "tests.gpu.models_on_device", "--no-table", "--device", options.device]
     base += ["--quick"] if options.quick else []
     results: dict[str, Any] = {}
@@ -88,7 +94,7 @@ def run_spread(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_table(results: dict[str, Any]) -> None:
-    """Print the equal rows of each way and folder; ~ marks near-ties, ! what is wrong."""
+    """Print the equal rows of each way and folder; ~ marks near-ties, ! errors."""
     print(f"\n{'rows as the reference':36}" + "".join(f"{name:>12}" for name in results))
     for way in next(iter(results.values()))["cells"] if results else ():
         print(f"{way:36}" + "".join(f"{result['cells'].get(way, '?'):>12}" for result in results.values()))
@@ -103,7 +109,7 @@ def main() -> int:
         from tests.support.interpreted import interpret_kernels
 
         interpret_kernels()
-    # Some containers set it, and fp32 products would be TF32 ones.
+    # Some containers set it, which makes fp32 products TF32 ones.
     os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)
     import torch
     import triton

@@ -2,7 +2,7 @@
 
     python -m tests.gpu.smollm2_on_device MODEL [--json FILE]
 
-MODEL is the GGUF file or `smollm2`. Exit code 1 if anything differs that must not.
+MODEL is the GGUF file or `smollm2`. Exit code 1 for any other difference.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def first_divergence(oracle: Oracle, output: list[int]) -> int | None:
 
 
 def compare(oracles: list[Oracle], outputs: list[list[int]], near_tie: float) -> dict[str, Any]:
-    """Return how many rows are equal, and those that leave the oracle where it was sure."""
+    """Return how many rows are equal, which differ and where, and which differ where the oracle has no near-tie."""
     left = {
         oracle.name: (at, oracle.margins[at] if at < len(oracle.margins) else None)
         for oracle, output in zip(oracles, outputs, strict=True)
@@ -39,7 +39,7 @@ def compare(oracles: list[Oracle], outputs: list[list[int]], near_tie: float) ->
 
 
 def run_local(model: str, dtype: str, oracles: list[Oracle]) -> dict[str, Any]:
-    """Run the scheduler core and the runner in this process, in several ways."""
+    """Run the scheduler core and the runner in this process: together, from the cache, in small chunks, and alone."""
     engine = LocalEngine(make_config(model, dtype, device="cuda", max_total_tokens=65536))
     prompts = [oracle.prompt_ids for oracle in oracles]
     near_tie = 0.0 if dtype == "float32" else NEAR_TIE

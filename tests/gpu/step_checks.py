@@ -1,6 +1,6 @@
-"""Checks of the kernels that make a step's inputs and pick its tokens, for tests.gpu.sanitize_kernels.
+"""Checks of the kernels that make a step's inputs and sample its tokens, for tests.gpu.sanitize_kernels.
 
-Each takes the device and returns 0.0, or infinity where anything is not as the reference has it.
+Each takes the device and returns 0.0, or infinity if anything differs from the reference.
 """
 
 from collections.abc import Callable
@@ -22,22 +22,22 @@ MANY_WRITES: Writes = [(at % 5, at, 5000 + at) for at in range(150)]
 
 
 def full(value: int, *shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
-    """A tensor of one value that no kernel would write."""
+    """Return a tensor of one value that no kernel writes."""
     return torch.full(shape, value, dtype=dtype)
 
 
 def ids(*values: int) -> torch.Tensor:
-    """int32, as kernels take slots, contexts and positions."""
+    """Return int32, the dtype of slots, contexts and positions."""
     return torch.tensor(values, dtype=torch.int32)
 
 
 def page_table() -> torch.Tensor:
-    """Every entry another page."""
+    """Return a page table in which every entry is another page."""
     return torch.arange(1, 1 + SLOTS * PAGES, dtype=torch.int32).view(SLOTS, PAGES).clone()
 
 
 def verdict(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """0.0 where all are equal."""
+    """Return 0.0 if all are equal."""
     return 0.0 if all(map(torch.equal, found, expected)) else float("inf")
 
 
@@ -57,7 +57,7 @@ def letter(rows: list[tuple[int, int]], writes: Writes, bucket: int, device: tor
 
 
 def decode_rows(device: torch.device) -> float:
-    """Inputs of a decode step: page edges, a row without context, more pages than are copied at once."""
+    """Check the inputs of a decode step: page edges, a row without context, more pages than are copied at once."""
     slots, contexts = ids(2, 0, 4, 5, 1), ids(1, 16, 17, 0, 280 * PAGE)
     newest, results = torch.arange(100, 100 + SLOTS), []
     for made in (ferried(steps.decode_inputs, device), steps.decode_inputs_reference):
@@ -102,7 +102,7 @@ def prompt_letter(runs: list[tuple[int, list[int], int]], writes: Writes, device
 
 
 def pick(vocab_size: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Tokens of greedy, drawn and bad rows; the last row is padding."""
+    """Check the tokens of greedy, drawn and non-finite rows; the last row is padding."""
     generator = torch.Generator().manual_seed(vocab_size)
     logits = (torch.randn((6, vocab_size), generator=generator) * 3).to(dtype)
     logits[4, vocab_size - 1] = float("nan")
