@@ -7,15 +7,12 @@ vLLM's Triton kernel were measured in the same way.
 import re
 from typing import Any
 
+from benchmarks.roofline import MATRIX_TFLOP_PER_S, READ_GB_PER_S, decode_gb_per_s, extend_tflop_per_s
 from benchmarks.serving.speed_to_beat import (
     FA3_DECODE,
     FA3_EXTEND,
-    MATRIX_TFLOP_PER_S,
-    READ_GB_PER_S,
     TRITON_DECODE,
     TRITON_EXTEND,
-    decode_gb_per_s,
-    extend_tflop_per_s,
 )
 
 DECODE_CASE = re.compile(r"decode (\d+) x (\d+) 32/8 page 16")

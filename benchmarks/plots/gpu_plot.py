@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.model_configs import ROOT, TITLES
 from benchmarks.plots import attention_plot
 from benchmarks.serving.speed_to_beat import (
     DECODE,
     FIRST_TOKEN_GOAL,
     FIRST_TOKEN_VLLM,
-    NAMES,
     NANO,
     NANO_HTTP,
     ONE_GROUP,
@@ -33,7 +33,7 @@ from benchmarks.serving.speed_to_beat import (
     THROUGHPUT,
 )
 
-OUT = Path(__file__).resolve().parents[2] / "docs" / "gpu-plots"
+OUT = ROOT / "docs" / "gpu-plots"
 OURS, VLLM, GOAL, FLOOR = "tab:blue", "tab:orange", "tab:green", "grey"
 
 Launches = list[dict[str, Any]]
@@ -172,13 +172,13 @@ def draw_models(launches: Launches, has: Callable[[Launches, str], Any], draw: C
     """Return a figure with one panel for each model that has such results, or None."""
     from matplotlib.figure import Figure
 
-    models = [model for model in NAMES if has(launches, model)]
+    models = [model for model in TITLES if has(launches, model)]
     if not models:
         return None
     figure = Figure(figsize=(6 * len(models), 5), dpi=100, layout="constrained")
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         draw(axes, launches, model)
-        axes.set_title(NAMES[model])
+        axes.set_title(TITLES[model])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

@@ -1,4 +1,4 @@
-"""Decode speed of SmolLM2 on the CPU through the whole path, over HTTP: one stream, then eight together.
+"""Decode speed of SmolLM2 on the CPU over HTTP, through all processes: one stream, then eight at once.
 
     python -m benchmarks.serving.cpu_decode [tokens per stream] [more serve flags ...]
 
@@ -7,14 +7,13 @@ Prints one JSON line: seconds from exec to the ready line, and output tokens per
 
 import asyncio
 import json
-import re
-import signal
-import subprocess
 import sys
 import time
 from typing import Any
 
 import aiohttp
+
+from benchmarks.serving.served import served
 
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
 
@@ -33,29 +32,22 @@ async def stream(session: aiohttp.ClientSession, url: str, tokens: int, seed: in
 
 
 async def measure(url: str, streams: int, tokens: int) -> float:
-    """Return output tokens per second of `streams` together, first tokens left out."""
+    """Return output tokens per second over all `streams`, without their first tokens."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
         times = await asyncio.gather(*(stream(session, url, tokens, seed) for seed in range(streams)))
     return sum(count for _, _, count in times) / (max(t[1] for t in times) - min(t[0] for t in times))
 
 
 def main(arguments: list[str]) -> int:
-    """Start the server, measure, stop it."""
+    """Start the server, measure and stop it."""
     tokens, flags = int((arguments or ["128"])[0]), arguments[1:]
     started = time.perf_counter()
-    command = [sys.executable, "-m", "quartet.cli", "serve", "--port", "0", *flags]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = next(found[1] for line in server.stdout if (found := re.search(r"ready at (http://\S+)/v1", line)))
+    with served(*flags) as url:
         result: dict[str, Any] = {"ready_s": round(time.perf_counter() - started, 2)}
         asyncio.run(measure(url, 1, 16))
         for streams in (1, 8):
             result[f"tokens_per_s_{streams}"] = round(asyncio.run(measure(url, streams, tokens)), 1)
         print(json.dumps(result), flush=True)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
     return 0
 
 

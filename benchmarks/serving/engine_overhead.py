@@ -1,4 +1,4 @@
-"""What the engine costs without a model: real processes, a simulated worker that answers at once, `Engine` as client.
+"""What the engine costs without a model: real processes, a simulated worker that answers at once, and one client.
 
     python -m benchmarks.serving.engine_overhead [streams] [tokens per stream]
 
@@ -10,9 +10,9 @@ import sys
 
 import msgspec
 
+from benchmarks.serving.gpu_launch import plan_with_client
 from quartet.checkpoint.resolve import resolve_model
 from quartet.config import Config, SchedulerConfig, ServerConfig, WorkerConfig
-from quartet.ids import Role
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.supervisor import Supervisor
 
@@ -31,11 +31,7 @@ def main(arguments: list[str]) -> int:
         worker=WorkerConfig(simulated_worker=True, max_total_tokens=streams * (tokens + 64)),
     )
     config = msgspec.structs.replace(config, resolved=resolve_model(config.model))
-    plan = [
-        spec._replace(module="benchmarks.serving.overhead_client") if spec.role is Role.API else spec
-        for spec in plan_processes(config)
-    ]
-    return Supervisor(config, plan).run()
+    return Supervisor(config, plan_with_client(plan_processes(config), "benchmarks.serving.overhead_client")).run()
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
-from benchmarks.serving.overhead_client import cpu_seconds
 from quartet.actors.actor import Context, Metrics
 from quartet.actors.process import run_process
 from quartet.codec import Source

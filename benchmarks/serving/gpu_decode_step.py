@@ -8,7 +8,8 @@ Prompts of 960 tokens and 160 more, greedy: contexts of 960 to 1,120; steps with
 import argparse
 import sys
 
-from benchmarks.serving.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
+from benchmarks.model_configs import MODELS
+from benchmarks.serving.gpu_launch import add_arguments, parse_settings, report_launches, run_launch
 
 
 def main() -> int:

@@ -17,11 +17,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from benchmarks.model_configs import ROOT, TOKENIZER
+from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.full_vocabulary import write_tokenizer
-from benchmarks.serving.gpu_launch import ROOT, TOKENIZER, describe, launched, make_config
+from benchmarks.serving.gpu_launch import describe, launched, make_config
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, draw_ids, nano_lengths
 from benchmarks.serving.http_load import HOST
-from benchmarks.serving.overhead_client import cpu_seconds
 
 READY_LIMIT_S, ANSWER_LIMIT_S, CONNECT_LIMIT_S, PASS_LIMIT_S = 300.0, 5.0, 60.0, 300.0
 START_DELAY_S = 0.1

@@ -1,4 +1,4 @@
-"""A launch of the real processes on a model of random weights, with a measuring client in the place of the api process.
+"""A launch of the real processes on a model with random weights; a measuring client takes the place of the api process.
 
 Used by the gpu_*.py commands, and runnable by itself for several workloads in one launch:
 
@@ -11,8 +11,8 @@ alone, and one launch can run all kinds:
     '[{"kind": "nano", "passes": 2}, {"kind": "decode", "batch": 64}, {"kind": "ttft", "prompt": 1024},
       {"kind": "shared_prefix", "groups": 10}]' --set scheduler.disable_radix_cache=false
 
-Prints what all the commands print, one JSON object {"launches": [...]}. A launch has its model, device, software,
-commit, settings in force, seconds until ready, kernels compiled after it was ready, and one result for each workload.
+Prints one JSON object {"launches": [...]}, as all the commands do. A launch has its model, device, software,
+commit, settings, seconds until ready, kernels compiled after it was ready, and one result for each workload.
 """
 
 import argparse
@@ -25,22 +25,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from benchmarks.model_configs import FOLDER, MODELS, ROOT, TOKENIZER
+from benchmarks.report import describe_host, report
 from quartet.checkpoint.resolve import resolve_model
 from quartet.config import Config, ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
 from quartet.ids import Role
-from quartet.supervisor.plan import plan_processes
+from quartet.supervisor.plan import ProcessSpec, plan_processes
 from quartet.supervisor.supervisor import Supervisor
 
-BENCHMARKS = Path(__file__).resolve().parents[1]
-ROOT = BENCHMARKS.parent
-TOKENIZER = ROOT / "tests" / "golden" / "models" / "qwen3"
-MODELS = ("qwen3-0.6b", "llama-3.1-8b")
 SETTINGS: dict[str, Any] = {
     "model.load_format": "dummy",
     "model.context_length": 20480,
@@ -49,14 +46,14 @@ SETTINGS: dict[str, Any] = {
     "scheduler.disable_radix_cache": True,
     "worker.mem_fraction_static": 0.9,
 }
-"""What a launch differs in from the defaults of quartet/config.py."""
+"""How a launch differs from the defaults of quartet/config.py."""
 NOT_REPORTED = ("server.port", "server.shutdown_timeout", "model.tokenizer_path")
 LAUNCH_LIMIT_S, END_LIMIT_S = 1800.0, 20.0
 
 
 def make_config(model: str, settings: dict[str, Any]) -> Config:
-    """Return the configuration of a launch; `settings` maps section.field to a value."""
-    paths = {"model.model_path": str(BENCHMARKS / "models" / model), "model.tokenizer_path": str(TOKENIZER)}
+    """Return the configuration for a name of MODELS or a folder; `settings` maps section.field to a value."""
+    paths = {"model.model_path": str(FOLDER / model), "model.tokenizer_path": str(TOKENIZER)}
     sections: dict[str, dict[str, Any]] = {"model": {}, "server": {}, "scheduler": {}, "worker": {}}
     for name, value in {**paths, **SETTINGS, **settings}.items():
         section, _, field = name.partition(".")
@@ -74,7 +71,7 @@ def make_config(model: str, settings: dict[str, Any]) -> Config:
 def launched(
     kind: str, model: str, settings: dict[str, Any], environment: dict[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a launch and yield its supervisor; ends the launch on the way out, also when told to end by SIGTERM.
+    """Start a launch and yield its supervisor; end the launch on the way out, also after SIGTERM.
 
     `kind` is --measured (by gpu_client.py) or --served (the real api process). `environment` is added to this
     process's own.
@@ -90,7 +87,7 @@ def launched(
         try:
             supervisor.wait(END_LIMIT_S)
         except subprocess.TimeoutExpired:
-            # Its children notice the death of their parent.
+            # Its children end when their parent dies.
             supervisor.kill()
             supervisor.wait()
         signal.signal(signal.SIGTERM, before)
@@ -101,7 +98,7 @@ def run_launch(
 ) -> dict[str, Any]:
     """Run the workloads one after the other in one launch and return what the client measured.
 
-    `error` is in the result of a launch that ended before its time.
+    The result of a launch that ends early has `error`.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
@@ -113,7 +110,7 @@ def run_launch(
 
 
 def _end_of(supervisor: "subprocess.Popen[bytes]") -> str:
-    """Wait for a launch to end by itself; say how it did."""
+    """Wait for a launch to end by itself; return how it ended."""
     try:
         return f"exit code {supervisor.wait(LAUNCH_LIMIT_S)}"
     except subprocess.TimeoutExpired:
@@ -121,34 +118,9 @@ def _end_of(supervisor: "subprocess.Popen[bytes]") -> str:
 
 
 def describe(model: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what the numbers of a launch belong to: model, settings in force, device, software, commit."""
+    """Return what the numbers of a launch belong to: model, settings, device, software, commit."""
     shown = {name: value for name, value in {**SETTINGS, **settings}.items() if name not in NOT_REPORTED}
     return {"model": model, "settings": shown, **describe_host()}
-
-
-def describe_host() -> dict[str, str]:
-    """Return the device, the software and the commit the numbers belong to."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    return {
-        "device": _output(query),
-        "software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "triton")),
-        "commit": os.environ.get("BENCH_COMMIT") or _output(commit),
-    }
-
-
-def _output(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,28 +134,23 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     return {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def report(results: Any, path: str) -> None:
-    """Print the results, and write them where asked."""
-    text = json.dumps(results, indent=1)
-    print(text, flush=True)
-    if path:
-        Path(path).write_text(text + "\n")
-
-
 def report_launches(launches: list[dict[str, Any]], path: str) -> int:
-    """Report launches in the layout that benchmarks/plots/gpu_plot.py reads; returns 1 if one ended before its time."""
+    """Report launches in the layout that benchmarks/plots/gpu_plot.py reads; returns 1 if one has an error."""
     report({"launches": launches}, path)
     return int(any("error" in launch for launch in launches))
 
 
+def plan_with_client(plan: list[ProcessSpec], module: str) -> list[ProcessSpec]:
+    """Return a plan whose api process is a client of the engine: the actor of `module`."""
+    return [spec._replace(module=module) if spec.role is Role.API else spec for spec in plan]
+
+
 def run_child(kind: str, model: str, settings: str) -> int:
-    """Be the supervisor of a launch."""
+    """Run the supervisor of a launch."""
     config = make_config(model, json.loads(settings))
     plan = plan_processes(config)
     if kind == "--measured":
-        plan = [
-            spec._replace(module="benchmarks.serving.gpu_client") if spec.role is Role.API else spec for spec in plan
-        ]
+        plan = plan_with_client(plan, "benchmarks.serving.gpu_client")
     return Supervisor(config, plan).run()
 
 

@@ -12,8 +12,9 @@ import argparse
 import sys
 from typing import Any
 
+from benchmarks.model_configs import MODELS
 from benchmarks.serving.gpu_http import run_http_launch
-from benchmarks.serving.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
+from benchmarks.serving.gpu_launch import add_arguments, parse_settings, report_launches, run_launch
 
 
 def main() -> int:

@@ -10,7 +10,8 @@ share of all prompt tokens that came from the cache; at best it is 0.847 for 10 
 import argparse
 import sys
 
-from benchmarks.serving.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
+from benchmarks.model_configs import MODELS
+from benchmarks.serving.gpu_launch import add_arguments, parse_settings, report_launches, run_launch
 
 
 def main() -> int:

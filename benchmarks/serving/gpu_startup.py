@@ -14,7 +14,8 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks.serving.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
+from benchmarks.model_configs import MODELS
+from benchmarks.serving.gpu_launch import add_arguments, parse_settings, report_launches, run_launch
 
 WORKLOADS: list[dict[str, Any]] = [
     {"kind": "ttft", "prompt": 100, "repeats": 2},

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.serving.gpu_launch import MODELS, add_arguments, describe_host, make_config, parse_settings, report
+from benchmarks.model_configs import MODELS
+from benchmarks.report import describe_host, report
+from benchmarks.serving.gpu_launch import add_arguments, make_config, parse_settings
 from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
 from quartet.ids import Epoch
 from worker_proc.loading import load_runner

@@ -6,7 +6,8 @@ python -m benchmarks.serving.gpu_ttft [MODEL ...] [--prompts 128 512 1024 4096 1
 import argparse
 import sys
 
-from benchmarks.serving.gpu_launch import MODELS, add_arguments, parse_settings, report_launches, run_launch
+from benchmarks.model_configs import MODELS
+from benchmarks.serving.gpu_launch import add_arguments, parse_settings, report_launches, run_launch
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
-"""One client process of several that load the HTTP endpoint together; benchmarks/serving/gpu_http.py starts it.
+"""One of several client processes that load the HTTP api together; gpu_http.py starts them.
 
-Reads one line from standard input, a JSON object {"port", "path", "limit_s", "bodies"}; opens a connection for each
-body and says `connected`; reads a second line, the monotonic time at which to send all requests; counts until the last
-stream has ended or the limit is reached; prints one JSON object. Times are of the monotonic clock, which all
-processes of a host share. Standard library only.
+Reads one line from standard input, a JSON object {"port", "path", "limit_s", "bodies"}, opens a connection for each
+body and prints `connected`. Reads a second line, the monotonic time at which to send all requests, counts until the
+last stream has ended or the limit is reached, and prints one JSON object. All processes of a host share the monotonic
+clock.
 """
 
 import json
@@ -25,7 +25,7 @@ def usage(stream: Stream, name: str) -> int:
 
 
 def measure(order: dict[str, Any]) -> dict[str, Any]:
-    """Connect, wait for the common start, send, count."""
+    """Connect, wait for the common start, send and count."""
     address = (HOST, order["port"])
     streams = [Stream(address, request_bytes(HOST, order["path"], body, "")) for body in order["bodies"]]
     print("connected", flush=True)

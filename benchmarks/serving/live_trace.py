@@ -1,9 +1,9 @@
-"""Runs a scenario on the live engine, over HTTP, and prints the metrics that `quartet simulate` prints.
+"""Runs a scenario on the real processes over HTTP and prints the metrics that `quartet simulate` prints.
 
     python -m benchmarks.serving.live_trace rag [--set NAME=VALUE ...] [--model smollm2] [any flag of quartet serve]
 
-The scenario's own size (KV, slots) is given to the engine; prompts are synthetic ids. `--compare` also simulates the
-same requests with the preset `--preset`, and prints both.
+The engine gets the size of the scenario (KV, slots); prompts are synthetic ids. `--compare` also simulates the same
+requests with the preset `--preset` and prints both.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from benchmarks.serving.served import get, served
 from quartet.frames import unpack_ids
 from quartet.options import add_options, build_config
 from simulator.cost import StepCost, fit
@@ -26,9 +27,10 @@ from simulator.prompts import PromptMaker
 from simulator.report import make_report
 from simulator.request import Workload
 from simulator.scenarios import Scenario, make_scenario
-from tests.support.server import Server
 
 IDS_KEPT_FREE = 1000
+SNAPSHOT_S = 1.2
+"""How long until the metrics cover everything that has ended: they are published each second."""
 
 
 async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, request: Workload, ids: list[int]) -> Any:
@@ -38,7 +40,7 @@ async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, requ
         "prompt": ids,
         "max_tokens": request.output_tokens,
         "temperature": 0,
-        # Not ignore_eos, whose reservation is another: the length is what the workload says either way.
+        # Fixes the length as ignore_eos would, which changes how much the scheduler reserves.
         "min_tokens": request.output_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -62,7 +64,7 @@ async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, requ
 
 
 async def run_all(url: str, scenario: Scenario) -> dict[str, Any]:
-    """Run every request; return the metrics."""
+    """Run every request and return the metrics."""
     maker = PromptMaker()
     prompts = [[token + IDS_KEPT_FREE for token in unpack_ids(maker.make(one))] for one in scenario.requests]
     connector = aiohttp.TCPConnector(limit=0)
@@ -94,10 +96,10 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"mean": round(sum(values) / len(values), 4), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99)}
 
 
-def counters(server: Server) -> dict[str, float]:
+def counters(url: str) -> dict[str, float]:
     """Return the scheduler's counters from /metrics."""
-    time.sleep(1.2)
-    _, text = server.get("/metrics")
+    time.sleep(SNAPSHOT_S)
+    text = get(url + "/metrics").decode()
     wanted = ("retractions", "preemptions", "recomputed_tokens", "prefill_steps", "decode_steps")
     found: dict[str, float] = {}
     for line in text.splitlines():
@@ -108,7 +110,7 @@ def counters(server: Server) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the scenario live, and simulated if asked."""
+    """Run the scenario live, and simulate it with --compare."""
     parser = argparse.ArgumentParser(description="run a scenario on the live engine")
     parser.add_argument("scenario")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
@@ -127,22 +129,23 @@ def main(argv: list[str]) -> int:
     size = ["--max-total-tokens", str(scenario.engine.kv_tokens)]
     if scenario.max_running_requests:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
-    with Server(arguments.model, "--schedule-policy", arguments.schedule_policy, *size, *flags) as server:
-        live = asyncio.run(run_all(server.url, scenario)) | counters(server)
+    with served(arguments.model, "--schedule-policy", arguments.schedule_policy, *size, *flags) as url:
+        live = asyncio.run(run_all(url, scenario)) | counters(url)
         ids = live.pop("ids")
         if arguments.compare:
-            live["admission_order"] = admission_order(server, ids)
+            live["admission_order"] = admission_order(url, ids)
     print(json.dumps({"live": live, "policy": arguments.schedule_policy, "flags": flags, "set": given}))
     if arguments.compare:
         print(json.dumps({"simulated": simulated(scenario, arguments.schedule_policy, flags)}))
     return 0
 
 
-def admission_order(server: Server, ids: list[str]) -> list[int]:
-    """Return the numbers of the requests in the order in which they first took a slot, from the engine's own trace.
+def admission_order(url: str, ids: list[str]) -> list[int]:
+    """Return the numbers of the requests in the order in which they first took a slot, from the engine's trace.
 
-    Those that enter in one step stand in the order of their numbers. The engine remembers the last thousand."""
-    _, trace = server.get("/trace")
+    Requests that enter in the same step stand in the order of their numbers. The trace holds the last thousand.
+    """
+    trace = json.loads(get(url + "/trace"))
     rows = {event["tid"]: event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
     admitted: dict[str, tuple[float, int]] = {}
     for order, event in enumerate(trace["traceEvents"]):
@@ -152,7 +155,7 @@ def admission_order(server: Server, ids: list[str]) -> list[int]:
 
 
 def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, Any]:
-    """Simulate what was run live: the same settings, and each request's limit is its true length."""
+    """Simulate the same requests with the same settings; the limit of each request is its true length."""
     parser = argparse.ArgumentParser()
     add_options(parser)
     parser.add_argument("--scheduler-set", action="append")

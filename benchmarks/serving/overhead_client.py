@@ -1,6 +1,6 @@
-"""A client of the engine in the place of the api process: many streams, tokens counted, CPU of every process read.
+"""A client that takes the place of the api process: runs many streams, counts tokens and the CPU time of each process.
 
-Started by benchmarks/serving/engine_overhead.py. Prints one JSON line when it is done and ends the launch.
+Started by engine_overhead.py. Prints one JSON line, then ends the launch.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import time
 from array import array
 from typing import Any
 
+from benchmarks.serving.cpu_time import cpu_seconds
 from quartet.actors.actor import Context, Metrics
 from quartet.actors.process import run_process
 from quartet.codec import Source
@@ -18,15 +19,8 @@ from quartet.engine import Engine, GenerateRequest, Output
 from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Who
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 class OverheadActor:
-    """Runs the load as soon as the engine takes requests."""
+    """Runs the load as soon as the engine accepts requests."""
 
     inbound: Any = ApiInbound
     is_threaded = False

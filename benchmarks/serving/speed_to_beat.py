@@ -8,10 +8,6 @@ says Triton. Only tables; used by gpu_plot.py, attention_plot.py and kernels_che
 
 from typing import NamedTuple
 
-READ_GB_PER_S, MATRIX_TFLOP_PER_S = 3070.0, 757.0
-
-NAMES = {"qwen3-0.6b": "Qwen3-0.6B", "llama-3.1-8b": "Llama-3.1-8B"}
-
 
 class Decode(NamedTuple):
     """Milliseconds of a decode step at contexts of 960 to 1,120 tokens."""
@@ -99,13 +95,3 @@ TRITON_EXTEND = {
     (1, 4096, 0, 16): 1036.0, (1, 16384, 0, 16): 14624.0, (8, 1024, 0, 16): 532.0, (1, 512, 8192, 16): 507.0,
 }  # fmt: skip
 FA3_MIXED = {32: 125.1, 16: 126.8}
-
-
-def decode_gb_per_s(batch: int, context: int, us: float) -> float:
-    """Return the rate at which decode attention reads its KV (8 heads, dimension 128, bf16)."""
-    return batch * context * 8 * 128 * 2 * 2 / us / 1e3
-
-
-def extend_tflop_per_s(batch: int, new: int, cached: int, heads: int, us: float) -> float:
-    """Return the rate of the causal multiplications of prefill attention (dimension 128)."""
-    return 4 * heads * 128 * batch * (new * new / 2 + new * cached) / us / 1e6

@@ -1,20 +1,20 @@
-"""A cheap client for streams: opens many at once over raw sockets and counts events, so that the server is what is
-measured.
+"""A cheap client for streams: opens many at once over raw sockets and counts events, so that it measures the server.
 
     python -m benchmarks.serving.sse_client --port 30000 --streams 256 --max-tokens 200
     python -m benchmarks.serving.sse_client --port 30000 --streams 256 --pid $(pgrep -f api_proc)
 
-Prints one JSON object: events, events per second (from the first answered byte to the last), and, with --pid (Linux),
+Prints one JSON object: events, events per second (from the first byte received to the last), and, with --pid (Linux),
 the CPU time per event of that process.
 """
 
 import argparse
 import json
-import os
 import selectors
 import socket
 import sys
 import time
+
+from benchmarks.serving.cpu_time import cpu_seconds
 
 EVENT = b"data: "
 END = b"data: [DONE]"
@@ -23,10 +23,10 @@ ENDING_BYTES = 1024
 
 
 class Stream:
-    """One connection: sends one request and counts the events of its answer.
+    """One connection: sends one request and counts the events of the response.
 
-    `first_s` is the monotonic time of the first event. `ending` holds the last ENDING_BYTES that came: the usage, where
-    it was asked for.
+    `first_s` is the monotonic time of the first event. `ending` holds the last ENDING_BYTES received: the usage, where
+    the request asks for it.
     """
 
     def __init__(self, address: tuple[str, int], request: bytes) -> None:
@@ -45,11 +45,11 @@ class Stream:
         self.socket.setblocking(False)
 
     def read(self) -> None:
-        """Take what has come; sets `is_done` at the last event, at an error status or when the server closes."""
+        """Read what has arrived; sets `is_done` at the last event, at an error status or when the server closes."""
         data = self.socket.recv(1 << 16)
         if not self.status:
             self.status = data[9:12]
-        # The tail is shorter than END but may hold a whole EVENT, which has been counted before.
+        # The tail is shorter than END but may hold a whole EVENT, which is counted already.
         joined = self._tail + data
         self.events += joined.count(EVENT) - self._tail.count(EVENT)
         self._tail = joined[-TAIL_BYTES:]
@@ -66,13 +66,6 @@ def request_bytes(host: str, path: str, body: dict[str, object], key: str) -> by
     if key:
         head += f"Authorization: Bearer {key}\r\n"
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
-
-
-def cpu_s(pid: int) -> float:
-    """Return user and system seconds that a process has used."""
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(streams: list[Stream], limit_s: float) -> tuple[float, float]:
@@ -102,7 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=30000)
     parser.add_argument("--path", default="/v1/chat/completions")
-    parser.add_argument("--model", default="", help="default: leave it to the server")
+    parser.add_argument("--model", default="", help="default: the model of the server")
     parser.add_argument("--api-key", default="")
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--max-tokens", type=int, default=200)
@@ -123,7 +116,7 @@ def main() -> int:
         body["prompt"] = args.prompt
     request = request_bytes(args.host, args.path, body, args.api_key)
     streams = [Stream((args.host, args.port), request) for _ in range(args.streams)]
-    before_s = cpu_s(args.pid) if args.pid else 0.0
+    before_s = cpu_seconds(args.pid) if args.pid else 0.0
     own_s = time.process_time()
     first_s, last_s = run(streams, args.limit)
     events = sum(stream.events for stream in streams)
@@ -136,7 +129,7 @@ def main() -> int:
         "client_cpu_us_per_event": round(1e6 * (time.process_time() - own_s) / max(events, 1), 2),
     }
     if args.pid:
-        result["server_cpu_us_per_event"] = round(1e6 * (cpu_s(args.pid) - before_s) / max(events, 1), 2)
+        result["server_cpu_us_per_event"] = round(1e6 * (cpu_seconds(args.pid) - before_s) / max(events, 1), 2)
     print(json.dumps(result))
     return 0 if result["ended"] == len(streams) else 1
 

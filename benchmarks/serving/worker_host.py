@@ -1,33 +1,33 @@
-"""What a decode step costs the worker's host, without a device: processor time of the executor's thread a step.
+"""What a decode step costs the host of the worker, without a device: processor time of the executor's thread a step.
 
     python -m benchmarks.serving.worker_host [--rows 1 32 256] [--sleep-ms 0 12] [--steps 200] [--json FILE]
 
-A runner of a tiny model whose CUDA graphs are replaced by a few stores: what is left is what Python and numpy do in a
-launch and a wait. Between two steps it sleeps as long as a step would take, since a processor that has just been woken
-is slower, or not at all. The least of 5 rounds, because the rest of the machine only adds.
+The runner has a tiny model, and a few stores replace its CUDA graphs, so the time is that of Python and numpy in a
+launch and a wait. Between two steps the thread sleeps as long as a step on a device takes, because a processor that
+wakes up is slower, or not at all. The result is the least of 5 rounds, because other load only adds to it.
 """
 
 import argparse
+import os
 import sys
 import time
 from typing import Any
 
-from tests.support.interpreted import interpret_kernels
+# Without a device Triton takes its interpreter; it settles that when it is imported.
+os.environ["TRITON_INTERPRET"] = "1"
 
-interpret_kernels()
+import numpy as np
+import torch
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from benchmarks.serving.gpu_launch import describe_host, report  # noqa: E402
-from benchmarks.serving.gpu_step_profile import STEPS, Batch  # noqa: E402
-from tests.golden.oracles import FOLDER  # noqa: E402
-from tests.support.local_engine import make_config  # noqa: E402
-from worker_proc.loading import load_runner  # noqa: E402
-from worker_proc.runner import ModelRunner  # noqa: E402
+from benchmarks.model_configs import TINY_MODELS
+from benchmarks.report import describe_host, report
+from benchmarks.serving.gpu_launch import make_config
+from benchmarks.serving.gpu_step_profile import STEPS, Batch
+from worker_proc.loading import load_runner
+from worker_proc.runner import ModelRunner
 
 CONTEXT, PAGE_SIZE = 17, 16
-# As much as Batch gives each row.
+# As many as Batch gives each row.
 PAGES_A_ROW = -(-(CONTEXT + 4 * STEPS) // PAGE_SIZE)
 ROUNDS, PROMPTS_A_STEP = 5, 8
 MOST_ROWS = 256
@@ -48,17 +48,17 @@ class Graph:
 
 def make_runner() -> ModelRunner:
     """Return a runner whose loops have no device."""
-    folder = FOLDER / "models"
-    worker = {
-        "attention_backend": "triton",
-        "page_size": PAGE_SIZE,
-        "max_total_tokens": MOST_ROWS * PAGES_A_ROW * PAGE_SIZE,
-        "cuda_graph_max_bs": MOST_ROWS,
+    settings = {
+        "model.dtype": "float32",
+        "model.context_length": 0,
+        "scheduler.max_running_requests": MOST_ROWS,
+        "worker.device": "cpu",
+        "worker.attention_backend": "triton",
+        "worker.page_size": PAGE_SIZE,
+        "worker.max_total_tokens": MOST_ROWS * PAGES_A_ROW * PAGE_SIZE,
+        "worker.cuda_graph_max_bs": MOST_ROWS,
     }
-    config = make_config(
-        folder / "llama", tokenizer=folder / "qwen3", scheduler={"max_running_requests": MOST_ROWS}, **worker
-    )
-    runner = load_runner(config, lambda: None)
+    runner = load_runner(make_config(str(TINY_MODELS / "llama"), settings), lambda: None)
     runner.allocate(runner.capacity.page_count)
     for loop in (runner._decode_loop, runner._prompt_loop):
         assert loop is not None
