@@ -79,7 +79,7 @@ def run_timings(make: RandomInputs) -> Rows:
     for case in timing_cases(make):
         try:
             rows = case()
-        except Exception as problem:  # out of memory on a smaller card must not lose the other rows
+        except Exception as problem:  # out of memory on a smaller GPU must not lose the other rows
             print(f"skipped: {type(problem).__name__}: {problem}"[:200])
             rows = []
         for row in rows:

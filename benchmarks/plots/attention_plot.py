@@ -1,7 +1,7 @@
-"""The picture of the attention kernels for benchmarks/plots/gpu_plot.py: decode by bandwidth, prefill by TFLOP/s.
+"""The plot of the attention kernels for gpu_plot.py: decode by bandwidth, prefill by TFLOP/s.
 
-Takes rows as benchmarks/kernels/kernel_times.py writes them, 32 query heads and page 16, where FlashAttention-3 and
-vLLM's Triton kernel were measured in the same way.
+Takes the rows of benchmarks/kernels/kernel_times.py with 32 query heads and pages of 16: FlashAttention-3 and vLLM's
+Triton kernel were measured in the same way.
 """
 
 import re
@@ -24,7 +24,7 @@ Rates = dict[str, list[float]]
 
 
 def draw_attention(kernels: list[dict[str, Any]]) -> Any:
-    """Return the figure, or None if none of the rows has a counterpart."""
+    """Return the figure, or None if no row was measured for the others."""
     from matplotlib.figure import Figure
 
     decode, extend = decode_rates(kernels), extend_rates(kernels)

@@ -1,14 +1,14 @@
-"""Pictures of GPU results beside vLLM, the goals and the floors. Needs matplotlib.
+"""Plots of GPU results beside vLLM, the goals and the floors. Needs matplotlib.
 
     python -m benchmarks.plots.gpu_plot RESULTS.json [MORE.json ...] [--out docs/gpu-plots]
 
-Each file holds one JSON object; what it lacks is left out, and several files are read as if they were one:
+Each file holds one JSON object with any of these keys; several files are read as one:
 
     launches   launches as the gpu_*.py commands write them
-    kernels    rows {"case", "us"} as benchmarks/kernels/kernel_times.py names its cases; its own files say `timings`
+    kernels    rows {"case", "us"} with the cases of benchmarks/kernels/kernel_times.py, whose files call them `timings`
 
-Writes a PNG for each kind of result that is there: decode-step, throughput, first-token, attention. Of several readings
-of one thing the median is drawn; the thin line spans the least and the most.
+Writes a PNG for each kind of result in them: decode-step, throughput, first-token, attention. Of several readings of
+one figure the median is drawn; the thin line spans the least and the most.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Launches = list[dict[str, Any]]
 
 
 class Reading(NamedTuple):
-    """The median of the readings of one thing, and their bounds."""
+    """The median of the readings of one figure, and their bounds."""
 
     median: float
     least: float
@@ -48,7 +48,7 @@ class Reading(NamedTuple):
 
     @property
     def error(self) -> tuple[float, float]:
-        """What matplotlib calls the errors: the distances below and above."""
+        """The distances below and above the median, for error bars."""
         return self.median - self.least, self.most - self.median
 
 
@@ -93,7 +93,7 @@ def throughputs(launches: Launches, model: str) -> dict[str, Reading]:
 
 
 def _workload(result: dict[str, Any]) -> str | None:
-    """Return the name of what is drawn, or None for what is not: other groups, or the prefix cache off."""
+    """Return the name in the plot, or None for a result that is not drawn: other groups, or the prefix cache off."""
     if result["kind"] == "nano":
         return NANO_HTTP if result.get("path") == "http" else NANO
     if not any(one["hit_rate"] for one in result["passes_found"]):
@@ -184,7 +184,7 @@ def draw_models(launches: Launches, has: Callable[[Launches, str], Any], draw: C
 
 
 def save_plots(launches: Launches, kernels: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Write the pictures into `folder`, made if need be; returns the files."""
+    """Write the plots into `folder` and return the files."""
     figures = {
         "decode-step": draw_models(launches, decode_steps, draw_decode),
         "throughput": draw_models(launches, throughputs, draw_throughput),
@@ -211,7 +211,7 @@ def read_results(paths: list[str]) -> tuple[Launches, list[dict[str, Any]]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Draw and print the files' names; 1 if there is nothing to draw."""
+    """Draw, and print the names of the files; 1 if there is nothing to draw."""
     parser = argparse.ArgumentParser(description="plots of GPU results")
     parser.add_argument("results", nargs="+")
     parser.add_argument("--out", default=str(OUT), help="folder, default: docs/gpu-plots")

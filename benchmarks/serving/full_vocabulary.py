@@ -1,7 +1,7 @@
 """A tokenizer that has text for every id of a model.
 
-The models below benchmarks/models have no tokenizer of their own, and the one that the launches borrow knows 512 ids:
-the text of nearly every output id would be empty, and an id without text makes no server-sent event.
+The models below benchmarks/models have no tokenizer, and the one that launches use has text for 512 ids: the text of
+nearly every output id would be empty, and an id without text makes no server-sent event.
 """
 
 import itertools

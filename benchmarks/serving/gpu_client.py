@@ -1,15 +1,15 @@
-"""The measuring client of benchmarks/serving/gpu_launch.py: runs workloads through `Engine`, as the api process would.
+"""The measuring client of gpu_launch.py: runs workloads through `Engine`, as the api process does.
 
 A workload is an object with `kind` and its own fields:
 
     nano           passes, temperature          256 sequences, lengths as nano-vllm draws them, all at once
     decode         batch, prompt, output        a batch that decodes together; time between its tokens
     ttft           prompt, repeats              one request alone; time to its first token
-    shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens alike in a group
+    shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens shared in a group
 
-All ids are drawn afresh, so that no round finds a prefix of an earlier one. Requests are made before the clock
-starts. Writes one JSON object to the plan's file after each workload and ends the launch; `error` in it says why the
-rest is missing.
+All ids are drawn anew, so that no round finds a prefix of an earlier one in the cache. Requests are made before the
+clock starts. The client writes one JSON object to the plan's file after each workload and ends the launch after the
+last; `error` in it gives the reason why results are missing.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ SNAPSHOT_LIMIT_S = 3.0
 
 
 class Stream:
-    """One request and when its tokens came."""
+    """One request and the times of its tokens."""
 
     def __init__(self) -> None:
         self.times: list[tuple[float, int]] = []
@@ -47,7 +47,7 @@ class Stream:
         self.done = asyncio.Event()
 
     def take(self, outputs: list[Output]) -> None:
-        """Note the tokens of one increment."""
+        """Count the tokens of one increment."""
         now = time.perf_counter()
         for output in outputs:
             self.count += len(output.ids)
@@ -57,13 +57,13 @@ class Stream:
                 self.done.set()
 
     def fail(self, error: Exception) -> None:
-        """Note that no more tokens come."""
+        """End the stream with an error."""
         self.error = error
         self.done.set()
 
 
 class Round(NamedTuple):
-    """Requests that were sent at once: when, and what came of each."""
+    """Requests that were sent at once: the time, and the stream of each."""
 
     started: float
     streams: list[Stream]
@@ -73,7 +73,7 @@ class Round(NamedTuple):
         return [stream.times[0][0] - self.started for stream in self.streams]
 
     def facts(self) -> dict[str, float]:
-        """Return tokens, seconds to the last of them, and their quotient."""
+        """Return tokens, seconds to the last of them, and tokens per second."""
         tokens = sum(stream.count for stream in self.streams)
         seconds = max(stream.times[-1][0] for stream in self.streams) - self.started
         return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds)}
@@ -83,7 +83,7 @@ START_UP = "worker_start_up_"
 
 
 class BenchActor:
-    """Runs the plan as soon as the engine takes requests."""
+    """Runs the plan as soon as the engine accepts requests."""
 
     inbound: Any = ApiInbound
     is_threaded = False
@@ -94,41 +94,41 @@ class BenchActor:
         self._plan = json.loads(os.environ["BENCH_PLAN"])
         self._random = random.Random(1)
         self._late_compiles = 0.0
-        self._worker_told = asyncio.Event()
+        self._has_worker_snapshot = asyncio.Event()
         self._results: dict[str, Any] = {"results": []}
 
     async def start(self) -> dict[str, str | int | float]:
-        """Begin."""
+        """Start the engine and the workloads."""
         self._tasks = [asyncio.create_task(self._engine.run()), asyncio.create_task(self._work())]
         return {}
 
     def on_frame(self, source: Source, frame: Any) -> None:
-        """Pass a frame on."""
+        """Pass a frame to the engine; keep what the worker's snapshot says of its start and late compiles."""
         if isinstance(frame, Snapshot) and frame.role is Role.WORKER:
             self._late_compiles = frame.counters.get("worker_compiles_after_ready", 0.0)
             phases = {name: round(s, 2) for name, s in frame.gauges.items() if name.startswith(START_UP)}
             self._results["start_up_s"] = {
                 name.removeprefix(START_UP).removesuffix("_seconds"): s for name, s in phases.items()
             }
-            self._worker_told.set()
+            self._has_worker_snapshot.set()
         self._engine.on_frame(source, frame)
 
     def on_batch_end(self) -> None:
-        """Nothing is batched here."""
+        """Do nothing: no frame is batched."""
 
     def on_who(self, who: Who) -> None:
-        """Pass the process table on."""
+        """Pass the process table to the engine."""
         self._engine.on_who(who)
 
     def metrics(self) -> Metrics:
-        """Return the engine's own."""
+        """Return the metrics of the engine."""
         return self._engine.edge_metrics()
 
     async def drain(self, limit_s: float) -> None:
-        """Nothing to wait for."""
+        """Return at once: no request is left."""
 
     async def close(self) -> None:
-        """Stop."""
+        """Cancel the tasks."""
         for task in self._tasks:
             task.cancel()
 
@@ -156,10 +156,10 @@ class BenchActor:
         self._write()
 
     async def _note_compiles(self) -> None:
-        """Wait for a Snapshot of the worker that is later than all work."""
-        self._worker_told.clear()
+        """Wait for a snapshot of the worker that is later than all workloads."""
+        self._has_worker_snapshot.clear()
         async with asyncio.timeout(SNAPSHOT_LIMIT_S):
-            await self._worker_told.wait()
+            await self._has_worker_snapshot.wait()
         self._results["compiles_after_ready"] = self._late_compiles
 
     async def _nano(self, passes: int, temperature: float = NANO_TEMPERATURE) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class BenchActor:
         }
 
     def _requests(self, lengths: list[tuple[int, int]], temperature: float) -> list[GenerateRequest]:
-        """Return requests of (prompt, output) tokens."""
+        """Return requests with these numbers of prompt and output tokens."""
         return [self._request(draw_ids(self._random, prompt), output, temperature) for prompt, output in lengths]
 
     def _request(self, ids: list[int], output: int, temperature: float) -> GenerateRequest:
@@ -232,7 +232,7 @@ class BenchActor:
         return GenerateRequest(prompt=IdsPrompt(pack_ids(ids)), params=params)
 
     async def _run(self, requests: list[GenerateRequest]) -> Round:
-        """Send requests at once and wait for their ends; raises the error of the first that fails."""
+        """Send requests at once and wait until all end; raises the error of the first that fails."""
         streams = [Stream() for _ in requests]
         started = time.perf_counter()
         async with asyncio.timeout(ROUND_LIMIT_S):

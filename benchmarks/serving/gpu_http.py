@@ -1,7 +1,7 @@
 """nano-vllm's workload through HTTP: a launch with its real api process, loaded by several client processes.
 
 Used by gpu_nano.py --http. A pass has all requests ready and connected before the clock starts, sends them at one
-moment, and ends with the last byte of the last stream. Tokens are those of each stream's usage.
+moment, and ends with the last byte of the last stream. Tokens are counted from the usage of each stream.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from benchmarks.serving.full_vocabulary import write_tokenizer
 from benchmarks.serving.gpu_launch import describe, launched, make_config
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, draw_ids, nano_lengths
 from benchmarks.serving.http_load import HOST
+from benchmarks.serving.served import ANSWER_LIMIT_S, get
 
-READY_LIMIT_S, ANSWER_LIMIT_S, CONNECT_LIMIT_S, PASS_LIMIT_S = 300.0, 5.0, 60.0, 300.0
+READY_LIMIT_S, CONNECT_LIMIT_S, PASS_LIMIT_S = 300.0, 60.0, 300.0
 START_DELAY_S = 0.1
 SNAPSHOT_S = 1.5
 WARM_UP = [(300, 8)] * 8
@@ -34,7 +34,7 @@ Body = dict[str, Any]
 
 
 def run_http_launch(model: str, passes: int, clients: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Run nano passes over HTTP in one launch; returns what benchmarks/serving/gpu_launch.py's run_launch does."""
+    """Run nano passes over HTTP in one launch; the result is like that of gpu_launch.run_launch."""
     found: dict[str, Any] = {"results": []}
     with tempfile.TemporaryDirectory() as folder:
         vocab_size = make_config(model, {}).require_model().vocab_size
@@ -60,13 +60,13 @@ def run_http_launch(model: str, passes: int, clients: int, settings: dict[str, A
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server((HOST, 0)) as free:
         return int(free.getsockname()[1])
 
 
 def wait_until_ready(port: int, supervisor: "subprocess.Popen[bytes]") -> float:
-    """Return the seconds until /ready says so; raises TimeoutError, or RuntimeError if the launch ends."""
+    """Return the seconds until /ready succeeds; raises TimeoutError, or RuntimeError if the launch ends."""
     started = time.monotonic()
     while time.monotonic() < started + READY_LIMIT_S:
         if supervisor.poll() is not None:
@@ -81,8 +81,7 @@ def wait_until_ready(port: int, supervisor: "subprocess.Popen[bytes]") -> float:
 
 def fetch(port: int, path: str) -> bytes:
     """Return the body of a GET; raises URLError for any status but 200."""
-    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=ANSWER_LIMIT_S) as answer:
-        return bytes(answer.read())
+    return get(f"http://{HOST}:{port}{path}")
 
 
 def process_ids(port: int) -> dict[str, int]:
@@ -92,14 +91,14 @@ def process_ids(port: int) -> dict[str, int]:
 
 
 def late_compiles(port: int) -> float:
-    """Return how many kernels the worker compiled after it was ready, from a Snapshot that is later than all work."""
+    """Return how many kernels the worker compiled after it was ready, by a snapshot later than all requests."""
     time.sleep(SNAPSHOT_S)
     lines = fetch(port, "/metrics").decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(LATE_COMPILES))
 
 
 def nano_over_http(port: int, passes: int, clients: int, found: list[dict[str, Any]]) -> None:
-    """Add a record of each pass to `found`; raises RuntimeError if a stream does not end well."""
+    """Add a record of each pass to `found`; raises RuntimeError if a stream fails."""
     draw = random.Random(2)
     asyncio.run(send_together(port, nano_bodies(draw, WARM_UP), clients))
     for _ in range(passes):
@@ -111,7 +110,7 @@ def nano_over_http(port: int, passes: int, clients: int, found: list[dict[str, A
 
 
 def nano_bodies(draw: random.Random, lengths: list[tuple[int, int]]) -> list[Body]:
-    """Return the bodies of requests of (prompt, output) tokens."""
+    """Return the bodies of requests with these numbers of prompt and output tokens."""
     return [
         {
             "prompt": draw_ids(draw, prompt),
@@ -127,7 +126,7 @@ def nano_bodies(draw: random.Random, lengths: list[tuple[int, int]]) -> list[Bod
 
 
 async def send_together(port: int, bodies: list[Body], clients: int) -> dict[str, Any]:
-    """Send all requests at one moment from `clients` processes; return tokens and seconds until the last has ended."""
+    """Send all requests at one moment from `clients` processes; return tokens and seconds until the last ends."""
     shares = [bodies[number::clients] for number in range(clients)]
     command = (sys.executable, "-m", "benchmarks.serving.http_load")
     pipe = asyncio.subprocess.PIPE
@@ -170,7 +169,7 @@ def _sum(counted: list[dict[str, Any]], start_s: float, wanted: int) -> dict[str
     ended = sum(one["ended"] for one in counted)
     if ended < wanted:
         example = next((one["bad_ending"] for one in counted if one["bad_ending"]), "")
-        raise RuntimeError(f"{wanted - ended} of {wanted} streams did not end well, such as: {example}")
+        raise RuntimeError(f"{wanted - ended} of {wanted} streams failed, for example: {example}")
     tokens = sum(one["tokens"] for one in counted)
     seconds = max(one["end_s"] for one in counted) - start_s
     return {

@@ -3,9 +3,9 @@
     python -m benchmarks.serving.gpu_nano [MODEL ...] [--passes 2] [--set SECTION.FIELD=VALUE] [--json FILE]
     python -m benchmarks.serving.gpu_nano [MODEL ...] --http [--clients 4] ...
 
-256 sequences, prompts and outputs of 100 to 1,024 tokens drawn with seed 0, temperature 0.6. The first form asks the
-engine from the place of the api process; its tokenizer has text for 512 ids only. The second asks the api process over
-HTTP, as so many client processes that stream, with a tokenizer that has text for every id.
+256 sequences, prompts and outputs of 100 to 1,024 tokens drawn with seed 0, temperature 0.6. In the first form the
+client takes the place of the api process, and the tokenizer has text for 512 ids only. In the second form several
+client processes stream from the api process over HTTP, and the tokenizer has text for every id.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m benchmarks.serving.gpu_shared_prefix [MODEL ...] [--groups 10 1] [--passes 3] [--json FILE]
 
-100 requests at once in so many groups; a group shares 2,048 prompt tokens, each request has 128 of its own and 128 of
-output; greedy. The ids of each pass are fresh, so that a pass finds nothing of the one before. The hit rate is the
-share of all prompt tokens that came from the cache; at best it is 0.847 for 10 groups and 0.932 for one.
+100 greedy requests at once, in groups that share 2,048 prompt tokens; each request has 128 prompt tokens of its own and
+128 of output. Each pass draws new ids, so that it finds no prefix of the pass before. The hit rate is the share of all
+prompt tokens that came from the cache; at best it is 0.847 for 10 groups and 0.932 for one.
 """
 
 import argparse

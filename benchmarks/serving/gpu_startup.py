@@ -1,12 +1,11 @@
-"""Seconds from the launch of the real processes until they take requests, with a cold and with a warm kernel cache,
-and how long each phase of the worker took.
+"""Seconds from the launch of the real processes until they accept requests, with a cold and with a warm kernel cache.
 
     python -m benchmarks.serving.gpu_startup MODEL [...] [--warm 2] [--set SECTION.FIELD=VALUE] [--json FILE]
 
-The first launch of each model finds an empty TRITON_CACHE_DIR, the later ones what it left there. The same goes for the
-bytecode of Python's modules, which an installation with pip has and a machine's image may lack: torch takes twice as
-long to import without. A few small rounds follow, so that a kernel that is compiled only then shows in
-compiles_after_ready. Weights are random, so nothing is read from disk.
+The first launch of each model has an empty TRITON_CACHE_DIR; later ones reuse what it compiled. So it is with the
+bytecode of Python modules, which pip writes and the image of a machine may lack: torch takes twice as long to import
+without. A few small rounds follow, so that a kernel compiled only then shows in compiles_after_ready. Weights are
+random, so nothing is read from disk. The result has the seconds of each phase of the worker as well.
 """
 
 import argparse
@@ -26,7 +25,7 @@ WORKLOADS: list[dict[str, Any]] = [
 
 
 def start_repeatedly(model: str, warm: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one launch with an empty kernel cache and `warm` launches with what it left."""
+    """Return one launch with an empty kernel cache and `warm` launches that reuse that cache."""
     launches = []
     with tempfile.TemporaryDirectory() as folder:
         caches = {"TRITON_CACHE_DIR": f"{folder}/kernels", "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
@@ -37,7 +36,7 @@ def start_repeatedly(model: str, warm: int, settings: dict[str, Any]) -> list[di
 
 
 def main() -> int:
-    """Start each model repeatedly, print the launches and, on standard error, one line for each."""
+    """Start each model repeatedly; print the launches, and one line for each on standard error."""
     parser = argparse.ArgumentParser(description="seconds until ready")
     parser.add_argument("models", nargs="+", choices=MODELS)
     parser.add_argument("--warm", type=int, default=2)

@@ -1,8 +1,9 @@
-"""Where a decode step goes: the runner alone in this process, two steps in flight, its kernels by name.
+"""Where the time of a decode step goes: the runner alone in this process, two steps in flight, its kernels by name.
 
     python -m benchmarks.serving.gpu_step_profile [MODEL ...] [--batches 1 8 ...] [--context 1024] [--json FILE]
 
-For each batch: wall time of a step, host time of a launch and of a wait, time the GPU was busy, and kernels by share.
+Prints for each batch: wall time of a step, host time of a launch and of a wait, busy time of the GPU, and the longest
+kernels.
 """
 
 import argparse
@@ -24,14 +25,14 @@ from quartet.ids import Epoch
 from worker_proc.loading import load_runner
 from worker_proc.runner import ModelRunner
 
-NOBODY = Epoch(0)
+EPOCH = Epoch(0)
 STEPS = 60
 PROMPTS = (128, 512, 1024, 8192)
 ALL = 1 << 30
 
 
 class Batch:
-    """A batch in decode with KV of the wanted length, fed without a scheduler; its prompts may come some a step."""
+    """A batch in decode with contexts of one length, without a scheduler. Prompts run `prompts_a_step` at a time."""
 
     def __init__(
         self, runner: ModelRunner, rows: int, context: int, temperature: float, prompts_a_step: int = ALL
@@ -58,11 +59,13 @@ class Batch:
 
     def _launch(self, enters: list[Enter], chunks: list[Chunk], decode: bool) -> Any:
         self._number += 1
-        return self._runner.launch(Step(NOBODY, self._number, b"", enters, b"", chunks, decode, b""), NOBODY)
+        return self._runner.launch(Step(EPOCH, self._number, b"", enters, b"", chunks, decode, b""), EPOCH)
 
     def run(self, steps: int) -> dict[str, float]:
-        """Return medians in microseconds: of a step, of the host's time in a launch, its parts, and in a wait; and the
-        mean of this thread's processor time for a step."""
+        """Return medians in microseconds: of a step, and of the host's time in a launch, in its parts and in a wait.
+
+        `cpu_us` is the mean processor time of this thread for a step.
+        """
         ends, launches, waits, prepares, forwards = [], [], [], [], []
         before = self.launch()
         cpu = time.thread_time()
@@ -86,9 +89,11 @@ class Batch:
 
 
 def profiled(run: Callable[[], Any], steps: int) -> tuple[dict[str, tuple[float, float]], float, float]:
-    """Return kernel name -> (microseconds a step, calls a step), the sum of kernel times a step, and the median time
-    that the device had nothing to do ahead of a decode step; all in microseconds. Kernels that are launched early
-    count the time they wait."""
+    """Return kernel name -> (microseconds a step, calls a step), the sum of kernel times, and the median idle time.
+
+    The device is idle between the last kernel of a step and the first of the next. All are microseconds a step.
+    A kernel that starts before the kernel ahead of it ends counts the time that it waits.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
         torch.cuda.synchronize()
@@ -106,20 +111,20 @@ def profiled(run: Callable[[], Any], steps: int) -> tuple[dict[str, tuple[float,
 
 
 def prompt_us(runner: ModelRunner, length: int) -> dict[str, Any]:
-    """Return what a prompt of `length` tokens takes, its kernels, and the host's part of it."""
+    """Return the wall time of a prompt of `length` tokens, the host's time in its launch, and its kernels."""
     pages = pack_ids(list(range(1, 2 - (-length // runner.capacity.page_size))))
     enter = Enter(0, 1, pack_ids([at % 1000 for at in range(length)]), length, 0, pages, SamplingParams(), 0)
-    prompt = Step(NOBODY, 1, b"", [enter], b"", [Chunk(0, length, True)], False, b"")
-    release = Step(NOBODY, 2, pack_ids([0]), [], b"", [], False, b"")
+    prompt = Step(EPOCH, 1, b"", [enter], b"", [Chunk(0, length, True)], False, b"")
+    release = Step(EPOCH, 2, pack_ids([0]), [], b"", [], False, b"")
     walls, launches = [], []
 
     def once() -> None:
         started = time.perf_counter()
-        pending = runner.launch(prompt, NOBODY)
+        pending = runner.launch(prompt, EPOCH)
         launches.append(time.perf_counter() - started)
         pending.wait()
         walls.append(time.perf_counter() - started)
-        runner.launch(release, NOBODY).wait()
+        runner.launch(release, EPOCH).wait()
 
     for _ in range(5):
         once()
@@ -165,7 +170,7 @@ def measure(model: str, batches: list[int], context: int, settings: dict[str, An
 
 def main() -> int:
     """Measure each model and print one JSON object."""
-    parser = argparse.ArgumentParser(description="where a decode step goes")
+    parser = argparse.ArgumentParser(description="where the time of a decode step goes")
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32, 64, 128, 256])
     parser.add_argument("--context", type=int, default=1024)

@@ -1,6 +1,6 @@
-"""What the gpu_*.py workloads send: lengths of prompts and outputs, and token ids drawn for them.
+"""The requests of the gpu_*.py workloads: lengths of prompts and outputs, and random token ids.
 
-Ids stay below WORDS, so that they lie in every model's vocabulary.
+Ids stay below WORDS, so that every model has them in its vocabulary.
 """
 
 import random
@@ -28,6 +28,6 @@ def draw_ids(draw: random.Random, count: int) -> list[int]:
 
 
 def shared_prompts(draw: random.Random, groups: int) -> list[list[int]]:
-    """Return SHARED_REQUESTS prompts, one after the other from each group; those of a group begin alike."""
+    """Return SHARED_REQUESTS prompts, alternating between the groups; the prompts of a group share a prefix."""
     prefixes = [draw_ids(draw, SHARED_PREFIX) for _ in range(groups)]
     return [prefixes[number % groups] + draw_ids(draw, SHARED_OWN) for number in range(SHARED_REQUESTS)]

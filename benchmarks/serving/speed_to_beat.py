@@ -1,9 +1,9 @@
-"""What the GPU figures are compared with: vLLM 0.24.0 on one H100, the goals, and the bounds that arithmetic gives.
+"""The figures that GPU results are compared with: vLLM 0.24.0 on one H100, the goals, and arithmetic bounds.
 
-Measured with bf16, random weights, prompts as token ids. A decode step's floor is the bytes that must be read over
-3.07 TB/s, the most a kernel read there. The roofline of the nano workload adds its prefill at 757 TFLOP/s, nothing
-overlapped. Where vLLM was read more than once, the figure is the mean; its attention is FlashAttention-3 unless a name
-says Triton. Only tables; used by gpu_plot.py, attention_plot.py and kernels_check.py.
+Measured with bf16, random weights, prompts as token ids. The floor of a decode step is the bytes that it must read over
+the measured read rate of benchmarks/roofline.py; the roofline of the nano workload adds its prefill at the measured
+matrix rate, without overlap. Where vLLM was measured more than once, the figure is the mean; its attention is
+FlashAttention-3 unless a name says Triton.
 """
 
 from typing import NamedTuple
@@ -62,8 +62,8 @@ THROUGHPUT = {
     },
 }
 
-# Milliseconds to the first token of one request alone, by prompt tokens. vLLM's 512 were read on another machine of the
-# same kind with its default engine, the rest with a context limit of 20,480 and no prefix cache.
+# Milliseconds to the first token of one request alone, by prompt tokens. vLLM's 512 was measured on another machine of
+# the same kind with its default engine, the rest with a context limit of 20,480 and no prefix cache.
 FIRST_TOKEN_VLLM = {
     "qwen3-0.6b": {128: 15.6, 512: 14.9, 1024: 37.3, 4096: 38.6, 16384: 93.6},
     "llama-3.1-8b": {128: 18.9, 512: 16.8, 1024: 35.3, 4096: 104.8, 16384: 491.0},

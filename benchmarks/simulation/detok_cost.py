@@ -2,8 +2,8 @@
 
     python -m benchmarks.simulation.detok_cost FOLDER [--streams 256] [--steps 400] [--stop STRING]
 
-FOLDER holds tokenizer.json. Each step is one Tokens frame with one token for each stream, as a decode step of the
-scheduler makes it. Prints CPU microseconds per token (median of five rounds), decode and encode included.
+FOLDER holds tokenizer.json. Each step is one Tokens frame with one token for each stream, like a decode step. Prints
+CPU microseconds per token (median of five rounds), including decoding and encoding of frames.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measure what steps of a model cost on this machine, through the worker's runner, and fit the simulator's cost to it.
+"""Measures the steps of a model on this machine, through the worker's runner, and fits the simulator's step cost.
 
     OMP_NUM_THREADS=1 python -m benchmarks.simulation.fit_step_cost OUT.jsonl [serve flags ...]
 
@@ -23,17 +23,17 @@ from worker_proc.contract import Runner
 from worker_proc.loading import load_runner
 
 GREEDY = SamplingParams(temperature=0.0)
-NOBODY = Epoch(0)
+EPOCH = Epoch(0)
 POOL_TOKENS = 40_960
 REPEATS = 6
-"""Passes over all steps; the least time of each counts, so that what else the machine does stays out."""
+"""Passes over all steps; the least time of each counts, because other load only adds to it."""
 PREFILLS = ((0, 16), (0, 64), (0, 128), (0, 256), (0, 512), (512, 64), (512, 512), (1536, 64), (1536, 512))
 DECODES = ((1, 64), (1, 1024), (2, 256), (4, 256), (8, 64), (8, 256), (8, 1024), (16, 256), (16, 1024), (32, 64))
 MIXED = ((0, 128, 8, 256), (512, 256, 16, 256))
 
 
 class Bench:
-    """Runs steps on a runner whose slots and pages it hands out itself."""
+    """Runs steps on a runner and assigns its slots and pages."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -41,10 +41,10 @@ class Bench:
         self._step = 1
 
     def _run(self, enter: list[Enter], chunks: list[Chunk], decode: bool) -> float:
-        step = Step(NOBODY, self._step, b"", enter, b"", chunks, decode, b"")
+        step = Step(EPOCH, self._step, b"", enter, b"", chunks, decode, b"")
         self._step += 1
         started = time.perf_counter()
-        self._runner.launch(step, NOBODY).wait()
+        self._runner.launch(step, EPOCH).wait()
         return time.perf_counter() - started
 
     def measure(self, start: int, length: int, rows: int, context: int) -> MeasuredStep:
@@ -77,7 +77,7 @@ class Bench:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, write, fit, print."""
+    """Measure, write, fit and print."""
     out, flags = Path(arguments[0]), arguments[1:]
     parser = OneLineParser(prog="fit_step_cost")
     add_options(parser)

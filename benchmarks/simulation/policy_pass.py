@@ -1,14 +1,14 @@
-"""What ordering the waiting queue costs: one `Policy.order` call, by policy, and by how much the cache holds.
+"""What ordering the waiting queue costs: one `Policy.order` call, by policy and by size of the prefix cache.
 
     python -m benchmarks.simulation.policy_pass [--waiting 1000] [--passes 400] [--cached-sequences 1000,10000]
                                      [--policies lpm,hrrn] [--no-gc] [--cpu]
 
-The queue: `--waiting` requests of 2,176 tokens in groups of 8 that share their first 2,048. Half of the groups have
-that prefix in the cache already; the rest of the cache is unrelated. Each pass takes 4 requests off the head, inserts
-one of them (so that no match of the pass before stands) and queues 4 others; only `order` is timed. `unchanged` times
-passes between which nothing happened. Prints microseconds of wall time: minimum, median, 99th percentile, maximum.
-Python's cycle collector strikes wherever the threshold is crossed, so what the requests cost it shows up here too,
-unless --no-gc switches it off. On a machine that others use, --cpu reports the thread's CPU time instead.
+The queue holds `--waiting` requests of 2,176 tokens in groups of 8 that share their first 2,048. Half of the groups
+have that prefix in the cache; the rest of the cache is unrelated. Each pass takes 4 requests off the head, inserts one
+of them, so that no match of the pass before is valid, and queues 4 others; only `order` is timed. `unchanged` times
+passes without any change between them. Prints microseconds of wall time: minimum, median, 99th percentile, maximum.
+These include Python's cycle collector, unless --no-gc switches it off. On a shared machine, --cpu reports the CPU time
+of the thread instead.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def random_ids(draw: random.Random, count: int) -> list[int]:
 
 
 def make_requests(draw: random.Random, tree: RadixTree) -> Iterator[Request]:
-    """Yield requests in order of arrival for ever; every other group finds its prefix in `tree`."""
+    """Yield requests in order of arrival without end; every other group finds its prefix in `tree`."""
     for group in itertools.count():
         shared = random_ids(draw, SHARED_TOKENS)
         if group % 2:
@@ -65,7 +65,7 @@ def fill(draw: random.Random, tree: RadixTree, sequences: int) -> None:
 def time_passes(
     policy_name: str, waiting: int, passes: int, sequences: int, is_changing: bool, clock: Callable[[], float]
 ) -> list[float]:
-    """Return the microseconds of `clock` that each pass has taken."""
+    """Return the microseconds of each pass by `clock`."""
     draw = random.Random(0)
     tree = RadixTree(PAGE_SIZE)
     fill(draw, tree, sequences)

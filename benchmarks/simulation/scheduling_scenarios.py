@@ -1,8 +1,8 @@
-"""The simulated figures of docs/scheduling.md: each scenario under the settings that it compares, and the bars.
+"""The simulated figures of docs/scheduling.md: each scenario under the settings that it compares, and its bounds.
 
     python -m benchmarks.simulation.scheduling_scenarios [OUT.json] [PLOTS_DIR]
 
-Prints a line for each run and for each bar; writes the reports as JSON and the plots. Takes about three minutes.
+Prints a line for each run and each bound; writes the reports as JSON and the plots. Takes about three minutes.
 """
 
 import json
@@ -26,7 +26,7 @@ ENGINE = preset("llama-8b-h100")
 
 
 class Runs:
-    """Runs scenarios, prints them, keeps their reports for the file, and plots those asked for."""
+    """Runs scenarios, prints and keeps their reports, and plots the first seed if a folder is given."""
 
     def __init__(self, plots: Path | None) -> None:
         self._plots = plots
@@ -52,7 +52,7 @@ class Runs:
         return report
 
     def bar(self, text: str, value: float, holds: bool) -> None:
-        """Note a bar and whether it holds."""
+        """Print and keep a bound and whether it holds."""
         self.bars.append((f"{text}: {value:.3f}", holds))
         print(f"    {'holds ' if holds else 'MISSED'} {text}: {value:.3f}", flush=True)
 
@@ -88,7 +88,7 @@ def priority(runs: Runs, seed: int) -> None:
 
 
 def overload(runs: Runs, seed: int) -> None:
-    """Point 5: reservation by ratio against all of it, and conservativeness."""
+    """Point 5: reservation by ratio against full reservation, and conservativeness."""
     full = runs.run("overload", "full", seed, reservation="full")
     ratio = runs.run("overload", "ratio", seed)
     for value in (0.3, 0.1):
@@ -100,7 +100,7 @@ def overload(runs: Runs, seed: int) -> None:
 
 
 def cold_start(runs: Runs) -> None:
-    """Point 6: one cold request among hot ones; nothing of it is drawn."""
+    """Point 6: one cold request among hot ones; the scenario has no randomness."""
     for arrivals in ("1", "2", "4"):
         given = {"arrivals_per_admission": arrivals, "requests": "1200"}
         for policy in ("lpm", "hrrn", "lpm-aging"):
@@ -108,7 +108,8 @@ def cold_start(runs: Runs) -> None:
             worst = report.overtaken_by_class["cold"].max or 0.0
             waited_s = report.ttft_s_by_class["cold"].max or 0.0
             print(
-                f"    the cold one waits {waited_s:.2f} of {report.duration_s:.2f} s, overtaken in {worst:.0f} passes"
+                f"    the cold request waits {waited_s:.2f} of {report.duration_s:.2f} s, "
+                f"overtaken in {worst:.0f} passes"
             )
             if policy == "lpm-aging":
                 bound = math.ceil(2048 / SchedulerConfig().aging_tokens_per_pass)
@@ -134,7 +135,7 @@ def long_prompts(runs: Runs) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run everything; returns 1 if a bar is missed."""
+    """Run everything; returns 1 if a bound is missed."""
     runs = Runs(Path(arguments[1]) if len(arguments) > 1 else None)
     for seed in SEEDS:
         rag(runs, seed)
