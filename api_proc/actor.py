@@ -12,10 +12,10 @@ from aiohttp import web
 from api_proc.app import build_app
 from api_proc.metrics import own_metrics
 from api_proc.service import Service
-from quartet.actors.actor import Context, Metrics
-from quartet.codec import Source
-from quartet.engine import Engine
-from quartet.frames import ApiInbound, Who
+from quartet.client.engine import Engine
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import ApiInbound, ProcessTable
 
 log = logging.getLogger(__name__)
 http_log = logging.getLogger("api_proc.http")
@@ -79,9 +79,9 @@ class ApiActor:
     def on_batch_end(self) -> None:
         """Nothing is gathered over a burst: events leave as their Delta is taken."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Hand the process table to the engine client."""
-        self._engine.on_who(who)
+        self._engine.on_process_table(process_table)
 
     def metrics(self) -> Metrics:
         """Return what this process and its engine client count."""

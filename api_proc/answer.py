@@ -13,11 +13,11 @@ from aiohttp import web
 
 from api_proc.pipe import ResponsePipe
 from api_proc.rendering import ChoiceOutput, Renderer
-from api_proc.service import EngineClient, Generation, Service
+from api_proc.service import EngineClient, OutputStream, Service
 from api_proc.sse import EventStream
-from api_proc.tally import Tally
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
+from api_proc.usage import UsageCounter
+from quartet.client.engine import GenerateRequest, Output
+from quartet.wire.errors import RequestError
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -36,7 +36,7 @@ class Job:
 
     requests: Sequence[GenerateRequest]
     choices_each: int
-    renderer: Callable[[Sequence[Generation]], Renderer]
+    renderer: Callable[[Sequence[OutputStream]], Renderer]
     is_stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -46,29 +46,29 @@ async def answer(request: web.Request, service: Service, job: Job) -> web.Stream
     """Return the finished response; raises RequestError as long as nothing has been sent."""
     start_s = service.clock.now()
     with service.open.one():
-        generations = await start_all(service.engine, job.requests)
-        tally = Tally(
-            [len(one.prompt_ids) for one in generations], job.choices_each, start_s, service.clock, service.stats
+        outputs = await start_all(service.engine, job.requests)
+        usage = UsageCounter(
+            [len(one.prompt_ids) for one in outputs], job.choices_each, start_s, service.clock, service.stats
         )
-        abort = partial(_abort_all, generations)
+        abort = partial(_abort_all, outputs)
         try:
-            renderer = job.renderer(generations)
+            renderer = job.renderer(outputs)
             if job.is_stream:
-                return await _stream(request, service, job, generations, renderer, tally)
-            return await _whole(job, generations, renderer, tally)
+                return await _stream(request, service, job, outputs, renderer, usage)
+            return await _whole(job, outputs, renderer, usage)
         except (asyncio.CancelledError, ConnectionError):
-            service.stats.clients_closed += not tally.is_complete
+            service.stats.clients_closed += not usage.is_complete
             raise
         finally:
-            if not tally.is_complete:
+            if not usage.is_complete:
                 abort()
 
 
-async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -> list[Generation]:
+async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -> list[OutputStream]:
     """Return a generation per request once all are accepted; if one is refused, the others are aborted."""
     if len(requests) == 1:
         return [await engine.generate(requests[0])]
-    started: dict[int, Generation] = {}
+    started: dict[int, OutputStream] = {}
 
     async def start(index: int, request: GenerateRequest) -> None:
         started[index] = await engine.generate(request)
@@ -91,28 +91,28 @@ async def _stream(
     request: web.Request,
     service: Service,
     job: Job,
-    generations: Sequence[Generation],
+    outputs: Sequence[OutputStream],
     renderer: Renderer,
-    tally: Tally,
+    usage: UsageCounter,
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers=STREAM_HEADERS)
     pipe = ResponsePipe(request)
     stream = EventStream(
         pipe,
         renderer,
-        tally,
+        usage,
         service,
-        abort=partial(_abort_all, generations),
+        abort=partial(_abort_all, outputs),
         include_usage=job.include_usage,
         continuous_usage=job.continuous_usage,
     )
-    for index, generation in enumerate(generations):
-        generation.subscribe(partial(stream.on_outputs, index * job.choices_each), stream.on_error)
+    for index, output in enumerate(outputs):
+        output.subscribe(partial(stream.on_outputs, index * job.choices_each), stream.on_error)
     stream.raise_early_error()
     await response.prepare(request)
     stream.begin()
     await stream.serve()
-    await _end(response, pipe, service.patience.stall_s)
+    await _end(response, pipe, service.timeouts.stall_s)
     return response
 
 
@@ -126,37 +126,37 @@ async def _end(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float)
         raise ConnectionResetError("the client does not read") from None
 
 
-async def _whole(job: Job, generations: Sequence[Generation], renderer: Renderer, tally: Tally) -> web.Response:
-    collector = Collector(tally)
-    for index, generation in enumerate(generations):
-        generation.subscribe(partial(collector.on_outputs, index * job.choices_each), collector.on_error)
+async def _whole(job: Job, outputs: Sequence[OutputStream], renderer: Renderer, usage: UsageCounter) -> web.Response:
+    collector = Collector(usage)
+    for index, output in enumerate(outputs):
+        output.subscribe(partial(collector.on_outputs, index * job.choices_each), collector.on_error)
     choices = await collector.done
-    tally.close()
-    body = renderer.whole(choices, tally.usage(), tally.timings())
+    usage.close()
+    body = renderer.whole(choices, usage.usage(), usage.timings())
     return web.Response(body=body, content_type="application/json")
 
 
-def _abort_all(generations: Sequence[Generation]) -> None:
-    for generation in generations:
-        generation.abort()
+def _abort_all(outputs: Sequence[OutputStream]) -> None:
+    for output in outputs:
+        output.abort()
 
 
 class Collector:
     """Gathers a whole answer; `done` gives the choices or raises the RequestError."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-        self._choices = [ChoiceOutput() for _ in tally.counts]
+    def __init__(self, usage: UsageCounter) -> None:
+        self._usage = usage
+        self._choices = [ChoiceOutput() for _ in usage.counts]
         self.done: asyncio.Future[list[ChoiceOutput]] = asyncio.get_running_loop().create_future()
 
     def on_outputs(self, base: int, outputs: list[Output]) -> None:
         """Take one increment of the prompt whose first choice is `base`."""
         if self.done.done():
             return
-        self._tally.add(base, outputs)
+        self._usage.add(base, outputs)
         for output in outputs:
             self._choices[base + output.choice].add(output.text, output.logprobs, output.finish)
-        if self._tally.is_complete:
+        if self._usage.is_complete:
             self.done.set_result(self._choices)
 
     def on_error(self, error: RequestError) -> None:

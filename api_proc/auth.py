@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 PUBLIC_ROUTES = frozenset({"/", "/health", "/ready"})
 """Resources, as registered, that answer without a key: probes have none, and these say nothing about requests."""

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from api_proc.errors import invalid
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from api_proc.openai_types import ChatRequest, Message
 from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
 from api_proc.service import SERVICE, Service
 from api_proc.unsupported import refuse_unsupported
-from quartet.engine import GenerateRequest
-from quartet.frames import ChatPrompt, SamplingParams
+from quartet.client.engine import GenerateRequest
+from quartet.wire.frames import ChatPrompt, SamplingParams
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles by what templates call them: `developer` is the newer name of `system`."""
@@ -28,7 +28,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     if service.is_draining:
         raise draining()
-    body = await read_body(request, service.config.server.max_body_bytes, service.patience.body_s)
+    body = await read_body(request, service.config.server.max_body_bytes, service.timeouts.body_s)
     return await answer(request, service, chat_job(request, service, decode_body(decoder, body)))
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from api_proc.logprobs import completion_logprobs
 from api_proc.rendering import ChoiceOutput, ending, usage_member
-from quartet.frames import Finish, TextLogprobs
+from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
 

@@ -13,11 +13,11 @@ from api_proc.completion_rendering import CompletionRenderer
 from api_proc.errors import draining, invalid
 from api_proc.openai_types import CompletionRequest
 from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
-from api_proc.service import SERVICE, Generation, Service
+from api_proc.service import SERVICE, OutputStream, Service
 from api_proc.unsupported import refuse_unsupported
-from quartet.engine import GenerateRequest
-from quartet.errors import RequestError
-from quartet.frames import IdsPrompt, SamplingParams, TextPrompt, pack_ids
+from quartet.client.engine import GenerateRequest
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import IdsPrompt, SamplingParams, TextPrompt, pack_ids
 
 DEFAULT_MAX_TOKENS = 16
 MAX_CHOICES = 512
@@ -31,7 +31,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     if service.is_draining:
         raise draining()
-    body = await read_body(request, service.config.server.max_body_bytes, service.patience.body_s)
+    body = await read_body(request, service.config.server.max_body_bytes, service.timeouts.body_s)
     return await answer(request, service, completion_job(request, service, decode_body(decoder, body)))
 
 
@@ -62,7 +62,7 @@ def completion_job(request: web.Request, service: Service, wanted: CompletionReq
     ]
     created, model = int(service.wall_time()), service.model_name
 
-    def renderer(made: Sequence[Generation]) -> CompletionRenderer:
+    def renderer(made: Sequence[OutputStream]) -> CompletionRenderer:
         echoes = _echoes(prompts, made, choices) if wanted.echo else [""] * (len(made) * choices)
         return CompletionRenderer(f"cmpl-{made[0].rid.hex()}", created, model, echoes)
 
@@ -76,10 +76,10 @@ def completion_job(request: web.Request, service: Service, wanted: CompletionReq
     )
 
 
-def _echoes(prompts: Sequence[TextPrompt | IdsPrompt], made: Sequence[Generation], choices: int) -> list[str]:
+def _echoes(prompts: Sequence[TextPrompt | IdsPrompt], made: Sequence[OutputStream], choices: int) -> list[str]:
     texts = [
-        prompt.text if isinstance(prompt, TextPrompt) else generation.prompt_text
-        for prompt, generation in zip(prompts, made, strict=True)
+        prompt.text if isinstance(prompt, TextPrompt) else output.prompt_text
+        for prompt, output in zip(prompts, made, strict=True)
     ]
     return [text for text in texts for _ in range(choices)]
 

@@ -5,7 +5,7 @@ import math
 import msgspec
 from aiohttp import web
 
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 
 def error_type(status: int) -> str:

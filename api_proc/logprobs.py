@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quartet.frames import TextLogprobs
+from quartet.wire.frames import TextLogprobs
 
 FLOOR = -9999.0
 """JSON has no infinity: a token that could not have been sampled has this log-probability, as with OpenAI."""

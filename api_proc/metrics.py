@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from api_proc.service import Service
-from quartet.actors.actor import Metrics
+from quartet.runtime.actor import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "quartet_"
@@ -56,7 +56,7 @@ def exposition(service: Service) -> str:
     processes[service.name] = own_metrics(service)
     for name, numbers in sorted(processes.items()):
         _add_process(result, name, numbers)
-    for one in service.engine.who.processes:
+    for one in service.engine.process_table.processes:
         labels = f'role="{one.role.label}",rank="{one.rank}"'
         result.gauge("process_up", labels, float(one.state == "ready"))
         result.counter("process_restarts", labels, one.restarts)
@@ -65,7 +65,7 @@ def exposition(service: Service) -> str:
 
 def own_metrics(service: Service) -> Metrics:
     """Return this process's numbers together with its engine client's, for its own Snapshot."""
-    engine = service.engine.edge_metrics()
+    engine = service.engine.journal_metrics()
     gauges = dict(engine.gauges)
     gauges["open_requests"] = len(service.open)
     return Metrics(gauges, {**engine.counters, **service.stats.counters()})

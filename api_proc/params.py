@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from api_proc.errors import invalid
 from api_proc.openai_types import SamplingFields
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 
 MAX_N = 16
 MAX_TOP_LOGPROBS = 20

@@ -7,7 +7,7 @@ path of every token: everything that does not change is encoded once, when the a
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from quartet.frames import Finish, TextLogprobs
+from quartet.wire.frames import Finish, TextLogprobs
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"

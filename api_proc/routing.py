@@ -9,7 +9,7 @@ from api_proc.errors import invalid
 from api_proc.openai_types import SamplingFields
 from api_proc.params import MAX_INT32, whole
 from api_proc.service import Service
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 MAX_SALT_CHARACTERS = 128
 MAX_TIMEOUT_S = 86_400.0

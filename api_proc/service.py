@@ -1,6 +1,6 @@
 """What every handler shares: the engine, the configuration, the open requests and the limits of this process.
 
-The Protocols say exactly what the HTTP side asks of `quartet.engine`; the tests stand a fake behind them.
+The Protocols say exactly what the HTTP side asks of `quartet.client.engine`; the tests stand a fake behind them.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from typing import Protocol
 
 from aiohttp import web
 
-from api_proc.stats import EdgeStats
-from quartet.actors.actor import Metrics
-from quartet.clock import Clock
-from quartet.config import Config
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
-from quartet.frames import Snapshot, Who
-from quartet.ids import Rid
+from api_proc.stats import ApiStats
+from quartet.client.engine import GenerateRequest, Output
+from quartet.runtime.actor import Metrics
+from quartet.runtime.clock import Clock
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import ProcessTable, Snapshot
+from quartet.wire.ids import Rid
 
 
-class Generation(Protocol):
+class OutputStream(Protocol):
     """One accepted request. Output that came before `subscribe` is delivered by it."""
 
     @property
@@ -62,7 +62,7 @@ class EngineClient(Protocol):
         ...
 
     @property
-    def who(self) -> Who:
+    def process_table(self) -> ProcessTable:
         """The process table."""
         ...
 
@@ -71,11 +71,11 @@ class EngineClient(Protocol):
         """The newest snapshot of each process, by process name."""
         ...
 
-    def edge_metrics(self) -> Metrics:
+    def journal_metrics(self) -> Metrics:
         """The engine client's own numbers."""
         ...
 
-    def generate(self, request: GenerateRequest) -> Awaitable[Generation]:
+    def generate(self, request: GenerateRequest) -> Awaitable[OutputStream]:
         """Return once every choice is accepted; raise RequestError if one is refused."""
         ...
 
@@ -85,7 +85,7 @@ class EngineClient(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long this process waits for whom, in seconds."""
 
     keep_alive_s: float = 15.0
@@ -137,8 +137,8 @@ class Service:
     clock: Clock
     draw_seed: Callable[[], int]
     wall_time: Callable[[], float]
-    patience: Patience = field(default_factory=Patience)
-    stats: EdgeStats = field(default_factory=EdgeStats)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    stats: ApiStats = field(default_factory=ApiStats)
     open: OpenRequests = field(default_factory=OpenRequests)
     is_draining: bool = False
 

@@ -15,10 +15,10 @@ from api_proc.errors import error_body
 from api_proc.pipe import ResponsePipe
 from api_proc.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
 from api_proc.service import Service
-from api_proc.tally import Tally
-from quartet.engine import Output
-from quartet.errors import RequestError
-from quartet.frames import Finish, TextLogprobs
+from api_proc.usage import UsageCounter
+from quartet.client.engine import Output
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Finish, TextLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class EventStream:
         self,
         pipe: ResponsePipe,
         renderer: Renderer,
-        tally: Tally,
+        usage: UsageCounter,
         service: Service,
         *,
         abort: Callable[[], None],
@@ -42,13 +42,13 @@ class EventStream:
     ) -> None:
         self._pipe = pipe
         self._renderer = renderer
-        self._tally = tally
-        self._patience = service.patience
+        self._usage = usage
+        self._patience = service.timeouts
         self._service = service
         self._abort = abort
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
-        self._unfinished = len(tally.counts)
+        self._unfinished = len(usage.counts)
         self._held: dict[int, ChoiceOutput] = {}
         self._error: RequestError | None = None
         self._is_over = False
@@ -59,7 +59,7 @@ class EventStream:
         """Take one increment of the prompt whose first choice is `base`; never raises and never blocks."""
         if self._is_over:
             return
-        now = self._tally.add(base, outputs)
+        now = self._usage.add(base, outputs)
         if self._held or not self._pipe.is_writable:
             self._hold(base, outputs)
             return
@@ -83,7 +83,7 @@ class EventStream:
     def begin(self) -> None:
         """Send the opening event of each choice and what has come before the head was out."""
         self._pipe.open()
-        opening = b"".join(map(self._renderer.first, range(len(self._tally.counts))))
+        opening = b"".join(map(self._renderer.first, range(len(self._usage.counts))))
         if opening:
             self._write(opening, self._service.clock.now())
         self._flush()
@@ -108,15 +108,15 @@ class EventStream:
     async def _idle(self) -> None:
         """Wait for something to do; write a comment if the stream has been silent for too long."""
         self._wake.clear()
-        patience = self._patience
-        pause_s = min(patience.recovering_s, patience.keep_alive_s)
+        timeouts = self._patience
+        pause_s = min(timeouts.recovering_s, timeouts.keep_alive_s)
         silent_s = self._service.clock.now() - self._last_write_s
         try:
             async with asyncio.timeout(max(pause_s - silent_s % pause_s, 0.001)):
                 await self._wake.wait()
         except TimeoutError:
             now = self._service.clock.now()
-            limit_s = patience.recovering_s if self._service.is_recovering else patience.keep_alive_s
+            limit_s = timeouts.recovering_s if self._service.is_recovering else timeouts.keep_alive_s
             if now - self._last_write_s >= limit_s and self._pipe.is_writable:
                 self._write(KEEP_ALIVE, now)
 
@@ -136,7 +136,7 @@ class EventStream:
             self._write(payload, now)
 
     def _rendered(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None) -> bytes:
-        usage = self._tally.usage() if self._continuous_usage else b""
+        usage = self._usage.usage() if self._continuous_usage else b""
         payload = self._renderer.delta(choice, text, logprobs, usage) if text or logprobs else b""
         if finish is not None:
             payload += self._renderer.finish(choice, finish, usage)
@@ -148,10 +148,10 @@ class EventStream:
     def _ending(self) -> bytes:
         self._is_over = True
         self._wake.set()
-        self._tally.close()
+        self._usage.close()
         if not self._include_usage:
             return DONE
-        return self._renderer.usage(self._tally.usage(), self._tally.timings()) + DONE
+        return self._renderer.usage(self._usage.usage(), self._usage.timings()) + DONE
 
     def _write(self, payload: bytes, now: float) -> None:
         if self._pipe.is_closed:

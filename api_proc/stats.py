@@ -40,7 +40,7 @@ class Histogram:
         return result
 
 
-class EdgeStats:
+class ApiStats:
     """Counters and histograms of one api process."""
 
     def __init__(self) -> None:

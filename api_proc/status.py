@@ -69,7 +69,7 @@ async def topology(request: web.Request) -> web.Response:
             "phase": one.phase,
             "restarts": one.restarts,
         }
-        for one in request.app[SERVICE].engine.who.processes
+        for one in request.app[SERVICE].engine.process_table.processes
     ]
     return _json({"processes": rows})
 

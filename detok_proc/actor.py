@@ -2,10 +2,10 @@
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.actors.actor import Context, Metrics
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
-from quartet.codec import Source
-from quartet.frames import DetokInbound, Who
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import DetokInbound, ProcessTable
 
 
 class DetokActor:
@@ -34,7 +34,7 @@ class DetokActor:
     def on_batch_end(self) -> None:
         """Nothing is gathered beyond a frame."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Addresses are names; nothing depends on who is up."""
 
     def metrics(self) -> Metrics:

@@ -10,11 +10,11 @@ dropped: the edge notices what it lacks and submits again.
 
 from collections import Counter
 
-from detok_proc.ending import Ending
 from detok_proc.incremental import DecoderFactory
-from detok_proc.stream import Draft, Stream
-from quartet.codec import Source
-from quartet.frames import (
+from detok_proc.stream import PendingDelta, Stream
+from detok_proc.stream_end import StreamEnd
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
     Close,
     Delta,
     DeltaItem,
@@ -29,7 +29,7 @@ from quartet.frames import (
     Tokens,
     unpack_ids,
 )
-from quartet.ids import Handle, Role, process_name
+from quartet.wire.ids import Handle, Role, process_name
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 
@@ -84,20 +84,20 @@ class DetokCore:
         """Take the ids that the edge has in silence, then tell it the rest."""
         self._forget(frame.handle)
         stream = self._streams[frame.handle] = Stream(frame, self._factory)
-        draft: Draft | None = None
+        pending: PendingDelta | None = None
         for index, token in enumerate(unpack_ids(frame.output_ids)):
-            if index == frame.edge_count:
-                draft = Draft(stream)
+            if index == frame.delivered_count:
+                pending = PendingDelta(stream)
             text = stream.push(token)
-            if draft is not None:
-                at = index - frame.edge_count
+            if pending is not None:
+                at = index - frame.delivered_count
                 known = frame.logprobs[at] if at < len(frame.logprobs) else None
-                draft.add(token, text, None if known is None else self._with_text(token, known))
+                pending.add(token, text, None if known is None else self._with_text(token, known))
             if stream.matched is not None:
-                draft = draft or Draft(stream)
+                pending = pending or PendingDelta(stream)
                 finish, stopped = self._stop(frame.handle, stream)
-                return [(stream.reply_to, Delta([draft.item(stream, finish)])), stopped]
-        return [] if draft is None else [(stream.reply_to, Delta([draft.item(stream, None)]))]
+                return [(stream.reply_to, Delta([pending.item(stream, finish)])), stopped]
+        return [] if pending is None else [(stream.reply_to, Delta([pending.item(stream, None)]))]
 
     def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, tuple[str, Stopped]]:
         """End a stream at the stop string it has matched: what the scheduler still sends for it is ignored."""
@@ -115,12 +115,12 @@ class DetokCore:
         self.counters["detok_tokens"] += len(ids)
         packed, streams, items = frame.ids, self._streams, Items()
         logprobs = dict(frame.logprobs)
-        endings = self._endings(frame.ends)
+        stream_ends = self._stream_ends(frame.ends)
         notices: Output = []
         for row, (handle, index, token) in enumerate(zip(handles, indices, ids, strict=True)):
             stream = streams.get(handle)
-            if stream is None or index != stream.count or handle in endings:
-                self._take_unusual(endings.get(handle), handle, index, token, logprobs.get(row))
+            if stream is None or index != stream.count or handle in stream_ends:
+                self._take_unusual(stream_ends.get(handle), handle, index, token, logprobs.get(row))
                 continue
             offset = stream.offset
             text = stream.push(token)
@@ -137,42 +137,42 @@ class DetokCore:
                 items[stream.reply_to] = [item]
             else:
                 gathered.append(item)
-        for ending in endings.values():
-            self._finish(ending, items)
+        for stream_end in stream_ends.values():
+            self._finish(stream_end, items)
         return [*((api, Delta(found)) for api, found in items.items()), *notices]
 
-    def _endings(self, ends: list[End]) -> dict[int, Ending]:
+    def _stream_ends(self, ends: list[End]) -> dict[int, StreamEnd]:
         """Return the streams that this frame ends, which are open no longer."""
-        endings: dict[int, Ending] = {}
+        stream_ends: dict[int, StreamEnd] = {}
         for end in ends:
             stream = self._streams.get(end.handle)
             if stream is not None:
-                endings[end.handle] = Ending(end, stream, self._factory)
+                stream_ends[end.handle] = StreamEnd(end, stream, self._factory)
             elif end.handle not in self._stopped:
                 self.counters["detok_unknown_handles"] += 1
             self._forget(end.handle)
-        return endings
+        return stream_ends
 
     def _take_unusual(
-        self, ending: Ending | None, handle: int, index: int, token: int, logprobs: TokenLogprobs | None
+        self, stream_end: StreamEnd | None, handle: int, index: int, token: int, logprobs: TokenLogprobs | None
     ) -> None:
         """Give a row to the ending of its stream, or count why it is dropped."""
-        stream = ending.stream if ending else self._streams.get(handle)
+        stream = stream_end.stream if stream_end else self._streams.get(handle)
         if stream is None:
             self.counters["detok_late_rows" if handle in self._stopped else "detok_unknown_handles"] += 1
         elif index < stream.count or stream.matched is not None:
             self.counters["detok_duplicate_rows"] += 1
         elif index > stream.count:
             self.counters["detok_gaps"] += 1
-        elif ending is not None:
-            ending.take(token, None if logprobs is None else self._with_text(token, logprobs))
+        elif stream_end is not None:
+            stream_end.take(token, None if logprobs is None else self._with_text(token, logprobs))
 
-    def _finish(self, ending: Ending, items: Items) -> None:
-        item = ending.item()
+    def _finish(self, stream_end: StreamEnd, items: Items) -> None:
+        item = stream_end.item()
         if item is None:
             self.counters["detok_gaps"] += 1
         else:
-            items.setdefault(ending.stream.reply_to, []).append(item)
+            items.setdefault(stream_end.stream.reply_to, []).append(item)
 
     def _with_text(self, token: int, logprobs: TokenLogprobs) -> TextLogprobs:
         token_text = self._factory.token_text

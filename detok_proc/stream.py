@@ -2,7 +2,7 @@
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stop_strings import StopMatcher
-from quartet.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
+from quartet.wire.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
 
 
 class Stream:
@@ -53,7 +53,7 @@ class Stream:
         return text
 
 
-class Draft:
+class PendingDelta:
     """Output of one stream that is still being gathered, for the item that ends it or replays it."""
 
     def __init__(self, stream: Stream) -> None:

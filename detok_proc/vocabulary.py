@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from quartet.checkpoint.tokenizer_files import declared_tokens
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 Piece = str | bytes
 """Text where the token is whole UTF-8, else its bytes."""

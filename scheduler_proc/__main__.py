@@ -1,6 +1,6 @@
 """Entry of the scheduler process."""
 
-from quartet.actors.process import run_process
+from quartet.runtime.process import run_process
 from scheduler_proc.actor import SchedulerActor
 
 if __name__ == "__main__":

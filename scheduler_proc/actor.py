@@ -5,10 +5,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from quartet.actors.actor import Context, Metrics
-from quartet.codec import Source
-from quartet.frames import SchedulerHello, SchedulerInbound, StepFailed, StepResult, Submit, Who, WorkerHello
-from quartet.ids import Role, process_name
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
+    ProcessTable,
+    SchedulerHello,
+    SchedulerInbound,
+    StepFailed,
+    StepResult,
+    Submit,
+    WorkerHello,
+)
+from quartet.wire.ids import Role, process_name
 from scheduler_proc.core.events import BeginDrain, Event, Tick
 from scheduler_proc.core.scheduler import Scheduler
 from scheduler_proc.recorder import TraceRecorder
@@ -88,12 +96,12 @@ class SchedulerActor:
         self._handle(Tick())
         self.on_batch_end()
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Learn of a dead worker before its successor speaks; stop taking requests in a drain."""
-        event = self._session.on_processes(who.processes)
+        event = self._session.on_processes(process_table.processes)
         if event is not None:
             self._handle(event)
-        if who.is_draining:
+        if process_table.is_draining:
             self._handle(BeginDrain())
 
     def metrics(self) -> Metrics:

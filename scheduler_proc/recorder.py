@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from quartet.errors import ConfigError
+from quartet.wire.errors import ConfigError
 from scheduler_proc.core.request import Request
 
 HASH_BYTES = 8

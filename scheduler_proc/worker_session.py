@@ -4,10 +4,10 @@ The first worker proposes the page count that it can hold; a later one allocates
 of any other epoch are dropped. Sans-IO, like the core.
 """
 
-from quartet.codec import Source
-from quartet.errors import FrameError
-from quartet.frames import ProcessStatus, SchedulerHello, WorkerHello
-from quartet.ids import Epoch, Role
+from quartet.wire.codec import Source
+from quartet.wire.errors import FrameError
+from quartet.wire.frames import ProcessStatus, SchedulerHello, WorkerHello
+from quartet.wire.ids import Epoch, Role
 from scheduler_proc.core.events import WorkerLost, WorkerUp
 
 

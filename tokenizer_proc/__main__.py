@@ -1,6 +1,6 @@
 """Entry of the tokenizer process; started by the supervisor."""
 
-from quartet.actors.process import run_process
+from quartet.runtime.process import run_process
 from tokenizer_proc.actor import TokenizerActor
 
 if __name__ == "__main__":

@@ -14,10 +14,19 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from quartet.actors.actor import Context, Metrics
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
-from quartet.codec import Source
-from quartet.frames import ChatPrompt, Encode, Encoded, EncodeFailed, IdsPrompt, TextPrompt, TokenizerInbound, Who
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
+    ChatPrompt,
+    Encode,
+    Encoded,
+    EncodeFailed,
+    IdsPrompt,
+    ProcessTable,
+    TextPrompt,
+    TokenizerInbound,
+)
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.job import Encodings
 from tokenizer_proc.tokenizer import TextEncoder
@@ -80,7 +89,7 @@ class TokenizerActor:
     def on_batch_end(self) -> None:
         """Jobs are taken up as they come."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Addresses are names; nothing depends on who is up."""
 
     def metrics(self) -> Metrics:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from quartet.errors import ModelError, RequestError
-from quartet.frames import ChatPrompt
+from quartet.wire.errors import ModelError, RequestError
+from quartet.wire.frames import ChatPrompt
 from tokenizer_proc.messages import Message, invalid, parse_messages, parse_template_args, parse_tools
 from tokenizer_proc.sandbox import Refused, Sandbox, TooMuch, render
 

@@ -3,9 +3,9 @@
 import array
 import sys
 
-from quartet.config import Config
-from quartet.errors import RequestError
-from quartet.frames import (
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import (
     ChatPrompt,
     Encode,
     Encoded,

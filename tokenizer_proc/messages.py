@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 Message = dict[str, Any]
 

@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from quartet.checkpoint.model_folder import read_json
 from quartet.checkpoint.tokenizer_files import AddedTokenEntry, declared_tokens
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 from tokenizer_proc.chat_template import SpecialNames
 from tokenizer_proc.special_tokens import SpecialTokenGuard, encode_freely
 

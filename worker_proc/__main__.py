@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-from quartet.actors.process import run_process
+from quartet.runtime.process import run_process
 from worker_proc.actor import WorkerActor
 
 if __name__ == "__main__":

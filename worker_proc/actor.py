@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quartet.actors.actor import Context, Metrics
-from quartet.codec import Source
-from quartet.frames import Who, WorkerInbound
+from quartet.runtime.actor import Context, Metrics
+from quartet.wire.codec import Source
+from quartet.wire.frames import ProcessTable, WorkerInbound
 from worker_proc.contract import Runner
 from worker_proc.executor import Executor
 
@@ -75,7 +75,7 @@ class WorkerActor:
     def on_batch_end(self) -> None:
         """Never called: the executor reads the inbox."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Nothing to do: the executor looks at the process table itself."""
 
     def metrics(self) -> Metrics:
@@ -115,13 +115,13 @@ class WorkerActor:
             from worker_proc.simulated import SimulatedRunner
 
             return SimulatedRunner(self._context.config, self._context.clock)
-        from worker_proc.early_context import begin_context
+        from worker_proc.cuda_context import create_context
         from worker_proc.weights.folder import prefetch
 
         # Disk and driver work while torch, which takes seconds, is imported.
         prefetch(Path(self._context.config.require_model().folder))
         if self._context.config.worker.device != "cpu":
-            begin_context()
+            create_context()
         started = time.perf_counter()
         from worker_proc.loading import load_runner
 

@@ -6,8 +6,8 @@ Nothing here imports torch, so that a simulated worker never loads it.
 from dataclasses import dataclass
 from typing import Protocol
 
-from quartet.frames import Step, StepResult
-from quartet.ids import Epoch
+from quartet.wire.frames import Step, StepResult
+from quartet.wire.ids import Epoch
 
 
 @dataclass(frozen=True, slots=True)

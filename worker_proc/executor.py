@@ -11,17 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from quartet.actors.actor import BlockingLink, Context
-from quartet.codec import Source
-from quartet.frames import SchedulerHello, Step, StepFailed
-from quartet.ids import Epoch, Role, process_name
+from quartet.runtime.actor import BlockingLink, Context
+from quartet.wire.codec import Source
+from quartet.wire.frames import SchedulerHello, Step, StepFailed
+from quartet.wire.ids import Epoch, Role, process_name
 from worker_proc.contract import DeviceLostError, OutOfMemoryError, Pending, Runner
 from worker_proc.session import Session
 
 logger = logging.getLogger(__name__)
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
-DEPTH = 2
+MAX_IN_FLIGHT = 2
 POLL_S = 0.05
 # While one step runs, both its end and the next step's frame are awaited. As long as its end is not due, the link can
 # sleep until the frame comes, in whole milliseconds, of which a little more than one leaves one; after that neither may
@@ -32,7 +32,7 @@ LOAD_DEADLINE_S = 300.0
 
 
 @dataclass
-class Counters:
+class WorkerCounters:
     """What the executor has done so far; written by its thread, read by the main loop."""
 
     steps: int = 0
@@ -67,7 +67,7 @@ class Executor:
         self._is_stopping = False
         self.is_ready = False
         self._phase = ""
-        self.counters = Counters()
+        self.counters = WorkerCounters()
 
     def stop(self) -> None:
         """Ask the thread to end after the frame at hand. Safe from any thread."""
@@ -77,52 +77,52 @@ class Executor:
         """Load the model, then serve. Raises what ends the process: a model that cannot be loaded, a lost device."""
         self.load()
         while not self._is_stopping:
-            self.turn()
+            self.poll_once()
 
     def load(self) -> None:
         """Bind the link and load the model, in the thread that will use both."""
         self._link: BlockingLink = self._context.blocking_link()
-        self._declare("loading weights", LOAD_DEADLINE_S)
+        self._set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
         self._session = Session(self._context.epoch, lambda: self._runner.capacity)
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Greet a new scheduler, take at most one frame, and send every result that is due."""
-        hello = self._session.greet(self._context.who, self._context.clock.now())
+        hello = self._session.due_hello(self._context.process_table, self._context.clock.now())
         if hello is not None:
             self._link.send(SCHEDULER, hello)
         if not self._in_flight:
-            self._declare("idle", 0.0)
-        timeout_s = self._patience()
+            self._set_phase("idle", 0.0)
+        timeout_s = self._link_timeout_s()
         received = self._link.recv(timeout_s)
         if received is not None:
-            self._take(*received)
+            self._handle(*received)
         elif timeout_s == NEXT_STEP_POLL_S and not self._in_flight[0][0].is_done():
             # The link rounds short waits down to none, and a core is worth more than these microseconds.
             time.sleep(NEXT_STEP_POLL_S)
-        while self._in_flight and (len(self._in_flight) >= DEPTH or self._in_flight[0][0].is_done()):
+        while self._in_flight and (len(self._in_flight) >= MAX_IN_FLIGHT or self._in_flight[0][0].is_done()):
             self._finish_oldest()
 
-    def _patience(self) -> float:
+    def _link_timeout_s(self) -> float:
         """Return how long the link may be waited for."""
         if not self._in_flight:
             return POLL_S
         running_s = self._context.clock.now() - max(self._in_flight[0][1], self._finished_at)
         return FRAME_POLL_S if running_s + 2 * FRAME_POLL_S < self._last_step_s else NEXT_STEP_POLL_S
 
-    def _take(self, source: Source, frame: Any) -> None:
+    def _handle(self, source: Source, frame: Any) -> None:
         match frame:
             case Step() if self._session.accepts_step(source.epoch, frame):
                 self._launch(frame)
             case SchedulerHello() if self._session.accepts_hello(source.epoch, frame):
-                self._begin(source.epoch, frame.page_count)
+                self._accept_scheduler(source.epoch, frame.page_count)
             case _:
                 self.counters.stale_frames += 1
 
-    def _begin(self, scheduler_epoch: Epoch, page_count: int) -> None:
+    def _accept_scheduler(self, scheduler_epoch: Epoch, page_count: int) -> None:
         while self._in_flight:
             self._in_flight.popleft()[0].wait()
-        self._declare("warming up", LOAD_DEADLINE_S)
+        self._set_phase("warming up", LOAD_DEADLINE_S)
         self._runner.reset()
         self._runner.allocate(page_count)
         self._link.send(SCHEDULER, self._session.begin(scheduler_epoch))
@@ -131,7 +131,7 @@ class Executor:
             self._on_ready(self._runner.facts())
 
     def _launch(self, step: Step) -> None:
-        self._declare("step", self._context.config.server.step_timeout)
+        self._set_phase("step", self._context.config.server.step_timeout)
         started = self._context.clock.now()
         try:
             pending = self._runner.launch(step, self._session.scheduler_epoch)
@@ -168,7 +168,7 @@ class Executor:
         self._last_step_s = now - max(started, self._finished_at)
         self._finished_at = now
 
-    def _declare(self, phase: str, deadline_s: float) -> None:
+    def _set_phase(self, phase: str, deadline_s: float) -> None:
         if phase != self._phase:
             self._phase = phase
             self._context.set_phase(phase, deadline_s)

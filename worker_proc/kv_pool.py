@@ -3,8 +3,8 @@
 import psutil
 import torch
 
-from quartet.config import WorkerConfig
-from quartet.errors import ConfigError
+from quartet.wire.config import WorkerConfig
+from quartet.wire.errors import ConfigError
 
 _CPU_SHARE = 4
 _CPU_LIMIT_BYTES = 2 << 30

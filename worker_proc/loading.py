@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from quartet.config import Config, ModelConfig, WorkerConfig
-from quartet.errors import ConfigError
-from worker_proc.compiles import keep_kernels
+from quartet.wire.config import Config, ModelConfig, WorkerConfig
+from quartet.wire.errors import ConfigError
+from worker_proc.compilation import set_kernel_cache
 from worker_proc.contract import Capacity
 from worker_proc.kv_pool import count_pages
 from worker_proc.models.decoder import Decoder
@@ -98,7 +98,7 @@ def choose_ops(
         return TorchOps(shape, dtype, device)
     if device.type != "cuda" and not _is_interpreting():
         raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
-    keep_kernels()
+    set_kernel_cache()
     from worker_proc.ops.triton_ops import TritonOps
 
     return TritonOps(shape, dtype)

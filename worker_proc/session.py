@@ -9,13 +9,13 @@ In order::
 
 from collections.abc import Callable
 
-from quartet.frames import SchedulerHello, Step, Who, WorkerHello
-from quartet.ids import Epoch, Role
+from quartet.wire.frames import ProcessTable, SchedulerHello, Step, WorkerHello
+from quartet.wire.ids import Epoch, Role
 from worker_proc.contract import Capacity
 
 REPEAT_S = 0.5
 MAX_REPEATS = 10
-NOBODY = Epoch(-1)
+NO_EPOCH = Epoch(-1)
 
 
 class Session:
@@ -29,16 +29,16 @@ class Session:
     def __init__(self, worker_epoch: Epoch, capacity: Callable[[], Capacity]) -> None:
         self._worker_epoch = worker_epoch
         self._capacity = capacity
-        self._seen = NOBODY
+        self._seen = NO_EPOCH
         self._greeted_at = float("-inf")
         self._last_step = 0
         self._repeats_left = 0
-        self.scheduler_epoch = NOBODY
+        self.scheduler_epoch = NO_EPOCH
 
-    def greet(self, who: Who, now: float) -> WorkerHello | None:
+    def due_hello(self, process_table: ProcessTable, now: float) -> WorkerHello | None:
         """Return the hello due at `now`: to a scheduler newer than the one served, or the last one again, for it may
         have been lost, until the first step shows that it was not."""
-        newest = max((p.epoch for p in who.processes if p.role == Role.SCHEDULER), default=NOBODY)
+        newest = max((p.epoch for p in process_table.processes if p.role == Role.SCHEDULER), default=NO_EPOCH)
         if newest > self._seen:
             self._seen, self._greeted_at = newest, float("-inf")
         if now - self._greeted_at < REPEAT_S:

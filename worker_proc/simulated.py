@@ -11,12 +11,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from quartet.clock import Clock
-from quartet.config import Config
-from quartet.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
-from quartet.ids import Epoch
+from quartet.runtime.clock import Clock
+from quartet.wire.config import Config
+from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
-from worker_proc.slots import Entered, IntArray, SlotTable, StepPlan
+from worker_proc.slots import Entered, IntArray, SlotTable, StepRows
 
 Words = NDArray[np.uint64]
 
@@ -70,7 +70,7 @@ class HashModel:
         return out
 
 
-class SimulatedPending:
+class SimulatedStep:
     """A simulated step: done when its time is over."""
 
     def __init__(self, result: StepResult, done_at_s: float, clock: Clock, sleep: Callable[[float], None]) -> None:
@@ -143,31 +143,31 @@ class SimulatedRunner:
         """Forget every slot and what the pages held."""
         self._make_state()
 
-    def launch(self, step: Step, scheduler_epoch: Epoch) -> SimulatedPending:
+    def launch(self, step: Step, scheduler_epoch: Epoch) -> SimulatedStep:
         """Run the step at once; its result counts as done after the simulated time."""
         started = self._clock.now()
-        plan = None
+        rows = None
         try:
             self._check_released(step)
-            plan = self._slots.apply(step)
-            ids = self._run(plan)
-            self._slots.commit(plan)
+            rows = self._slots.apply(step)
+            ids = self._run(rows)
+            self._slots.commit(rows)
         except Exception:
-            self._slots.abandon(step, plan)
+            self._slots.abandon(step, rows)
             raise
         spent_s = self._clock.now() - started
         result = StepResult(
             scheduler_epoch=scheduler_epoch,
             step=step.step,
-            slots=plan.names.slots,
-            generations=plan.names.generations,
+            slots=rows.owners.slots,
+            generations=rows.owners.generations,
             ids=ids.astype("<i4").tobytes(),
-            logprobs=self._logprobs(plan, ids) if self._with_logprobs else [],
+            logprobs=self._logprobs(rows, ids) if self._with_logprobs else [],
             bad_rows=[],
             times=StepTimes(0.0, 0.0, spent_s, 0.0),
         )
         self._free_at_s = max(self._free_at_s, started) + self._step_s
-        return SimulatedPending(result, self._free_at_s if self._step_s else started, self._clock, self._sleep)
+        return SimulatedStep(result, self._free_at_s if self._step_s else started, self._clock, self._sleep)
 
     def _make_state(self) -> None:
         rows = self.capacity.max_slots + 1
@@ -179,22 +179,22 @@ class SimulatedRunner:
         self._newest = np.zeros(rows, dtype=np.int64)
         self._with_logprobs: dict[int, SamplingParams] = {}
 
-    def _run(self, plan: StepPlan) -> IntArray:
-        slots, decode = self._slots, plan.decode
-        for entered in plan.entered:
+    def _run(self, rows: StepRows) -> IntArray:
+        slots, decode = self._slots, rows.decode
+        for entered in rows.entered:
             self._begin(entered)
-        for chunk in plan.chunks:
+        for chunk in rows.chunks:
             positions = chunk.start + np.arange(len(chunk.ids))
             self._write(np.full_like(positions, chunk.slot), positions, chunk.ids)
             self._kv_states[chunk.slot] = self.model.extend(int(self._kv_states[chunk.slot]), chunk.ids)
-        for entered in plan.entered:
+        for entered in rows.entered:
             self._check_cached(entered)
         if len(decode):
             self._write(decode, slots.kv_length[decode], self._newest[decode])
             self._kv_states[decode] = self._states[decode]
-        ids = self.model.sample(self._states[plan.sampled])
-        self._newest[plan.sampled] = ids
-        self._states[plan.sampled] = self.model.step(self._states[plan.sampled], ids)
+        ids = self.model.sample(self._states[rows.sampled])
+        self._newest[rows.sampled] = ids
+        self._states[rows.sampled] = self.model.step(self._states[rows.sampled], ids)
         return ids
 
     def _begin(self, entered: Entered) -> None:
@@ -230,9 +230,9 @@ class SimulatedRunner:
         held: IntArray = self._kv[pages * page_size + positions % page_size]
         return held
 
-    def _logprobs(self, plan: StepPlan, ids: IntArray) -> list[tuple[int, TokenLogprobs]]:
+    def _logprobs(self, rows: StepRows, ids: IntArray) -> list[tuple[int, TokenLogprobs]]:
         found = []
-        for row, (slot, token) in enumerate(zip(plan.sampled.tolist(), ids.tolist(), strict=True)):
+        for row, (slot, token) in enumerate(zip(rows.sampled.tolist(), ids.tolist(), strict=True)):
             params = self._with_logprobs.get(slot)
             if params is not None:
                 others = ((token + i) % self.capacity.vocab_size for i in range(params.logprobs))

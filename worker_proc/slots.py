@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quartet.frames import Chunk, Enter, Step
+from quartet.wire.frames import Chunk, Enter, Step
 from worker_proc.contract import Capacity, StepError
 
 IntArray = NDArray[np.int64]
@@ -36,7 +36,7 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkPlan:
+class ChunkRows:
     """Prefill of `ids` at positions from `start` on, in one slot; samples if `is_last`."""
 
     slot: int
@@ -46,35 +46,35 @@ class ChunkPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class RowNames:
+class RowOwners:
     """Whose rows they are, as a result says it: int32 bytes of slots and generations."""
 
     slots: bytes
     generations: bytes
 
 
-_NO_NAMES = RowNames(b"", b"")
+_NO_OWNERS = RowOwners(b"", b"")
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepRows:
     """One step, resolved against the slots.
 
     `page_writes` are (slot, index, page) rows of the page table that changed, [n, 3]; `fresh_pages` are those of them
     that hold nothing yet, which leaves out cached ones. `decode` are the slots that
     decode one token, ascending, and `contexts` their lengths with that token. The sampled rows are those of the last
-    chunks in the order of `chunks`, then `decode`: `sampled`, and their `names`.
+    chunks in the order of `chunks`, then `decode`: `sampled`, and their `owners`.
     """
 
     released: Sequence[int]
     entered: Sequence[Entered]
     page_writes: IntArray
     fresh_pages: IntArray
-    chunks: Sequence[ChunkPlan]
+    chunks: Sequence[ChunkRows]
     decode: IntArray
     contexts: IntArray
     sampled: IntArray
-    names: RowNames
+    owners: RowOwners
 
 
 def ids_of(data: bytes) -> IntArray:
@@ -102,7 +102,7 @@ class SlotTable:
         self._writes_extent = np.array((capacity.max_slots, self.max_pages, self.page_count), dtype=np.uint64)
         self._prompt: dict[int, IntArray] = {}
         # From step to step the same slots decode, mostly.
-        self._decoding: tuple[IntArray, RowNames] | None = None
+        self._decoding: tuple[IntArray, RowOwners] | None = None
 
     @property
     def num_active(self) -> int:
@@ -117,7 +117,7 @@ class SlotTable:
         self.kv_length[:] = 0
         self._prompt.clear()
 
-    def apply(self, step: Step) -> StepPlan:
+    def apply(self, step: Step) -> StepRows:
         """Apply the deltas of `step` in field order and return what to run; raises StepError if they make no sense.
 
         The lengths move only with `commit`."""
@@ -130,7 +130,7 @@ class SlotTable:
         if step.pages:
             writes.append(self._write_pages(ids_of(step.pages)))
             fresh.append(writes[-1][:, 2])
-        decode, names = self._decode_rows(step)
+        decode, owners = self._decode_rows(step)
         if len(step.chunks) > 1 and len({chunk.slot for chunk in step.chunks}) < len(step.chunks):
             raise StepError("two chunks of one slot in a step")
         chunks = [self._chunk(chunk) for chunk in step.chunks]
@@ -138,26 +138,26 @@ class SlotTable:
         sampled = decode
         if last:
             sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS)
-            names = self._names(sampled)
+            owners = self._owners(sampled)
         page_writes, fresh_pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
         contexts = self.kv_length[decode] + 1
-        return StepPlan(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, names)
+        return StepRows(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, owners)
 
-    def commit(self, plan: StepPlan) -> None:
-        """Count the tokens of a launched plan as being in KV."""
-        self.kv_length[plan.decode] = plan.contexts
-        for chunk in plan.chunks:
+    def commit(self, rows: StepRows) -> None:
+        """Count the tokens of a launched rows as being in KV."""
+        self.kv_length[rows.decode] = rows.contexts
+        for chunk in rows.chunks:
             self.kv_length[chunk.slot] += len(chunk.ids)
             if chunk.is_last:
                 self._state[chunk.slot] = DECODE
                 self._decoding = None
                 self._prompt.pop(chunk.slot, None)
 
-    def abandon(self, step: Step, plan: StepPlan | None) -> None:
-        """Deactivate every slot that took part in a step that failed; without a plan, every slot it could name."""
+    def abandon(self, step: Step, rows: StepRows | None) -> None:
+        """Deactivate every slot that took part in a step that failed; without a rows, every slot it could name."""
         slots = {enter.slot for enter in step.enter} | {chunk.slot for chunk in step.chunks}
-        if plan is not None:
-            slots.update(plan.decode.tolist())
+        if rows is not None:
+            slots.update(rows.decode.tolist())
         elif step.decode:
             slots.update(np.flatnonzero(self._state == DECODE).tolist())
         for slot in slots:
@@ -239,24 +239,18 @@ class SlotTable:
         bounds = (self._capacity.max_slots, self.max_pages, self.page_count + 1)
         return StepError(f"a page write outside slots, row and pool {bounds}")
 
-    def _decode_rows(self, step: Step) -> tuple[IntArray, RowNames]:
+    def _decode_rows(self, step: Step) -> tuple[IntArray, RowOwners]:
         if not step.decode:
-            return _NO_SLOTS, _NO_NAMES
-        if step.sit_out:
-            rows = self._state == DECODE
-            for slot in ids_of(step.sit_out):
-                rows[self._checked(int(slot))] = False
-            slots = np.flatnonzero(rows)
-            return slots, self._names(slots)
+            return _NO_SLOTS, _NO_OWNERS
         if self._decoding is None:
             slots = np.flatnonzero(self._state == DECODE)
-            self._decoding = slots, self._names(slots)
+            self._decoding = slots, self._owners(slots)
         return self._decoding
 
-    def _names(self, slots: IntArray) -> RowNames:
-        return RowNames(slots.astype(_WIRE).tobytes(), self.generation[slots].astype(_WIRE).tobytes())
+    def _owners(self, slots: IntArray) -> RowOwners:
+        return RowOwners(slots.astype(_WIRE).tobytes(), self.generation[slots].astype(_WIRE).tobytes())
 
-    def _chunk(self, chunk: Chunk) -> ChunkPlan:
+    def _chunk(self, chunk: Chunk) -> ChunkRows:
         slot = self._checked(chunk.slot)
         if self._state[slot] != PREFILL:
             raise StepError(f"slot {slot} is not in prefill")
@@ -264,7 +258,7 @@ class SlotTable:
         end = start + chunk.length
         if chunk.length < 1 or end > len(ids) or chunk.is_last != (end == len(ids)):
             raise StepError(f"chunk {start}..{end} (last: {chunk.is_last}) of {len(ids)} ids in slot {slot}")
-        return ChunkPlan(slot, start, ids[start:end], chunk.is_last)
+        return ChunkRows(slot, start, ids[start:end], chunk.is_last)
 
 
 def _lies_within(values: IntArray, least: int, end: int) -> bool:

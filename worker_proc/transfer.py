@@ -78,7 +78,7 @@ class Downloader:
         return Download(host, event)
 
 
-class Arrival(Protocol):
+class InFlightIds(Protocol):
     """Ids on their way to the host."""
 
     def is_done(self) -> bool:
@@ -111,7 +111,7 @@ class Download:
 class PatchedDownload:
     """Ids of which some `rows` come by another road, which wins."""
 
-    def __init__(self, whole: Arrival, rows: NDArray[np.int64], patch: Arrival) -> None:
+    def __init__(self, whole: InFlightIds, rows: NDArray[np.int64], patch: InFlightIds) -> None:
         self._whole = whole
         self._rows = rows
         self._patch = patch

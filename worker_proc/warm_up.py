@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Sequence
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity
-from worker_proc.launched import PendingStep
+from worker_proc.device_step import DeviceStep
 
-_NOBODY = Epoch(0)
+_NO_EPOCH = Epoch(0)
 _GREEDY = SamplingParams(temperature=0.0)
 # What has the sampler's own kernels drawn into it.
 _FILTERED = SamplingParams(temperature=0.8, top_k=20, top_p=0.9, min_p=0.01)
 
 
 def warm_up(
-    launch: Callable[[Step, Epoch], PendingStep],
+    launch: Callable[[Step, Epoch], DeviceStep],
     capacity: Capacity,
     lengths: Sequence[int],
     progress: Callable[[], None],
@@ -25,17 +25,17 @@ def warm_up(
     limit = min(capacity.context_length - 2, capacity.page_count * capacity.page_size - 2)
     fitting = sorted({min(length, limit) for length in lengths if limit >= 1})
     decode, release = (
-        Step(_NOBODY, 1, b"", [], b"", [], True, b""),
-        Step(_NOBODY, 2, pack_ids([0]), [], b"", [], False, b""),
+        Step(_NO_EPOCH, 1, b"", [], b"", [], True),
+        Step(_NO_EPOCH, 2, pack_ids([0]), [], b"", [], False),
     )
     steps = [step for length in fitting for step in (_prefill(length, _GREEDY, capacity.page_size), decode, release)]
     steps += [step for length in fitting[:1] for step in (_prefill(length, _FILTERED, capacity.page_size), release)]
     for step in steps:
-        launch(step, _NOBODY).wait()
+        launch(step, _NO_EPOCH).wait()
         progress()
 
 
 def _prefill(length: int, params: SamplingParams, page_size: int) -> Step:
     pages = pack_ids(list(range(1, -(-(length + 2) // page_size) + 1)))
     enter = Enter(0, 0, pack_ids([0] * length), length, 0, pages, params, 0)
-    return Step(_NOBODY, 0, b"", [enter], b"", [Chunk(0, length, True)], False, b"")
+    return Step(_NO_EPOCH, 0, b"", [enter], b"", [Chunk(0, length, True)], False)

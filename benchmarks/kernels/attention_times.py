@@ -22,7 +22,7 @@ from benchmarks.roofline import (
     kv_bytes,
 )
 from benchmarks.serving.speed_to_beat import FA3_DECODE, FA3_EXTEND, FA3_MIXED
-from kernels.decode_plan import plan_decode
+from kernels.decode_partition import partition_decode
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
 
@@ -57,16 +57,17 @@ def copies_of(byte_count: int, most: int = 24) -> int:
 
 
 def decode_us(
-    make: RandomInputs, contexts: Sequence[int], page: int, heads: int, plan: torch.Tensor | None = None
+    make: RandomInputs, contexts: Sequence[int], page: int, heads: int, partition: torch.Tensor | None = None
 ) -> float:
-    """Return the time of a decode of rows with these contexts, by `plan` or by the kernel's own."""
+    """Return the time of a decode of rows with these contexts, by `partition` or by the kernel's own."""
     batch = len(contexts)
     cache, tables = make.regions(batch, max(contexts), page, copies_of(kv_bytes(sum(contexts))))
     q, lens = make.normal(batch, heads, HEAD_DIM, dtype=BF16), make.integers(contexts)
-    if plan is None:
-        plan = plan_decode(lens, KV_HEADS, heads // KV_HEADS, HEAD_DIM, BF16)
+    if partition is None:
+        partition = partition_decode(lens, KV_HEADS, heads // KV_HEADS, HEAD_DIM, BF16)
     return graph_us([
-        lambda t=table: paged_decode(q, cache, t, lens, SCALE, plan=plan, settled=True) for table in tables
+        lambda t=table: paged_decode(q, cache, t, lens, SCALE, partition=partition, metadata_ready=True)
+        for table in tables
     ])  # fmt: skip
 
 
@@ -110,14 +111,14 @@ def timed_mixed(make: RandomInputs, heads: int, page: int = PAGE_SIZE) -> dict[s
     cache, tables = make.regions(rows + 2, context, page, 2)
     q = make.normal(chunk + rows, heads, HEAD_DIM, dtype=BF16)
     lens, chunk_lens = make.integers([context] * rows), make.integers([context + chunk])
-    cu_q, plan = make.integers([0, chunk]), plan_decode(lens, KV_HEADS, heads // KV_HEADS, HEAD_DIM, BF16)
+    cu_q, partition = make.integers([0, chunk]), partition_decode(lens, KV_HEADS, heads // KV_HEADS, HEAD_DIM, BF16)
     calls = []
     for table in tables:
         own = table[rows:].reshape(1, -1)
 
         def call(table: torch.Tensor = table[:rows], own: torch.Tensor = own) -> None:
             paged_extend(q[:chunk], cache, own, cu_q, chunk_lens, SCALE, max_q_len=chunk)
-            paged_decode(q[chunk:], cache, table, lens, SCALE, plan=plan, settled=True)
+            paged_decode(q[chunk:], cache, table, lens, SCALE, partition=partition, metadata_ready=True)
 
         calls.append(call)
     return {

@@ -1,8 +1,8 @@
-"""Times decode attention by how its work is split among programs: the measurements behind kernels/decode_plan.py.
+"""Times decode attention by how its work is split among programs: the measurements behind kernels/decode_partition.py.
 
     python -m benchmarks.kernels.decode_partition [--json FILE]
 
-Three plans are made on the host for each batch: even runs for all programs, even runs for as many programs as have
+Three partitions are made on the host for each batch: even runs for all programs, even runs for as many programs as have
 equally many splits, and whole (sequence, KV head) pairs. Prints microseconds a call for 8 KV heads of dimension 128,
 bf16, pages of 16.
 """
@@ -20,9 +20,9 @@ from benchmarks.kernels.attention_times import PAGE_SIZE, decode_us
 from benchmarks.kernels.random_inputs import RandomInputs
 from benchmarks.report import describe_host, report
 from benchmarks.roofline import HEAD_DIM, KV_HEADS, PEAK_BYTES_PER_S, kv_bytes
-from kernels import decode_plan
+from kernels import decode_partition
 
-UNIT = decode_plan.MIN_SPLIT_TOKENS
+UNIT = decode_partition.MIN_SPLIT_TOKENS
 KINDS = ("even", "equal", "whole")
 # (rows, context)
 ALIKE = [
@@ -48,8 +48,8 @@ def units_of(contexts: Sequence[int]) -> list[int]:
     return [max(1, -(-context // UNIT)) for context in contexts]
 
 
-def make_plan(contexts: Sequence[int], kind: str, programs: int) -> list[int]:
-    """Return a plan as kernels.decode_plan lays it out."""
+def make_partition(contexts: Sequence[int], kind: str, programs: int) -> list[int]:
+    """Return a partition as kernels.decode_partition lays it out."""
     units = units_of(contexts)
     ends = list(accumulate(KV_HEADS * each for each in units))
     if kind == "whole":
@@ -72,10 +72,12 @@ def _units_per_split(units: int) -> int:
 
 
 def measure(make: RandomInputs, name: str, contexts: Sequence[int], heads: int) -> dict[str, Any]:
-    """Time one batch by each plan."""
-    programs = decode_plan._resident_programs(make.device, decode_plan.TILES[HEAD_DIM, 2].programs_per_sm)
-    plans = {kind: make.integers(make_plan(contexts, kind, programs)) for kind in KINDS}
-    us = {kind: round(decode_us(make, contexts, PAGE_SIZE, heads, plan), 1) for kind, plan in plans.items()}
+    """Time one batch by each partition."""
+    programs = decode_partition._resident_programs(make.device, decode_partition.TILES[HEAD_DIM, 2].programs_per_sm)
+    partitions = {kind: make.integers(make_partition(contexts, kind, programs)) for kind in KINDS}
+    us = {
+        kind: round(decode_us(make, contexts, PAGE_SIZE, heads, partition), 1) for kind, partition in partitions.items()
+    }
     longest = max(units_of(contexts))
     found = {
         "batch": name,

@@ -23,7 +23,7 @@ from kernels.activation import silu_mul
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import HopperTile, SkinnyTile, Tile
-from worker_proc.compiles import compile_ahead
+from worker_proc.compilation import compile_ahead
 
 
 class Linear(NamedTuple):

@@ -22,8 +22,8 @@ from benchmarks.kernels.attention_times import HEADS, PAGE_SIZE, SCALE, copies_o
 from benchmarks.kernels.random_inputs import BAD_PAGE, BF16, FP16, RandomInputs, poisoned_empty
 from benchmarks.report import write_json
 from benchmarks.roofline import HEAD_DIM, KV_HEADS, kv_bytes
-from kernels import decode_plan, paged_decode, paged_extend, paged_extend_hopper
-from kernels.decode_plan import DecodeTile
+from kernels import decode_partition, paged_decode, paged_extend, paged_extend_hopper
+from kernels.decode_partition import DecodeTile
 from kernels.paged_extend import ExtendTile
 
 MAKE = RandomInputs(torch.device("cuda"))
@@ -49,7 +49,7 @@ EXTEND_SPECS = [
 
 def use_decode(tile: DecodeTile) -> None:
     """Make paged_decode launch with this tile for head dim 128 and 16-bit types."""
-    decode_plan.TILES[HEAD_DIM, 2] = tile
+    decode_partition.TILES[HEAD_DIM, 2] = tile
 
 
 def use_extend(variant: tuple[int, int] | ExtendTile) -> None:
@@ -81,12 +81,12 @@ def decode_verdict(tile: DecodeTile, split: int | None) -> str:
     table = torch.nn.functional.pad(table, (0, -table.shape[1] % 16), value=BAD_PAGE)
     q = MAKE.normal(len(lens), HEADS, HEAD_DIM, dtype=BF16)
     results = []
-    plain = decode_plan._resident_programs
+    plain = decode_partition._resident_programs
     for programs in (plain(MAKE.device, tile.programs_per_sm), 17, 1):
         use_decode(tile)
-        decode_plan._resident_programs = lambda device, per_sm, programs=programs: programs
+        decode_partition._resident_programs = lambda device, per_sm, programs=programs: programs
         results.append(paged_decode.paged_decode(q, cache, table, context, SCALE, split_size=split))
-    decode_plan._resident_programs = plain
+    decode_partition._resident_programs = plain
     expected = paged_decode.paged_decode_reference(q.double(), cache.double(), table, context, SCALE)
     same = all(torch.equal(result, results[0]) for result in results)
     return f"error {error(results[0], expected):.2e}, same bits {same}"

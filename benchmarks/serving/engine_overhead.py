@@ -12,9 +12,9 @@ import msgspec
 
 from benchmarks.serving.gpu_launch import plan_with_client
 from quartet.checkpoint.resolve import resolve_model
-from quartet.config import Config, SchedulerConfig, ServerConfig, WorkerConfig
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.supervisor import Supervisor
+from quartet.wire.config import Config, SchedulerConfig, ServerConfig, WorkerConfig
 
 
 def main(arguments: list[str]) -> int:

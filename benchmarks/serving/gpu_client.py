@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
-from quartet.actors.actor import Context, Metrics
-from quartet.actors.process import run_process
-from quartet.codec import Source
-from quartet.engine import Engine, GenerateRequest, Output
-from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Snapshot, Who, pack_ids
-from quartet.ids import Role
+from quartet.client.engine import Engine, GenerateRequest, Output
+from quartet.runtime.actor import Context, Metrics
+from quartet.runtime.process import run_process
+from quartet.wire.codec import Source
+from quartet.wire.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams, Snapshot, pack_ids
+from quartet.wire.ids import Role
 
 ROUND_LIMIT_S = 300.0
 SNAPSHOT_LIMIT_S = 3.0
@@ -116,13 +116,13 @@ class BenchActor:
     def on_batch_end(self) -> None:
         """Do nothing: no frame is batched."""
 
-    def on_who(self, who: Who) -> None:
+    def on_process_table(self, process_table: ProcessTable) -> None:
         """Pass the process table to the engine."""
-        self._engine.on_who(who)
+        self._engine.on_process_table(process_table)
 
     def metrics(self) -> Metrics:
         """Return the metrics of the engine."""
-        return self._engine.edge_metrics()
+        return self._engine.journal_metrics()
 
     async def drain(self, limit_s: float) -> None:
         """Return at once: no request is left."""
@@ -247,7 +247,7 @@ class BenchActor:
             raise stream.error
 
     def _cpu(self) -> dict[str, float]:
-        return {f"{row.role.label}-{row.rank}": cpu_seconds(row.pid) for row in self._engine.who.processes}
+        return {f"{row.role.label}-{row.rank}": cpu_seconds(row.pid) for row in self._engine.process_table.processes}
 
     def _cpu_since(self, before: dict[str, float]) -> dict[str, float]:
         return {name: round(cpu - before[name], 2) for name, cpu in self._cpu().items()}

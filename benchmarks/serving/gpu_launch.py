@@ -33,10 +33,10 @@ import msgspec
 from benchmarks.model_configs import FOLDER, MODELS, ROOT, TOKENIZER
 from benchmarks.report import describe_host, report
 from quartet.checkpoint.resolve import resolve_model
-from quartet.config import Config, ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
-from quartet.ids import Role
 from quartet.supervisor.plan import ProcessSpec, plan_processes
 from quartet.supervisor.supervisor import Supervisor
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
+from quartet.wire.ids import Role
 
 SETTINGS: dict[str, Any] = {
     "model.load_format": "dummy",
@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
     "scheduler.disable_radix_cache": True,
     "worker.mem_fraction_static": 0.9,
 }
-"""How a launch differs from the defaults of quartet/config.py."""
+"""How a launch differs from the defaults of quartet/wire/config.py."""
 NOT_REPORTED = ("server.port", "server.shutdown_timeout", "model.tokenizer_path")
 LAUNCH_LIMIT_S, END_LIMIT_S = 1800.0, 20.0
 

@@ -20,8 +20,8 @@ import torch
 from benchmarks.model_configs import MODELS
 from benchmarks.report import describe_host, report
 from benchmarks.serving.gpu_launch import add_arguments, make_config, parse_settings
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.loading import load_runner
 from worker_proc.runner import ModelRunner
 
@@ -59,7 +59,7 @@ class Batch:
 
     def _launch(self, enters: list[Enter], chunks: list[Chunk], decode: bool) -> Any:
         self._number += 1
-        return self._runner.launch(Step(EPOCH, self._number, b"", enters, b"", chunks, decode, b""), EPOCH)
+        return self._runner.launch(Step(EPOCH, self._number, b"", enters, b"", chunks, decode), EPOCH)
 
     def run(self, steps: int) -> dict[str, float]:
         """Return medians in microseconds: of a step, and of the host's time in a launch, in its parts and in a wait.
@@ -103,7 +103,7 @@ def profiled(run: Callable[[], Any], steps: int) -> tuple[dict[str, tuple[float,
     for event in sorted(events, key=lambda event: event.time_range.start):
         totals[event.name][0] += event.device_time
         totals[event.name][1] += 1
-        if event.name.startswith("_open_letter") and ended:
+        if event.name.startswith("_unpack_decode_descriptor") and ended:
             idle.append(max(0.0, event.time_range.start - ended))
         ended = max(ended, event.time_range.end)
     found = {name: (us / steps, calls / steps) for name, (us, calls) in totals.items()}
@@ -114,8 +114,8 @@ def prompt_us(runner: ModelRunner, length: int) -> dict[str, Any]:
     """Return the wall time of a prompt of `length` tokens, the host's time in its launch, and its kernels."""
     pages = pack_ids(list(range(1, 2 - (-length // runner.capacity.page_size))))
     enter = Enter(0, 1, pack_ids([at % 1000 for at in range(length)]), length, 0, pages, SamplingParams(), 0)
-    prompt = Step(EPOCH, 1, b"", [enter], b"", [Chunk(0, length, True)], False, b"")
-    release = Step(EPOCH, 2, pack_ids([0]), [], b"", [], False, b"")
+    prompt = Step(EPOCH, 1, b"", [enter], b"", [Chunk(0, length, True)], False)
+    release = Step(EPOCH, 2, pack_ids([0]), [], b"", [], False)
     walls, launches = [], []
 
     def once() -> None:

@@ -18,15 +18,15 @@ import aiohttp
 import msgspec
 
 from benchmarks.serving.served import get, served
-from quartet.frames import unpack_ids
-from quartet.options import add_options, build_config
-from simulator.cost import StepCost, fit
-from simulator.driver import simulate
-from simulator.presets import preset
-from simulator.prompts import PromptMaker
-from simulator.report import make_report
-from simulator.request import Workload
-from simulator.scenarios import Scenario, make_scenario
+from quartet.cli.options import add_options, build_config
+from quartet.simulator.cost import StepCost, fit
+from quartet.simulator.driver import simulate
+from quartet.simulator.presets import preset
+from quartet.simulator.prompts import PromptMaker
+from quartet.simulator.report import make_report
+from quartet.simulator.request import Workload
+from quartet.simulator.scenarios import Scenario, make_scenario
+from quartet.wire.frames import unpack_ids
 
 IDS_KEPT_FREE = 1000
 SNAPSHOT_S = 1.2

@@ -12,11 +12,11 @@ from array import array
 from typing import Any
 
 from benchmarks.serving.cpu_time import cpu_seconds
-from quartet.actors.actor import Context, Metrics
-from quartet.actors.process import run_process
-from quartet.codec import Source
-from quartet.engine import Engine, GenerateRequest, Output
-from quartet.frames import ApiInbound, IdsPrompt, SamplingParams, Who
+from quartet.client.engine import Engine, GenerateRequest, Output
+from quartet.runtime.actor import Context, Metrics
+from quartet.runtime.process import run_process
+from quartet.wire.codec import Source
+from quartet.wire.frames import ApiInbound, IdsPrompt, ProcessTable, SamplingParams
 
 
 class OverheadActor:
@@ -44,11 +44,11 @@ class OverheadActor:
     def on_batch_end(self) -> None:
         pass
 
-    def on_who(self, who: Who) -> None:
-        self._engine.on_who(who)
+    def on_process_table(self, process_table: ProcessTable) -> None:
+        self._engine.on_process_table(process_table)
 
     def metrics(self) -> Metrics:
-        return self._engine.edge_metrics()
+        return self._engine.journal_metrics()
 
     async def drain(self, limit_s: float) -> None:
         pass
@@ -69,7 +69,7 @@ class OverheadActor:
         while not self._engine.is_accepting:
             await asyncio.sleep(0.05)
         await self._round(64)  # warm-up
-        pids = {f"{row.role.label}-{row.rank}": row.pid for row in self._engine.who.processes}
+        pids = {f"{row.role.label}-{row.rank}": row.pid for row in self._engine.process_table.processes}
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         started = time.perf_counter()
         received = await self._round(self._tokens)

@@ -19,7 +19,7 @@ def served(*flags: str) -> Iterator[str]:
 
     Raises RuntimeError, with its last lines, if it ends before.
     """
-    command = [sys.executable, "-m", "quartet.cli", "serve", "--port", "0", *flags]
+    command = [sys.executable, "-m", "quartet.cli.main", "serve", "--port", "0", *flags]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = _wait_until_ready(server)

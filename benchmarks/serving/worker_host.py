@@ -34,16 +34,16 @@ MOST_ROWS = 256
 
 
 class Graph:
-    """In the place of a CUDA graph: takes the letter's turn and writes every id."""
+    """Stands in for a CUDA graph: advances the sequence number and writes every id."""
 
-    def __init__(self, mail: Any) -> None:
-        self._mail = mail
-        self._turn, self._posts = mail.turn.numpy(), mail.posts.numpy()
+    def __init__(self, rings: Any) -> None:
+        self._rings = rings
+        self._sequence, self._outputs = rings.sequence.numpy(), rings.outputs.numpy()
 
     def replay(self) -> None:
-        """Answer the letter that was written last."""
-        self._turn += 1
-        self._posts[self._turn[0] % len(self._posts)] = 7
+        """Answer the step descriptor that was written last."""
+        self._sequence += 1
+        self._outputs[self._sequence[0] % len(self._outputs)] = 7
 
 
 def make_runner() -> ModelRunner:
@@ -60,11 +60,11 @@ def make_runner() -> ModelRunner:
     }
     runner = load_runner(make_config(str(TINY_MODELS / "llama"), settings), lambda: None)
     runner.allocate(runner.capacity.page_count)
-    for loop in (runner._decode_loop, runner._prompt_loop):
+    for loop in (runner._decode_graphs, runner._prefill_graphs):
         assert loop is not None
         with torch.inference_mode():
-            loop._mail.restart()
-        loop._graphs = dict.fromkeys(loop._sizes, Graph(loop._mail))  # type: ignore[assignment]
+            loop._rings.restart()
+        loop._graphs = dict.fromkeys(loop._sizes, Graph(loop._rings))  # type: ignore[assignment]
     return runner
 
 

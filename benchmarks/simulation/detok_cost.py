@@ -14,9 +14,9 @@ from pathlib import Path
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.codec import Decoder, Encoder, Source
-from quartet.frames import DetokInbound, Open, Tokens, pack_ids
-from quartet.ids import Epoch, Handle, Rid, Role
+from quartet.wire.codec import Decoder, Encoder, Source
+from quartet.wire.frames import DetokInbound, Open, Tokens, pack_ids
+from quartet.wire.ids import Epoch, Handle, Rid, Role
 
 BOOT_ID = 1
 SCHEDULER = Source(Role.SCHEDULER, 0, Epoch(1))

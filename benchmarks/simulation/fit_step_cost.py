@@ -14,11 +14,11 @@ from pathlib import Path
 import msgspec
 
 from quartet.checkpoint.resolve import resolve_model
-from quartet.config import Config
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
-from quartet.ids import Epoch
-from quartet.options import OneLineParser, add_options, build_config
-from simulator.cost import MeasuredStep, fit_steps, pairs, residuals
+from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.simulator.cost import MeasuredStep, fit_steps, pairs, residuals
+from quartet.wire.config import Config
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Runner
 from worker_proc.loading import load_runner
 
@@ -41,7 +41,7 @@ class Bench:
         self._step = 1
 
     def _run(self, enter: list[Enter], chunks: list[Chunk], decode: bool) -> float:
-        step = Step(EPOCH, self._step, b"", enter, b"", chunks, decode, b"")
+        step = Step(EPOCH, self._step, b"", enter, b"", chunks, decode)
         self._step += 1
         started = time.perf_counter()
         self._runner.launch(step, EPOCH).wait()

@@ -18,9 +18,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from quartet.config import POLICIES, SchedulerConfig
-from quartet.frames import SamplingParams, Submit, pack_ids
-from quartet.ids import Rid
+from quartet.wire.config import POLICIES, SchedulerConfig
+from quartet.wire.frames import SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.policies import PolicyContext, make_policy
 from scheduler_proc.core.radix import RadixTree
 from scheduler_proc.core.request import Request

@@ -13,10 +13,19 @@ from collections import deque
 
 import msgspec
 
-from quartet.codec import Decoder, Encoder, Source
-from quartet.config import SchedulerConfig
-from quartet.frames import SamplingParams, SchedulerInbound, Step, StepResult, StepTimes, Submit, pack_ids, unpack_ids
-from quartet.ids import Epoch, Rid, Role
+from quartet.wire.codec import Decoder, Encoder, Source
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import (
+    SamplingParams,
+    SchedulerInbound,
+    Step,
+    StepResult,
+    StepTimes,
+    Submit,
+    pack_ids,
+    unpack_ids,
+)
+from quartet.wire.ids import Epoch, Rid, Role
 from scheduler_proc.core.events import WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
+from quartet.simulator.driver import simulate
+from quartet.simulator.plots import save_plots
+from quartet.simulator.presets import preset
+from quartet.simulator.report import Report, make_report
+from quartet.simulator.scenarios import make_scenario
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.state import AUTO_CHUNK
-from simulator.driver import simulate
-from simulator.plots import save_plots
-from simulator.presets import preset
-from simulator.report import Report, make_report
-from simulator.scenarios import make_scenario
 
 SEEDS = (0, 1, 2, 3, 4)
 ENGINE = preset("llama-8b-h100")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quartet.checkpoint.cache import build, entry_path
 from quartet.checkpoint.source import locate_gguf
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 EXIT_MODEL_ERROR = 3
 _EXIT_INTERRUPTED = 130

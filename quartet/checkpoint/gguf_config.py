@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from quartet.checkpoint.gguf_reader import GgufHeader
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 _ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "llama"),

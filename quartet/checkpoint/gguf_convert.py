@@ -18,7 +18,7 @@ from quartet.checkpoint.gguf_config import hf_config
 from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
 from quartet.checkpoint.safetensors_writer import write_float32
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 Rows = npt.NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 _UNKNOWN_TYPE, _CONTROL_TYPE, _USER_TYPE = 2, 3, 4
 _META_SPACE = "\u2581"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja"]
 

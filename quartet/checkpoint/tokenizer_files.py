@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quartet.checkpoint.model_folder import read_json
-from quartet.config import Config
+from quartet.wire.config import Config
 
 
 class AddedTokenEntry(NamedTuple):

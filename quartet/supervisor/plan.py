@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from quartet.config import Config
-from quartet.ids import Role, process_name
+from quartet.wire.config import Config
+from quartet.wire.ids import Role, process_name
 
 
 class ProcessSpec(NamedTuple):

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from quartet.config import Config
+from quartet.wire.config import Config
 
 Facts = dict[str, str | int | float]
 

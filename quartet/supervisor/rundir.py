@@ -11,7 +11,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from quartet.errors import ConfigError
+from quartet.wire.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
 LONGEST_NAME = "tokenizer-63.sock"

@@ -6,9 +6,9 @@ import socket
 import subprocess
 import sys
 
-from quartet.actors.control import ControlChannel, control_pair
-from quartet.frames import Assignment, Heartbeat, SupervisorInbound
+from quartet.runtime.control import ControlChannel, control_pair
 from quartet.supervisor.plan import ProcessSpec
+from quartet.wire.frames import Assignment, Heartbeat, SupervisorInbound
 
 
 class Child:

@@ -6,15 +6,15 @@ import secrets
 import signal
 import socket
 
-from quartet.config import Config
-from quartet.errors import ConfigError, FrameError
-from quartet.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, Ready, Who
-from quartet.ids import Epoch, Role
 from quartet.supervisor.plan import DRAIN_ORDER, ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
 from quartet.supervisor.spawn import Child, listening_socket
+from quartet.wire.config import Config
+from quartet.wire.errors import ConfigError, FrameError
+from quartet.wire.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, ProcessTable, Ready
+from quartet.wire.ids import Epoch, Role
 
 TICK_S = 0.1
 START_TIMEOUT_S = 60.0
@@ -24,7 +24,7 @@ EXIT_GAVE_UP = 70
 EXIT_FATAL = 3
 
 
-class _Seat:
+class ProcessSlot:
     """One place of the plan: its current child, epoch and history."""
 
     def __init__(self, spec: ProcessSpec, policy: RestartPolicy) -> None:
@@ -34,11 +34,16 @@ class _Seat:
         self.epoch = 0
         self.restarts = 0
 
-    def has_seen(self, who: Who) -> bool:
+    def has_seen(self, process_table: ProcessTable) -> bool:
         """Say whether the process has read this process table."""
-        return self.child is not None and self.child.beat is not None and self.child.beat.who_serial >= who.serial
+        return (
+            self.child is not None
+            and self.child.beat is not None
+            and self.child.beat.table_serial >= process_table.serial
+        )
 
     def status(self, is_draining: bool) -> ProcessStatus:
+        """Return this process's row of the process table."""
         child = self.child
         if child is None:
             state, phase, pid = "down", "", 0
@@ -59,8 +64,8 @@ class Supervisor:
     def __init__(self, config: Config, plan: list[ProcessSpec] | None = None) -> None:
         self._config = config
         self._boot_id = secrets.randbits(63)
-        self._seats = [
-            _Seat(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
+        self._slots = [
+            ProcessSlot(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
         ]
         self._progress = Progress()
         self._facts: Facts = {}
@@ -68,7 +73,7 @@ class Supervisor:
         self._is_draining = False
         self._drain_task: asyncio.Task[None] | None = None
         self._exit_code: asyncio.Future[int] | None = None
-        self._last_who = Who([], False)
+        self._process_table = ProcessTable([], False)
         self._pending_starts: set[asyncio.TimerHandle] = set()
 
     def run(self) -> int:
@@ -111,8 +116,8 @@ class Supervisor:
         self._exit_code = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        for seat in self._seats:
-            self._start(seat)
+        for slot in self._slots:
+            self._start(slot)
         watch = loop.create_task(self._watch())
         try:
             return await self._exit_code
@@ -122,55 +127,55 @@ class Supervisor:
 
     # Start, death, restart
 
-    def _start(self, seat: _Seat) -> None:
-        seat.epoch += 1
-        is_api = seat.spec.role is Role.API
+    def _start(self, slot: ProcessSlot) -> None:
+        slot.epoch += 1
+        is_api = slot.spec.role is Role.API
         listen_fd = self._listener.fileno() if is_api else -1
         assignment = Assignment(
             self._boot_id,
-            seat.spec.role,
-            seat.spec.rank,
-            Epoch(seat.epoch),
+            slot.spec.role,
+            slot.spec.rank,
+            Epoch(slot.epoch),
             str(self._run_dir.path),
             self._config,
             listen_fd,
         )
-        child = Child(seat.spec, assignment, listen_fd, self._loop.time())
-        seat.child = child
-        self._loop.add_reader(child.pidfd, self._on_exit, seat, child)
-        self._loop.add_reader(child.channel.socket.fileno(), self._on_control, seat, child)
+        child = Child(slot.spec, assignment, listen_fd, self._loop.time())
+        slot.child = child
+        self._loop.add_reader(child.pidfd, self._on_exit, slot, child)
+        self._loop.add_reader(child.channel.socket.fileno(), self._on_control, slot, child)
         self._broadcast(force=True)
 
-    def _on_exit(self, seat: _Seat, child: Child) -> None:
+    def _on_exit(self, slot: ProcessSlot, child: Child) -> None:
         self._loop.remove_reader(child.pidfd)
         # Its last words may still be unread: a Fatal or Drained that was sent just before the end.
-        self._on_control(seat, child)
+        self._on_control(slot, child)
         self._loop.remove_reader(child.channel.socket.fileno())
         code = child.reap()
-        if seat.child is child:
-            seat.child = None
+        if slot.child is child:
+            slot.child = None
         if child.is_drained:
             return
         if child.fatal is not None:
-            self._progress.line(f"{seat.spec.name}: {child.fatal}")
+            self._progress.line(f"{slot.spec.name}: {child.fatal}")
             self._finish(EXIT_FATAL)
             return
         now = self._loop.time()
         cause = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
-        delay_s = seat.policy.on_death(now, now - child.started_s, child.is_ready)
+        delay_s = slot.policy.on_death(now, now - child.started_s, child.is_ready)
         if delay_s is None:
-            self._progress.line(f"{seat.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
+            self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
             self._finish(EXIT_GAVE_UP)
             return
-        self._progress.line(f"{seat.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
-        seat.restarts += 1
+        self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
+        slot.restarts += 1
         self._broadcast()
-        handle = self._loop.call_later(delay_s, self._restart, seat)
+        handle = self._loop.call_later(delay_s, self._restart, slot)
         self._pending_starts.add(handle)
 
-    def _restart(self, seat: _Seat) -> None:
-        if self._exit_code is not None and not self._exit_code.done() and seat.child is None:
-            self._start(seat)
+    def _restart(self, slot: ProcessSlot) -> None:
+        if self._exit_code is not None and not self._exit_code.done() and slot.child is None:
+            self._start(slot)
 
     def _finish(self, code: int) -> None:
         if self._exit_code is not None and not self._exit_code.done():
@@ -179,40 +184,40 @@ class Supervisor:
     def _kill_all(self) -> None:
         for handle in self._pending_starts:
             handle.cancel()
-        for seat in self._seats:
-            if seat.child is not None:
-                seat.child.kill()
-        for seat in self._seats:
-            if seat.child is not None:
-                self._loop.remove_reader(seat.child.pidfd)
-                self._loop.remove_reader(seat.child.channel.socket.fileno())
-                seat.child.reap()
+        for slot in self._slots:
+            if slot.child is not None:
+                slot.child.kill()
+        for slot in self._slots:
+            if slot.child is not None:
+                self._loop.remove_reader(slot.child.pidfd)
+                self._loop.remove_reader(slot.child.channel.socket.fileno())
+                slot.child.reap()
 
     # What children say
 
-    def _on_control(self, seat: _Seat, child: Child) -> None:
+    def _on_control(self, slot: ProcessSlot, child: Child) -> None:
         while True:
             try:
                 message = child.channel.receive()
             except OSError:
                 return
             if message is None:
-                if seat.child is child:
+                if slot.child is child:
                     self._loop.remove_reader(child.channel.socket.fileno())
                 return
-            self._on_message(seat, child, message)
+            self._on_message(slot, child, message)
 
-    def _on_message(self, seat: _Seat, child: Child, message: Heartbeat | Ready | Drained | Fatal) -> None:
+    def _on_message(self, slot: ProcessSlot, child: Child, message: Heartbeat | Ready | Drained | Fatal) -> None:
         match message:
             case Heartbeat():
                 child.on_heartbeat(message, self._loop.time())
                 self._announce()
                 if not child.is_ready and not self._is_draining:
-                    self._progress.phase(seat.spec.name, message.phase)
+                    self._progress.phase(slot.spec.name, message.phase)
             case Ready():
                 child.is_ready = True
                 self._facts.update(message.facts)
-                self._progress.phase(seat.spec.name, "ready")
+                self._progress.phase(slot.spec.name, "ready")
                 self._broadcast()
             case Drained():
                 child.is_drained = True
@@ -221,21 +226,21 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Say that the service is ready, once the api processes know it too."""
-        if self._was_ready or not all(seat.child is not None and seat.child.is_ready for seat in self._seats):
+        if self._was_ready or not all(slot.child is not None and slot.child.is_ready for slot in self._slots):
             return
-        if all(seat.has_seen(self._last_who) for seat in self._seats if seat.spec.role is Role.API):
+        if all(slot.has_seen(self._process_table) for slot in self._slots if slot.spec.role is Role.API):
             self._was_ready = True
             self._progress.ready(self._config, self.url, self._facts)
 
     def _broadcast(self, force: bool = False) -> None:
-        processes = [seat.status(self._is_draining) for seat in self._seats]
-        last = self._last_who
+        processes = [slot.status(self._is_draining) for slot in self._slots]
+        last = self._process_table
         if not force and processes == last.processes and self._is_draining == last.is_draining:
             return
-        who = self._last_who = Who(processes, self._is_draining, last.serial + 1)
-        for seat in self._seats:
-            if seat.child is not None:
-                seat.child.channel.send(who)
+        process_table = self._process_table = ProcessTable(processes, self._is_draining, last.serial + 1)
+        for slot in self._slots:
+            if slot.child is not None:
+                slot.child.channel.send(process_table)
 
     # Watching
 
@@ -245,20 +250,20 @@ class Supervisor:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
             if now - last > OWN_GAP_S:
-                for seat in self._seats:
-                    if seat.child is not None:
-                        seat.child.grant_grace(now)
+                for slot in self._slots:
+                    if slot.child is not None:
+                        slot.child.grant_grace(now)
             last = now
-            for seat in self._seats:
-                if seat.child is not None:
-                    self._check(seat, seat.child, now)
+            for slot in self._slots:
+                if slot.child is not None:
+                    self._check(slot, slot.child, now)
             self._broadcast()
 
-    def _check(self, seat: _Seat, child: Child, now: float) -> None:
+    def _check(self, slot: ProcessSlot, child: Child, now: float) -> None:
         child.channel.flush()
         reason = child.hang(now, self._config.server.hang_timeout, START_TIMEOUT_S)
         if reason is not None:
-            self._progress.line(f"{seat.spec.name} (pid {child.pid}) hangs: {reason}; killing it")
+            self._progress.line(f"{slot.spec.name} (pid {child.pid}) hangs: {reason}; killing it")
             child.grant_grace(now)
             child.kill()
 
@@ -276,7 +281,7 @@ class Supervisor:
     async def _drain(self) -> None:
         for role in DRAIN_ORDER:
             limit_s = self._config.server.shutdown_timeout if role is Role.API else INNER_DRAIN_S
-            children = [seat.child for seat in self._seats if seat.child is not None and seat.spec.role is role]
+            children = [slot.child for slot in self._slots if slot.child is not None and slot.spec.role is role]
             for child in children:
                 child.channel.send(Drain(limit_s))
             deadline = self._loop.time() + limit_s + INNER_DRAIN_S

@@ -2,11 +2,10 @@
 
 import collections
 
-from quartet.errors import InvariantViolation
+from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.radix import ID_BYTES, Node
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 
 
@@ -41,9 +40,10 @@ def _check_places(state: State) -> None:
     for request in state.running.values():
         if request.state is not RequestState.RUNNING:
             _fail("INV-7", f"{request.state.name} request {request.rid.hex()} in the running batch")
-        if request.committed != request.prompt_tokens + request.launched - 1:
+        if request.num_computed_tokens != request.prompt_tokens + request.launched - 1:
             _fail(
-                "INV-7", f"running request {request.rid.hex()} has C {request.committed}, launched {request.launched}"
+                "INV-7",
+                f"running request {request.rid.hex()} has C {request.num_computed_tokens}, launched {request.launched}",
             )
     if state.chunked is not None and state.chunked.state is not RequestState.PREFILLING:
         _fail("INV-7", f"chunked request in state {state.chunked.state.name}")
@@ -59,8 +59,11 @@ def _check_ownership(state: State, kv: KvCache) -> None:
         own = request.pages[request.protected // kv.page_size :]
         private += len(own) * kv.page_size
         owners.update(own)
-        if len(request.pages) * kv.page_size < request.committed:
-            _fail("INV-1", f"request {request.rid.hex()} has {len(request.pages)} pages for {request.committed} tokens")
+        if len(request.pages) * kv.page_size < request.num_computed_tokens:
+            _fail(
+                "INV-1",
+                f"request {request.rid.hex()} has {len(request.pages)} pages for {request.num_computed_tokens} tokens",
+            )
     if 0 in owners:
         _fail("INV-8", "the dummy page has an owner")
     twice = [page for page, count in owners.items() if count > 1]

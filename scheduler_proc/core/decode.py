@@ -43,7 +43,7 @@ class DecodePass:
 
     def _needed(self, rows: list[Request]) -> int:
         page_size = self._state.page_size
-        return page_size * sum(1 for request in rows if request.committed % page_size == 0)
+        return page_size * sum(1 for request in rows if request.num_computed_tokens % page_size == 0)
 
     def advance(self, rows: list[Request]) -> list[PageWrite]:
         """Launch one token of each row, for which there is room; returns the page table writes."""
@@ -52,10 +52,10 @@ class DecodePass:
         writes = []
         complete = self._complete
         for request in rows:
-            if request.committed % page_size == 0:
-                (page,) = kv.extend(request, request.committed + 1)
+            if request.num_computed_tokens % page_size == 0:
+                (page,) = kv.extend(request, request.num_computed_tokens + 1)
                 writes.append((request.slot, len(request.pages) - 1, page))
-            request.committed += 1
+            request.num_computed_tokens += 1
             request.launched += 1
             request.in_flight += 1
             if request.launched >= request.rows_wanted:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from quartet.frames import Abort, Ask, LiveSet, StepFailed, StepResult, Stopped, Submit
-from quartet.ids import Epoch
+from quartet.wire.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.ids import Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +31,16 @@ class BeginDrain:
     """Take no new request; finish what was accepted."""
 
 
-Event = Submit | Abort | LiveSet | Ask | Stopped | StepResult | StepFailed | Tick | WorkerUp | WorkerLost | BeginDrain
+Event = (
+    Submit
+    | Abort
+    | LiveRequests
+    | Query
+    | Stopped
+    | StepResult
+    | StepFailed
+    | Tick
+    | WorkerUp
+    | WorkerLost
+    | BeginDrain
+)

@@ -7,7 +7,7 @@ what comes up here, and tells of every lock, use and new leaf.
 import heapq
 from collections.abc import Callable, Iterable
 
-from quartet.errors import ConfigError, InvariantViolation
+from quartet.wire.errors import ConfigError, InvariantViolation
 from scheduler_proc.core.radix_node import Node
 
 EvictionKey = tuple[int, int]

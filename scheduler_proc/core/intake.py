@@ -5,13 +5,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from quartet.errors import RequestError
-from quartet.frames import Accepted, Held, HeldItem, LiveSet, Rejected, Submit, unpack_ids
-from quartet.ids import Rid
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Accepted, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.priority import least_urgent, urgency_of
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.state import State
 
@@ -123,7 +122,7 @@ class Intake:
         outbox = self._state.outbox
         outbox.close(request)
         request.attempt, request.reply_to, request.detok = submit.attempt, submit.reply_to, submit.detok
-        request.edge_count = len(delivered)
+        request.delivered_count = len(delivered)
         request.live_misses = 0
         self._accept(request)
         if request.started_s >= 0 or request.output_ids:
@@ -145,7 +144,7 @@ class Intake:
         for request in list(self._state.requests.get(rid, {}).values()):
             self._results.abort(request)
 
-    def on_live_set(self, live: LiveSet) -> None:
+    def on_live_requests(self, live: LiveRequests) -> None:
         """Free what the edge has not named twice in a row, and say what is held for it (faults R6, R8)."""
         state = self._state
         wanted = {(key.rid, key.choice) for key in live.live}
@@ -162,11 +161,11 @@ class Intake:
                     continue
             is_running = request.state is not RequestState.WAITING
             steps = state.step - request.first_step if is_running else 0
-            held.append(HeldItem(request.rid, request.choice, request.attempt, is_running, steps))
+            held.append(HeldRequest(request.rid, request.choice, request.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:
-                held.append(HeldItem(submit.rid, submit.choice, submit.attempt, False, 0))
-        state.outbox.put(live.reply_to, Held(held))
+                held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
+        state.outbox.put(live.reply_to, HeldRequests(held))
 
     def on_deadlines(self) -> None:
         """Fail what has passed its deadline, or has waited or run too long (scheduling rules 6.5)."""

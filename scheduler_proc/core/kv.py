@@ -3,7 +3,7 @@
 Every page has one owner: the free list, one tree node, or the private range of one request (INV-3).
 """
 
-from quartet.errors import InvariantViolation
+from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.pages import PagePool
 from scheduler_proc.core.radix import ID_BYTES, RadixTree
@@ -62,7 +62,7 @@ class KvCache:
         pages, node = self.tree.match(self._key(request, request.total_tokens - 1), request.namespace)
         self.tree.lock(node)
         request.node, request.pages = node, pages
-        request.protected = request.committed = len(pages) * self.page_size
+        request.protected = request.num_computed_tokens = len(pages) * self.page_size
         return request.protected
 
     def unlock_match(self, request: Request) -> None:
@@ -108,7 +108,7 @@ class KvCache:
         """
         if not self.is_sharing:
             return [], []
-        length = floor_to(request.committed, self.page_size)
+        length = floor_to(request.num_computed_tokens, self.page_size)
         old_node, old_protected = request.node, request.protected
         assert old_node is not None
         count = length // self.page_size
@@ -132,7 +132,7 @@ class KvCache:
 
     def finish(self, request: Request, step: int) -> None:
         """Keep the KV of a finished request in the tree, free the rest, unlock (TREE-9)."""
-        known = min(request.committed, request.total_tokens)
+        known = min(request.num_computed_tokens, request.total_tokens)
         length = floor_to(known, self.page_size) if self.is_sharing else 0
         count = length // self.page_size
         first = request.protected // self.page_size

@@ -1,6 +1,6 @@
 """What length a request may have (rules LEN-1 to LEN-3)."""
 
-from quartet.errors import RequestError
+from quartet.wire.errors import RequestError
 
 UNLIMITED = 1 << 30
 MARGIN_TOKENS = 5

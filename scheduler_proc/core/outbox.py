@@ -2,8 +2,8 @@
 
 import msgspec
 
-from quartet.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
-from quartet.ids import Handle
+from quartet.wire.frames import Close, End, Open, TokenLogprobs, Tokens, pack_ids
+from quartet.wire.ids import Handle
 from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request
 
@@ -49,12 +49,12 @@ class Outbox:
             request.reply_to,
             request.prompt_key[-TAIL_TOKENS * ID_BYTES :],
             pack_ids(request.output_ids),
-            request.edge_count,
+            request.delivered_count,
             params.stop,
             params.include_stop_in_output,
             params.skip_special_tokens,
             request.min_new_tokens,
-            request.logprobs_after(request.edge_count),
+            request.logprobs_after(request.delivered_count),
             request.timings(now),
         )
         self.put(request.detok, frame)

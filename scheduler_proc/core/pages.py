@@ -1,6 +1,6 @@
 """The page pool: which KV pages are free. It knows numbers only; the memory is the worker's."""
 
-from quartet.errors import InvariantViolation
+from quartet.wire.errors import InvariantViolation
 
 
 class PagePool:

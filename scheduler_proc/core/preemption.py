@@ -5,7 +5,7 @@ Source: SGLang's preempt_to_schedule, with the departures that the rules name.
 
 from collections.abc import Iterable
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.lengths import ceil_to
 from scheduler_proc.core.request import Request
@@ -39,7 +39,7 @@ def pick_victims(
         victims.append(victim)
         missing -= adder.reservation_of(victim)
         if not is_compat:
-            missing -= ceil_to(victim.committed, adder.page_size) - victim.protected
+            missing -= ceil_to(victim.num_computed_tokens, adder.page_size) - victim.protected
     return victims if victims and _suffices(missing, is_compat) else []
 
 

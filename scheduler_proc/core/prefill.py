@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from quartet.frames import Chunk, Enter, pack_ids
+from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
 from scheduler_proc.core.policies import PolicyContext, make_policy, reserve_for_short
 from scheduler_proc.core.preemption import pick_victims
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.state import PageWrite, State
 
@@ -96,7 +95,7 @@ class PrefillPass:
         cap, reserved = None, 0
         if state.config.schedule_policy == "shortest-prefill-first" and state.waiting and adder.remaining_chunk:
             self._policy.order(state.waiting, context)
-            left = request.total_tokens - request.committed
+            left = request.total_tokens - request.num_computed_tokens
             reserved = reserve_for_short(state.waiting, left, adder.remaining_chunk, kv.page_size)
             if reserved:
                 cap = (adder.remaining_chunk - reserved) // kv.page_size * kv.page_size
@@ -105,11 +104,11 @@ class PrefillPass:
             # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
             if state.running:
                 return reserved
-            length = min(length, kv.pool.available_tokens - (-request.committed % kv.page_size))
+            length = min(length, kv.pool.available_tokens - (-request.num_computed_tokens % kv.page_size))
             if length <= 0:
                 return reserved
         index = len(request.pages)
-        pages = kv.extend(request, request.committed + length)
+        pages = kv.extend(request, request.num_computed_tokens + length)
         batch.new_pages += [(request.slot, index + i, page) for i, page in enumerate(pages)]
         self._compute(request, length, batch, step)
         return reserved
@@ -205,7 +204,7 @@ class PrefillPass:
     def _enter(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
         state = self._state
         kv = state.require_kv()
-        cached = request.committed
+        cached = request.num_computed_tokens
         kv.extend(request, cached + length)
         state.take_slot(request)
         request.first_step = step
@@ -229,9 +228,9 @@ class PrefillPass:
     def _compute(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
         """Put `length` tokens of a request that has pages for them into the batch."""
         state = self._state
-        batch.context_tokens += request.committed + length // 2
-        request.committed += length
-        is_last = request.committed == request.total_tokens
+        batch.context_tokens += request.num_computed_tokens + length // 2
+        request.num_computed_tokens += length
+        is_last = request.num_computed_tokens == request.total_tokens
         batch.chunks.append(Chunk(request.slot, length, is_last))
         batch.requests.append(request)
         state.counters.prefill_tokens += length

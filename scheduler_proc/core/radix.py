@@ -9,7 +9,7 @@ The tree knows page numbers, not the pool: whoever evicts frees what is returned
 import itertools
 from collections.abc import Iterator
 
-from quartet.errors import InvariantViolation
+from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.eviction import Evictables
 from scheduler_proc.core.radix_node import ID_BYTES, ChildKey, Namespace, Node, common_bytes
 

@@ -5,7 +5,7 @@ Source of the algorithm: SGLang's new_token_ratio_tracker.
 
 from collections.abc import Iterable
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 
 
 def estimate_ratio(outputs: Iterable[tuple[int, int]], retract_decode_steps: int) -> float:

@@ -13,16 +13,16 @@ prompt is computed, C = I + launched - 1: the last sampled token is not in KV un
 from enum import Enum, auto
 from typing import Any
 
-from quartet.errors import InvariantViolation
-from quartet.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
-from quartet.ids import Handle, Rid
+from quartet.wire.errors import InvariantViolation
+from quartet.wire.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
+from quartet.wire.ids import Handle, Rid
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 
 TimelineEvent = tuple[float, str, dict[str, Any]]
 """When, what, and the numbers that explain it."""
 
 
-class State(Enum):
+class RequestState(Enum):
     """Where a request is. Exactly one of these at any time (INV-7)."""
 
     WAITING = auto()
@@ -36,13 +36,25 @@ class State(Enum):
     FAILED = auto()
 
 
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.PREFILLING, State.RUNNING, State.FINISHED, State.ABORTED, State.FAILED}),
-    State.PREFILLING: frozenset({State.RUNNING, State.WAITING, State.FINISHED, State.ABORTED, State.FAILED}),
-    State.RUNNING: frozenset({State.WAITING, State.FINISHED, State.ABORTED, State.FAILED}),
-    State.FINISHED: frozenset(),
-    State.ABORTED: frozenset(),
-    State.FAILED: frozenset(),
+TRANSITIONS: dict[RequestState, frozenset[RequestState]] = {
+    RequestState.WAITING: frozenset(
+        {
+            RequestState.PREFILLING,
+            RequestState.RUNNING,
+            RequestState.FINISHED,
+            RequestState.ABORTED,
+            RequestState.FAILED,
+        }
+    ),
+    RequestState.PREFILLING: frozenset(
+        {RequestState.RUNNING, RequestState.WAITING, RequestState.FINISHED, RequestState.ABORTED, RequestState.FAILED}
+    ),
+    RequestState.RUNNING: frozenset(
+        {RequestState.WAITING, RequestState.FINISHED, RequestState.ABORTED, RequestState.FAILED}
+    ),
+    RequestState.FINISHED: frozenset(),
+    RequestState.ABORTED: frozenset(),
+    RequestState.FAILED: frozenset(),
 }
 """RUNNING to WAITING is a retraction; WAITING to FINISHED is one whose token in flight turned out to be its last."""
 
@@ -51,14 +63,62 @@ class Request:
     """State of one request. Only scheduler_proc.core mutates it; lengths and positions count tokens."""
 
     __slots__ = (
-        "arrived_s", "attempt", "cached_tokens", "choice", "committed", "deadline_s", "detok", "edge_count",
-        "events", "finished_s", "first_step", "first_token_s", "generation", "handle", "in_flight",
-        "inserted_tokens", "is_deprioritized", "is_done", "is_open", "launched", "live_misses", "logprobs",
-        "matched_node", "matched_tokens", "max_new_tokens", "min_new_tokens", "namespace", "node", "output_ids",
-        "pages", "params", "passes_waited", "priority", "processed_at_entry", "prompt_key", "prompt_tokens",
-        "protected", "qseq", "queued_s", "recomputed_tokens", "reply_to", "retractions", "rid", "routing_key",
-        "rows_wanted", "sent_count", "seq", "slot", "started_s", "state", "stop_ids", "stop_reasons_at_entry",
-        "suspicion", "tenant", "urgency", "weight",
+        "arrived_s",
+        "attempt",
+        "cached_tokens",
+        "choice",
+        "deadline_s",
+        "delivered_count",
+        "detok",
+        "events",
+        "finished_s",
+        "first_step",
+        "first_token_s",
+        "generation",
+        "handle",
+        "in_flight",
+        "inserted_tokens",
+        "is_deprioritized",
+        "is_done",
+        "is_open",
+        "launched",
+        "live_misses",
+        "logprobs",
+        "matched_node",
+        "matched_tokens",
+        "max_new_tokens",
+        "min_new_tokens",
+        "namespace",
+        "node",
+        "num_computed_tokens",
+        "output_ids",
+        "pages",
+        "params",
+        "passes_waited",
+        "priority",
+        "processed_at_entry",
+        "prompt_key",
+        "prompt_tokens",
+        "protected",
+        "qseq",
+        "queued_s",
+        "recomputed_tokens",
+        "reply_to",
+        "retractions",
+        "rid",
+        "routing_key",
+        "rows_wanted",
+        "sent_count",
+        "seq",
+        "slot",
+        "started_s",
+        "state",
+        "stop_ids",
+        "stop_reasons_at_entry",
+        "suspicion",
+        "tenant",
+        "urgency",
+        "weight",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +134,7 @@ class Request:
         self.prompt_key = submit.prompt_ids
         self.prompt_tokens = len(submit.prompt_ids) // ID_BYTES
         self.output_ids = unpack_ids(submit.output_ids)
-        self.edge_count = len(self.output_ids)
+        self.delivered_count = len(self.output_ids)
         self.logprobs: list[TokenLogprobs] = []
         self.params: SamplingParams = params
         self.tenant = submit.tenant
@@ -105,7 +165,7 @@ class Request:
         self.deadline_s = None if submit.deadline_s is None else now + submit.deadline_s
         self.seq = seq
         self.qseq = qseq
-        self.state = State.WAITING
+        self.state = RequestState.WAITING
         self.is_done = False
         self.handle = Handle(0)
         self.is_open = False
@@ -126,10 +186,10 @@ class Request:
         self.pages: list[int] = []
         self.protected = 0
         self.node: Node | None = None
-        self.committed = 0
+        self.num_computed_tokens = 0
         self.launched = len(self.output_ids)
 
-    def move_to(self, state: State) -> None:
+    def move_to(self, state: RequestState) -> None:
         """Change state; raises InvariantViolation for a change that the table does not have."""
         if state not in TRANSITIONS[self.state]:
             raise InvariantViolation("INV-7", f"request {self.rid.hex()}: {self.state.name} to {state.name}")

@@ -1,8 +1,7 @@
 """What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
 
-from quartet.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from quartet.wire.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 
 MAX_SUSPICION = 3
@@ -169,7 +168,7 @@ class Results:
         on_board = [*state.running.values(), *([state.chunked] if state.chunked else [])]
         on_board.sort(key=lambda request: request.seq)
         for request in on_board:
-            request.recomputed_tokens += request.committed
+            request.recomputed_tokens += request.num_computed_tokens
             request.events.append((state.now, "requeued", {"outputs": len(request.output_ids)}))
             state.leave_batch(request)
             state.give_slot_back(request)

@@ -3,9 +3,8 @@
 What it gives back and what it keeps is the same in each case (rules RET-5 to RET-7, PRE-6).
 """
 
-from quartet.frames import Failed
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from quartet.wire.frames import Failed
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 
 
@@ -31,7 +30,7 @@ class Retraction:
     def _requeue(self, request: Request, what: str, details: dict[str, object]) -> None:
         state = self._state
         request.retractions += 1
-        request.recomputed_tokens += request.committed
+        request.recomputed_tokens += request.num_computed_tokens
         request.events.append((state.now, what, {**details, "outputs": len(request.output_ids)}))
         state.leave_batch(request)
         state.give_slot_back(request)

@@ -7,8 +7,8 @@ import collections
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import Abort, Answer, Ask, LiveSet, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.audit import audit
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.intake import Intake
@@ -19,7 +19,7 @@ from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, AUTO_SLOTS, AUTO_SLOTS_CPU, State
-from scheduler_proc.core.step_cost import StepCost
+from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.steps import Steps
 from scheduler_proc.core.timeline import timeline_json, trace_json
 
@@ -48,7 +48,7 @@ class Scheduler:
         self._intake = Intake(self._state, self._results)
         self._steps = Steps(self._state)
         if config.tbt_target_ms > 0:
-            self._state.step_cost = StepCost()
+            self._state.step_time_model = StepTimeModel()
 
     def handle(self, event: Event, now: float) -> list[Sent]:
         """Take one frame or internal event; return what to send as (destination, frame).
@@ -68,8 +68,8 @@ class Scheduler:
                 self._intake.on_submit(event)
             case Abort():
                 self._intake.on_abort(event.rid)
-            case LiveSet():
-                self._intake.on_live_set(event)
+            case LiveRequests():
+                self._intake.on_live_requests(event)
             case Stopped():
                 self._results.on_stopped(event)
             case StepFailed():
@@ -82,8 +82,8 @@ class Scheduler:
                 self._on_worker_lost()
             case BeginDrain():
                 self._state.is_draining = True
-            case Ask():
-                self._on_ask(event)
+            case Query():
+                self._on_query(event)
 
     def _on_worker_up(self, event: WorkerUp) -> None:
         state = self._state
@@ -119,7 +119,7 @@ class Scheduler:
         kv.pool.free([page for node in kv.tree.nodes() for page in node.pages])
         kv.tree.clear()
 
-    def _on_ask(self, ask: Ask) -> None:
+    def _on_query(self, ask: Query) -> None:
         state = self._state
         if ask.what == "config":
             body = msgspec.json.encode(self._effective_config())
@@ -131,7 +131,7 @@ class Scheduler:
             body = msgspec.json.encode({"freed_tokens": self._flush()})
         else:
             body = msgspec.json.encode({"error": f"unknown question {ask.what!r}"})
-        state.outbox.put(ask.reply_to, Answer(ask.ask, body))
+        state.outbox.put(ask.reply_to, QueryReply(ask.ask, body))
 
     def _effective_config(self) -> dict[str, object]:
         """Return every setting, with what was chosen for those left to the engine, and the ratio's constants."""

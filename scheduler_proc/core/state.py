@@ -10,14 +10,14 @@
 import collections
 from dataclasses import dataclass, field
 
-from quartet.config import SchedulerConfig
-from quartet.ids import Epoch, Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Outbox
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
-from scheduler_proc.core.step_cost import StepCost
+from scheduler_proc.core.step_time_model import StepTimeModel
 
 AUTO_SLOTS_CPU = 64
 AUTO_SLOTS = 512
@@ -41,7 +41,7 @@ class Outstanding:
 
 
 @dataclass(slots=True)
-class Counters:
+class SchedulerCounters:
     """What the scheduler counts; exported in snapshots."""
 
     prefill_steps: int = 0
@@ -71,7 +71,7 @@ class State:
     worker_name: str
     ratio: NewTokenRatio
     outbox: Outbox = field(default_factory=Outbox)
-    counters: Counters = field(default_factory=Counters)
+    counters: SchedulerCounters = field(default_factory=SchedulerCounters)
     requests: dict[Rid, dict[int, Request]] = field(default_factory=dict)
     waiting: list[Request] = field(default_factory=list)
     chunked: Request | None = None
@@ -98,7 +98,7 @@ class State:
     stop_reasons: collections.Counter[str] = field(default_factory=collections.Counter)
     """Why prefill passes stopped before the end of the queue."""
     passes: int = 0
-    step_cost: StepCost | None = None
+    step_time_model: StepTimeModel | None = None
     """Learns how long steps take, if a setting needs it."""
     last_result_s: float = 0.0
     step: int = 0
@@ -147,8 +147,8 @@ class State:
 
     def note_step_time(self, done: Outstanding) -> None:
         """A result has come: the step took since it was issued, or since the one before it was done."""
-        if self.step_cost is not None:
-            self.step_cost.learn(done.features, self.now - max(done.issued_s, self.last_result_s))
+        if self.step_time_model is not None:
+            self.step_time_model.learn(done.features, self.now - max(done.issued_s, self.last_result_s))
         self.last_result_s = self.now
 
     def note_entry(self, request: Request) -> None:

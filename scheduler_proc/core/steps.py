@@ -1,12 +1,12 @@
 """Which step comes next: prefill, decode or both (rules STEP-1 to STEP-8, RET-12), and what its frame says."""
 
-from quartet.frames import Step, pack_ids
+from quartet.wire.frames import Step, pack_ids
 from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.prefill import PrefillBatch, PrefillPass
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.state import Outstanding, PageWrite, State
-from scheduler_proc.core.step_cost import StepCost
+from scheduler_proc.core.step_time_model import StepTimeModel
 
 MAX_OUTSTANDING = 2
 """Steps issued whose results are not back: the device works on one while the next is prepared."""
@@ -129,14 +129,14 @@ class Steps:
     def _token_cap(self, rows: list[Request]) -> int | None:
         """Return how many prompt tokens keep the step within the target time, or None for no bound (U1)."""
         state = self._state
-        if state.step_cost is None or not rows:
+        if state.step_time_model is None or not rows:
             return None
-        if state.step_cost.steps_seen < MIN_STEPS_TO_TRUST_COST:
+        if state.step_time_model.steps_seen < MIN_STEPS_TO_TRUST_COST:
             return state.page_size
         target_s = state.config.tbt_target_ms / 1000
-        prefill_context = state.chunked.committed if state.chunked else 0
-        row_context = sum(request.committed for request in rows)
-        budget = state.step_cost.prefill_budget(target_s, len(rows), row_context, prefill_context)
+        prefill_context = state.chunked.num_computed_tokens if state.chunked else 0
+        row_context = sum(request.num_computed_tokens for request in rows)
+        budget = state.step_time_model.prefill_budget(target_s, len(rows), row_context, prefill_context)
         return max(budget // state.page_size * state.page_size, state.page_size)
 
     def _issue(self, step: int, batch: PrefillBatch, rows: list[Request], writes: list[PageWrite]) -> None:
@@ -158,7 +158,6 @@ class Steps:
             pack_ids([number for write in page_writes for number in write]),
             batch.chunks,
             bool(rows),
-            b"",
         )
         state.released_slots.clear()
         state.page_writes = batch.next_writes
@@ -171,11 +170,11 @@ class Steps:
         self._release_complete(self._decode.take_complete())
 
     def _features(self, batch: PrefillBatch, rows: list[Request]) -> list[float]:
-        if self._state.step_cost is None:
+        if self._state.step_time_model is None:
             return []
-        row_context = sum(request.committed for request in rows)
+        row_context = sum(request.num_computed_tokens for request in rows)
         mean_context = batch.context_tokens // max(1, len(batch.chunks))
-        return StepCost.features(len(rows), row_context, batch.tokens, mean_context)
+        return StepTimeModel.features(len(rows), row_context, batch.tokens, mean_context)
 
     def _count(self, batch: PrefillBatch, rows: list[Request]) -> None:
         state = self._state

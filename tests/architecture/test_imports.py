@@ -11,9 +11,9 @@ HEAVY = ("torch", "triton", "transformers", "numpy")
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("quartet.frames", (*HEAVY, "zmq", "aiohttp", "tokenizers", "uvloop")),
+        ("quartet.wire.frames", (*HEAVY, "zmq", "aiohttp", "tokenizers", "uvloop")),
         ("quartet.supervisor.supervisor", (*HEAVY, "zmq", "aiohttp", "tokenizers")),
-        ("quartet.cli", (*HEAVY, "zmq", "aiohttp", "tokenizers")),
+        ("quartet.cli.main", (*HEAVY, "zmq", "aiohttp", "tokenizers")),
         ("scheduler_proc.actor", (*HEAVY, "aiohttp", "tokenizers")),
         ("tokenizer_proc.actor", ("torch", "triton", "transformers", "aiohttp")),
         ("detok_proc.actor", ("torch", "triton", "transformers", "aiohttp")),

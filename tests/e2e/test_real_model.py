@@ -76,7 +76,7 @@ async def test_a_client_that_leaves_frees_its_request_within_two_seconds(server:
     with pytest.raises(asyncio.CancelledError):
         await stream_completion(server.url, body, leave)
     left_s = time.monotonic()
-    wanted = ("quartet_num_running_reqs", "quartet_edge_live_requests")
+    wanted = ("quartet_num_running_reqs", "quartet_api_live_requests")
     while any(metric(server, name) for name in wanted):
         # Metrics travel once a second, so one more second may pass before the freed state shows.
         assert time.monotonic() - left_s < 3.5
@@ -100,7 +100,7 @@ def test_settings_and_timelines_can_be_seen(server: Server) -> None:
 
 
 def test_quartet_ps_and_chat(server: Server) -> None:
-    command = [sys.executable, "-m", "quartet.cli"]
+    command = [sys.executable, "-m", "quartet.cli.main"]
     listed = subprocess.run([*command, "ps", "--url", server.url], capture_output=True, text=True, timeout=30)
     assert listed.returncode == 0 and listed.stdout.count("ready") == 5
     chat = subprocess.run(

@@ -18,7 +18,7 @@ TINY = FOLDER / "models" / "qwen3"
 
 def serve(*arguments: str, run_dir: Path) -> "subprocess.CompletedProcess[str]":
     """Run `quartet serve` to its end."""
-    command = [sys.executable, "-m", "quartet.cli", "serve", "--run-dir", str(run_dir), *arguments]
+    command = [sys.executable, "-m", "quartet.cli.main", "serve", "--run-dir", str(run_dir), *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "QUARTET_CACHE_DIR": str(run_dir / "cache")}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 from tests.golden.oracles import FOLDER, load
 from tests.gpu.model_ways import ENGINES, TORCH, Way, draw_params, greedy_params, make_prompts, ways
 from tests.support.ahead import Seen, generate_ahead
@@ -120,7 +120,7 @@ class FolderRun:
     def _engine(self, name: str, dtype: str = "float32") -> LocalEngine:
         settings = {"device": self._device, "attention_backend": "triton", **ENGINES[name]}
         engine = LocalEngine(make_config(self._path, dtype, tokenizer=_TOKENIZER, **settings))
-        assert (engine.runner._decode_loop is not None) == ("cuda_graph_max_bs" in settings)
+        assert (engine.runner._decode_graphs is not None) == ("cuda_graph_max_bs" in settings)
         return engine
 
     def _make_reference(self) -> Outcome:

@@ -28,23 +28,23 @@ import kernels  # noqa: E402
 from benchmarks.kernels.attention_errors import decode_error, error, extend_error  # noqa: E402
 from benchmarks.kernels.random_inputs import BF16, FP16, FP32, RandomInputs  # noqa: E402
 from kernels.activation import silu_mul  # noqa: E402
-from kernels.decode_plan import plan_decode  # noqa: E402
+from kernels.decode_partition import partition_decode  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference, rms_norm  # noqa: E402
 from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference  # noqa: E402
 from kernels.paged_extend import paged_extend  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv  # noqa: E402
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference  # noqa: E402
-from kernels.skinny_tiles import SkinnyTile, gated_tile, parts_tile, whole_tile  # noqa: E402
+from kernels.skinny_tiles import SkinnyTile, gated_tile, split_k_tile, unsplit_tile  # noqa: E402
 from tests.gpu.elementwise_errors import norm_error, rope_error, silu_error  # noqa: E402
+from tests.gpu.host_operands import LaunchCount, with_host_operands  # noqa: E402
 from tests.gpu.kernel_cases import ATTENTION_TOLERANCE, ROUNDING_TOLERANCE  # noqa: E402
 from tests.gpu.step_checks import STEP_CHECKS  # noqa: E402
-from tests.support.ferry import LaunchCount, ferried  # noqa: E402
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 MAKE = RandomInputs(torch.device("cpu"))
 # Two tiles wide and deep: the tile that the worker chooses for it, and a small one.
 WIDTH, DEPTH = 128, 512
-CHOOSERS = {"plain": whole_tile, "biased": whole_tile, "gated": gated_tile, "in parts": parts_tile}
+CHOOSERS = {"plain": unsplit_tile, "biased": unsplit_tile, "gated": gated_tile, "in parts": split_k_tile}
 Check = Callable[[], float]
 
 # (query heads, KV heads, head dimension), page size, dtype. Decode: context lengths at and around edges, and 0.
@@ -73,17 +73,17 @@ RUNS = {
 
 def attention_checks() -> Iterator[tuple[str, float, Check]]:
     """Yield (name, tolerance, check) of decode with and without splits, and of extend."""
-    decode, settled = ferried(paged_decode, DEVICE), ferried(settled_decode, DEVICE)
+    decode, ready = with_host_operands(paged_decode, DEVICE), with_host_operands(decode_with_ready_metadata, DEVICE)
     for case in DECODE:
         shape, page, dtype = case
         name, bound = f"{shape} page {page} {str(dtype)[6:]}", ATTENTION_TOLERANCE[dtype]
         for split in (64, None):
             whole = partial(decode_error, MAKE, *case, LENGTHS, split)
             yield f"decode {name} split {split}", bound, partial(whole, decode=decode)
-            yield f"decode {name} split {split} settled", bound, partial(whole, decode=settled)
+            yield f"decode {name} split {split} metadata ready", bound, partial(whole, decode=ready)
         yield f"decode {name} unsplit", bound, partial(decode_error, MAKE, *case, SHORT_LENGTHS, None, decode)
     yield "decode, too small a workspace", ATTENTION_TOLERANCE[FP32], cramped_decode_error
-    extend = ferried(paged_extend, DEVICE)
+    extend = with_host_operands(paged_extend, DEVICE)
     for shape, page, dtype in EXTEND:
         for runs, specs in RUNS.items():
             name = f"extend {shape} page {page} {str(dtype)[6:]} {runs}"
@@ -100,9 +100,13 @@ def small_checks() -> Iterator[tuple[str, float, Check]]:
     ):
         rope = partial(rope_error, MAKE, shape, page, dtype, 7, norm)
         name, bound = f"rope {shape} page {page} {str(dtype)[6:]} norm {norm}", 2 * ROUNDING_TOLERANCE[dtype]
-        yield name, bound, partial(rope, rope=ferried(rope_and_write_kv, DEVICE))
-        yield f"{name} settled", bound, partial(rope, rope=ferried(rope_and_write_kv, DEVICE, settled=True))
-    norms = ferried(add_rms_norm, DEVICE), ferried(rms_norm, DEVICE)
+        yield name, bound, partial(rope, rope=with_host_operands(rope_and_write_kv, DEVICE))
+        yield (
+            f"{name} metadata ready",
+            bound,
+            partial(rope, rope=with_host_operands(rope_and_write_kv, DEVICE, metadata_ready=True)),
+        )
+    norms = with_host_operands(add_rms_norm, DEVICE), with_host_operands(rms_norm, DEVICE)
     for rows, width, dtype in ((3, 576, BF16), (2, 4096, BF16), (1, 1000, FP32)):
         bound = 2 * ROUNDING_TOLERANCE[dtype]
         yield f"norm {rows} x {width} {str(dtype)[6:]}", bound, partial(norm_error, MAKE, rows, width, dtype, *norms)
@@ -112,7 +116,7 @@ def small_checks() -> Iterator[tuple[str, float, Check]]:
         yield (
             f"silu_mul {rows} x {width} {str(dtype)[6:]}",
             bound,
-            partial(silu_error, MAKE, rows, width, dtype, ferried(silu_mul, DEVICE)),
+            partial(silu_error, MAKE, rows, width, dtype, with_host_operands(silu_mul, DEVICE)),
         )
     for rows in (1, 17, 100):
         for kind, chooser in CHOOSERS.items():
@@ -123,20 +127,20 @@ def small_checks() -> Iterator[tuple[str, float, Check]]:
                     yield name, ROUNDING_TOLERANCE[BF16], partial(linear_error, rows, kind, tile)
 
 
-def settled_decode(
+def decode_with_ready_metadata(
     q: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, lens: torch.Tensor, scale: float, **options: Any
 ) -> torch.Tensor:
-    """Call paged_decode with inputs that it may read before the kernel ahead of it ends, which copies the plan."""
+    """Call paged_decode with inputs that it may read before the kernel ahead of it ends, which copies the partition."""
     kv_heads, split_size = cache.shape[2], options.get("split_size")
-    plan = plan_decode(lens, kv_heads, q.shape[1] // kv_heads, q.shape[2], q.dtype, split_size=split_size)
-    return paged_decode(q, cache, table, lens, scale, plan=plan.clone(), settled=True, **options)
+    partition = partition_decode(lens, kv_heads, q.shape[1] // kv_heads, q.shape[2], q.dtype, split_size=split_size)
+    return paged_decode(q, cache, table, lens, scale, partition=partition.clone(), metadata_ready=True, **options)
 
 
 def cramped_decode_error() -> float:
     """Return the error of the rows that fit into the workspace; infinite if the row that does not fit is not NaN."""
     cache, table, lens = MAKE.paged([60, 129, 129], 2, 64, 16, FP32)
     q, workspace = MAKE.normal(3, 4, 64, dtype=FP32), torch.zeros(decode_workspace_numel(4, 4, 64))
-    out = ferried(paged_decode, DEVICE)(q, cache, table, lens, 0.125, split_size=64, workspace=workspace)
+    out = with_host_operands(paged_decode, DEVICE)(q, cache, table, lens, 0.125, split_size=64, workspace=workspace)
     expected = paged_decode_reference(q.double(), cache.double(), table, lens, 0.125)
     return error(out[:2], expected[:2]) if out[2].isnan().all() else float("inf")
 
@@ -145,7 +149,7 @@ def norm_parts_error() -> float:
     """Return the error of the norm that adds up the parts of a linear."""
     parts, residual = MAKE.normal(4, 3, 576, dtype=FP32), MAKE.normal(3, 576, dtype=BF16)
     weight = MAKE.norm_weight(576, BF16)
-    found = ferried(add_rms_norm, DEVICE)(parts, residual, weight, 1e-5)
+    found = with_host_operands(add_rms_norm, DEVICE)(parts, residual, weight, 1e-5)
     expected = add_rms_norm_reference(parts, residual, weight, 1e-5)
     return max(error(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -155,7 +159,7 @@ def linear_error(rows: int, kind: str, tile: Any) -> float:
     is_gated = kind == "gated"
     x, weight = MAKE.normal(rows, DEPTH, dtype=BF16), MAKE.normal(WIDTH * (1 + is_gated), DEPTH, dtype=BF16) / 16
     bias = MAKE.normal(WIDTH, dtype=BF16) if kind == "biased" else None
-    found = ferried(skinny_linear, DEVICE)(x, weight, tile, bias, gated=is_gated)
+    found = with_host_operands(skinny_linear, DEVICE)(x, weight, tile, bias, gated=is_gated)
     if found.dim() == 3:
         found = found.sum(0).to(BF16)
     return error(found, skinny_linear_reference(x, weight, bias, gated=is_gated))

@@ -86,7 +86,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
 
 
 def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Nearly all bits agree: the same roundings at the same places, which a tolerance cannot see."""
+    """Nearly all bits agree: the same roundings at the same buffers, which a tolerance cannot see."""
     share = (actual == expected).double().mean().item()
     assert actual.dtype == FP32 or share > 0.99, f"only {share:.1%} of the values are bit-equal"
 

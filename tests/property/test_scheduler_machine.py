@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quartet.config import POLICIES
-from quartet.frames import Abort, LiveKey, LiveSet, SamplingParams, Stopped
-from quartet.ids import Handle, Rid
+from quartet.wire.config import POLICIES
+from quartet.wire.frames import Abort, LiveRequest, LiveRequests, SamplingParams, Stopped
+from quartet.wire.ids import Handle, Rid
 from tests.support.core_rig import EOS, VOCAB, CoreRig
 from tests.support.strict_worker import continuation
 
@@ -133,9 +133,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def live_set(self, data: st.DataObject) -> None:
         gone = data.draw(st.sampled_from(self._live()))
-        live = [LiveKey(rid, 0, 0) for rid in self._live() if rid != gone]
+        live = [LiveRequest(rid, 0, 0) for rid in self._live() if rid != gone]
         for _ in range(2):
-            self.rig.send(LiveSet("api-0", live))
+            self.rig.send(LiveRequests("api-0", live))
         self.rig.streams[gone, 0].ending = "forgotten"
         self.dropped.add(gone)
 

@@ -1,7 +1,6 @@
-"""LocalEngine as a process would run it: steps are launched when they are issued, with another still under way.
+"""LocalEngine with two steps in flight, as the worker process runs: a step is launched when the scheduler issues it.
 
-LocalEngine by itself launches a step when the one before it is over, so that no step ever meets ids that have not
-reached the host. Here the runner is given each step as soon as the scheduler has made it, up to two at a time.
+LocalEngine by itself launches a step when the one before it has ended, so every id has reached the host by then.
 """
 
 from collections import Counter, deque
@@ -10,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from quartet.frames import Open, Step, Submit, Tokens, unpack_ids
+from quartet.wire.frames import Open, Step, Submit, Tokens, unpack_ids
 from tests.support.local_engine import EPOCH, LocalEngine
 
 
@@ -28,7 +27,7 @@ class Seen:
         self.most_rows = max(self.most_rows, rows)
 
 
-class Road:
+class Pipeline:
     """Stands in for scheduler and runner of a LocalEngine while it generates.
 
     Args:
@@ -86,9 +85,9 @@ def generate_ahead(
 
     Returns the output ids of each, and their log-probabilities where asked for."""
     scheduler, runner = engine.scheduler, engine.runner
-    road = Road(engine, params, seen)
-    engine.scheduler = engine.runner = road
+    pipeline = Pipeline(engine, params, seen)
+    engine.scheduler = engine.runner = pipeline
     try:
-        return engine.generate(prompts, 1), list(road.logprobs.values())
+        return engine.generate(prompts, 1), list(pipeline.logprobs.values())
     finally:
         engine.scheduler, engine.runner = scheduler, runner

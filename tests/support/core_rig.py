@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import (
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import (
     Accepted,
     Close,
     End,
@@ -22,7 +22,7 @@ from quartet.frames import (
     pack_ids,
     unpack_ids,
 )
-from quartet.ids import Epoch, Rid
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.events import WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.strict_worker import StrictWorker
@@ -139,9 +139,9 @@ class CoreRig:
         assert frame.attempt == stream.submit.attempt
         self.handles[frame.handle] = (frame.rid, frame.choice)
         known = unpack_ids(frame.output_ids)
-        assert known[: frame.edge_count] == stream.outputs[: frame.edge_count]
-        assert len(stream.outputs) == frame.edge_count
-        stream.outputs += known[frame.edge_count :]
+        assert known[: frame.delivered_count] == stream.outputs[: frame.delivered_count]
+        assert len(stream.outputs) == frame.delivered_count
+        stream.outputs += known[frame.delivered_count :]
 
     def _tokens(self, frame: Tokens) -> None:
         rows = zip(unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids), strict=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from quartet.checkpoint.resolve import resolve_model
-from quartet.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
-from quartet.frames import SamplingParams, Step, Submit, Tokens, pack_ids, unpack_ids
-from quartet.ids import Epoch, Rid
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import SamplingParams, Step, Submit, Tokens, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.events import WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 

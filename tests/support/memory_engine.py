@@ -11,27 +11,27 @@ import msgspec
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.actors.memory import MemoryNetwork
-from quartet.clock import ManualClock
-from quartet.codec import Source
-from quartet.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
-from quartet.engine import Engine
-from quartet.frames import (
+from quartet.client.engine import Engine
+from quartet.runtime.clock import ManualClock
+from quartet.runtime.memory import MemoryNetwork
+from quartet.wire.codec import Source
+from quartet.wire.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import (
     ApiInbound,
     DetokInbound,
     Encode,
     Encoded,
     IdsPrompt,
     ProcessStatus,
+    ProcessTable,
     SchedulerHello,
     SchedulerInbound,
     Step,
     TokenizerInbound,
-    Who,
     WorkerHello,
     WorkerInbound,
 )
-from quartet.ids import Epoch, Role, process_name
+from quartet.wire.ids import Epoch, Role, process_name
 from scheduler_proc.core.events import WorkerLost
 from scheduler_proc.core.scheduler import Scheduler
 from scheduler_proc.worker_session import WorkerSession
@@ -55,8 +55,8 @@ class MemoryContext:
         self._rig = rig
 
     @property
-    def who(self) -> Who:
-        return self._rig.who()
+    def process_table(self) -> ProcessTable:
+        return self._rig.process_table()
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None: ...
 
@@ -90,19 +90,19 @@ class MemoryEngine:
         self.network.bind("api-0", ApiInbound, self.engine.on_frame)
         for start in self._start.values():
             start()
-        self.engine.on_who(self.who())
+        self.engine.on_process_table(self.process_table())
         self.run()
 
-    def who(self) -> Who:
-        return Who([ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0) for role in ROLES], False)
+    def process_table(self) -> ProcessTable:
+        return ProcessTable([ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0) for role in ROLES], False)
 
     def kill(self, role: Role) -> None:
         """Replace a process by its successor, which knows nothing, and tell everybody."""
         self.network.unbind(process_name(role, 0))
         self.epochs[role] = Epoch(self.epochs[role] + 1)
         self._start[role]()
-        self.engine.on_who(self.who())
-        event = self._session.on_processes(self.who().processes)
+        self.engine.on_process_table(self.process_table())
+        event = self._session.on_processes(self.process_table().processes)
         if event is not None:
             self._handle(event)
         self._greet()
@@ -119,7 +119,7 @@ class MemoryEngine:
     def second(self) -> None:
         """Let a second pass, as the edge's live set does."""
         self.clock.advance(1.0)
-        self.engine.send_live_set()
+        self.engine.send_live_requests()
         self.run()
 
     def _start_tokenizer(self) -> None:
@@ -177,7 +177,7 @@ class MemoryEngine:
         self._greet()
 
     def _greet(self) -> None:
-        hello = self._worker_session.greet(self.who(), self.clock.now())
+        hello = self._worker_session.due_hello(self.process_table(), self.clock.now())
         if hello is not None:
             self._worker_send("scheduler-0", hello)
 

@@ -24,7 +24,17 @@ class Server:
     def __init__(self, *flags: str, env: dict[str, str] | None = None) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="qt"))
         self.output: list[str] = []
-        command = [sys.executable, "-m", "quartet.cli", "serve", "--port", "0", "--run-dir", str(self.base), *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "quartet.cli.main",
+            "serve",
+            "--port",
+            "0",
+            "--run-dir",
+            str(self.base),
+            *flags,
+        ]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
         )

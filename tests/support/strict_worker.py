@@ -8,8 +8,8 @@ caught at once, whatever the scheduler's own books say.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quartet.frames import Step, StepResult, StepTimes, pack_ids, unpack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Step, StepResult, StepTimes, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch
 
 MODULUS = (1 << 61) - 1
 
@@ -41,7 +41,7 @@ def continuation(prompt: Sequence[int], count: int, vocab_size: int, eos: int) -
 class _Slot:
     generation: int
     ids: list[int]
-    committed: int
+    num_computed_tokens: int
     pages: dict[int, int]
     is_prefilling: bool
     last_token: int = -1
@@ -71,7 +71,7 @@ class StrictWorker:
         for chunk in step.chunks:
             slot = self.slots[chunk.slot]
             assert slot.is_prefilling and chunk.length > 0
-            end = slot.committed + chunk.length
+            end = slot.num_computed_tokens + chunk.length
             assert end <= len(slot.ids) and chunk.is_last == (end == len(slot.ids))
             self._write(slot, end, written)
             slot.is_prefilling = not chunk.is_last
@@ -79,12 +79,11 @@ class StrictWorker:
             if chunk.is_last:
                 samples.append(chunk.slot)
         if step.decode:
-            sitting_out = set(unpack_ids(step.sit_out))
             for number, slot in self.slots.items():
-                if not slot.is_prefilling and number not in sitting_out and number not in samples:
+                if not slot.is_prefilling and number not in samples:
                     slot.ids.append(slot.last_token)
-                    self._write(slot, slot.committed + 1, written)
-                    rows.append((number, slot.committed))
+                    self._write(slot, slot.num_computed_tokens + 1, written)
+                    rows.append((number, slot.num_computed_tokens))
                     samples.append(number)
         for number, end in rows:
             self._check_reads(self.slots[number], end)
@@ -110,15 +109,15 @@ class StrictWorker:
 
     def _write(self, slot: _Slot, end: int, written: dict[tuple[int, int], int]) -> None:
         state = 0
-        for token_id in slot.ids[: slot.committed]:
+        for token_id in slot.ids[: slot.num_computed_tokens]:
             state = fold(state, token_id)
-        for position in range(slot.committed, end):
+        for position in range(slot.num_computed_tokens, end):
             state = fold(state, slot.ids[position])
             place = (slot.pages[position // self.page_size], position % self.page_size)
             assert place not in written, f"two rows of one step write page {place}"
             written[place] = state
             self.kv[place] = state
-        slot.committed = end
+        slot.num_computed_tokens = end
 
     def _check_reads(self, slot: _Slot, end: int) -> None:
         state = 0

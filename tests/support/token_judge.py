@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, pack_ids
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
 from tests.support.local_engine import EPOCH, make_config
 from worker_proc.sampler.philox import exponentials, stream_key
 
@@ -29,7 +29,7 @@ class TokenJudge:
         asked = SamplingParams(temperature=0.0, logprobs=self._vocab_size)
         enter = Enter(0, 0, pack_ids(ids), len(ids), 0, pages, asked, 0)
         self._runner.reset()
-        step = Step(EPOCH, 0, b"", [enter], b"", [Chunk(0, len(ids), True)], False, b"")
+        step = Step(EPOCH, 0, b"", [enter], b"", [Chunk(0, len(ids), True)], False)
         result = self._runner.launch(step, EPOCH).wait()
         scores = torch.empty(self._vocab_size, dtype=torch.float64)
         index, values = zip(*result.logprobs[0][1].top, strict=True)

@@ -84,7 +84,7 @@ class Decoder:
                 progress()
         if not len(batch.sample_rows):
             return None
-        sampled = normed if batch.samples_all else normed.index_select(0, batch.sample_rows)
+        sampled = normed if batch.is_all_sampled else normed.index_select(0, batch.sample_rows)
         if logits is None:
             return self._lm_head(sampled)
         self._lm_head.write(sampled, logits)

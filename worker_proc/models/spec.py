@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 # Which architectures have biases on q, k and v by their nature, and which norm q and k per head.
 _QKV_BIAS = {"Qwen2ForCausalLM"}

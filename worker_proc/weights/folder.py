@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 _MAX_HEADER_BYTES = 100 << 20
 _INDEX = "model.safetensors.index.json"

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 from worker_proc.models.spec import ModelSpec
 from worker_proc.weights.folder import check_names, find_tensors
-from worker_proc.weights.stage import Stage
+from worker_proc.weights.staging import PinnedStaging
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard, expected_shapes
 
 # Buffers that old exports saved; and an lm_head beside a tied embedding repeats it.
@@ -26,7 +26,7 @@ class Loader:
         spec: what config.json promises.
         shard: the part to read.
         dtype: to convert to.
-        device: to place on.
+        device: to copy on.
         progress: called per tensor.
     """
 
@@ -45,10 +45,10 @@ class Loader:
         ignored = (*_IGNORED, "lm_head.weight") if spec.is_tied else _IGNORED
         check_names(self._found, expected_shapes(spec), ignored)
         self._stack = ExitStack()
-        self._stage = None
+        self._staging = None
         if device.type == "cuda":
-            self._stage = Stage(device)
-            self._stack.callback(self._stage.close)
+            self._staging = PinnedStaging(device)
+            self._stack.callback(self._staging.close)
         paths = {path for path, _ in self._found.values()}
         try:
             self._files = {path: self._stack.enter_context(safe_open(path, framework="pt")) for path in paths}
@@ -111,10 +111,10 @@ class Loader:
         return tensor
 
     def _place(self, target: Tensor, source: Tensor) -> None:
-        if self._stage is None:
+        if self._staging is None:
             target.copy_(source)
         else:
-            self._stage.place(target, source)
+            self._staging.copy(target, source)
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
         path, shape = self._found[name]

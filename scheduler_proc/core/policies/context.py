@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.radix import RadixTree
 from scheduler_proc.core.request import Request
 

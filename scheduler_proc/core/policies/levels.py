@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from quartet.errors import ConfigError
+from quartet.wire.errors import ConfigError
 from scheduler_proc.core.policies.context import PolicyContext
 from scheduler_proc.core.policies.matching import PrefixMatcher, forget_matches
 from scheduler_proc.core.request import Request

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node, RadixTree
 from scheduler_proc.core.request import Request
 

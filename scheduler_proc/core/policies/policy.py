@@ -2,8 +2,8 @@
 
 from operator import attrgetter
 
-from quartet.config import POLICIES, SchedulerConfig
-from quartet.errors import ConfigError
+from quartet.wire.config import POLICIES, SchedulerConfig
+from quartet.wire.errors import ConfigError
 from scheduler_proc.core.policies.arrival import keep_arrival, order_by_output
 from scheduler_proc.core.policies.cache_aware import CacheAware
 from scheduler_proc.core.policies.context import CacheAgnostic, Ordering, PolicyContext

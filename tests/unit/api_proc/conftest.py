@@ -10,12 +10,12 @@ import openai
 import pytest
 import uvloop
 from aiohttp import web
-from fake_edge_engine import MODEL, FakeEngine
+from fake_engine import MODEL, FakeEngine
 
 from api_proc.app import build_app
-from api_proc.service import Patience, Service
-from quartet.clock import MonotonicClock
-from quartet.config import Config, ModelConfig, ServerConfig
+from api_proc.service import Service, Timeouts
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.config import Config, ModelConfig, ServerConfig
 
 
 @dataclass
@@ -55,7 +55,7 @@ async def make_edge() -> AsyncIterator[MakeEdge]:
     """Start servers; everything is closed at the end of the test."""
     closers: list[Callable[[], Any]] = []
 
-    async def make(patience: Patience | None = None, **server: Any) -> Edge:
+    async def make(timeouts: Timeouts | None = None, **server: Any) -> Edge:
         engine = FakeEngine()
         config = Config(model=ModelConfig(), server=ServerConfig(**server), resolved=MODEL)
         seeds = iter(range(1, 10_000))
@@ -66,7 +66,7 @@ async def make_edge() -> AsyncIterator[MakeEdge]:
             clock=MonotonicClock(),
             draw_seed=lambda: next(seeds),
             wall_time=lambda: 1_700_000_000.0,
-            patience=patience or Patience(),
+            timeouts=timeouts or Timeouts(),
         )
         runner = web.AppRunner(build_app(service), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()

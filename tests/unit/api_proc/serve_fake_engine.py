@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from api_proc.app import build_app
 from api_proc.service import Service
-from quartet.clock import MonotonicClock
-from quartet.config import Config, ResolvedModel
-from quartet.engine import GenerateRequest, Output
-from quartet.errors import RequestError
-from quartet.frames import Finish, Timings, Who
-from quartet.ids import Rid
+from quartet.client.engine import GenerateRequest, Output
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.config import Config, ResolvedModel
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Finish, ProcessTable, Timings
+from quartet.wire.ids import Rid
 
 
 class SteppedGeneration:
@@ -62,7 +62,7 @@ class SteppedEngine:
 
     is_accepting = True
     is_alive = True
-    who = Who([], False)
+    process_table = ProcessTable([], False)
 
     def __init__(self) -> None:
         self.snapshots: dict[str, object] = {}
@@ -70,21 +70,21 @@ class SteppedEngine:
         self._ids = itertools.count()
         self.engine_s = 0.0
 
-    def edge_metrics(self) -> object:
+    def journal_metrics(self) -> object:
         raise NotImplementedError
 
     async def generate(self, request: GenerateRequest) -> SteppedGeneration:
-        generation = SteppedGeneration(self, request, Rid(next(self._ids).to_bytes(16, "big")))
-        self.live.add(generation)
-        return generation
+        output = SteppedGeneration(self, request, Rid(next(self._ids).to_bytes(16, "big")))
+        self.live.add(output)
+        return output
 
     async def run(self, step_s: float, burst: int) -> None:
         """Step for ever. The loop gets its turn after each step, as it does between two Delta frames."""
         while True:
             if len(self.live) >= burst:
                 burst = 1
-                for generation in list(self.live):
-                    generation.step()
+                for output in list(self.live):
+                    output.step()
             await asyncio.sleep(step_s)
 
 

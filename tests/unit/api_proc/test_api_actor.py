@@ -9,13 +9,13 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from fake_edge_engine import MODEL
+from fake_engine import MODEL
 
 from api_proc.actor import ApiActor
-from quartet.clock import MonotonicClock
-from quartet.codec import Source
-from quartet.config import Config
-from quartet.frames import (
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.codec import Source
+from quartet.wire.config import Config
+from quartet.wire.frames import (
     Abort,
     Accepted,
     Delta,
@@ -24,17 +24,17 @@ from quartet.frames import (
     Encoded,
     Finish,
     ProcessStatus,
+    ProcessTable,
     Submit,
     Timings,
-    Who,
     pack_ids,
 )
-from quartet.ids import Epoch, Role, process_name
+from quartet.wire.ids import Epoch, Role, process_name
 
 EPOCH = Epoch(1)
 FROM = Source(Role.SCHEDULER, 0, EPOCH)
 CONFIG = Config(resolved=MODEL)
-NOBODY = Who([], False)
+NOBODY = ProcessTable([], False)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class FakeContext:
     name: str = "api-0"
     config: Config = CONFIG
     clock: MonotonicClock = field(default_factory=MonotonicClock)
-    who: Who = NOBODY
+    process_table: ProcessTable = NOBODY
     sent: list[tuple[str, msgspec.Struct]] = field(default_factory=list)
     submitted: asyncio.Event = field(default_factory=asyncio.Event)
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,9 +83,9 @@ class FakeContext:
         self.actor.on_frame(FROM, Delta([item]))
 
 
-def table(is_draining: bool = False) -> Who:
+def table(is_draining: bool = False) -> ProcessTable:
     roles = (Role.API, Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
-    return Who([ProcessStatus(role, 0, 1, Epoch(1), "ready", "", 0) for role in roles], is_draining)
+    return ProcessTable([ProcessStatus(role, 0, 1, Epoch(1), "ready", "", 0) for role in roles], is_draining)
 
 
 @dataclass
@@ -119,7 +119,7 @@ async def running() -> AsyncIterator[Running]:
 
 async def test_a_request_from_http_to_frames_and_back(running: Running) -> None:
     assert (await running.http.get(running.url + "/health")).status == 503
-    running.actor.on_who(table())
+    running.actor.on_process_table(table())
     assert (await running.http.get(running.url + "/ready")).status == 200
     answer = running.ask(is_stream=True)
     await running.context.submitted.wait()
@@ -145,11 +145,11 @@ async def test_before_the_engine_is_ready_requests_get_503(running: Running) -> 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_drain_lets_open_answers_finish(running: Running, is_stream: bool) -> None:
-    running.actor.on_who(table())
+    running.actor.on_process_table(table())
     answer = running.ask(is_stream)
     await running.context.submitted.wait()
     await asyncio.sleep(0.02)
-    running.actor.on_who(table(is_draining=True))
+    running.actor.on_process_table(table(is_draining=True))
     drain = asyncio.create_task(running.actor.drain(5.0))
     await asyncio.sleep(0.02)
     refused, text = await running.ask(is_stream)
@@ -165,7 +165,7 @@ async def test_drain_lets_open_answers_finish(running: Running, is_stream: bool)
 
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_drain_ends_what_is_left_at_the_limit(running: Running, is_stream: bool) -> None:
-    running.actor.on_who(table())
+    running.actor.on_process_table(table())
     answer = running.ask(is_stream)
     await running.context.submitted.wait()
     await asyncio.sleep(0.02)
@@ -180,7 +180,7 @@ async def test_drain_ends_what_is_left_at_the_limit(running: Running, is_stream:
 
 
 async def test_a_client_that_leaves_sends_an_abort_frame(running: Running) -> None:
-    running.actor.on_who(table())
+    running.actor.on_process_table(table())
     answer = running.ask(is_stream=True)
     await running.context.submitted.wait()
     await asyncio.sleep(0.02)

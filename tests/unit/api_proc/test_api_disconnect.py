@@ -6,9 +6,9 @@ import socket
 from typing import Any
 
 import pytest
-from fake_edge_engine import stay_silent
+from fake_engine import stay_silent
 
-from api_proc.service import Patience
+from api_proc.service import Timeouts
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -50,12 +50,12 @@ async def test_a_client_that_leaves_is_aborted(edge: Any, is_stream: bool) -> No
     raw = await connect(edge, {"stream": is_stream})
     async with asyncio.timeout(2):
         await edge.engine.arrived.wait()
-        generation = edge.engine.generations[0]
-        await generation.subscribed.wait()
-        generation.text("one")
+        output = edge.engine.outputs[0]
+        await output.subscribed.wait()
+        output.text("one")
         await asyncio.sleep(0.01)
         raw.close()
-        await generation.aborted.wait()
+        await output.aborted.wait()
         assert await edge.service.open.wait_empty(2)
     assert edge.service.stats.clients_closed == 1
 
@@ -73,9 +73,9 @@ async def test_a_client_that_leaves_in_the_queue_cancels_generate(edge: Any) -> 
 async def test_every_prompt_of_a_lost_client_is_aborted(edge: Any) -> None:
     subscribed = asyncio.Event()
 
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
-        if len(edge.engine.generations) == 3:
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
+        if len(edge.engine.outputs) == 3:
             subscribed.set()
 
     edge.engine.script = script
@@ -83,26 +83,26 @@ async def test_every_prompt_of_a_lost_client_is_aborted(edge: Any) -> None:
     async with asyncio.timeout(2):
         await subscribed.wait()
         task.cancel()
-        for generation in edge.engine.generations:
-            await generation.aborted.wait()
+        for output in edge.engine.outputs:
+            await output.aborted.wait()
 
 
 async def test_a_slow_reader_gets_everything_in_fewer_events(edge: Any) -> None:
     edge.engine.script = stay_silent
     raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
     await edge.engine.arrived.wait()
-    generation = edge.engine.generations[0]
-    await generation.subscribed.wait()
+    output = edge.engine.outputs[0]
+    await output.subscribed.wait()
     await asyncio.sleep(0.05)
     words = [f" word{i:06d}é" for i in range(60_000)]
     for word in words[:30_000]:
-        generation.text(word)
+        output.text(word)
     writes = edge.service.stats.sse_writes
     assert writes < 30_000, "the transport took everything: the test proves nothing"
     for word in words[30_000:]:
-        generation.text(word)
+        output.text(word)
     assert edge.service.stats.sse_writes == writes
-    generation.finish_all()
+    output.finish_all()
     data = await read_to_done(raw)
     raw.close()
     payload = strip_chunks(data.partition(b"\r\n\r\n")[2])
@@ -126,37 +126,37 @@ def strip_chunks(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("is_finished", [False, True])
 async def test_a_reader_that_reads_nothing_is_given_up(make_edge: Any, is_finished: bool) -> None:
-    edge = await make_edge(Patience(stall_s=0.3))
+    edge = await make_edge(Timeouts(stall_s=0.3))
     edge.engine.script = stay_silent
     raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
     await edge.engine.arrived.wait()
-    generation = edge.engine.generations[0]
-    await generation.subscribed.wait()
+    output = edge.engine.outputs[0]
+    await output.subscribed.wait()
     await asyncio.sleep(0.05)
     for _ in range(30_000):
-        generation.text(" a word that nobody reads")
+        output.text(" a word that nobody reads")
     if is_finished:
-        generation.finish_all()
+        output.finish_all()
     status, _, _ = await edge.get("/health")
     assert status == 200
     assert await edge.service.open.wait_empty(3)
     assert edge.service.stats.clients_stalled == 1
-    assert is_finished or generation.aborted.is_set()
+    assert is_finished or output.aborted.is_set()
     raw.close()
 
 
 async def test_an_error_reaches_a_slow_reader_after_the_text(edge: Any) -> None:
-    from quartet.errors import RequestError
+    from quartet.wire.errors import RequestError
 
     edge.engine.script = stay_silent
     raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
     await edge.engine.arrived.wait()
-    generation = edge.engine.generations[0]
-    await generation.subscribed.wait()
+    output = edge.engine.outputs[0]
+    await output.subscribed.wait()
     await asyncio.sleep(0.05)
     for _ in range(30_000):
-        generation.text(" abcdefgh")
-    generation.fail(RequestError(500, "internal_error", "it broke"))
+        output.text(" abcdefgh")
+    output.fail(RequestError(500, "internal_error", "it broke"))
     data = strip_chunks((await read_to_done(raw)).partition(b"\r\n\r\n")[2])
     raw.close()
     assert data.count(b"abcdefgh") == 30_000

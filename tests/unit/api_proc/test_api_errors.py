@@ -5,10 +5,10 @@ import json
 from typing import Any
 
 import pytest
-from fake_edge_engine import FakeEngine
+from fake_engine import FakeEngine
 
-from api_proc.service import Patience
-from quartet.errors import RequestError
+from api_proc.service import Timeouts
+from quartet.wire.errors import RequestError
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"
@@ -93,7 +93,7 @@ async def test_chat_names_the_field_at_fault(edge: Any, fields: dict[str, Any], 
     assert status == 400
     assert_error(body, "invalid_value", param)
     assert body["error"]["type"] == "invalid_request_error"
-    assert not edge.engine.generations
+    assert not edge.engine.outputs
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_nul_and_duplicate_and_unknown_keys_are_accepted(edge: Any) -> Non
     status, body, _ = await edge.post(CHAT, data=raw)
     assert status == 200
     assert len(body["choices"]) == 1
-    sent = json.loads(edge.engine.generations[0].request.prompt.messages)
+    sent = json.loads(edge.engine.outputs[0].request.prompt.messages)
     assert sent[0]["content"] == "a\x00b"
 
 
@@ -236,7 +236,7 @@ async def test_a_declared_huge_body_is_refused_before_it_is_read(make_edge: Any)
 
 
 async def test_a_body_that_never_comes_is_408(make_edge: Any) -> None:
-    edge = await make_edge(Patience(body_s=0.1))
+    edge = await make_edge(Timeouts(body_s=0.1))
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     async with asyncio.timeout(2):
@@ -257,11 +257,11 @@ async def test_a_refusal_of_the_engine_comes_before_any_200(edge: Any, is_stream
 async def test_one_refused_prompt_aborts_the_others(edge: Any) -> None:
     edge.engine.refusal = RequestError(503, "queue_full", "try later")
     edge.engine.refuse_after = 2
-    edge.engine.script = lambda generation: asyncio.sleep(0)
+    edge.engine.script = lambda output: asyncio.sleep(0)
     status, body, _ = await edge.post(COMPLETIONS, {"prompt": ["a", "b", "c"]})
     assert status == 503
     assert_error(body, "queue_full")
-    assert [one.aborted.is_set() for one in edge.engine.generations] == [True, True]
+    assert [one.aborted.is_set() for one in edge.engine.outputs] == [True, True]
 
 
 async def test_a_bug_is_a_500_without_details(edge: Any) -> None:
@@ -274,16 +274,16 @@ async def test_a_bug_is_a_500_without_details(edge: Any) -> None:
 
 
 async def test_an_error_after_acceptance_without_a_stream(edge: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
-        generation.text("lost")
-        generation.fail(RequestError(408, "deadline_exceeded", "too late"))
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
+        output.text("lost")
+        output.fail(RequestError(408, "deadline_exceeded", "too late"))
 
     edge.engine.script = script
     status, body, _ = await edge.post(CHAT, {"messages": MESSAGES})
     assert status == 408
     assert_error(body, "deadline_exceeded")
-    assert edge.engine.generations[0].aborted.is_set()
+    assert edge.engine.outputs[0].aborted.is_set()
 
 
 async def test_the_request_id_is_echoed_or_made(edge: Any) -> None:
@@ -351,10 +351,10 @@ async def test_401_has_the_nested_shape(make_edge: Any) -> None:
 async def test_draining_refuses_new_requests_only(edge: Any) -> None:
     engine: FakeEngine = edge.engine
 
-    async def slow(generation: Any) -> None:
+    async def slow(output: Any) -> None:
         await asyncio.sleep(0.1)
-        generation.text("finished after all")
-        generation.finish_all()
+        output.text("finished after all")
+        output.finish_all()
 
     engine.script = slow
     open_one = asyncio.ensure_future(edge.post(CHAT, {"messages": MESSAGES}))

@@ -3,16 +3,16 @@
 import asyncio
 from typing import Any
 
-from fake_edge_engine import MODEL, FakeEngine, finish
+from fake_engine import MODEL, FakeEngine, finish
 
 from api_proc.chat_rendering import ChatRenderer
-from api_proc.service import Patience, Service
+from api_proc.service import Service, Timeouts
 from api_proc.sse import EventStream
-from api_proc.tally import Tally
-from quartet.clock import ManualClock
-from quartet.config import Config
-from quartet.engine import Output
-from quartet.errors import RequestError
+from api_proc.usage import UsageCounter
+from quartet.client.engine import Output
+from quartet.runtime.clock import ManualClock
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
 
 
 class FakePipe:
@@ -51,13 +51,13 @@ class Rig:
             clock=self.clock,
             draw_seed=lambda: 1,
             wall_time=lambda: 0.0,
-            patience=Patience(),
+            timeouts=Timeouts(),
         )
-        tally = Tally([3], choices, 1.0, self.clock, service.stats)
+        usage = UsageCounter([3], choices, 1.0, self.clock, service.stats)
         self.stream = EventStream(
             self.pipe,
             ChatRenderer("id", 0, "toy", choices),
-            tally,
+            usage,
             service,
             abort=self.abort,
             include_usage=False,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from fake_edge_engine import MODEL, FakeEngine
+from fake_engine import MODEL, FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +16,10 @@ from api_proc.completions import completion_job
 from api_proc.completions import decoder as completion_decoder
 from api_proc.openai_types import ChatRequest, CompletionRequest
 from api_proc.service import Service
-from quartet.clock import MonotonicClock
-from quartet.config import Config
-from quartet.errors import RequestError
-from quartet.frames import SamplingParams
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import SamplingParams
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import openai
 import pytest
-from fake_edge_engine import WORDS
+from fake_engine import WORDS
 
-from quartet.errors import RequestError
-from quartet.frames import IdsPrompt, TextPrompt, pack_ids
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 TEXT = "".join(WORDS)
@@ -69,16 +69,16 @@ async def test_completions_in_every_prompt_form(client: openai.AsyncOpenAI, edge
         [IdsPrompt(pack_ids([1, 2])), IdsPrompt(pack_ids([3]))],
     ]
     for form, prompts in zip(forms, expected, strict=True):
-        edge.engine.generations.clear()
+        edge.engine.outputs.clear()
         answer = await client.completions.create(model="toy", prompt=form, n=2)
-        assert [one.request.prompt for one in edge.engine.generations] == prompts
+        assert [one.request.prompt for one in edge.engine.outputs] == prompts
         assert [one.index for one in answer.choices] == list(range(2 * len(prompts)))
         assert {one.text for one in answer.choices} == {TEXT}
         assert answer.usage is not None
         assert answer.usage.prompt_tokens == 5 * len(prompts)
-    seeds = [one.request.params.seed for one in edge.engine.generations]
+    seeds = [one.request.params.seed for one in edge.engine.outputs]
     assert len(set(seeds)) == 2
-    assert edge.engine.generations[0].request.params.max_new_tokens == 16
+    assert edge.engine.outputs[0].request.params.max_new_tokens == 16
 
 
 async def test_completions_echo_and_zero_tokens(client: openai.AsyncOpenAI, edge: Any) -> None:
@@ -87,7 +87,7 @@ async def test_completions_echo_and_zero_tokens(client: openai.AsyncOpenAI, edge
     assert answer.choices[0].finish_reason == "length"
     answer = await client.completions.create(model="toy", prompt=[1, 2], echo=True, max_tokens=1)
     assert answer.choices[0].text == "decoded promptHello"
-    assert edge.engine.generations[-1].request.prompt == IdsPrompt(pack_ids([1, 2]), is_echoed=True)
+    assert edge.engine.outputs[-1].request.prompt == IdsPrompt(pack_ids([1, 2]), is_echoed=True)
 
 
 async def test_completions_stream_and_logprobs(client: openai.AsyncOpenAI) -> None:
@@ -133,11 +133,11 @@ async def test_auth_and_validation_errors(make_edge: Any) -> None:
 
 
 async def test_an_error_midway_raises(client: openai.AsyncOpenAI, edge: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
         await asyncio.sleep(0.01)
-        generation.text("some")
-        generation.fail(RequestError(500, "out_of_memory", "it does not fit"))
+        output.text("some")
+        output.fail(RequestError(500, "out_of_memory", "it does not fit"))
 
     edge.engine.script = script
     stream = await client.chat.completions.create(model="toy", messages=MESSAGES, stream=True)
@@ -173,7 +173,7 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, edge: Any) ->
                     "top_k": -1, "stop_token_ids": [8], "chat_template_kwargs": {"thinking": False}},
         extra_headers={"x-override-priority": "-4"},
     )  # fmt: skip
-    request = edge.engine.generations[0].request
+    request = edge.engine.outputs[0].request
     assert json.loads(request.prompt.messages) == [
         {"role": "system", "content": "be brief", "name": "boss"},
         {"role": "user", "content": "a\nb"},
@@ -194,7 +194,7 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, edge: Any) ->
 async def test_defaults_of_chat(client: openai.AsyncOpenAI, edge: Any) -> None:
     await client.chat.completions.create(model="toy", messages=MESSAGES, temperature=0, top_p=1)
     await client.chat.completions.create(model="toy", messages=MESSAGES, temperature=1e-9)
-    first, second = (one.request for one in edge.engine.generations)
+    first, second = (one.request for one in edge.engine.outputs)
     assert (first.params.temperature, first.params.top_p, first.params.top_k) == (0.0, 1.0, 20)
     assert second.params.temperature == 0.0
     assert first.params.max_new_tokens is None

@@ -6,11 +6,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fake_edge_engine import WORDS, stay_silent
+from fake_engine import WORDS, stay_silent
 
-from api_proc.service import Patience
-from quartet.engine import Output
-from quartet.errors import RequestError
+from api_proc.service import Timeouts
+from quartet.client.engine import Output
+from quartet.wire.errors import RequestError
 
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
@@ -103,9 +103,9 @@ async def test_completion_stream_has_no_role_and_echoes(edge: Any) -> None:
 
 
 async def test_output_before_the_head_is_out_is_not_lost(edge: Any) -> None:
-    async def early(generation: Any) -> None:
-        generation.text("early")
-        generation.finish_all()
+    async def early(output: Any) -> None:
+        output.text("early")
+        output.finish_all()
 
     edge.engine.script = early
     _, text, _ = await edge.post("/v1/chat/completions", CHAT)
@@ -115,11 +115,11 @@ async def test_output_before_the_head_is_out_is_not_lost(edge: Any) -> None:
 
 
 async def test_matched_stop_and_text_with_the_finish(edge: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
-        from fake_edge_engine import finish
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
+        from fake_engine import finish
 
-        generation.push(Output(0, [1, 2], "the end", None, finish("stop", "END", 2)))
+        output.push(Output(0, [1, 2], "the end", None, finish("stop", "END", 2)))
 
     edge.engine.script = script
     _, text, _ = await edge.post("/v1/chat/completions", CHAT)
@@ -129,11 +129,11 @@ async def test_matched_stop_and_text_with_the_finish(edge: Any) -> None:
 
 
 async def test_nothing_is_written_for_text_that_is_held_back(edge: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
-        generation.push(Output(0, [1], "", None, None))
-        generation.text("ok")
-        generation.finish_all()
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
+        output.push(Output(0, [1], "", None, None))
+        output.text("ok")
+        output.finish_all()
 
     edge.engine.script = script
     _, text, _ = await edge.post("/v1/chat/completions", CHAT)
@@ -141,12 +141,12 @@ async def test_nothing_is_written_for_text_that_is_held_back(edge: Any) -> None:
 
 
 async def test_an_error_midway_is_an_event_and_then_done(edge: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
         await asyncio.sleep(0.01)
-        generation.text("so far")
-        generation.fail(RequestError(500, "out_of_memory", "it does not fit"))
-        generation.text("ignored")
+        output.text("so far")
+        output.fail(RequestError(500, "out_of_memory", "it does not fit"))
+        output.text("ignored")
 
     edge.engine.script = script
     status, text, _ = await edge.post("/v1/chat/completions", CHAT)
@@ -157,14 +157,14 @@ async def test_an_error_midway_is_an_event_and_then_done(edge: Any) -> None:
     }
     assert got[-1] == "[DONE]"
     assert "ignored" not in text
-    assert edge.engine.generations[0].aborted.is_set()
+    assert edge.engine.outputs[0].aborted.is_set()
 
 
 async def test_a_renderer_that_raises_ends_its_own_stream_only(edge: Any, monkeypatch: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
         await asyncio.sleep(0.01)
-        generation.text("half a pair \ud800")
+        output.text("half a pair \ud800")
 
     edge.engine.script = script
     _, text, _ = await edge.post("/v1/chat/completions", CHAT)
@@ -174,7 +174,7 @@ async def test_a_renderer_that_raises_ends_its_own_stream_only(edge: Any, monkey
 
 
 async def test_keep_alive_when_silent_and_sooner_in_recovery(make_edge: Any) -> None:
-    edge = await make_edge(Patience(keep_alive_s=0.3, recovering_s=0.1))
+    edge = await make_edge(Timeouts(keep_alive_s=0.3, recovering_s=0.1))
     edge.engine.script = stay_silent
     clock = asyncio.get_running_loop().time
     async with edge.http.post(edge.url + "/v1/chat/completions", json=CHAT) as response:
@@ -186,8 +186,8 @@ async def test_keep_alive_when_silent_and_sooner_in_recovery(make_edge: Any) -> 
         await read_until(response, b": keep-alive\n\n")
         await read_until(response, b": keep-alive\n\n")
         assert clock() - start < 0.55
-        generation = edge.engine.generations[0]
-        generation.finish_all()
+        output = edge.engine.outputs[0]
+        output.finish_all()
         assert b"[DONE]" in await read_until(response, b"[DONE]")
 
 
@@ -226,27 +226,27 @@ async def test_the_connection_can_be_used_again_after_a_stream(edge: Any) -> Non
 
 
 async def test_an_error_before_the_head_keeps_its_status(edge: Any) -> None:
-    async def fail(generation: Any) -> None: ...
+    async def fail(output: Any) -> None: ...
 
     edge.engine.script = fail
     error = RequestError(500, "out_of_memory", "it does not fit")
     generate = edge.engine.generate
 
     async def generate_and_fail(request: Any) -> Any:
-        generation = await generate(request)
-        subscribe = generation.subscribe
+        output = await generate(request)
+        subscribe = output.subscribe
 
         def subscribe_and_fail(on_output: Any, on_error: Any) -> None:
             subscribe(on_output, on_error)
             on_error(error)
 
-        generation.subscribe = subscribe_and_fail
-        return generation
+        output.subscribe = subscribe_and_fail
+        return output
 
     edge.engine.generate = generate_and_fail
     status, body, _ = await edge.post("/v1/chat/completions", CHAT)
     assert (status, body["error"]["code"]) == (500, "out_of_memory")
-    assert edge.engine.generations[0].aborted.is_set()
+    assert edge.engine.outputs[0].aborted.is_set()
 
 
 async def test_a_bug_in_the_middle_of_a_stream_breaks_the_connection(edge: Any, monkeypatch: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from quartet.actors.actor import Metrics
+from quartet.runtime.actor import Metrics
 
 
 async def test_health_and_ready_follow_the_engine(edge: Any) -> None:
@@ -83,8 +83,8 @@ async def test_own_counts_and_latencies(edge: Any) -> None:
 
 async def test_own_snapshot_is_not_shown_twice(edge: Any) -> None:
     from api_proc.metrics import own_metrics
-    from quartet.frames import Snapshot
-    from quartet.ids import Epoch, Role
+    from quartet.wire.frames import Snapshot
+    from quartet.wire.ids import Epoch, Role
 
     own = own_metrics(edge.service)
     assert isinstance(own, Metrics)

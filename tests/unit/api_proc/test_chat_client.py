@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from fake_edge_engine import WORDS, stay_silent
+from fake_engine import WORDS, stay_silent
 
-from quartet.chat import ChatServer, Conversation, run_chat
-from quartet.errors import RequestError
+from quartet.cli.chat import ChatServer, Conversation, run_chat
+from quartet.wire.errors import RequestError
 
 TEXT = "".join(WORDS)
 
@@ -28,7 +28,7 @@ async def chat(edge: Any, lines: str, terminal: bool = False, **more: Any) -> tu
 
 
 def turns(edge: Any, request: int) -> list[tuple[str, str]]:
-    messages = json.loads(edge.engine.generations[request].request.prompt.messages)
+    messages = json.loads(edge.engine.outputs[request].request.prompt.messages)
     return [(one["role"], one["content"]) for one in messages]
 
 
@@ -36,10 +36,10 @@ async def test_piped_lines_are_one_conversation(edge: Any) -> None:
     code, out, notes = await chat(edge, "first\n\nsecond\n/reset\nthird\n/exit\nnever\n", max_tokens=9, system="brief")
     assert (code, notes) == (0, "")
     assert out == f"{TEXT}\n" * 3
-    assert len(edge.engine.generations) == 3
+    assert len(edge.engine.outputs) == 3
     assert turns(edge, 1) == [("system", "brief"), ("user", "first"), ("assistant", TEXT), ("user", "second")]
     assert turns(edge, 2) == [("system", "brief"), ("user", "third")]
-    assert edge.engine.generations[0].request.params.max_new_tokens == 9
+    assert edge.engine.outputs[0].request.params.max_new_tokens == 9
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
@@ -75,10 +75,10 @@ async def test_failures_end_a_piped_run(edge: Any, make_edge: Any) -> None:
 
 
 async def test_an_error_event_and_a_broken_stream(edge: Any) -> None:
-    async def fail(generation: Any) -> None:
-        await generation.subscribed.wait()
+    async def fail(output: Any) -> None:
+        await output.subscribed.wait()
         await asyncio.sleep(0.01)
-        generation.fail(RequestError(500, "internal_error", "it broke"))
+        output.fail(RequestError(500, "internal_error", "it broke"))
 
     edge.engine.script = fail
     code, _, notes = await chat(edge, "hi\n")
@@ -87,10 +87,10 @@ async def test_an_error_event_and_a_broken_stream(edge: Any) -> None:
 
 
 async def test_control_characters_do_not_reach_the_terminal(edge: Any) -> None:
-    async def script(generation: Any) -> None:
-        await generation.subscribed.wait()
-        generation.text("a\x1b[2Jb\tc\nd\x9b")
-        generation.finish_all()
+    async def script(output: Any) -> None:
+        await output.subscribed.wait()
+        output.text("a\x1b[2Jb\tc\nd\x9b")
+        output.finish_all()
 
     edge.engine.script = script
     _, out, _ = await chat(edge, "hi\n")
@@ -109,8 +109,8 @@ async def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(edge: Any) -> Non
 
     async def speak() -> None:
         await edge.engine.arrived.wait()
-        await edge.engine.generations[0].subscribed.wait()
-        edge.engine.generations[0].text("partly")
+        await edge.engine.outputs[0].subscribed.wait()
+        edge.engine.outputs[0].text("partly")
 
     conversation = Conversation(ChatServer(edge.url), "toy", {})
     speaker = asyncio.ensure_future(speak())
@@ -118,12 +118,12 @@ async def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(edge: Any) -> Non
     await speaker
     assert (answer.text, answer.finish_reason) == ("partly", "interrupted")
     async with asyncio.timeout(2):
-        await edge.engine.generations[0].aborted.wait()
-    edge.engine.script = lambda generation: _finish(generation)
+        await edge.engine.outputs[0].aborted.wait()
+    edge.engine.script = lambda output: _finish(output)
     await asyncio.to_thread(conversation.ask, "go on", io.StringIO())
     assert turns(edge, 1) == [("user", "hi"), ("assistant", "partly"), ("user", "go on")]
 
 
-async def _finish(generation: Any) -> None:
-    await generation.subscribed.wait()
-    generation.finish_all()
+async def _finish(output: Any) -> None:
+    await output.subscribed.wait()
+    output.finish_all()

@@ -5,8 +5,8 @@ from typing import Any
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.codec import Decoder, Encoder, Source
-from quartet.frames import (
+from quartet.wire.codec import Decoder, Encoder, Source
+from quartet.wire.frames import (
     ApiInbound,
     Close,
     Delta,
@@ -20,7 +20,7 @@ from quartet.frames import (
     pack_ids,
     unpack_ids,
 )
-from quartet.ids import Epoch, Handle, Rid, Role
+from quartet.wire.ids import Epoch, Handle, Rid, Role
 
 BOOT_ID = 7
 TIMINGS = Timings(cached_tokens=3)
@@ -79,7 +79,7 @@ class Rig:
             "reply_to": "api-0",
             "prompt_tail": b"",
             "output_ids": b"",
-            "edge_count": 0,
+            "delivered_count": 0,
             "stop": (),
             "include_stop_in_output": False,
             "skip_special_tokens": True,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detok_proc.incremental import DecoderFactory
-from quartet.codec import Source
-from quartet.frames import Finish, TokenLogprobs, Tokens, pack_ids, unpack_ids
-from quartet.ids import Epoch, Role
+from quartet.wire.codec import Source
+from quartet.wire.frames import Finish, TokenLogprobs, Tokens, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch, Role
 
 ALPHABET = "abé😀"
 
@@ -75,7 +75,7 @@ def test_replay_at_every_point_gives_the_same_rest(
     offset = sum(len(item.text) for item in whole.items if item.index < edge)
     rig = Rig(byte_level)
     heard = rig.heard[rid_of(1)] = type(whole)(ids[:edge], whole.text[:offset])
-    rig.open(stop=(stop,), output_ids=pack_ids(ids[:known]), edge_count=edge, attempt=2)
+    rig.open(stop=(stop,), output_ids=pack_ids(ids[:known]), delivered_count=edge, attempt=2)
     if heard.finish is None:
         rest = [(1, index, ids[index]) for index in range(known, len(ids))]
         rig.tokens(rest, [end_of(len(ids))])
@@ -87,7 +87,7 @@ def test_replay_at_every_point_gives_the_same_rest(
 def test_a_stop_string_in_replayed_ids_ends_at_once(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     ids = ids_of(byte_level, "abXcd")
-    heard = rig.open(stop=("X",), output_ids=pack_ids(ids), edge_count=0)
+    heard = rig.open(stop=("X",), output_ids=pack_ids(ids), delivered_count=0)
     assert (heard.text, heard.ids) == ("ab", ids[:3])
     assert heard.finish == Finish("stop", "X", 3, heard.finish.timings)
     assert [stopped.count for stopped in rig.stopped] == [3]
@@ -156,7 +156,7 @@ def test_a_hidden_stop_token_gives_no_text_even_when_it_was_replayed(byte_level:
     assert (heard.text, heard.finish.matched) == ("a", b)
     again = Rig(byte_level)
     again.heard[rid_of(1)] = type(heard)([a, b], "a")
-    heard = again.open(output_ids=pack_ids([a, b]), edge_count=2)
+    heard = again.open(output_ids=pack_ids([a, b]), delivered_count=2)
     again.tokens([], [end])
     assert (heard.text, heard.finish.matched) == ("a", b)
 

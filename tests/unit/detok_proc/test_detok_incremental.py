@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from detok_proc.incremental import DecoderFactory, PieceDecoder, WindowDecoder
 from detok_proc.vocabulary import Family
-from quartet.errors import ModelError
+from quartet.wire.errors import ModelError
 
 LOST_CHARACTERS = "\x04\x06\x13\x14\x16\x1d"
 """Characters whose byte has no token in SmolLM2's vocabulary; every implementation drops it. The lead bytes of the

@@ -2,7 +2,7 @@
 
 import math
 
-from quartet.frames import SamplingParams
+from quartet.wire.frames import SamplingParams
 
 
 def adjusted(logits: list[float], params: SamplingParams, prompt: list[int], output: list[int], eos: list[int]) -> list:

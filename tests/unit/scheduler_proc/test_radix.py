@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from quartet.errors import InvariantViolation
-from quartet.frames import SamplingParams, Submit, pack_ids
-from quartet.ids import Rid
+from quartet.wire.errors import InvariantViolation
+from quartet.wire.frames import SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.radix import Namespace, Node, RadixTree
 from scheduler_proc.core.request import Request
@@ -138,7 +138,7 @@ def test_r8_a_finished_request_leaves_whole_pages() -> None:
     assert kv.match_and_lock(request) == 4
     kv.extend(request, 16)
     request.output_ids += [50, 51, 52, 53, 54, 55, 56]
-    request.committed = 16
+    request.num_computed_tokens = 16
     kv.finish(request, 1)
     assert (kv.tree.evictable_tokens, kv.tree.protected_tokens, kv.pool.available_tokens) == (16, 0, 16)
     kv.tree.audit()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from quartet.errors import ConfigError, InvariantViolation
-from quartet.frames import pack_ids
+from quartet.wire.errors import ConfigError, InvariantViolation
+from quartet.wire.frames import pack_ids
 from scheduler_proc.core.eviction import COMPACT_ABOVE, STRATEGIES, EvictionQueue
 from scheduler_proc.core.radix import Node, RadixTree
 

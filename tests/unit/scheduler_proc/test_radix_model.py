@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quartet.frames import pack_ids
+from quartet.wire.frames import pack_ids
 from scheduler_proc.core.radix import Namespace, Node, RadixTree
 
 Prefix = tuple[Namespace, tuple[int, ...]]

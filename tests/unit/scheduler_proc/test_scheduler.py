@@ -2,8 +2,8 @@
 
 import pytest
 
-from quartet.frames import Abort, Held, LiveKey, LiveSet, SamplingParams, Stopped
-from quartet.ids import Handle
+from quartet.wire.frames import Abort, HeldRequests, LiveRequest, LiveRequests, SamplingParams, Stopped
+from quartet.wire.ids import Handle
 from scheduler_proc.core.events import BeginDrain, Tick
 from tests.support.core_rig import EOS, VOCAB, CoreRig
 from tests.support.strict_worker import continuation
@@ -173,13 +173,13 @@ def test_abort_frees_everything_and_matches_exactly() -> None:
 def test_what_the_edge_does_not_name_twice_is_freed() -> None:
     rig = CoreRig()
     first, second = rig.submit([5, 6, 7], 60), rig.submit([5, 6, 8], 60)
-    live = LiveSet("api-0", [LiveKey(second, 0, 0)])
+    live = LiveRequests("api-0", [LiveRequest(second, 0, 0)])
     rig.send(live)
     (_, held) = rig.other.pop()
-    assert isinstance(held, Held) and {item.rid for item in held.held} == {first, second}
+    assert isinstance(held, HeldRequests) and {item.rid for item in held.held} == {first, second}
     rig.send(live)
     (_, held) = rig.other.pop()
-    assert isinstance(held, Held) and {item.rid for item in held.held} == {second}
+    assert isinstance(held, HeldRequests) and {item.rid for item in held.held} == {second}
     rig.run()
     assert rig.scheduler.is_idle()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizer_rig import MakeEncodings, resolved
 
-from quartet.config import Config, ModelConfig, SchedulerConfig
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig
 from tests.support.tokenizer_folders import has_smollm2, write_byte_level, write_sentencepiece, write_smollm2
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.job import Encodings

@@ -11,12 +11,21 @@ import msgspec
 import pytest
 from tokenizer_rig import resolved
 
-from quartet.clock import MonotonicClock
-from quartet.codec import Source
-from quartet.config import Config
-from quartet.errors import ModelError
-from quartet.frames import Encode, Encoded, EncodeFailed, IdsPrompt, SamplingParams, TextPrompt, Who, pack_ids
-from quartet.ids import Epoch, Role
+from quartet.runtime.clock import MonotonicClock
+from quartet.wire.codec import Source
+from quartet.wire.config import Config
+from quartet.wire.errors import ModelError
+from quartet.wire.frames import (
+    Encode,
+    Encoded,
+    EncodeFailed,
+    IdsPrompt,
+    ProcessTable,
+    SamplingParams,
+    TextPrompt,
+    pack_ids,
+)
+from quartet.wire.ids import Epoch, Role
 from tokenizer_proc import actor as actor_module
 from tokenizer_proc.actor import TokenizerActor
 from tokenizer_proc.job import Encodings
@@ -32,7 +41,7 @@ class FakeContext:
     rank = 0
     epoch = Epoch(1)
     name = "tokenizer-0"
-    who = Who([], False)
+    process_table = ProcessTable([], False)
     clock = MonotonicClock()
 
     def __init__(self, folder: Path) -> None:

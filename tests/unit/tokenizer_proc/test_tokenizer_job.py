@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quartet.frames import (
+from quartet.wire.frames import (
     ChatPrompt,
     Encode,
     Encoded,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from quartet.errors import ModelError, RequestError
-from quartet.frames import ChatPrompt
+from quartet.wire.errors import ModelError, RequestError
+from quartet.wire.frames import ChatPrompt
 from tokenizer_proc.chat_template import ChatTemplate, SpecialNames
 
 NAMES = SpecialNames({"bos_token": "<s>", "eos_token": "</s>"})

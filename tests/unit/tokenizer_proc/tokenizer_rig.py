@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from quartet.config import ResolvedModel
+from quartet.wire.config import ResolvedModel
 from tokenizer_proc.job import Encodings
 
 TEMPLATE = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import MakeRunner, make_weights, resolved, write_folder
 
-from quartet.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
 from worker_proc.loading import load_runner
 from worker_proc.runner import ModelRunner
 

@@ -1,7 +1,7 @@
 """A scheduler's hand: gives slots and pages to sequences, sends steps to a runner and gathers the sampled ids."""
 
-from quartet.frames import Chunk, Enter, SamplingParams, Step, StepResult, pack_ids, unpack_ids
-from quartet.ids import Epoch
+from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, StepResult, pack_ids, unpack_ids
+from quartet.wire.ids import Epoch
 from worker_proc.contract import Runner
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -41,7 +41,6 @@ class StepFeeder:
         chunks: list[Chunk] | None = None,
         decode: bool = True,
         release: list[int] | None = None,
-        sit_out: list[int] | None = None,
         pages: list[int] | None = None,
     ) -> StepResult:
         """Run one step to its end and add its ids to the outputs."""
@@ -53,7 +52,6 @@ class StepFeeder:
             pack_ids(pages or []),
             chunks or [],
             decode,
-            pack_ids(sit_out or []),
         )
         self.next_step += 1
         result = self.runner.launch(frame, SCHEDULER).wait()

@@ -9,27 +9,27 @@ import msgspec
 import pytest
 from tiny_models import TINY, make_weights, resolved, write_folder
 
-from quartet.actors.actor import Context
-from quartet.clock import ManualClock
-from quartet.codec import Source
-from quartet.config import Config, SchedulerConfig, WorkerConfig
-from quartet.errors import ModelError
-from quartet.frames import (
+from quartet.runtime.actor import Context
+from quartet.runtime.clock import ManualClock
+from quartet.wire.codec import Source
+from quartet.wire.config import Config, SchedulerConfig, WorkerConfig
+from quartet.wire.errors import ModelError
+from quartet.wire.frames import (
     Chunk,
     Enter,
     ProcessStatus,
+    ProcessTable,
     SamplingParams,
     SchedulerHello,
     Step,
     StepFailed,
     StepResult,
     StepTimes,
-    Who,
     WorkerHello,
     pack_ids,
     unpack_ids,
 )
-from quartet.ids import Epoch, Role
+from quartet.wire.ids import Epoch, Role
 from worker_proc.actor import WorkerActor
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
 from worker_proc.executor import FRAME_POLL_S, NEXT_STEP_POLL_S, POLL_S, Executor
@@ -64,7 +64,7 @@ class FakeContext:
         self.role, self.rank, self.epoch, self.name = Role.WORKER, 0, WORKER, "worker-0"
         self.config = config
         self.clock = ManualClock()
-        self.who = Who([], False)
+        self.process_table = ProcessTable([], False)
         self.phases: list[tuple[str, float]] = []
         self.steps_of_progress = 0
         self.link = MemoryLink(self.clock)
@@ -82,7 +82,9 @@ class FakeContext:
         return self.link
 
     def show_scheduler(self, epoch: int) -> None:
-        self.who = Who([ProcessStatus(Role.SCHEDULER, 0, 1, Epoch(epoch), "ready", "idle", 0)], False)
+        self.process_table = ProcessTable(
+            [ProcessStatus(Role.SCHEDULER, 0, 1, Epoch(epoch), "ready", "idle", 0)], False
+        )
 
     def arrive(self, frame: msgspec.Struct, epoch: int = 1) -> None:
         self.link.inbox.append((Source(Role.SCHEDULER, 0, Epoch(epoch)), frame))
@@ -97,7 +99,7 @@ def settings(step_ms: float = 0.0) -> Config:
 
 
 def step(number: int, worker: int = WORKER, decode: bool = True, **changes: Any) -> Step:
-    values = {"release": b"", "enter": [], "pages": b"", "chunks": [], "sit_out": b"", **changes}
+    values = {"release": b"", "enter": [], "pages": b"", "chunks": [], **changes}
     return Step(worker_epoch=Epoch(worker), step=number, decode=decode, **values)
 
 
@@ -123,7 +125,7 @@ class Rig:
             self.executor.load()
         link.is_idle = False
         while not link.is_idle:
-            self.executor.turn()
+            self.executor.poll_once()
         sent, link.sent = link.sent, []
         return sent
 
@@ -326,25 +328,25 @@ def test_a_step_that_comes_while_another_runs_is_launched_behind_it() -> None:
     rig, runner = make_slow()
     rig.context.arrive(step(1))
     for _ in range(2):
-        rig.executor.turn()
+        rig.executor.poll_once()
     assert runner.log == ["launch 1"]
     rig.context.arrive(step(2))
-    rig.executor.turn()
+    rig.executor.poll_once()
     assert runner.log == ["launch 1", "launch 2", "wait 1"]
 
 
 def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
     rig, _ = make_slow()
     rig.context.arrive(step(1))
-    rig.executor.turn()
+    rig.executor.poll_once()
     rig.context.clock.advance(0.010)
     rig.run()
     rig.context.arrive(step(2))
-    rig.executor.turn()
+    rig.executor.poll_once()
     waits = []
     for _ in range(3):
         before = rig.context.clock.now()
-        rig.executor.turn()
+        rig.executor.poll_once()
         waits.append(round(rig.context.clock.now() - before, 4))
         rig.context.clock.advance(0.004)
     assert waits == [FRAME_POLL_S, FRAME_POLL_S, NEXT_STEP_POLL_S]

@@ -1,4 +1,4 @@
-"""The decode loop: letters instead of copies, special rows beside plain ones; on a GPU the graphs themselves."""
+"""The decode loop: descriptors instead of copies, special rows beside plain ones; on a GPU the graphs themselves."""
 
 from pathlib import Path
 

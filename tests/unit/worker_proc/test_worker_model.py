@@ -10,8 +10,8 @@ from dense_decoder import dense_greedy, dense_logits
 from step_feeder import GREEDY, SCHEDULER, StepFeeder
 from tiny_models import TINY, VARIANTS, MakeRunner, make_weights, resolved
 
-from quartet.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
-from quartet.frames import Chunk, SamplingParams, pack_ids, unpack_ids
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import Chunk, SamplingParams, pack_ids, unpack_ids
 from worker_proc.contract import StepError
 from worker_proc.loading import load_runner
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from step_feeder import GREEDY, SCHEDULER, WORKER, StepFeeder
 from tiny_models import TINY, resolved
 
-from quartet.clock import ManualClock
-from quartet.config import Config, SchedulerConfig, WorkerConfig
-from quartet.frames import Chunk, SamplingParams, Step, unpack_ids
+from quartet.runtime.clock import ManualClock
+from quartet.wire.config import Config, SchedulerConfig, WorkerConfig
+from quartet.wire.frames import Chunk, SamplingParams, Step, unpack_ids
 from worker_proc.contract import StepError
 from worker_proc.simulated import HashModel, SimulatedRunner
 
@@ -100,7 +100,7 @@ def test_a_page_given_to_two_sequences_is_noticed_at_release() -> None:
 def test_steps_take_their_simulated_time_one_after_the_other() -> None:
     clock = ManualClock(100.0)
     runner = make_runner(step_ms=10.0, clock=clock)
-    pending = [runner.launch(Step(WORKER, n, b"", [], b"", [], True, b""), SCHEDULER) for n in (1, 2)]
+    pending = [runner.launch(Step(WORKER, n, b"", [], b"", [], True), SCHEDULER) for n in (1, 2)]
     assert not pending[0].is_done()
     pending[0].wait()
     assert clock.now() == pytest.approx(100.010)
@@ -136,7 +136,7 @@ def test_a_row_costs_about_a_microsecond_at_most() -> None:
 
 
 def _timed(feeder: StepFeeder) -> float:
-    frame = Step(WORKER, 9, b"", [], b"", [], True, b"")
+    frame = Step(WORKER, 9, b"", [], b"", [], True)
     started = time.perf_counter()
     feeder.runner.launch(frame, SCHEDULER).wait()
     return time.perf_counter() - started

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, LLAMA3, TINY, VARIANTS, make_weights, write_folder
 
-from quartet.config import WorkerConfig
-from quartet.errors import ConfigError, ModelError
+from quartet.wire.config import WorkerConfig
+from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.kv_pool import count_pages
 from worker_proc.loading import choose_device
 from worker_proc.models.spec import parse_spec, read_spec
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
-from worker_proc.weights.stage import Stage
+from worker_proc.weights.staging import PinnedStaging
 from worker_proc.weights.tensors import ModelTensors, Shard
 
 CPU = torch.device("cpu")
@@ -214,6 +214,6 @@ def test_a_checkpoint_read_through_the_stage_is_the_same(tmp_path: Path, monkeyp
     folder = write_folder(tmp_path, TINY, make_weights(TINY))
     plain = flat(load(folder))
     loader = Loader(folder, parse_spec(TINY, CONTEXT), Shard(), torch.float32, CPU, lambda: None)
-    monkeypatch.setattr(loader, "_stage", Stage(CPU, piece_bytes=1000))
+    monkeypatch.setattr(loader, "_staging", PinnedStaging(CPU, buffer_bytes=1000))
     for one, other in zip(flat(loader.load()), plain, strict=True):
         assert torch.equal(one, other)

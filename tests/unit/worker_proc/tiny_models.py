@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from quartet.config import ResolvedModel
+from quartet.wire.config import ResolvedModel
 from worker_proc.models.spec import parse_spec
 from worker_proc.runner import ModelRunner
 from worker_proc.weights.tensors import expected_shapes

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import SamplingParams, Submit, pack_ids
-from quartet.ids import Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.policies import Policy, PolicyContext, make_policy
 from scheduler_proc.core.radix import Node, RadixTree
 from scheduler_proc.core.request import Request

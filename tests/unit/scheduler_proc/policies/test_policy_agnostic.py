@@ -5,7 +5,7 @@ import collections
 import pytest
 from policy_rig import Line, own_tokens
 
-from quartet.errors import ConfigError
+from quartet.wire.errors import ConfigError
 from scheduler_proc.core.policies import make_policy
 
 

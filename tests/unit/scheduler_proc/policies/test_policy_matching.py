@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_rig import Line, own_tokens
 
-from quartet.frames import pack_ids
+from quartet.wire.frames import pack_ids
 from scheduler_proc.core.policies.matching import PrefixMatcher, deprioritize_siblings
 from scheduler_proc.core.radix import Node, RadixTree
 

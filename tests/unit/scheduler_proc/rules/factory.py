@@ -7,16 +7,15 @@ from typing import Any
 
 import msgspec
 
-from quartet.config import SchedulerConfig
-from quartet.frames import Answer, Ask, SamplingParams, Submit, pack_ids
-from quartet.ids import Epoch, Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Query, QueryReply, SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.events import WorkerUp
 from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.priority import urgency_of
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.core_rig import EOS, VOCAB, CoreRig
@@ -109,15 +108,21 @@ class Bench:
         return made
 
     def run(
-        self, name: str, prompt: int | list[int], output: int, max_new: int, committed: int | None = None, **fields: Any
+        self,
+        name: str,
+        prompt: int | list[int],
+        output: int,
+        max_new: int,
+        num_computed_tokens: int | None = None,
+        **fields: Any,
     ) -> Request:
         """Put a request into the running batch. Its KV reaches to C, by default I + O - 1; what the tree has of it is
         locked, the rest is private."""
         made = self.request(name, prompt, output, max_new, **fields)
         self.kv.match_and_lock(made)
-        made.committed = made.total_tokens - 1 if committed is None else committed
-        self.kv.extend(made, made.committed)
-        made.launched = made.committed - made.prompt_tokens + 1
+        made.num_computed_tokens = made.total_tokens - 1 if num_computed_tokens is None else num_computed_tokens
+        self.kv.extend(made, made.num_computed_tokens)
+        made.launched = made.num_computed_tokens - made.prompt_tokens + 1
         made.in_flight = max(0, made.launched - output)
         made.cached_tokens, made.started_s = 0, 0.0
         self.state.outbox.open(made, 0.0)
@@ -153,8 +158,8 @@ class Bench:
 
 def ask(scheduler: Scheduler, what: str, argument: str = "", now: float = 0.0) -> Any:
     """Return the decoded answer to a question."""
-    sent = scheduler.handle(Ask(1, "api-0", what, argument), now)
-    (answer,) = [frame for _, frame in sent if isinstance(frame, Answer)]
+    sent = scheduler.handle(Query(1, "api-0", what, argument), now)
+    (answer,) = [frame for _, frame in sent if isinstance(frame, QueryReply)]
     return json.loads(answer.body)
 
 

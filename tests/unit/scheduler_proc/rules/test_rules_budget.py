@@ -76,7 +76,7 @@ def test_a6_a_chunk_is_whole_pages() -> None:
 
 def chunked(computed: int = 48) -> Request:
     made = request(100, 0, 50)
-    made.committed = computed
+    made.num_computed_tokens = computed
     return made
 
 
@@ -273,7 +273,7 @@ def test_blk3_a_chunk_that_is_not_the_last_reserves_nothing_for_the_others() -> 
     """BLK-3: but the candidate itself is tested with its whole output."""
     first, second = request(100, 0, 200), request(20, 0, 20, number=2)
     budget = adder(Room(384, 16), chunk=112, reservation="blocks")
-    first.committed = 0
+    first.num_computed_tokens = 0
     assert budget.continue_chunked(first, cap=64) == 64
     assert budget.add(second)[0] == 20
     whole = adder(Room(384, 16), chunk=112, reservation="blocks")

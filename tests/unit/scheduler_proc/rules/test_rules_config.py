@@ -12,10 +12,10 @@ from factory import ask
 from msgspec import inspect
 
 import quartet
-from quartet.config import POLICIES, RARE, SchedulerConfig
-from quartet.errors import ConfigError
-from quartet.ids import Epoch
-from quartet.options import FD_NAMES, OneLineParser, add_options, build_config
+from quartet.cli.options import FD_NAMES, OneLineParser, add_options, build_config
+from quartet.wire.config import POLICIES, RARE, SchedulerConfig
+from quartet.wire.errors import ConfigError
+from quartet.wire.ids import Epoch
 from scheduler_proc.core.events import WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 

@@ -3,7 +3,7 @@
 import pytest
 from factory import Bench, greedy, own_tokens
 
-from quartet.frames import Failed
+from quartet.wire.frames import Failed
 from scheduler_proc.core.admission import needed_blocks
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import pick_victim
@@ -25,7 +25,7 @@ def d2(avail: int, evict: int = 0) -> Bench:
     bench = Bench(pages=100, page_size=16)
     for name, prompt, output in (("a", 17, 16), ("b", 33, 16), ("c", 10, 40), ("d", 60, 5)):
         bench.run(name, prompt, output, 100)
-    assert [made.committed for made in bench.rows()] == [32, 48, 49, 64]
+    assert [made.num_computed_tokens for made in bench.rows()] == [32, 48, 49, 64]
     if evict:
         bench.cache(own_tokens(99, evict))
     bench.leave_available(avail)
@@ -41,8 +41,8 @@ def survivors(bench: Bench) -> tuple[str, bool]:
 def test_d0_only_full_pages_need_another(avail: int, fits: bool) -> None:
     """D0, RET-1: P 16 and C = 32, 47, 48, 17: two pages, 32 tokens."""
     bench = Bench(pages=40, page_size=16)
-    for number, committed in enumerate((32, 47, 48, 17)):
-        bench.run(str(number), committed, 1, 50)
+    for number, num_computed_tokens in enumerate((32, 47, 48, 17)):
+        bench.run(str(number), num_computed_tokens, 1, 50)
     bench.leave_available(avail)
     assert bench.decode.fits(bench.rows()) is fits
 
@@ -137,7 +137,7 @@ def test_d5_a_shared_prefix_becomes_evictable() -> None:
         prompt = [*shared, *own_tokens(number, 32)]
         bench.cache(prompt)
         made = bench.run(name, prompt, 1, 50)
-        assert (made.prompt_tokens, made.committed, made.protected) == (112, 112, 112)
+        assert (made.prompt_tokens, made.num_computed_tokens, made.protected) == (112, 112, 112)
     bench.leave_available(0)
     assert bench.kv.tree.evictable_tokens == 0
     assert survivors(bench) == ("x", True)
@@ -256,10 +256,10 @@ def test_b3_tokens_to_free_are_rounded_up_to_blocks() -> None:
     for number in range(2):
         bench.cache(own_tokens(30 + number, 64))
     for name, output in (("a", 50), ("b", 50), ("c", 50)):
-        bench.run(name, 64 - 30, output, 60, committed=70)
+        bench.run(name, 64 - 30, output, 60, num_computed_tokens=70)
     # The victim has nothing of its own to give, so all of it must come from the tree.
     bench.cache(own_tokens(5, 64))
-    bench.run("victim", [*own_tokens(5, 64), 1], 0, 60, committed=64)
+    bench.run("victim", [*own_tokens(5, 64), 1], 0, 60, num_computed_tokens=64)
     bench.leave_available(0)
     bench.decode._retract(bench.rows())
     assert bench.waiting() == "victim"

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from factory import greedy, own_tokens
 
-from quartet.errors import InvariantViolation
-from scheduler_proc.core.request import State as RequestState
+from quartet.wire.errors import InvariantViolation
+from scheduler_proc.core.request import RequestState
 from scheduler_proc.core.state import State
 from tests.support.core_rig import CoreRig
 

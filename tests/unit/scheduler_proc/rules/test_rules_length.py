@@ -5,9 +5,9 @@ from factory import greedy, own_tokens, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quartet.config import SchedulerConfig
-from quartet.errors import RequestError
-from quartet.frames import Accepted, SamplingParams, unpack_ids
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Accepted, SamplingParams, unpack_ids
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules, ceil_to

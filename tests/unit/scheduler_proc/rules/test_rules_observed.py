@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from factory import ask, events, greedy, own_tokens, steady, timeline
 
-from quartet.frames import Abort, Tokens, unpack_ids
+from quartet.wire.frames import Abort, Tokens, unpack_ids
 from scheduler_proc.core.events import Tick
 from tests.support.core_rig import CoreRig
 

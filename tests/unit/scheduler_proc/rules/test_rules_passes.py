@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from factory import Bench, at_once, greedy, oracle, own_tokens, steady
 
-from quartet.frames import Abort, Step, unpack_ids
+from quartet.wire.frames import Abort, Step, unpack_ids
 from tests.support.core_rig import CoreRig
 
 
@@ -31,7 +31,7 @@ def test_a18_where_the_tokens_are() -> None:
     prompt = own_tokens(1, 49)
     bench.cache([*prompt[:32], *own_tokens(2, 32)])
     r = bench.run("r", prompt, 2, 20)
-    assert (r.committed, r.protected) == (50, 32)
+    assert (r.num_computed_tokens, r.protected) == (50, 32)
     tree = bench.kv.tree
     private = len(r.pages) * 16 - r.protected
     assert (private, tree.evictable_tokens, tree.protected_tokens) == (32, 32, 32)

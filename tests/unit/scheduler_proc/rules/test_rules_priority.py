@@ -5,8 +5,8 @@ import random
 import pytest
 from factory import Bench, Room, adder, events, greedy, own_tokens, request
 
-from quartet.config import SchedulerConfig
-from quartet.ids import Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.ids import Rid
 from scheduler_proc.core.preemption import pick_victims
 from tests.support.core_rig import CoreRig
 
@@ -16,7 +16,7 @@ PRIORITY = {"enable_priority_scheduling": True}
 def victims(
     newcomer: tuple[int, int, int | None],
     avail: int = 300,
-    committed: tuple[int, int, int] = (0, 0, 0),
+    num_computed_tokens: tuple[int, int, int] = (0, 0, 0),
     needs_slot: bool = False,
     priorities: tuple[int | None, int | None, int | None] = (0, 5, 0),
     **config: object,
@@ -26,7 +26,7 @@ def victims(
     running = []
     for number, (max_new, output, priority) in enumerate(zip((100, 200, 80), (20, 0, 0), priorities, strict=True)):
         made = request(9, output, max_new, number + 1, priority, settings)
-        made.committed = committed[number]
+        made.num_computed_tokens = num_computed_tokens[number]
         running.append(made)
     budget = adder(Room(avail), running, **PRIORITY)
     assert budget.total_offset == 360
@@ -76,25 +76,25 @@ HELD = (30, 60, 200)
 
 def test_x7_what_a_victim_holds_counts() -> None:
     """X7, PRE-4: need 211, r3 gives 80 + 200."""
-    assert victims((50, 100, 20), committed=HELD) == ["r3"]
+    assert victims((50, 100, 20), num_computed_tokens=HELD) == ["r3"]
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(11, ["r3"]), (10, [])])
 def test_x8_the_threshold_in_accurate_mode(priority: int, expected: list[str]) -> None:
     """X8, PRE-3."""
-    assert victims((50, 100, priority), committed=HELD) == expected
+    assert victims((50, 100, priority), num_computed_tokens=HELD) == expected
 
 
 def test_x9_two_of_three() -> None:
     """X9, PRE-4: need 351, r3 gives 280, r1 110."""
-    assert victims((50, 240, 11), committed=HELD) == ["r3", "r1"]
+    assert victims((50, 240, 11), num_computed_tokens=HELD) == ["r3", "r1"]
 
 
 def bench_of_x7(slots: int = 8, **config: object) -> Bench:
     bench = Bench(pages=300 + sum(HELD), slots=slots, init_new_token_ratio=1.0, **PRIORITY, **config)  # type: ignore[arg-type]
     for number, (max_new, output, priority) in enumerate(((100, 20, 0), (200, 0, 5), (80, 0, 0))):
         prompt = HELD[number] - output
-        bench.run(f"r{number + 1}", prompt, output, max_new, committed=HELD[number], priority=priority)
+        bench.run(f"r{number + 1}", prompt, output, max_new, num_computed_tokens=HELD[number], priority=priority)
     assert bench.kv.pool.available_tokens == 300
     return bench
 
@@ -162,7 +162,7 @@ def test_pre6_a_victim_queues_at_the_tail_and_keeps_its_output() -> None:
     bench.prefill.form(1)
     assert bench.waiting() == "r3"
     assert victim.qseq > entered and victim.seq == 3 and victim.retractions == 1
-    assert (victim.output_ids, victim.pages, victim.committed, victim.slot) == ([7, 8], [], 0, -1)
+    assert (victim.output_ids, victim.pages, victim.num_computed_tokens, victim.slot) == ([7, 8], [], 0, -1)
 
 
 def test_pre6_the_victims_own_reservation_is_given_back() -> None:
@@ -181,7 +181,7 @@ def test_adm12_who_was_preempted_is_queued_though_nobody_was_admitted() -> None:
     bench.cache(prompt)
     for name, priority in (("anchor", 100), ("victim", 0)):
         # Both stand on the same cached prefix, so the victim has nothing to give.
-        bench.run(name, [*prompt, 1], 0, 60, committed=50, priority=priority)
+        bench.run(name, [*prompt, 1], 0, 60, num_computed_tokens=50, priority=priority)
     # 200 - 50 in the tree - 120 reserved leave 30: with the victim's 60 it is 90 = 30 + 60, and not less.
     bench.wait("new", 30, 0, 60, priority=50)
     batch = bench.prefill.form(1)

@@ -3,7 +3,7 @@
 import pytest
 from factory import Bench, Room, adder, books, greedy, request
 
-from quartet.config import SchedulerConfig
+from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.ratio import NewTokenRatio, estimate_ratio
 from tests.support.core_rig import CoreRig
 

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from factory import Bench, events, greedy, oracle, own_tokens, steady
 
-from quartet.frames import Abort, unpack_ids
-from quartet.ids import Rid
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.request import State as RequestState
+from quartet.wire.frames import Abort, unpack_ids
+from quartet.wire.ids import Rid
+from scheduler_proc.core.request import Request, RequestState
 from tests.support.core_rig import CoreRig
 
 PROMPT = own_tokens(1, 100)
@@ -105,7 +104,7 @@ def test_ret6_what_a_retraction_keeps_and_clears() -> None:
     y: Request = short.y
     assert (y.retractions, y.cached_tokens, len(y.output_ids)) == (1, 0, 7)
     assert y.first_token_s >= 0 and y.is_open
-    assert (y.pages, y.protected, y.committed, y.node, y.slot) == ([], 0, 0, None, -1)
+    assert (y.pages, y.protected, y.num_computed_tokens, y.node, y.slot) == ([], 0, 0, None, -1)
     short.rig.run()
     end = short.rig.streams[short.rid, 0].end
     assert end is not None and end.timings.retractions == 1

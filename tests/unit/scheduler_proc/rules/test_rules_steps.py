@@ -3,8 +3,8 @@
 import pytest
 from factory import at_once, greedy, oracle, own_tokens, prompt_that_ends_after, steady
 
-from quartet.frames import Abort, SamplingParams, unpack_ids
-from quartet.ids import Rid
+from quartet.wire.frames import Abort, SamplingParams
+from quartet.wire.ids import Rid
 from scheduler_proc.core import steps
 from tests.support.core_rig import EOS, CoreRig, Stream
 
@@ -227,13 +227,6 @@ def test_step13_overlap_changes_no_token(config: dict[str, object], monkeypatch:
     assert outputs(1) == outputs(2)
 
 
-def test_s4_peak_of_a_batch() -> None:
-    """S4: (a, b) = (100,50), (200,10), (50,80): running values 130, 250, 380."""
-    from scheduler_proc.core.peak import peak_tokens
-
-    assert peak_tokens([(100, 50), (200, 10), (50, 80)]) == 380
-
-
 def test_s5_an_abort_is_for_one_request_exactly() -> None:
     """S5, 6.1: r1 and r10 live; r1 is aborted."""
     rig = CoreRig()
@@ -250,13 +243,15 @@ def test_s5_an_abort_is_for_one_request_exactly() -> None:
     assert len(rig.outputs(Rid(b"r10"))) == 20
 
 
-def test_step2_sit_out_names_the_rows_that_do_not_decode() -> None:
-    """RET-12, RET-9: whoever is past its prompt decodes unless it is named, so a step that skips some says whom."""
+def test_step2_all_rows_decode_in_a_step_or_none() -> None:
+    """RET-12, RET-9: a prefill step decodes no row, a decode step every row past its prompt."""
     rig = CoreRig(pages=100, page_size=4, slots=4, chunked_prefill_size=8)
-    rig.submit(own_tokens(1, 4), params=greedy(30))
-    rig.submit(own_tokens(2, 30), params=greedy(3))
+    prompts = own_tokens(1, 4), own_tokens(2, 30)
+    first, second = (rig.submit(prompt, params=greedy(count)) for prompt, count in zip(prompts, (30, 3), strict=True))
+    kinds = set()
     while rig.steps:
         step = rig.steps[0]
-        if step.chunks and not step.decode:
-            assert unpack_ids(step.sit_out) == []
+        kinds.add((bool(step.chunks), step.decode))
         rig.step()
+    assert kinds == {(True, False), (False, True)}
+    assert [rig.outputs(first), rig.outputs(second)] == [oracle(prompts[0], 30, -1), oracle(prompts[1], 3, -1)]

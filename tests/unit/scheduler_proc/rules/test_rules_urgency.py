@@ -3,9 +3,9 @@
 import pytest
 from factory import Bench, greedy, own_tokens, request
 
-from quartet.config import SchedulerConfig
-from quartet.frames import Rejected, SamplingParams, Submit, pack_ids
-from quartet.ids import Rid
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Rejected, SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.priority import urgency_of
 from tests.support.core_rig import CoreRig, Stream
 

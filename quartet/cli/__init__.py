@@ -1,0 +1,1 @@
+"""The command line: quartet serve | chat | ps | simulate | advise."""

@@ -1,0 +1,271 @@
+"""Flags and environment twins, derived from the fields of quartet.wire.config: one setting, one place.
+
+Precedence: flag, `QUARTET_<NAME>`, default. Every message names the flag, the value given and the bound that it was
+compared with.
+"""
+
+import argparse
+import difflib
+import operator
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import msgspec
+from msgspec import inspect
+
+from quartet.wire.config import (
+    MULTI_LEVELS,
+    POLICIES,
+    RARE,
+    Config,
+    ModelConfig,
+    SchedulerConfig,
+    ServerConfig,
+    WorkerConfig,
+)
+from quartet.wire.errors import ConfigError
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "model": ModelConfig,
+    "server": ServerConfig,
+    "scheduler": SchedulerConfig,
+    "worker": WorkerConfig,
+}
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "model_path": ("--model",),
+    "schedule_policy": ("--scheduling-policy",),
+    "max_running_requests": ("--max-num-seqs",),
+    "max_queued_requests": ("--max-num-queued-reqs",),
+    "max_prefill_tokens": ("--max-num-batched-tokens",),
+    "mem_fraction_static": ("--gpu-memory-utilization", "--memory-ratio"),
+    "page_size": ("--block-size",),
+    "context_length": ("--max-model-len",),
+    "tokenizer_path": ("--tokenizer",),
+    "disable_radix_cache": ("--no-enable-prefix-caching",),
+    "random_seed": ("--seed",),
+}
+"""Names that users of vLLM and SGLang know, beside the flag named after the field."""
+
+FD_NAMES = frozenset(
+    {
+        "init_new_token_ratio",
+        "min_new_token_ratio_factor",
+        "new_token_ratio_decay_steps",
+        "new_token_ratio_decay",
+        "retract_decode_steps",
+        "clip_max_new_tokens_estimation",
+    }
+)
+"""Fields whose environment variable FastDeploy named with the prefix FD_ (scheduling.md 3.2)."""
+
+DEFAULT_DECAY_STEPS = SchedulerConfig().new_token_ratio_decay_steps
+PAGE_SIZES_TRITON = (16, 32, 64, 128)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on standard error, with the nearest flags for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
+        if message.startswith("unrecognized arguments:"):
+            unknown = (message.split(":", 1)[1].split() or ["''"])[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown.split("=")[0], known, 3, 0.5)
+            message = f"unknown argument {unknown}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of every section."""
+    for name, section in SECTIONS.items():
+        group = parser.add_argument_group(name)
+        for field in _fields(section):
+            if field.name in RARE:
+                continue
+            flag = "--" + field.name.replace("_", "-")
+            flags = list(dict.fromkeys([flag, "--" + field.name, *ALIASES.get(field.name, ())]))
+            kind, _ = _bare(field.type)
+            extra: dict[str, Any] = {"dest": f"{name}.{field.name}", "default": None}
+            if isinstance(kind, inspect.BoolType):
+                extra["action"] = "store_const"
+                extra["const"] = "true"
+            elif isinstance(kind, inspect.VarTupleType):
+                extra["action"] = "append"
+            else:
+                extra["metavar"] = _metavar(kind)
+            group.add_argument(*flags, help=_help(field), **extra)
+
+
+def _scheduler_set(given: list[str]) -> dict[str, str]:
+    """Take `name=value` pairs of --scheduler-set apart; any scheduler field may be named."""
+    known = [field.name for field in _fields(SchedulerConfig)]
+    values = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ConfigError(f"--scheduler-set: {pair!r} is not name=value with the name of a scheduler setting{hint}")
+        values[name] = value
+    return values
+
+
+def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+    """Make the configuration of a launch from parsed flags (`section.field` to text) and the environment.
+
+    Raises ConfigError for a value that is not allowed.
+    """
+    sections: dict[str, Any] = {}
+    rare = _scheduler_set(arguments.get("scheduler_set") or [])
+    for name, section in SECTIONS.items():
+        values: dict[str, Any] = {}
+        for field in _fields(section):
+            text, origin = arguments.get(f"{name}.{field.name}"), "--" + field.name.replace("_", "-")
+            if text is None and name == "scheduler" and field.name in rare:
+                text, origin = rare[field.name], f"--scheduler-set {field.name}"
+            for variable in _variables(name, field.name) if text is None else ():
+                if variable in environment:
+                    text, origin = environment[variable], variable
+                    break
+            if text is not None:
+                values[field.name] = parse_value(field.type, text, origin)
+        sections[name] = section(**values)
+    config = Config(**sections)
+    _check_together(config)
+    return config
+
+
+def _variables(section: str, field: str) -> list[str]:
+    """Return the environment twins of a field, the one that counts most first."""
+    prefixes = ["QUARTET_"] + (["SGLANG_"] if section == "scheduler" else []) + (["FD_"] if field in FD_NAMES else [])
+    return [prefix + field.upper() for prefix in prefixes]
+
+
+def parse_value(kind: inspect.Type, text: Any, origin: str) -> Any:
+    """Turn text into a value of the field's type within its bounds; raises ConfigError naming `origin`."""
+    kind, _ = _bare(kind)
+    match kind:
+        case inspect.BoolType():
+            if str(text).lower() not in ("true", "false", "1", "0"):
+                raise ConfigError(f"{origin}: {text!r} is neither true nor false")
+            return str(text).lower() in ("true", "1")
+        case inspect.VarTupleType():
+            parts = text if isinstance(text, list) else [part for part in text.split(",") if part]
+            return tuple(_parse_text(part, origin) for part in parts)
+        case inspect.LiteralType():
+            if text not in kind.values:
+                raise ConfigError(f"{origin}: {text!r} is not one of {', '.join(map(str, kind.values))}")
+            return text
+        case inspect.IntType() | inspect.FloatType():
+            return _parse_number(kind, text, origin)
+        case _:
+            return _parse_text(text, origin)
+
+
+def _parse_text(text: str, origin: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{origin}: {text!r} is not UTF-8") from None
+    return text
+
+
+def _parse_number(kind: "inspect.IntType | inspect.FloatType", text: Any, origin: str) -> int | float:
+    is_int = isinstance(kind, inspect.IntType)
+    try:
+        value: int | float = int(text) if is_int else float(text)
+    except ValueError:
+        raise ConfigError(f"{origin}: {text!r} is not {'an integer' if is_int else 'a number'}") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(f"{origin}: {text} is not a finite number")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ConfigError(f"{origin}: {text} does not fit into 64 bits")
+    bounds = (
+        ("at least", kind.ge, operator.ge),
+        ("more than", kind.gt, operator.gt),
+        ("at most", kind.le, operator.le),
+        ("less than", kind.lt, operator.lt),
+    )
+    for words, bound, holds in bounds:
+        if bound is not None and not holds(value, bound):
+            raise ConfigError(f"{origin}: {text} is not allowed, it must be {words} {bound}")
+    return value
+
+
+def _check_together(config: Config) -> None:
+    """Refuse values that are each allowed, but not together."""
+    _check_scheduler(config.scheduler)
+    page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
+    if chunk > 0 and chunk % page_size:
+        raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
+    if config.worker.attention_backend == "triton" and page_size not in PAGE_SIZES_TRITON:
+        raise ConfigError(f"--page-size: {page_size} is not one of {PAGE_SIZES_TRITON}, which triton attention needs")
+    if config.worker.max_total_tokens and config.worker.max_total_tokens < 2 * page_size:
+        raise ConfigError(
+            f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
+        )
+    if any(not key.strip() for key in config.server.api_key):
+        raise ConfigError("--api-key: an empty key would let everybody in; leave it out or give a key")
+    loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
+    if not loopback and not config.server.api_key and not config.server.insecure:
+        raise ConfigError(
+            f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
+        )
+
+
+def _check_scheduler(config: SchedulerConfig) -> None:
+    policy = config.schedule_policy
+    if policy.startswith("multi:"):
+        levels = policy.removeprefix("multi:").split(",")
+        wrong = [level for level in levels if level not in MULTI_LEVELS]
+        if wrong or len(set(levels)) != len(levels):
+            raise ConfigError(
+                f"--schedule-policy: {policy!r} must list distinct levels of {', '.join(MULTI_LEVELS)} after multi:"
+            )
+    elif policy not in POLICIES:
+        hint = ": give --schedule-policy fcfs --enable-priority-scheduling" if policy == "priority" else ""
+        raise ConfigError(f"--schedule-policy: {policy!r} is not one of {', '.join(POLICIES)}, multi:LEVELS{hint}")
+    if policy == "shortest-prefill-first" and config.disable_radix_cache:
+        raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
+    if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
+        raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
+    if config.new_token_ratio_decay > 0 and config.new_token_ratio_decay_steps != DEFAULT_DECAY_STEPS:
+        raise ConfigError("new_token_ratio_decay and new_token_ratio_decay_steps exclude each other: give one")
+    if config.tbt_target_ms > 0 and config.step_order != "decode_first":
+        raise ConfigError("--tbt-target-ms needs --step-order decode_first")
+
+
+def _fields(section: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
+    info = inspect.type_info(section)
+    assert isinstance(info, inspect.StructType)
+    return info.fields
+
+
+def _bare(kind: inspect.Type) -> tuple[inspect.Type, str]:
+    """Return the type of a value that is given, and the help text."""
+    text = ""
+    if isinstance(kind, inspect.Metadata):
+        text = str((kind.extra_json_schema or {}).get("description", ""))
+        kind = kind.type
+    if isinstance(kind, inspect.UnionType):
+        (kind,) = (option for option in kind.types if not isinstance(option, inspect.NoneType))
+    return kind, text
+
+
+def _metavar(kind: inspect.Type) -> str:
+    if isinstance(kind, inspect.LiteralType):
+        return "{" + ",".join(map(str, kind.values)) + "}"
+    return "N" if isinstance(kind, inspect.IntType) else "X" if isinstance(kind, inspect.FloatType) else "TEXT"
+
+
+def _help(field: inspect.Field) -> str:
+    _, text = _bare(field.type)
+    default = field.default
+    if default not in ("", (), msgspec.NODEFAULT) and not isinstance(default, bool):
+        text += f" (default: {default})"
+    return text.replace("%", "%%")

@@ -1,0 +1,183 @@
+"""quartet simulate and quartet advise: the scheduler on virtual time, from the command line.
+
+Every scheduling setting is the flag that `quartet serve` has. `--max-total-tokens`, `--page-size` and
+`--context-length` size the engine; what is not given comes from the scenario, then from the preset.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quartet.cli.options import add_options, build_config
+from quartet.simulator.advise import advise
+from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset
+from quartet.simulator.report import Report, make_report
+from quartet.simulator.request import Workload
+from quartet.simulator.scenarios import SCENARIOS, Scenario, make_scenario
+from quartet.simulator.trace import TraceError, read_trace, write_trace
+from quartet.wire.config import Config
+from quartet.wire.errors import ConfigError
+from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU
+
+
+def add_simulate(commands: Any) -> None:
+    """Add the command `simulate` to the subparsers of the command line."""
+    parser = commands.add_parser("simulate", help="run the scheduler on virtual time", allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--scenario", choices=sorted(SCENARIOS), help="a workload by name")
+    source.add_argument("--trace", metavar="FILE", help="a workload as JSONL (quartet/simulator/trace.py)")
+    parser.add_argument("--requests", metavar="N", help="of the scenario")
+    parser.add_argument("--rate", metavar="R", help="requests a second; default: the scenario's own")
+    parser.add_argument(
+        "--scenario-set", action="append", metavar="NAME=VALUE", help="set a parameter of the scenario; repeatable"
+    )
+    parser.add_argument("--plot", metavar="DIR", help="write plots as PNG and SVG")
+    parser.add_argument("--save-trace", metavar="FILE", help="write the workload as a trace")
+    _add_common(parser)
+
+
+def add_advise(commands: Any) -> None:
+    """Add the command `advise` to the subparsers of the command line."""
+    parser = commands.add_parser("advise", help="find the policy for a trace", allow_abbrev=False)
+    parser.add_argument("trace", metavar="TRACE", help="a workload as JSONL (quartet/simulator/trace.py)")
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default=DEFAULT_PRESET, help=f"what steps cost: {', '.join(PRESETS)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--scheduler-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="set a scheduler field without a flag; repeatable",
+    )
+    add_options(parser)
+
+
+def run_simulate(arguments: argparse.Namespace) -> int:
+    """Run one simulation and print its report; returns the exit code. Raises ConfigError."""
+    config = build_config(vars(arguments))
+    scenario = _scenario(arguments, config)
+    config = _with_slots(config, scenario)
+    if arguments.save_trace:
+        write_trace(Path(arguments.save_trace), scenario.requests)
+    run = simulate(scenario.requests, scenario.engine, config.scheduler)
+    report = make_report(run, scenario.engine, _chunk_tokens(config, scenario.engine))
+    title = f"{scenario.name}, {config.scheduler.schedule_policy}, {arguments.preset}"
+    if arguments.plot:
+        from quartet.simulator.plots import save_plots
+
+        save_plots(run, scenario.engine, Path(arguments.plot), title)
+    if arguments.json:
+        print(json.dumps(_facts(arguments, config, scenario) | report_object(report)))
+    else:
+        from quartet.simulator.tables import print_report
+
+        print_report(report, title)
+    return 0
+
+
+def run_advise(arguments: argparse.Namespace) -> int:
+    """Run a trace under every policy and print the recommendation; returns the exit code. Raises ConfigError."""
+    config = build_config(vars(arguments))
+    engine = _engine(preset(arguments.preset), config)
+    advice = advise(_read(arguments.trace), engine, config.scheduler, _chunk_tokens(config, engine))
+    if arguments.json:
+        print(json.dumps(msgspec.to_builtins(advice)))
+    else:
+        from quartet.simulator.tables import print_advice
+
+        print_advice(advice)
+    return 0
+
+
+def report_object(report: Report) -> dict[str, Any]:
+    """Return a report as the plain object that --json prints."""
+    found: dict[str, Any] = msgspec.to_builtins(report)
+    return found
+
+
+def _facts(arguments: argparse.Namespace, config: Config, scenario: Scenario) -> dict[str, Any]:
+    engine = scenario.engine
+    return {
+        "scenario": scenario.name,
+        "preset": arguments.preset,
+        "schedule_policy": config.scheduler.schedule_policy,
+        "enable_priority_scheduling": config.scheduler.enable_priority_scheduling,
+        "seed": config.scheduler.random_seed,
+        "kv_tokens": engine.kv_tokens,
+        "page_size": engine.page_size,
+        "max_running_requests": config.scheduler.max_running_requests or engine.max_slots,
+    }
+
+
+def _scenario(arguments: argparse.Namespace, config: Config) -> Scenario:
+    engine = _engine(preset(arguments.preset), config)
+    if arguments.trace:
+        for flag in ("requests", "rate", "scenario_set"):
+            if getattr(arguments, flag):
+                raise ConfigError(f"--{flag.replace('_', '-')} belongs to --scenario, not to --trace")
+        return Scenario(name=Path(arguments.trace).stem, engine=engine, requests=_read(arguments.trace))
+    given: dict[str, str] = {}
+    for pair in arguments.scenario_set or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--scenario-set: {pair!r} is not name=value")
+        given[name.strip().replace("-", "_")] = value
+    given |= {name: getattr(arguments, name) for name in ("requests", "rate") if getattr(arguments, name)}
+    scenario = make_scenario(arguments.scenario, engine, config.scheduler.random_seed, given)
+    return msgspec.structs.replace(scenario, engine=_engine(scenario.engine, config))
+
+
+def _read(path: str) -> list[Workload]:
+    try:
+        return read_trace(Path(path))
+    except TraceError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _engine(engine: Engine, config: Config) -> Engine:
+    """Return the engine with what the command line says of its size."""
+    page_size = config.worker.page_size
+    return msgspec.structs.replace(
+        engine,
+        page_size=page_size,
+        kv_tokens=(config.worker.max_total_tokens or engine.kv_tokens) // page_size * page_size,
+        context_length=config.model.context_length or engine.context_length,
+    )
+
+
+def _with_slots(config: Config, scenario: Scenario) -> Config:
+    if config.scheduler.max_running_requests or not scenario.max_running_requests:
+        return config
+    scheduler = msgspec.structs.replace(config.scheduler, max_running_requests=scenario.max_running_requests)
+    return msgspec.structs.replace(config, scheduler=scheduler)
+
+
+def _chunk_tokens(config: Config, engine: Engine) -> int:
+    return config.scheduler.chunked_prefill_size or (AUTO_CHUNK_CPU if engine.is_cpu else AUTO_CHUNK)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the two commands alone: `python -m quartet.cli.simulate simulate ...`."""
+    parser = argparse.ArgumentParser(prog="quartet", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_simulate(commands)
+    add_advise(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return run_simulate(arguments) if arguments.command == "simulate" else run_advise(arguments)
+    except ConfigError as error:
+        print(f"quartet: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

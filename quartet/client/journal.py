@@ -1,0 +1,151 @@
+"""The edge journal: every live request with the output delivered so far. Sans-IO.
+
+The edge owns a request's life; all state downstream is cache. When a process dies, or a request is found lost, it is
+submitted again, self-contained, with the next attempt number; output of any other attempt is dropped, and each output
+token is delivered once and in order (faults R1 to R8).
+"""
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import msgspec
+
+from quartet.wire.frames import DeltaItem, HeldRequest, LiveRequest, Submit
+from quartet.wire.ids import Rid
+
+MISSES_BEFORE_REPLAY = 2
+STALL_S = 5.0
+MAX_STALL_REPLAYS = 3
+
+Key = tuple[Rid, int]
+Owner = TypeVar("Owner")
+
+
+@dataclass(slots=True)
+class Entry(Generic[Owner]):
+    """One live (rid, choice): what was asked, what has been delivered, and to whom (`owner`)."""
+
+    submit: Submit
+    owner: Owner
+    deadline_s: float | None
+    """Absolute, in the caller's time."""
+    outputs: "array[int]" = field(default_factory=lambda: array("i"))
+    text_length: int = 0
+    is_accepted: bool = False
+    misses: int = 0
+    steps_seen: int = -1
+    progress_s: float = 0.0
+    stall_replays: int = 0
+
+    def next_attempt(self, now: float) -> Submit:
+        """Return the frame that submits the request again with what has been delivered, and make it current."""
+        left_s = None if self.deadline_s is None else max(0.0, self.deadline_s - now)
+        self.submit = msgspec.structs.replace(
+            self.submit, attempt=self.submit.attempt + 1, output_ids=self.outputs.tobytes(), deadline_s=left_s
+        )
+        self.misses, self.steps_seen, self.progress_s = 0, -1, now
+        return self.submit
+
+
+class Gap(Exception):
+    """Output is missing before this item: the request must be submitted again."""
+
+
+class Journal(Generic[Owner]):
+    """Live requests of one edge, oldest first. Output ids are kept in 4 bytes each."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, Entry[Owner]] = {}
+        self.stale_items = 0
+        self.divergences = 0
+        self.replays = 0
+
+    def add(self, submit: Submit, owner: Owner, deadline_s: float | None, now: float) -> None:
+        """Enter a request before it is submitted."""
+        self.entries[submit.rid, submit.choice] = Entry(submit, owner, deadline_s, progress_s=now)
+
+    def remove(self, rid: Rid, choice: int) -> None:
+        """Forget a request that has ended; unknown ones are fine."""
+        self.entries.pop((rid, choice), None)
+
+    def take(self, item: DeltaItem, now: float) -> tuple[Entry[Owner], DeltaItem] | None:
+        """Journal new output and return what is to be delivered, trimmed of what was delivered before.
+
+        None for output of another attempt or of an ended request. Raises Gap if tokens are missing.
+        """
+        entry = self.entries.get((item.rid, item.choice))
+        if entry is None or entry.submit.attempt != item.attempt:
+            self.stale_items += 1
+            return None
+        outputs = entry.outputs
+        have = len(outputs)
+        if item.index != have:
+            item = self._trim(entry, item)
+        if item.offset != entry.text_length:
+            self.divergences += 1
+            raise Gap
+        outputs.frombytes(item.ids)
+        entry.text_length += len(item.text)
+        if item.ids or item.finish is not None:
+            entry.progress_s, entry.stall_replays = now, 0
+        if item.finish is not None and item.finish.count < len(outputs):
+            del outputs[item.finish.count :]
+        return entry, item
+
+    def _trim(self, entry: Entry[Owner], item: DeltaItem) -> DeltaItem:
+        have = len(entry.outputs)
+        if item.index > have:
+            raise Gap
+        known = have - item.index
+        if item.ids[: known * 4] != entry.outputs[item.index :].tobytes()[: len(item.ids)]:
+            self.divergences += 1
+            raise Gap
+        skip = max(0, entry.text_length - item.offset)
+        return msgspec.structs.replace(
+            item,
+            index=have,
+            ids=item.ids[known * 4 :],
+            text=item.text[skip:],
+            offset=item.offset + skip,
+            logprobs=None if item.logprobs is None else item.logprobs[known:],
+        )
+
+    def replay(self, entry: Entry[Owner], now: float) -> Submit:
+        """Return the next attempt of one request."""
+        self.replays += 1
+        return entry.next_attempt(now)
+
+    def replay_all(self, now: float, detok: str | None = None) -> list[Submit]:
+        """Return the next attempt of every request (of one detokenizer), oldest first."""
+        return [
+            self.replay(entry, now) for entry in self.entries.values() if detok is None or entry.submit.detok == detok
+        ]
+
+    def live_requests(self) -> list[LiveRequest]:
+        """Return what is alive, for the LiveSet of each second."""
+        return [LiveRequest(rid, choice, entry.submit.attempt) for (rid, choice), entry in self.entries.items()]
+
+    def lost(self, held: list[HeldRequest], now: float) -> tuple[list[Entry[Owner]], list[Entry[Owner]]]:
+        """Compare with what the scheduler holds; returns (to submit again, to give up on).
+
+        Lost is what is missing from two answers, or runs without a step or a token for STALL_S. Waiting is not
+        stalling.
+        """
+        holding = {(item.rid, item.choice): item for item in held}
+        again: list[Entry[Owner]] = []
+        hopeless: list[Entry[Owner]] = []
+        for key, entry in self.entries.items():
+            item = holding.get(key)
+            if item is None or item.attempt != entry.submit.attempt:
+                entry.misses += 1
+                is_lost = entry.misses >= MISSES_BEFORE_REPLAY
+            else:
+                entry.misses = 0
+                if not item.is_running or item.steps_issued != entry.steps_seen:
+                    entry.steps_seen, entry.progress_s = item.steps_issued, max(entry.progress_s, now)
+                is_lost = now - entry.progress_s > STALL_S
+            if is_lost:
+                entry.stall_replays += 1
+                (hopeless if entry.stall_replays > MAX_STALL_REPLAYS else again).append(entry)
+        return again, hopeless

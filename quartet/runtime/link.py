@@ -1,0 +1,192 @@
+"""ZeroMQ links: an inbox that its owner binds, and one PUSH socket for each destination.
+
+The receiver binds and senders connect, so that what was sent to a process that died waits for its successor. The
+inbox drains its file descriptor on the event loop: awaiting every message would cost more than the message.
+"""
+
+import asyncio
+import collections
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+
+from quartet.wire.codec import MAX_FRAME_BYTES, Decoder, Encoder, Source
+from quartet.wire.errors import FrameError
+
+log = logging.getLogger(__name__)
+
+DRAIN_BUDGET = 256
+"""Frames taken in one turn of the loop before others get theirs."""
+RECONNECT_MS = 5
+
+
+def endpoint(run_dir: str, name: str) -> str:
+    """Return the ZeroMQ endpoint of the process of that name."""
+    return f"ipc://{os.path.join(run_dir, name)}.sock"
+
+
+def _bind(context: "zmq.Context[zmq.Socket[bytes]]", run_dir: str, name: str) -> "zmq.Socket[bytes]":
+    socket = context.socket(zmq.PULL)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.bind(endpoint(run_dir, name))
+    return socket
+
+
+class Outboxes:
+    """One PUSH socket for each destination, connected at first use. For one thread.
+
+    The high-water mark is off: the number of frames in flight is bounded by admission, not here.
+    """
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", run_dir: str, encoder: Encoder) -> None:
+        self._context = context
+        self._run_dir = run_dir
+        self._encode = encoder.encode
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+
+    def send(self, destination: str, frame: msgspec.Struct) -> None:
+        """Queue a frame for a process; never blocks. What does not fit into a frame raises FrameError."""
+        socket = self._sockets.get(destination)
+        if socket is None:
+            socket = self._sockets[destination] = self._connect(destination)
+        socket.send(self._encode(frame), zmq.NOBLOCK)
+
+    def _connect(self, destination: str) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.PUSH)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 50)
+        socket.connect(endpoint(self._run_dir, destination))
+        return socket
+
+    def close(self) -> None:
+        """Close every socket; what is still queued is dropped."""
+        for socket in self._sockets.values():
+            socket.close(linger=0)
+        self._sockets.clear()
+
+
+class Inbox:
+    """The inbox of an actor that lives on the event loop.
+
+    Args:
+        on_frame: called for each good frame. An exception from it is logged and counted; the loop goes on.
+        on_batch_end: called after each burst.
+        dropped: counts frames not acted upon, by reason.
+    """
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        run_dir: str,
+        name: str,
+        decoder: Decoder[Any],
+        on_frame: Callable[[Source, Any], None],
+        on_batch_end: Callable[[], None],
+        dropped: "collections.Counter[str]",
+    ) -> None:
+        self._socket = _bind(context, run_dir, name)
+        self._decode = decoder.decode
+        self._on_frame = on_frame
+        self._on_batch_end = on_batch_end
+        self._dropped = dropped
+        self._loop = asyncio.get_running_loop()
+
+    def open(self) -> None:
+        """Begin to take frames; what came since the inbox was bound has waited."""
+        self._loop.add_reader(self._socket.fileno(), self._drain)
+        self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        # The descriptor is edge-triggered: it must be read until empty, or looked at again without waiting for it.
+        if self._socket.closed:
+            return
+        taken = 0
+        while taken < DRAIN_BUDGET:
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            taken += 1
+            self._take(data)
+        else:
+            self._loop.call_soon(self._drain)
+        if taken:
+            try:
+                self._on_batch_end()
+            except Exception:
+                self._dropped["handler"] += 1
+                log.exception("a handler failed at the end of a batch")
+
+    def _take(self, data: bytes) -> None:
+        try:
+            source, frame = self._decode(data)
+            self._on_frame(source, frame)
+        except FrameError as error:
+            self._dropped[error.reason] += 1
+            log.debug("frame dropped: %s", error)
+        except Exception:
+            # One frame's bug must not end the process; it is counted, shown in /metrics and logged with its cause.
+            self._dropped["handler"] += 1
+            log.exception("a handler failed")
+
+    def close(self) -> None:
+        """Stop reading and unbind."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close(linger=0)
+
+
+class ThreadLink:
+    """Inbox and outboxes for one thread that blocks on its inbox. Create and use it in that thread."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        run_dir: str,
+        name: str,
+        decoder: Decoder[Any],
+        encoder: Encoder,
+        dropped: "collections.Counter[str]",
+    ) -> None:
+        self._socket = _bind(context, run_dir, name)
+        self._outboxes = Outboxes(context, run_dir, encoder)
+        self._decode = decoder.decode
+        self._dropped = dropped
+
+    def recv(self, timeout_s: float) -> tuple[Source, Any] | None:
+        """Return the next good frame, or None after `timeout_s`; bad ones are counted and skipped."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                left_ms = int((deadline_s - time.monotonic()) * 1000) if timeout_s > 0 else 0
+                if left_ms <= 0:
+                    return None
+                self._socket.setsockopt(zmq.RCVTIMEO, left_ms)
+                try:
+                    data = self._socket.recv()
+                except zmq.Again:
+                    return None
+            try:
+                return self._decode(data)
+            except FrameError as error:
+                self._dropped[error.reason] += 1
+                log.debug("frame dropped: %s", error)
+
+    def send(self, destination: str, frame: msgspec.Struct) -> None:
+        """Queue a frame for a process; never blocks."""
+        self._outboxes.send(destination, frame)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self._outboxes.close()
+        self._socket.close(linger=0)

@@ -1,0 +1,269 @@
+"""Configuration: made once by the command line, validated there, handed to every process, never changed.
+
+Each setting is one field: its default, bounds and help stand here and nowhere else; the flags, the environment twins
+and the error messages are derived from them (quartet.cli.options). What is learnt later, such as the page count, is a
+frame.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the sections; a wire type too."""
+
+
+class ResolvedModel(_Section, frozen=True):
+    """What start-up learnt about the model from its folder; see quartet.checkpoint.resolve.
+
+    `folder` is in Hugging Face layout (config.json, safetensors, tokenizer.json), also for a model that came as GGUF.
+    """
+
+    folder: str
+    name: str
+    architecture: str
+    vocab_size: int
+    context_length: int
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None = None
+    chat_template: str | None = None
+    default_sampling: dict[str, float] = {}
+
+
+class ModelConfig(_Section, frozen=True):
+    """Which model, and how to load it."""
+
+    model_path: Annotated[str, Meta(description="folder, .gguf file, hub id, or smollm2 (bundled by a package)")] = (
+        "smollm2"
+    )
+    served_model_name: Annotated[str, Meta(description="name clients use; default: the model's base name")] = ""
+    load_format: Annotated[
+        Literal["auto", "dummy"], Meta(description="auto reads weights; dummy makes random ones from config.json")
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Meta(description="auto: bfloat16 where the device computes it natively, else float32"),
+    ] = "auto"
+    context_length: Annotated[int, Meta(ge=0, description="0: the model's own limit")] = 0
+    revision: Annotated[str, Meta(description="branch, tag or commit of a hub model")] = ""
+    tokenizer_path: Annotated[str, Meta(description="folder with tokenizer.json; default: the model's")] = ""
+    chat_template: Annotated[str, Meta(description="file with a jinja2 chat template; default: the model's")] = ""
+
+
+class ServerConfig(_Section, frozen=True):
+    """The HTTP endpoint."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 30000
+    api_key: Annotated[tuple[str, ...], Meta(description="key clients must send; repeatable; none: open")] = ()
+    insecure: Annotated[bool, Meta(description="allow a reachable host without a key")] = False
+    max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 16 << 20
+    api_procs: Annotated[int, Meta(ge=1, le=64, description="api processes")] = 1
+    tokenizer_procs: Annotated[int, Meta(ge=1, le=64, description="tokenizer processes")] = 1
+    detok_procs: Annotated[int, Meta(ge=1, le=64, description="detokenizer processes")] = 1
+    shutdown_timeout: Annotated[float, Meta(ge=0, description="seconds that SIGTERM waits for open streams")] = 30.0
+    restart_limit: Annotated[
+        int, Meta(ge=0, description="unexplained deaths of a role within 60 s before giving up")
+    ] = 5
+    hang_timeout: Annotated[float, Meta(gt=0, description="seconds without a heartbeat before a process is killed")] = (
+        5.0
+    )
+    step_timeout: Annotated[float, Meta(gt=0, description="seconds a worker step may take before it is a hang")] = 60.0
+    record_trace: Annotated[
+        str, Meta(description="file to which finished requests are written as a trace: lengths and hashed prefixes")
+    ] = ""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
+    run_dir: Annotated[
+        str, Meta(description="where the private run directory is made; default: XDG_RUNTIME_DIR or tmp")
+    ] = ""
+
+
+POLICIES = (
+    "fcfs",
+    "lpm",
+    "lpm-aging",
+    "hrrn",
+    "dfs-weight",
+    "dfs-weight-tutorial",
+    "lof",
+    "random",
+    "routing-key",
+    "shortest-prefill-first",
+)
+"""Names of --schedule-policy, beside `multi:` with a comma-separated list of MULTI_LEVELS."""
+MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
+
+
+class SchedulerConfig(_Section, frozen=True):
+    """Scheduling. Names are SGLang's where SGLang has one; rule ids are those of docs/scheduling-rules.md.
+
+    The fields in RARE have no flag of their own; `--scheduler-set name=value` sets them.
+    """
+
+    schedule_policy: Annotated[
+        str, Meta(description=f"order of the waiting queue: {', '.join(POLICIES)}, or multi:LEVELS")
+    ] = "fcfs"
+    schedule_conservativeness: Annotated[
+        float, Meta(ge=0, description="multiplies the initial new-token ratio (RAT-1)")
+    ] = 1.0
+    init_new_token_ratio: Annotated[
+        float, Meta(gt=0, le=1, description="share of the remaining output reserved at first (RAT-1)")
+    ] = 0.7
+    min_new_token_ratio_factor: Annotated[float, Meta(ge=0, le=1, description="floor of the ratio, as a factor")] = 0.14
+    new_token_ratio_decay_steps: Annotated[int, Meta(ge=1, description="decode steps from initial to floor")] = 600
+    new_token_ratio_decay: Annotated[
+        float, Meta(ge=0, description="fall of the ratio in each decode step; 0: from the decay steps")
+    ] = 0.0
+    retract_decode_steps: Annotated[int, Meta(ge=0, description="steps to make room for when retracting (RET-5)")] = 20
+    clip_max_new_tokens_estimation: Annotated[
+        int, Meta(ge=1, description="clip on the estimate of remaining output")
+    ] = 4096
+    max_prefill_tokens: Annotated[int, Meta(ge=1, description="input budget of one prefill pass")] = 16384
+    chunked_prefill_size: Annotated[
+        int, Meta(ge=-1, description="tokens of one prefill step; -1: no chunking; 0: chosen by device memory")
+    ] = 0
+    enable_mixed_chunk: Annotated[bool, Meta(description="decode rows join prefill steps (STEP-2)")] = False
+    max_running_requests: Annotated[
+        int, Meta(ge=0, description="requests that run at once; 0: chosen by KV capacity")
+    ] = 0
+    max_queued_requests: Annotated[int, Meta(ge=0, description="waiting requests before new ones get 503")] = 2048
+    prefill_max_requests: Annotated[int, Meta(ge=0, description="requests in one prefill pass; 0: no limit")] = 0
+    enable_priority_scheduling: Annotated[bool, Meta(description="order by priority first, and preempt for it")] = False
+    schedule_low_priority_values_first: Annotated[bool, Meta(description="small numbers are urgent (PRI-1)")] = False
+    default_priority_value: Annotated[
+        int | None, Meta(description="priority of requests that name none; default: the least urgent")
+    ] = None
+    abort_on_priority_when_disabled: Annotated[
+        bool, Meta(description="refuse requests with a priority while priority scheduling is off")
+    ] = False
+    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but preempt nobody")] = False
+    priority_scheduling_preemption_threshold: Annotated[
+        int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this (PRE-3)")
+    ] = 10
+    preempt_accounting: Annotated[
+        Literal["accurate", "compat"], Meta(description="what a preemption victim gives (PRE-4)")
+    ] = "accurate"
+    retraction_policy: Annotated[
+        Literal["length", "priority"], Meta(description="who gives way when KV runs out (RET-2)")
+    ] = "length"
+    radix_eviction_policy: Annotated[
+        Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
+        Meta(description="which cached prefixes go first (TREE-7)"),
+    ] = "lru"
+    cache_priority_isolation: Annotated[
+        bool, Meta(description="a request evicts no cached prefix of a more urgent one (4.7)")
+    ] = False
+    disable_radix_cache: Annotated[bool, Meta(description="share no prefixes")] = False
+    step_order: Annotated[
+        Literal["prefill_first", "decode_first"], Meta(description="what a step takes first (STEP-8)")
+    ] = "prefill_first"
+    tbt_target_ms: Annotated[
+        float, Meta(ge=0, description="bounds a decode_first step by its predicted time; 0: off (U1)")
+    ] = 0.0
+    prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step (STEP-5)")] = 0
+    prefill_decode_interval_min_bs: Annotated[
+        int, Meta(ge=0, description="running requests from which the interval counts")
+    ] = 0
+    min_free_slots_delay: Annotated[
+        int, Meta(ge=0, description="free slots before a prefill may start while others decode; 0: off (STEP-6)")
+    ] = 0
+    in_batch_check_threshold: Annotated[
+        int, Meta(ge=-1, description="cached tokens up to which in-batch sharing is looked for; -1: off (4.3)")
+    ] = 32
+    in_batch_deprioritize_threshold: Annotated[
+        int, Meta(ge=0, description="tokens shared with an earlier waiting request that put one off (4.3)")
+    ] = 32
+    prefix_match_queue_max: Annotated[
+        int, Meta(ge=0, description="waiting requests that cache-aware policies match and order (POL-5)")
+    ] = 128
+    prefix_match_overflow: Annotated[
+        Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs (POL-5)")
+    ] = "first"
+    aging_tokens_per_pass: Annotated[int, Meta(ge=1, description="a of lpm-aging: what waiting a pass is worth")] = 64
+    reservation: Annotated[
+        Literal["ratio", "blocks", "full"],
+        Meta(description="output reserved at admission: by ratio, in blocks (BLK), or all of it"),
+    ] = "ratio"
+    reserve_basis: Annotated[
+        Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode (BLK-1)")
+    ] = "remaining"
+    req_waiting_timeout: Annotated[float, Meta(description="seconds a request may wait; 0 or less: for ever")] = -1.0
+    req_running_timeout: Annotated[float, Meta(description="seconds a request may run; 0 or less: for ever")] = -1.0
+    stream_interval: Annotated[int, Meta(ge=1, description="output tokens from one flush to the next")] = 1
+    allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
+        False
+    )
+    test_retract: Annotated[bool, Meta(description="retract every third step (RET-16; tests)")] = False
+    test_retract_no_prefill_bs: Annotated[
+        int, Meta(ge=0, description="no prefill above this batch size; 0: off (RET-16; tests)")
+    ] = 0
+    random_seed: Annotated[int, Meta(description="seed of policy random and of drawn request seeds")] = 0
+
+
+RARE = frozenset(
+    {
+        "abort_on_priority_when_disabled",
+        "aging_tokens_per_pass",
+        "cache_priority_isolation",
+        "clip_max_new_tokens_estimation",
+        "in_batch_check_threshold",
+        "in_batch_deprioritize_threshold",
+        "init_new_token_ratio",
+        "min_free_slots_delay",
+        "min_new_token_ratio_factor",
+        "new_token_ratio_decay",
+        "new_token_ratio_decay_steps",
+        "preempt_accounting",
+        "prefill_max_requests",
+        "prefix_match_overflow",
+        "prefix_match_queue_max",
+        "req_running_timeout",
+        "req_waiting_timeout",
+        "reserve_basis",
+        "retract_decode_steps",
+        "test_retract",
+        "test_retract_no_prefill_bs",
+    }
+)
+"""Fields of SchedulerConfig that are set by --scheduler-set."""
+
+
+class WorkerConfig(_Section, frozen=True):
+    """The model worker."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: cuda if there is one, else cpu")] = "auto"
+    attention_backend: Annotated[
+        Literal["auto", "torch", "triton"], Meta(description="auto: triton on cuda, torch on the cpu")
+    ] = "auto"
+    page_size: Annotated[int, Meta(ge=1, le=128, description="tokens per KV page; triton: 16, 32, 64 or 128")] = 16
+    mem_fraction_static: Annotated[
+        float, Meta(gt=0, lt=1, description="share of device memory for weights and KV (cuda)")
+    ] = 0.88
+    max_total_tokens: Annotated[int, Meta(ge=0, description="KV capacity in tokens; 0: from free memory")] = 0
+    cpu_threads: Annotated[int, Meta(ge=0, description="torch threads on the cpu; 0: 1")] = 0
+    disable_cuda_graph: Annotated[bool, Meta(description="launch every kernel of every step by itself (cuda)")] = False
+    cuda_graph_max_bs: Annotated[
+        int, Meta(ge=1, description="largest decode batch that runs as a CUDA graph (cuda)")
+    ] = 512
+    simulated_worker: Annotated[bool, Meta(description="answer with a hash instead of a model (tests, benchmarks)")] = (
+        False
+    )
+    simulated_step_ms: Annotated[float, Meta(ge=0, description="time a simulated step takes")] = 0.0
+
+
+class Config(_Section, frozen=True):
+    """Everything a launch is told."""
+
+    model: ModelConfig = ModelConfig()
+    server: ServerConfig = ServerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    worker: WorkerConfig = WorkerConfig()
+    resolved: ResolvedModel | None = None
+
+    def require_model(self) -> ResolvedModel:
+        """Return what start-up learnt about the model; it is there in every child."""
+        if self.resolved is None:
+            raise ValueError("the model has not been resolved")
+        return self.resolved

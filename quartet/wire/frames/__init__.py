@@ -1,0 +1,147 @@
+"""Every Struct that crosses a socket: one module for each link, one tagged union for each inbox.
+
+A frame is a fact or an order, never an object. Bodies are tagged msgspec arrays; unknown fields are refused.
+Token ids, slots and pages travel as little-endian int32 bytes (`pack_ids` / `unpack_ids`).
+The integer tag of a frame is also the `type` of its header (quartet.wire.codec).
+
+    tokenizer_link   api ── Encode ──► tokenizer ── Encoded | EncodeFailed ──► api
+    scheduler_link   api ── Submit | Abort | LiveRequests | Query ──► scheduler
+                     scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
+    worker_link      scheduler ── SchedulerHello | Step ──► worker
+                     worker ── WorkerHello | StepResult | StepFailed ──► scheduler
+    detok_link       scheduler ── Open | Tokens | Close ──► detok ── Delta ──► api;  detok ── Stopped ──► scheduler
+    control_link     supervisor ── Assignment | ProcessTable | Drain ──► child
+                     child ── Ready | Heartbeat | Drained | Fatal ──► supervisor
+                     every process ── Snapshot ──► api, each second
+"""
+
+from quartet.wire.frames.base import (
+    Frame,
+    pack_ids,
+    unpack_ids,
+)
+from quartet.wire.frames.control_link import (
+    Assignment,
+    Drain,
+    Drained,
+    Fatal,
+    Heartbeat,
+    ProcessStatus,
+    ProcessTable,
+    Ready,
+    Snapshot,
+)
+from quartet.wire.frames.detok_link import (
+    Close,
+    Delta,
+    DeltaItem,
+    End,
+    Finish,
+    Open,
+    Stopped,
+    TextLogprobs,
+    Timings,
+    TokenLogprobs,
+    Tokens,
+)
+from quartet.wire.frames.sampling import (
+    SamplingParams,
+)
+from quartet.wire.frames.scheduler_link import (
+    Abort,
+    Accepted,
+    Failed,
+    HeldRequest,
+    HeldRequests,
+    LiveRequest,
+    LiveRequests,
+    Query,
+    QueryReply,
+    Rejected,
+    Submit,
+)
+from quartet.wire.frames.tokenizer_link import (
+    ChatPrompt,
+    Encode,
+    Encoded,
+    EncodeFailed,
+    IdsPrompt,
+    TextPrompt,
+)
+from quartet.wire.frames.worker_link import (
+    Chunk,
+    Enter,
+    SchedulerHello,
+    Step,
+    StepFailed,
+    StepResult,
+    StepTimes,
+    WorkerHello,
+)
+
+TokenizerInbound = Encode
+SchedulerInbound = Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed
+WorkerInbound = SchedulerHello | Step
+DetokInbound = Open | Tokens | Close
+ApiInbound = Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | Delta | QueryReply | Snapshot
+ChildInbound = Assignment | ProcessTable | Drain
+SupervisorInbound = Ready | Heartbeat | Drained | Fatal
+
+__all__ = [
+    "Abort",
+    "Accepted",
+    "ApiInbound",
+    "Assignment",
+    "ChatPrompt",
+    "ChildInbound",
+    "Chunk",
+    "Close",
+    "Delta",
+    "DeltaItem",
+    "DetokInbound",
+    "Drain",
+    "Drained",
+    "Encode",
+    "EncodeFailed",
+    "Encoded",
+    "End",
+    "Enter",
+    "Failed",
+    "Fatal",
+    "Finish",
+    "Frame",
+    "Heartbeat",
+    "HeldRequest",
+    "HeldRequests",
+    "IdsPrompt",
+    "LiveRequest",
+    "LiveRequests",
+    "Open",
+    "ProcessStatus",
+    "ProcessTable",
+    "Query",
+    "QueryReply",
+    "Ready",
+    "Rejected",
+    "SamplingParams",
+    "SchedulerHello",
+    "SchedulerInbound",
+    "Snapshot",
+    "Step",
+    "StepFailed",
+    "StepResult",
+    "StepTimes",
+    "Stopped",
+    "Submit",
+    "SupervisorInbound",
+    "TextLogprobs",
+    "TextPrompt",
+    "Timings",
+    "TokenLogprobs",
+    "TokenizerInbound",
+    "Tokens",
+    "WorkerHello",
+    "WorkerInbound",
+    "pack_ids",
+    "unpack_ids",
+]

@@ -1,0 +1,83 @@
+"""supervisor ── Assignment | ProcessTable | Drain ──► child ── Ready | Heartbeat | Drained | Fatal ──► supervisor
+
+The link is the socketpair that a child inherits. A Snapshot goes from every process to each api process, over ZeroMQ.
+"""
+
+from quartet.wire.config import Config
+from quartet.wire.frames.base import Frame
+from quartet.wire.ids import Epoch, Role
+
+
+class ProcessStatus(Frame, frozen=True):
+    """One row of the process table. `state`: starting, ready, draining, down."""
+
+    role: Role
+    rank: int
+    pid: int
+    epoch: Epoch
+    state: str
+    phase: str
+    restarts: int
+
+
+class Assignment(Frame, frozen=True, tag=50):
+    """First message to a child: who it is, and the configuration of the launch."""
+
+    boot_id: int
+    role: Role
+    rank: int
+    epoch: Epoch
+    run_dir: str
+    config: Config
+    listen_fd: int = -1
+
+
+class ProcessTable(Frame, frozen=True, tag=51):
+    """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down.
+    `serial` rises with each; a child's heartbeats say which it has seen."""
+
+    processes: list[ProcessStatus]
+    is_draining: bool
+    serial: int = 0
+
+
+class Drain(Frame, frozen=True, tag=52):
+    """Finish what is accepted, take nothing else, then answer Drained; at the latest after `limit_s`."""
+
+    limit_s: float
+
+
+class Ready(Frame, frozen=True, tag=53):
+    """The child has bound its inbox and can work. `facts` are for the ready line, e.g. kv_tokens."""
+
+    facts: dict[str, str | int | float]
+
+
+class Heartbeat(Frame, frozen=True, tag=54):
+    """Four times a second, from the main loop. No rise of `progress` within `deadline_s` is a hang; a deadline of 0
+    means that the process is idle and only the heartbeats themselves are required."""
+
+    phase: str
+    progress: int
+    deadline_s: float
+    table_serial: int = 0
+
+
+class Drained(Frame, frozen=True, tag=55):
+    """The child has finished what it had accepted."""
+
+
+class Fatal(Frame, frozen=True, tag=56):
+    """The child cannot start; a restart will not help. `message` is one line for the user."""
+
+    message: str
+
+
+class Snapshot(Frame, frozen=True, tag=40):
+    """Metrics of one process, by metric name without prefix."""
+
+    role: Role
+    rank: int
+    epoch: Epoch
+    gauges: dict[str, float]
+    counters: dict[str, float]

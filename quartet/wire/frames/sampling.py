@@ -1,0 +1,30 @@
+"""The resolved sampling parameters of a request, which every link of its path carries."""
+
+from quartet.wire.frames.base import Frame
+
+
+class SamplingParams(Frame, frozen=True):
+    """Resolved sampling parameters of one request; nothing is left to be drawn or defaulted downstream.
+
+    `max_new_tokens` None means the rest of the context; the scheduler clamps it (LEN-2). `seed` is drawn by the edge
+    when the client gave none. `logprobs` is -1 for none, else the number of alternatives beside the sampled token.
+    `stop_token_ids` are the client's; the model's end-of-sequence ids are added unless `ignore_eos`.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int = -1
+    stop: tuple[str, ...] = ()
+    include_stop_in_output: bool = False
+    skip_special_tokens: bool = True

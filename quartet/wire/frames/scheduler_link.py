@@ -1,0 +1,114 @@
+"""api ── Submit | Abort | LiveRequests | Query ──► scheduler
+scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
+"""
+
+from quartet.wire.frames.base import Frame
+from quartet.wire.frames.sampling import SamplingParams
+from quartet.wire.ids import Rid
+
+
+class Submit(Frame, frozen=True, tag=10):
+    """One (rid, choice), self-contained: a second attempt carries the output ids the edge has delivered so far.
+
+    `deadline_s` is seconds left for the whole request when the frame was sent, or None.
+    """
+
+    rid: Rid
+    choice: int
+    attempt: int
+    reply_to: str
+    detok: str
+    prompt_ids: bytes
+    output_ids: bytes
+    params: SamplingParams
+    priority: int | None = None
+    tenant: str = ""
+    cache_salt: str = ""
+    routing_key: str = ""
+    weight: float = 1.0
+    deadline_s: float | None = None
+
+
+class Accepted(Frame, frozen=True, tag=11):
+    """The scheduler queued the request. `max_new_tokens` is the value after the clamp of LEN-2."""
+
+    rid: Rid
+    choice: int
+    attempt: int
+    max_new_tokens: int
+
+
+class Rejected(Frame, frozen=True, tag=12):
+    """The scheduler refused the request; nothing of it is kept."""
+
+    rid: Rid
+    choice: int
+    attempt: int
+    status: int
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+class Abort(Frame, frozen=True, tag=13):
+    """The edge no longer wants any choice of `rid`. Idempotent; exact match only."""
+
+    rid: Rid
+
+
+class LiveRequest(Frame, frozen=True):
+    """One request of a live set."""
+
+    rid: Rid
+    choice: int
+    attempt: int
+
+
+class LiveRequests(Frame, frozen=True, tag=14):
+    """Each second: everything alive at the edge `reply_to`. What is absent from two of them in a row is freed."""
+
+    reply_to: str
+    live: list[LiveRequest]
+
+
+class HeldRequest(Frame, frozen=True):
+    """One request the scheduler holds: `is_running`, and the steps issued for it since it was queued."""
+
+    rid: Rid
+    choice: int
+    attempt: int
+    is_running: bool
+    steps_issued: int
+
+
+class HeldRequests(Frame, frozen=True, tag=15):
+    """Answer to LiveSet: what the scheduler holds for that edge."""
+
+    held: list[HeldRequest]
+
+
+class Failed(Frame, frozen=True, tag=16):
+    """After acceptance the request cannot go on; the output so far is final."""
+
+    rid: Rid
+    choice: int
+    attempt: int
+    status: int
+    code: str
+    message: str
+
+
+class Query(Frame, frozen=True, tag=17):
+    """A question to the scheduler: `timeline`, `config` or `flush`, with an argument where one is needed."""
+
+    ask: int
+    reply_to: str
+    what: str
+    argument: str = ""
+
+
+class QueryReply(Frame, frozen=True, tag=18):
+    """Reply to Ask: JSON bytes."""
+
+    ask: int
+    body: bytes

@@ -1,0 +1,59 @@
+"""api ── Encode ──► tokenizer ── Encoded | EncodeFailed ──► api"""
+
+from quartet.wire.frames.base import Frame
+from quartet.wire.frames.sampling import SamplingParams
+
+
+class TextPrompt(Frame, frozen=True, tag="text"):
+    """Plain text to encode; special tokens are added as the tokenizer's own post-processor would."""
+
+    text: str
+
+
+class IdsPrompt(Frame, frozen=True, tag="ids"):
+    """Ids to be checked against the vocabulary. int32 bytes. Their text is made only if it `is_echoed`."""
+
+    ids: bytes
+    is_echoed: bool = False
+
+
+class ChatPrompt(Frame, frozen=True, tag="chat"):
+    """A conversation to render with the model's chat template.
+
+    `messages` and `tools` are JSON bytes, `template_args` JSON bytes of allow-listed extra template variables.
+    """
+
+    messages: bytes
+    tools: bytes | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_args: bytes | None = None
+
+
+class Encode(Frame, frozen=True, tag=1):
+    """Job for a tokenizer. `job` is unique at the edge `reply_to`; a job lost with its tokenizer is sent again."""
+
+    job: int
+    reply_to: str
+    prompt: TextPrompt | IdsPrompt | ChatPrompt
+    params: SamplingParams
+
+
+class Encoded(Frame, frozen=True, tag=2):
+    """Answer to Encode: prompt ids (int32 bytes), the prompt's text (empty for ids that are not echoed), parameters
+    checked and cleaned."""
+
+    job: int
+    ids: bytes
+    text: str
+    params: SamplingParams
+
+
+class EncodeFailed(Frame, frozen=True, tag=3):
+    """The job's request is at fault (or rendering failed): becomes a RequestError at the edge."""
+
+    job: int
+    status: int
+    code: str
+    message: str
+    param: str | None = None

@@ -1,0 +1,103 @@
+"""scheduler ── SchedulerHello | Step ──► worker ── WorkerHello | StepResult | StepFailed ──► scheduler"""
+
+from quartet.wire.frames.base import Frame
+from quartet.wire.frames.detok_link import TokenLogprobs
+from quartet.wire.frames.sampling import SamplingParams
+from quartet.wire.ids import Epoch
+
+
+class WorkerHello(Frame, frozen=True, tag=30):
+    """A worker presents itself. First with `is_ready` false and the page count it can hold; once it has allocated
+    exactly the count of the scheduler's hello and warmed up, again with `is_ready` true.
+
+    `page_count` excludes the dummy page 0. `max_slots` is the number of sequences it can run at once.
+    """
+
+    scheduler_epoch: Epoch
+    is_ready: bool
+    page_size: int
+    page_count: int
+    max_slots: int
+    vocab_size: int
+    context_length: int
+    device: str
+
+
+class SchedulerHello(Frame, frozen=True, tag=31):
+    """Answer to a worker's hello. The worker drops all slots, and allocates exactly `page_count` pages or fails."""
+
+    worker_epoch: Epoch
+    page_count: int
+
+
+class Enter(Frame, frozen=True):
+    """A sequence takes a slot. `ids` are prompt and resumed output ids (int32 bytes), of which the first
+    `prompt_length` are the prompt and the first `cached_length` are in KV already. `pages` (int32 bytes) cover the
+    cached part and this step's chunk."""
+
+    slot: int
+    generation: int
+    ids: bytes
+    prompt_length: int
+    cached_length: int
+    pages: bytes
+    params: SamplingParams
+    choice: int
+
+
+class Chunk(Frame, frozen=True):
+    """Compute `length` more tokens of the prompt in `slot`; the last chunk also samples (`is_last`)."""
+
+    slot: int
+    length: int
+    is_last: bool
+
+
+class Step(Frame, frozen=True, tag=32):
+    """What changed since the step before, and what to run. Applied in field order.
+
+    `release`: slots that become inactive (int32 bytes). `pages`: page table writes, triples (slot, index, page).
+    `decode`: whether active slots that are not in mid-prefill decode one token in this step.
+    """
+
+    worker_epoch: Epoch
+    step: int
+    release: bytes
+    enter: list[Enter]
+    pages: bytes
+    chunks: list[Chunk]
+    decode: bool
+
+
+class StepTimes(Frame, frozen=True):
+    """Where a step's time went, in seconds, on the worker's clock."""
+
+    wait_s: float
+    prepare_s: float
+    forward_s: float
+    sample_s: float
+
+
+class StepResult(Frame, frozen=True, tag=33):
+    """Sampled ids of one step. Columns of equal length as int32 bytes: slots, generations, ids.
+
+    `logprobs` is sparse (row, logprobs); `bad_rows` are rows whose logits were not finite, their ids mean nothing.
+    """
+
+    scheduler_epoch: Epoch
+    step: int
+    slots: bytes
+    generations: bytes
+    ids: bytes
+    logprobs: list[tuple[int, TokenLogprobs]]
+    bad_rows: list[int]
+    times: StepTimes
+
+
+class StepFailed(Frame, frozen=True, tag=34):
+    """The step raised; nothing of it may be used. `kind`: oom or error."""
+
+    scheduler_epoch: Epoch
+    step: int
+    kind: str
+    message: str

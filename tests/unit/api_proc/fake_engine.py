@@ -1,0 +1,163 @@
+"""The engine's in-memory twin for tests of the HTTP side: accepts, pushes what a test tells it, records aborts."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+from quartet.client.engine import GenerateRequest, Output
+from quartet.runtime.actor import Metrics
+from quartet.wire.config import ResolvedModel
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
+from quartet.wire.ids import Epoch, Rid, Role
+
+WORDS = ("Hello", " wörld", " 🎉", "!")
+PROMPT_IDS = [11, 12, 13, 14, 15]
+
+MODEL = ResolvedModel(
+    folder="/nowhere/toy",
+    name="toy",
+    architecture="LlamaForCausalLM",
+    vocab_size=1000,
+    context_length=64,
+    eos_token_ids=(2,),
+    default_sampling={"temperature": 0.6, "top_p": 0.9, "top_k": 20},
+)
+
+
+def finish(reason: str = "stop", matched: str | int | None = None, count: int = len(WORDS)) -> Finish:
+    return Finish(reason, matched, count, Timings(cached_tokens=3, queue_s=0.002, prefill_s=0.01, decode_s=0.03))
+
+
+def logprob_of(text: str, alternatives: int) -> TextLogprobs:
+    top = tuple((f"alt{i}", f"alt{i}".encode(), -1.0 - i) for i in range(alternatives))
+    return TextLogprobs(text, text.encode(), -0.5, top)
+
+
+class FakeGeneration:
+    """One accepted request, driven by the test through `push`, `fail` and `finish_all`."""
+
+    def __init__(self, request: GenerateRequest, rid: Rid) -> None:
+        self.request = request
+        self.rid = rid
+        self.prompt_ids = list(PROMPT_IDS)
+        self.prompt_text = "decoded prompt"
+        self.aborted = asyncio.Event()
+        self.subscribed = asyncio.Event()
+        self.is_finished = False
+        self._early: list[list[Output]] = []
+        self._on_output: Callable[[list[Output]], None] | None = None
+        self._on_error: Callable[[RequestError], None] | None = None
+
+    def subscribe(self, on_output: Callable[[list[Output]], None], on_error: Callable[[RequestError], None]) -> None:
+        self._on_output, self._on_error = on_output, on_error
+        self.subscribed.set()
+        for outputs in self._early:
+            on_output(outputs)
+
+    def abort(self) -> None:
+        if not self.is_finished:
+            self.aborted.set()
+
+    def push(self, *outputs: Output) -> None:
+        if self._on_output is None:
+            self._early.append(list(outputs))
+        else:
+            self._on_output(list(outputs))
+
+    def text(self, text: str, choice: int = 0, token: int = 7) -> None:
+        logprobs = None
+        if self.request.params.logprobs >= 0:
+            logprobs = [logprob_of(text, self.request.params.logprobs)]
+        self.push(Output(choice, [token], text, logprobs, None))
+
+    def finish_all(self, reason: str = "stop", matched: str | int | None = None, count: int = len(WORDS)) -> None:
+        self.is_finished = True
+        self.push(*(Output(i, [], "", None, finish(reason, matched, count)) for i in range(self.request.n)))
+
+    def fail(self, error: RequestError) -> None:
+        assert self._on_error is not None
+        self._on_error(error)
+
+
+async def answer_words(output: FakeGeneration) -> None:
+    """The default script: every choice says WORDS, then stops."""
+    limit = output.request.params.max_new_tokens
+    words = WORDS if limit is None else WORDS[:limit]
+    for word in words:
+        await asyncio.sleep(0)
+        for choice in range(output.request.n):
+            output.text(word, choice)
+    output.finish_all("length" if len(words) < len(WORDS) else "stop", count=len(words))
+
+
+async def stay_silent(output: FakeGeneration) -> None:
+    """A script for tests that push by hand."""
+
+
+Script = Callable[[FakeGeneration], Awaitable[None]]
+
+
+class FakeEngine:
+    """Implements api_proc.service.EngineClient."""
+
+    def __init__(self) -> None:
+        self.is_accepting = True
+        self.is_alive = True
+        self.refusal: Exception | None = None
+        self.refuse_after: int | None = None
+        self.script: Script = answer_words
+        self.outputs: list[FakeGeneration] = []
+        self.cancelled = 0
+        self.accept = asyncio.Event()
+        self.accept.set()
+        self.waiting = asyncio.Event()
+        self.arrived = asyncio.Event()
+        self.process_table = ProcessTable(
+            [
+                ProcessStatus(Role.SCHEDULER, 0, 41, Epoch(1), "ready", "idle", 0),
+                ProcessStatus(Role.WORKER, 0, 42, Epoch(3), "starting", "loading", 2),
+            ],
+            False,
+        )
+        self.snapshots = {
+            "scheduler-0": Snapshot(
+                Role.SCHEDULER,
+                0,
+                Epoch(1),
+                {"num_running_reqs": 3.0, "token_usage": 0.25, 'cache_config_info{page_size="16"}': 1.0, "bad name": 1},
+                {
+                    "generation_tokens": 1234.0,
+                    'step_seconds_bucket{le="+Inf"}': 2,
+                    "step_seconds_sum": 0.5,
+                    "step_seconds_count": 2,
+                },
+            )
+        }
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, what: str, argument: str = "") -> bytes:
+        """Answer with what was asked; nothing is known of a request called `gone`."""
+        if argument == "gone":
+            return b'{"error":"no such request"}'
+        return json.dumps({"what": what, "argument": argument}).encode()
+
+    def journal_metrics(self) -> Metrics:
+        return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
+
+    async def generate(self, request: GenerateRequest) -> FakeGeneration:
+        self.waiting.set()
+        try:
+            await self.accept.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.refusal is not None and len(self.outputs) >= (self.refuse_after or 0):
+            raise self.refusal
+        output = FakeGeneration(request, Rid(len(self.outputs).to_bytes(16, "big")))
+        self.outputs.append(output)
+        self.arrived.set()
+        task = asyncio.ensure_future(self.script(output))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return output

@@ -1,0 +1,370 @@
+"""The engine's client against hand-written answers: refusals, replays, and an end for every request."""
+
+import asyncio
+
+import pytest
+from engine_rig import Rig, delta, settle, table
+
+from quartet.client.engine import Engine, GenerateRequest
+from quartet.runtime.clock import ManualClock
+from quartet.wire.errors import FrameError, RequestError
+from quartet.wire.frames import (
+    Abort,
+    Accepted,
+    Encode,
+    Encoded,
+    EncodeFailed,
+    Failed,
+    HeldRequests,
+    IdsPrompt,
+    LiveRequests,
+    Rejected,
+    Submit,
+    pack_ids,
+)
+from quartet.wire.ids import Role
+from tests.support.wire_samples import PARAMS
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    return Rig()
+
+
+async def test_a_request_goes_by_the_tokenizer_to_the_scheduler(rig: Rig) -> None:
+    generation = await rig.started(n=2)
+    assert [(destination, type(frame)) for destination, frame in rig.sent] == [
+        ("tokenizer-0", Encode), ("scheduler-0", Submit), ("scheduler-0", Submit),
+    ]  # fmt: skip
+    assert [frame.choice for _, frame in rig.sent[1:]] == [0, 1]
+    assert (generation.prompt_ids, generation.prompt_text, generation.max_new_tokens) == ([5, 6], "ab", 9)
+    assert rig.engine.live_count == 2
+
+
+async def test_output_comes_as_it_arrives_and_ends_once(rig: Rig) -> None:
+    generation = await rig.started()
+    rig.answer(delta(generation.rid, 0, [7, 8]))
+    rig.answer(delta(generation.rid, 2, [9], is_end=True))
+    rig.answer(delta(generation.rid, 2, [9], is_end=True))
+    assert [output.ids for output in rig.outputs] == [[7, 8], [9]]
+    assert sum(output.finish is not None for output in rig.outputs) == 1
+    assert rig.engine.live_count == 0
+
+
+async def test_iteration_takes_all_choices_to_their_ends(rig: Rig) -> None:
+    task = await rig.begin(n=2)
+    rid = rig.last(Submit).rid
+    for choice in (0, 1):
+        rig.answer(Accepted(rid, choice, 0, 9))
+    generation = await task
+    rig.answer(delta(rid, 0, [7], choice=1, is_end=True))
+
+    async def read() -> list[tuple[int, list[int]]]:
+        return [(output.choice, output.ids) async for output in generation]
+
+    reading = asyncio.create_task(read())
+    await settle()
+    rig.answer(delta(rid, 0, [8], choice=0, is_end=True))
+    assert await reading == [(1, [7]), (0, [8])]
+    assert not any(isinstance(frame, Abort) for _, frame in rig.sent)
+
+
+async def test_leaving_an_iteration_early_aborts(rig: Rig) -> None:
+    task = await rig.begin()
+    rig.answer(Accepted(rig.last(Submit).rid, 0, 0, 9))
+    generation = await task
+    rig.answer(delta(generation.rid, 0, [7]))
+    stream = generation.__aiter__()
+    await anext(stream)
+    await stream.aclose()
+    assert rig.last(Abort).rid == generation.rid and rig.engine.live_count == 0
+
+
+async def test_an_end_without_accepted_is_an_acceptance(rig: Rig) -> None:
+    task = await rig.begin()
+    rig.answer(delta(rig.last(Submit).rid, 0, [7], is_end=True))
+    rig.answer(Accepted(rig.last(Submit).rid, 0, 0, 9))
+    await settle()
+    is_done = task.done()
+    task.cancel()
+    assert is_done
+
+
+async def test_the_limit_is_learnt_from_a_late_accepted(rig: Rig) -> None:
+    task = await rig.begin()
+    rid = rig.last(Submit).rid
+    rig.answer(delta(rid, 0, [7]))
+    rig.answer(Accepted(rid, 0, 0, 3))
+    assert (await task).max_new_tokens == 3
+
+
+async def test_what_the_tokenizer_refuses_is_raised_with_its_fields(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
+    await settle()
+    rig.answer(EncodeFailed(rig.last(Encode).job, 400, "context_length_exceeded", "too long", "messages"))
+    with pytest.raises(RequestError) as caught:
+        await task
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+    assert rig.engine.live_count == 0
+
+
+async def test_what_the_scheduler_refuses_is_raised_and_nothing_is_kept(rig: Rig) -> None:
+    task = await rig.begin(n=2)
+    rid = rig.last(Submit).rid
+    rig.answer(Accepted(rid, 0, 0, 9))
+    rig.answer(Rejected(rid, 1, 0, 503, "queue_full", "full", 2.0))
+    with pytest.raises(RequestError) as caught:
+        await task
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 2.0)
+    assert rig.engine.live_count == 0 and rig.last(Abort).rid == rid
+
+
+async def test_cancelling_a_request_that_waits_frees_it(rig: Rig) -> None:
+    task = await rig.begin()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert rig.engine.live_count == 0 and rig.last(Abort).rid == rig.last(Submit).rid
+
+
+async def test_cancelling_a_request_at_any_moment_ends_it(rig: Rig) -> None:
+    for turns in range(6):
+        task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await settle()
+        is_done = task.done()
+        task.cancel()
+        assert is_done, f"cancelled after {turns} turns of the loop, it goes on"
+
+
+async def test_a_failure_midway_ends_the_request_with_an_error(rig: Rig) -> None:
+    generation = await rig.started(n=2)
+    rig.answer(Failed(generation.rid, 1, 0, 500, "out_of_memory", "no room"))
+    rig.answer(Failed(generation.rid, 0, 0, 500, "out_of_memory", "no room"))
+    rig.answer(delta(generation.rid, 0, [7]))
+    assert [error.code for error in rig.errors] == ["out_of_memory"]
+    assert rig.outputs == [] and rig.engine.live_count == 0
+
+
+async def test_a_failure_of_an_earlier_attempt_is_not_ours(rig: Rig) -> None:
+    generation = await rig.started()
+    rig.engine.on_process_table(table(scheduler=2))
+    rig.answer(Failed(generation.rid, 0, 0, 500, "out_of_memory", "no room"))
+    assert not rig.errors and rig.engine.live_count == 1
+
+
+async def test_a_new_scheduler_is_given_everything_again(rig: Rig) -> None:
+    generation = await rig.started()
+    rig.answer(delta(generation.rid, 0, [7, 8]))
+    rig.engine.on_process_table(table(scheduler=2))
+    again = rig.last(Submit)
+    assert (again.rid, again.attempt, again.output_ids) == (generation.rid, 1, pack_ids([7, 8]))
+    count = len(rig.sent)
+    rig.engine.on_process_table(table(scheduler=2))
+    assert len(rig.sent) == count, "once for each death"
+
+
+async def test_a_new_tokenizer_is_given_its_jobs_again(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
+    await settle()
+    rig.engine.on_process_table(table(tokenizer=2))
+    first, second = rig.sent
+    assert first == second and isinstance(first[1], Encode)
+    task.cancel()
+
+
+async def test_the_death_of_a_worker_is_the_schedulers_business(rig: Rig) -> None:
+    await rig.started()
+    count = len(rig.sent)
+    rig.engine.on_process_table(table(worker=2))
+    assert len(rig.sent) == count
+
+
+async def test_a_hole_in_the_output_is_asked_for_again(rig: Rig) -> None:
+    generation = await rig.started()
+    rig.answer(delta(generation.rid, 0, [7]))
+    rig.answer(delta(generation.rid, 2, [9]))
+    assert (rig.last(Submit).attempt, rig.last(Submit).output_ids) == (1, pack_ids([7]))
+    rig.answer(delta(generation.rid, 1, [8, 9], attempt=1))
+    assert [token for output in rig.outputs for token in output.ids] == [7, 8, 9]
+
+
+async def test_what_the_scheduler_lost_is_submitted_again(rig: Rig) -> None:
+    await rig.started()
+    rig.engine.send_live_requests()
+    assert [(key.choice, key.attempt) for key in rig.last(LiveRequests).live] == [(0, 0)]
+    for _ in range(2):
+        rig.clock.advance(1.0)
+        rig.answer(HeldRequests([]))
+    assert rig.last(Submit).attempt == 1
+
+
+async def test_a_request_that_is_lost_again_and_again_fails(rig: Rig) -> None:
+    await rig.started()
+    for _ in range(10):
+        rig.clock.advance(1.0)
+        rig.answer(HeldRequests([]))
+    assert [error.status for error in rig.errors] == [500] and rig.engine.live_count == 0
+
+
+async def test_choices_lost_together_are_one_error(rig: Rig) -> None:
+    await rig.started(n=2)
+    for _ in range(10):
+        rig.clock.advance(1.0)
+        rig.answer(HeldRequests([]))
+    assert len(rig.errors) == 1
+
+
+async def test_a_drain_refuses_what_is_new(rig: Rig) -> None:
+    rig.engine.on_process_table(table(is_draining=True))
+    with pytest.raises(RequestError) as caught:
+        await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
+    assert (caught.value.status, caught.value.code) == (503, "draining")
+
+
+async def test_a_drain_waits_for_what_is_live(rig: Rig) -> None:
+    generation = await rig.started()
+    draining = asyncio.create_task(rig.engine.drain(10.0))
+    await settle()
+    assert not draining.done()
+    rig.answer(delta(generation.rid, 0, [7], is_end=True))
+    await draining
+    assert not rig.errors
+
+
+async def test_a_drain_fails_what_is_left(rig: Rig) -> None:
+    await rig.started()
+    await rig.engine.drain(0.0)
+    assert [(error.status, error.code) for error in rig.errors] == [(503, "draining")]
+    assert rig.engine.live_count == 0
+
+
+async def test_a_drain_fails_a_request_once(rig: Rig) -> None:
+    await rig.started(n=2)
+    await rig.engine.drain(0.0)
+    assert len(rig.errors) == 1
+
+
+async def test_a_question_that_nobody_answers_is_503(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quartet.client.engine.ASK_TIMEOUT_S", 0.01)
+    with pytest.raises(RequestError) as caught:
+        await rig.engine.ask("timeline")
+    assert caught.value.status == 503
+
+
+async def test_a_role_that_is_down_is_not_accepting_but_alive(rig: Rig) -> None:
+    assert rig.engine.is_accepting and rig.engine.is_alive
+    rig.engine.on_process_table(table(down=Role.WORKER))
+    assert not rig.engine.is_accepting and rig.engine.is_alive and not rig.engine.is_draining
+
+
+async def test_before_the_first_readiness_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quartet.client.engine.START_GRACE_S", 0.01)
+    rig = Rig.__new__(Rig)
+    rig.clock, rig.process_table, rig.sent = ManualClock(), table(down=Role.WORKER), []
+    engine = Engine(rig)  # type: ignore[arg-type]
+    engine.on_process_table(rig.process_table)
+    with pytest.raises(RequestError) as caught:
+        await engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
+    assert (caught.value.status, caught.value.code) == (503, "engine_starting")
+
+
+async def test_a_job_is_sent_again_until_it_is_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quartet.client.encode_jobs.RETRY_S", 0.01)
+    task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
+    await asyncio.sleep(0.015)
+    first, again = (frame for _, frame in rig.sent)
+    assert first == again
+    rig.answer(Encoded(first.job, pack_ids([5]), "", PARAMS))
+    rig.answer(Encoded(first.job, pack_ids([6]), "", PARAMS))
+    await asyncio.sleep(0.03)
+    assert [type(frame) for _, frame in rig.sent] == [Encode, Encode, Submit]
+    assert rig.last(Submit).prompt_ids == pack_ids([5])
+    task.cancel()
+
+
+@pytest.mark.parametrize(("deadline_s", "status"), [(None, 503), (0.02, 408)])
+async def test_a_job_that_nobody_answers_fails(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, deadline_s: float | None, status: int
+) -> None:
+    monkeypatch.setattr("quartet.client.encode_jobs.RETRY_S", 0.01)
+    with pytest.raises(RequestError) as caught:
+        await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, deadline_s=deadline_s))
+    assert caught.value.status == status
+    assert len(rig.sent) == 4 if deadline_s is None else len(rig.sent) < 4
+
+
+def plain() -> GenerateRequest:
+    return GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS)
+
+
+def encoded(job: int) -> Encoded:
+    return Encoded(job, pack_ids([5]), "", PARAMS)
+
+
+async def test_an_answer_is_submitted_in_the_same_turn_of_the_loop(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(plain()))
+    await settle()
+    rig.answer(encoded(rig.last(Encode).job))
+    assert rig.last(Submit).prompt_ids == pack_ids([5])
+    task.cancel()
+
+
+async def test_nothing_is_submitted_for_who_has_left(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(plain()))
+    await settle()
+    task.cancel()
+    rig.answer(encoded(rig.last(Encode).job))
+    await settle()
+    assert task.cancelled() and [type(frame) for _, frame in rig.sent] == [Encode]
+
+
+async def test_who_leaves_as_it_is_submitted_is_aborted(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(plain()))
+    await settle()
+    rig.answer(encoded(rig.last(Encode).job))
+    task.cancel()
+    await settle()
+    assert task.cancelled() and rig.last(Abort).rid == rig.last(Submit).rid and rig.engine.live_count == 0
+
+
+async def test_a_second_request_of_one_id_is_refused_and_harms_not_the_first(rig: Rig) -> None:
+    generation = await rig.started()
+    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, rid=generation.rid)
+    task = asyncio.create_task(rig.engine.generate(request))
+    await settle()
+    rig.answer(encoded(rig.last(Encode).job))
+    with pytest.raises(RequestError) as caught:
+        await task
+    assert caught.value.param == "request_id"
+    assert rig.engine.live_count == 1 and not any(isinstance(frame, Abort) for _, frame in rig.sent)
+
+
+async def test_what_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = asyncio.create_task(rig.engine.generate(plain()))
+    await settle()
+
+    def send(destination: str, frame: object) -> None:
+        if isinstance(frame, Submit):
+            raise FrameError("too_big")
+
+    monkeypatch.setattr(rig, "send", send)
+    rig.answer(encoded(rig.last(Encode).job))
+    with pytest.raises(RequestError) as caught:
+        await task
+    assert caught.value.status == 400 and rig.engine.live_count == 0
+
+
+async def test_a_tokenizer_that_comes_back_gets_its_jobs_again(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(plain()))
+    await settle()
+    rig.engine.on_process_table(table(tokenizer=2))
+    first, again = (frame for _, frame in rig.sent)
+    assert first == again
+    rig.answer(encoded(first.job))
+    rig.engine.on_process_table(table(tokenizer=3))
+    assert sum(isinstance(frame, Encode) for _, frame in rig.sent) == 2
+    task.cancel()

@@ -1,0 +1,187 @@
+"""The entry of every child: assignment, heartbeat, inbox, drain, and the ways in which it ends. Real processes."""
+
+import collections
+import os
+import select
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import zmq
+
+from quartet.runtime.link import ThreadLink
+from quartet.supervisor.plan import ProcessSpec
+from quartet.supervisor.spawn import Child
+from quartet.wire.codec import Decoder, Encoder, Source
+from quartet.wire.config import Config, ModelConfig
+from quartet.wire.frames import (
+    ApiInbound,
+    Assignment,
+    Drain,
+    Drained,
+    Fatal,
+    Heartbeat,
+    ProcessStatus,
+    ProcessTable,
+    Query,
+    QueryReply,
+    Ready,
+    Snapshot,
+)
+from quartet.wire.ids import Epoch, Role
+from tests.support.wire_samples import BOOT
+
+T = TypeVar("T")
+API = ProcessStatus(Role.API, 0, 1, Epoch(1), "ready", "", 0)
+
+
+class Rig:
+    """A supervisor and an edge for one stub process."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = run_dir
+        self.context = zmq.Context[zmq.Socket[bytes]]()
+        self.dropped: collections.Counter[str] = collections.Counter()
+        encoder = Encoder(Source(Role.API, 0, Epoch(1)), BOOT)
+        self.edge = ThreadLink(self.context, run_dir, "api-0", Decoder[Any](ApiInbound, BOOT), encoder, self.dropped)
+        self.child: Child | None = None
+
+    def start(self, mode: str = "") -> Child:
+        spec = ProcessSpec(Role.SCHEDULER, 0, "stub_actor")
+        config = Config(model=ModelConfig(model_path=mode))
+        assignment = Assignment(BOOT, Role.SCHEDULER, 0, Epoch(4), self.run_dir, config)
+        self.child = Child(spec, assignment, -1, now=0.0)
+        return self.child
+
+    def next(self, kind: type[T], **fields: Any) -> T:
+        """Return the child's next message of that type with those fields; None-free: fails after 10 s or at its end."""
+        assert self.child is not None
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            select.select([self.child.channel.socket], [], [], 1)
+            try:
+                message = self.child.channel.receive()
+            except BlockingIOError:
+                continue
+            assert message is not None, f"it ended without {kind.__name__}"
+            if isinstance(message, kind) and all(getattr(message, name) == value for name, value in fields.items()):
+                return message
+        raise AssertionError(f"no {kind.__name__} with {fields}")
+
+    def heard(self, kind: type[T], **fields: Any) -> T:
+        """Return the next frame of that type at the edge."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            taken = self.edge.recv(0.5)
+            if taken and isinstance(taken[1], kind) and all(getattr(taken[1], n) == v for n, v in fields.items()):
+                assert taken[0] == Source(Role.SCHEDULER, 0, Epoch(4))
+                return taken[1]
+        raise AssertionError(f"no {kind.__name__} with {fields}")
+
+    def exit_code(self) -> int:
+        assert self.child is not None
+        return self.child.process.wait(10)
+
+    def close(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.reap()
+        self.edge.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.getcwd()]))
+    with tempfile.TemporaryDirectory(dir="/tmp") as run_dir:
+        rig = Rig(run_dir)
+        yield rig
+        rig.close()
+
+
+def test_a_life_from_assignment_to_drain(rig: Rig) -> None:
+    child = rig.start()
+    assert rig.next(Heartbeat).phase == "starting", "the heart beats before the actor is ready"
+    assert rig.next(Ready).facts == {"name": "scheduler-0", "epoch": 4}
+    assert rig.next(Heartbeat).phase == "serving"
+    rig.edge.send("scheduler-0", Query(1, "api-0", "echo", "hello"))
+    assert rig.heard(QueryReply).body == b"hello"
+    os.kill(child.pid, signal.SIGINT)
+    child.channel.send(Drain(1.5))
+    rig.next(Drained)
+    assert rig.exit_code() == 0
+    assert rig.heard(QueryReply).body == b"drained within 1.5 s"
+
+
+def test_a_drain_before_it_is_ready_comes_after_the_start(rig: Rig) -> None:
+    child = rig.start()
+    child.channel.send(Drain(0.5))
+    rig.next(Ready)
+    rig.next(Drained)
+    assert rig.exit_code() == 0
+
+
+def test_the_process_table_is_acknowledged_by_the_next_heartbeat(rig: Rig) -> None:
+    child = rig.start()
+    rig.next(Ready)
+    child.channel.send(ProcessTable([API], False, 5))
+    child.channel.send(ProcessTable([API], False, 6))
+    assert rig.next(Heartbeat, table_serial=6)
+
+
+def test_metrics_and_dropped_frames_are_reported_to_each_edge(rig: Rig) -> None:
+    child = rig.start()
+    rig.next(Ready)
+    child.channel.send(ProcessTable([API], False, 1))
+    assert rig.heard(Snapshot).gauges == {"stub": 1.5}
+    rig.edge.send("scheduler-0", Query(1, "api-0", "fail"))
+    rig.edge.send("scheduler-0", Query(2, "api-0", "echo", "alive"))
+    assert rig.heard(QueryReply, ask=2).body == b"alive", "a failing handler ends nothing"
+    deadline = time.monotonic() + 5
+    while "frames_dropped.handler" not in (counters := rig.heard(Snapshot).counters):
+        assert time.monotonic() < deadline
+    assert counters["frames_dropped.handler"] == 1.0
+
+
+def test_an_exception_over_the_process_table_does_not_end_it(rig: Rig) -> None:
+    child = rig.start()
+    rig.next(Ready)
+    child.channel.send(ProcessTable([API], False, 13))
+    child.channel.send(ProcessTable([API], False, 14))
+    assert rig.next(Heartbeat, table_serial=14)
+
+
+def test_a_phase_declared_by_the_actor_is_kept(rig: Rig) -> None:
+    rig.start("phased")
+    rig.next(Ready)
+    beat = rig.next(Heartbeat)
+    assert (beat.phase, beat.deadline_s) == ("idle", 3.5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"), [("damaged", "the model is damaged"), ("refused", "--model-path: refused")]
+)
+def test_what_a_restart_cannot_help_is_fatal(rig: Rig, mode: str, message: str) -> None:
+    rig.start(mode)
+    assert rig.next(Fatal).message == message
+    assert rig.exit_code() == 3
+
+
+def test_a_bug_at_the_start_is_an_ordinary_death(rig: Rig) -> None:
+    child = rig.start("buggy")
+    assert rig.exit_code() == 1
+    messages = []
+    while (message := child.channel.receive()) is not None:
+        messages.append(message)
+    assert all(isinstance(message, Heartbeat) for message in messages)
+
+
+def test_it_ends_with_its_supervisor(rig: Rig) -> None:
+    child = rig.start()
+    rig.next(Ready)
+    child.channel.socket.shutdown(2)
+    assert rig.exit_code() == 1

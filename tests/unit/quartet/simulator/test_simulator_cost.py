@@ -1,0 +1,96 @@
+"""The cost of steps: the fit finds the coefficients that made the data, and the presets fit what they claim."""
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from quartet.simulator.cost import (
+    CostError,
+    MeasuredStep,
+    StepCost,
+    StepWork,
+    fit,
+    fit_steps,
+    pairs,
+    read_steps,
+    residuals,
+)
+from quartet.simulator.presets import PRESETS, llama_8b_h100_rows, preset, qwen3_0_6b_h100_rows
+
+RESULTS = Path(__file__).resolve().parents[4] / "benchmarks" / "results"
+TRUE = StepCost(6e-3, 2e-5, 9e-10, 1e-5, 4e-8)
+
+
+def made(cost: StepCost, noise: float = 0.0) -> list[MeasuredStep]:
+    rng = random.Random(1)
+    steps = []
+    for _ in range(200):
+        start, length, rows = rng.randrange(5000), rng.randrange(4000), rng.randrange(256)
+        work = StepWork(length, pairs(start, length), rows, rows * rng.randrange(4000))
+        seconds = cost.seconds(work) * (1 + rng.uniform(-noise, noise))
+        steps.append(MeasuredStep(*msgspec.structs.astuple(work), seconds=seconds))
+    return steps
+
+
+def test_the_fit_recovers_the_coefficients(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_bytes(b"".join(msgspec.json.encode(step) + b"\n" for step in made(TRUE)))
+    assert msgspec.structs.astuple(fit(file)) == pytest.approx(msgspec.structs.astuple(TRUE), rel=1e-6)
+
+
+def test_with_noise_it_comes_close() -> None:
+    found = fit_steps(made(TRUE, 0.05))
+    assert msgspec.structs.astuple(found) == pytest.approx(msgspec.structs.astuple(TRUE), rel=0.1)
+
+
+def test_no_coefficient_is_negative_even_if_the_data_ask_for_one() -> None:
+    steps = [MeasuredStep(0, 0, rows, 0, seconds=2.0 - rows / 10) for rows in range(1, 10)]
+    found = fit_steps(steps)
+    assert min(msgspec.structs.astuple(found)) >= 0
+    assert found.decode_row_s == 0 and found.base_s > 0
+
+
+def test_pairs_count_each_query_with_every_key_before_it() -> None:
+    assert pairs(0, 4) == 1 + 2 + 3 + 4
+    assert pairs(10, 3) == 11 + 12 + 13
+
+
+def test_alone_is_the_sum_of_its_steps() -> None:
+    expected = TRUE.of(96, pairs(0, 96), 0, 0) + TRUE.of(4, pairs(96, 4), 0, 0) + TRUE.of(0, 0, 1, 101)
+    assert TRUE.alone_s(100, 2, 96) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [('{"seconds": 0}', "seconds"), ('{"rows": 1, "seconds": 1}', "rows"), ("[", "line 2")]
+)
+def test_a_wrong_line_is_named(line: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text('{"decode_rows": 1, "seconds": 1}\n' + line)
+    with pytest.raises(CostError, match="line 2") as raised:
+        read_steps(file)
+    assert message in str(raised.value)
+
+
+def test_steps_without_work_determine_no_cost() -> None:
+    with pytest.raises(CostError):
+        fit_steps([])
+
+
+@pytest.mark.parametrize(("rows", "bound"), [(llama_8b_h100_rows(), 0.012), (qwen3_0_6b_h100_rows(), 0.1)])
+def test_the_h100_presets_fit_their_rows_as_well_as_they_say(rows: list[MeasuredStep], bound: float) -> None:
+    assert max(abs(error) for _, error in residuals(fit_steps(rows), rows)) < bound
+
+
+def test_the_cpu_preset_is_the_fit_of_the_recorded_steps() -> None:
+    recorded = fit(RESULTS / "smollm2-cpu-steps.jsonl")
+    shipped = preset("smollm2-cpu").cost
+    assert msgspec.structs.astuple(shipped) == pytest.approx(msgspec.structs.astuple(recorded), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_is_an_engine_whose_steps_take_time(name: str) -> None:
+    engine = preset(name)
+    assert engine.cost.seconds(StepWork(0, 0, 1, 100)) > 0
+    assert engine.kv_tokens % engine.page_size == 0 and engine.context_length > 0

@@ -1,0 +1,198 @@
+"""One child incarnation: what it is given, when it counts as hung, and how it is put away."""
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quartet.supervisor.plan import ProcessSpec
+from quartet.supervisor.spawn import Child, listening_socket
+from quartet.wire.frames import Assignment, Heartbeat, Ready
+from quartet.wire.ids import Epoch, Role
+from tests.support.wire_samples import BOOT, CONFIG
+
+SPEC = ProcessSpec(Role.DETOK, 0, "quiet_child")
+HANG_S, START_S = 5.0, 60.0
+
+Spawn = Callable[..., Child]
+
+
+@pytest.fixture
+def spawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawn]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.getcwd()]))
+    children: list[Child] = []
+
+    def start(listen_fd: int = -1) -> Child:
+        assignment = Assignment(BOOT, Role.DETOK, 0, Epoch(3), "/run/q", CONFIG, listen_fd)
+        children.append(Child(SPEC, assignment, listen_fd, now=100.0))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.reap()
+
+
+def first_message(child: Child) -> Any:
+    assert select.select([child.channel.socket], [], [], 10)[0], "the child says nothing"
+    return child.channel.receive()
+
+
+def wait_for_end(child: Child) -> None:
+    assert select.select([child.pidfd], [], [], 10)[0], "the child lives on"
+
+
+def test_it_is_given_its_assignment_and_its_parent(spawn: Spawn) -> None:
+    child = spawn()
+    message = first_message(child)
+    assert isinstance(message, Ready)
+    assert message.facts["run_dir"] == "/run/q" and message.facts["parent"] == os.getpid()
+    assert not child.is_ready, "only the supervisor's loop decides that"
+
+
+def test_it_inherits_the_control_channel_and_nothing_else(spawn: Spawn) -> None:
+    with socket.socket() as mine:
+        mine.set_inheritable(True)
+        spawn()
+        message = first_message(spawn())
+    assert message.facts["descriptors"] == 4, "three standard ones and the control channel"
+
+
+def test_it_inherits_the_listening_socket(spawn: Spawn) -> None:
+    with listening_socket("127.0.0.1", 0) as listener:
+        message = first_message(spawn(listener.fileno()))
+        assert message.facts["port"] == listener.getsockname()[1]
+
+
+def test_its_end_is_seen_on_the_pidfd_and_the_channel(spawn: Spawn) -> None:
+    child = spawn()
+    first_message(child)
+    os.kill(child.pid, signal.SIGKILL)
+    wait_for_end(child)
+    assert child.channel.receive() is None
+
+
+def test_it_ends_with_its_supervisors_channel(spawn: Spawn) -> None:
+    child = spawn()
+    first_message(child)
+    child.channel.socket.shutdown(socket.SHUT_RDWR)
+    wait_for_end(child)
+
+
+def test_kill_works_on_a_stopped_process_and_twice(spawn: Spawn) -> None:
+    child = spawn()
+    os.kill(child.pid, signal.SIGSTOP)
+    child.kill()
+    wait_for_end(child)
+    child.kill()
+
+
+def test_reap_tells_the_signal_and_closes_everything(spawn: Spawn) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    child = Child(SPEC, Assignment(BOOT, Role.DETOK, 0, Epoch(1), "/", CONFIG), -1, now=0.0)
+    child.kill()
+    assert child.reap() == -signal.SIGKILL
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
+
+
+# When it counts as hung. It was started at 100 s.
+
+
+def beat(progress: int, deadline_s: float = 0.0, phase: str = "serving") -> Heartbeat:
+    return Heartbeat(phase, progress, deadline_s)
+
+
+def hang(child: Child, now: float) -> str | None:
+    return child.hang(now, HANG_S, START_S)
+
+
+def test_a_silent_start_has_its_own_time(spawn: Spawn) -> None:
+    child = spawn()
+    assert hang(child, 100.0 + START_S) is None
+    assert hang(child, 100.1 + START_S) == "silent for 60 s"
+
+
+def test_the_first_heartbeat_ends_the_time_of_the_start(spawn: Spawn) -> None:
+    child = spawn()
+    child.on_heartbeat(beat(0), 110.0)
+    assert hang(child, 110.0 + HANG_S) is None
+    assert hang(child, 110.1 + HANG_S) == "no heartbeat for 5 s"
+
+
+def test_heartbeats_are_enough_where_no_deadline_is_declared(spawn: Spawn) -> None:
+    child = spawn()
+    for now in range(100, 1000, 4):
+        child.on_heartbeat(beat(7), float(now))
+        assert hang(child, float(now)) is None
+
+
+def test_no_progress_within_the_declared_deadline_is_a_hang(spawn: Spawn) -> None:
+    child = spawn()
+    child.on_heartbeat(beat(7, 2.0, "loading"), 101.0)
+    child.on_heartbeat(beat(7, 2.0, "loading"), 103.0)
+    assert hang(child, 103.0) is None
+    child.on_heartbeat(beat(7, 2.0, "loading"), 103.1)
+    assert hang(child, 103.1) == "no progress in phase 'loading' for 2 s"
+
+
+def test_progress_restarts_the_deadline(spawn: Spawn) -> None:
+    child = spawn()
+    for second in range(20):
+        child.on_heartbeat(beat(second, 1.5), 100.0 + second)
+        assert hang(child, 101.0 + second) is None
+
+
+def test_the_deadline_is_the_last_one_declared(spawn: Spawn) -> None:
+    child = spawn()
+    child.on_heartbeat(beat(1, 2.0, "step"), 101.0)
+    child.on_heartbeat(beat(2, 0.0, "idle"), 102.0)
+    child.on_heartbeat(beat(2, 0.0, "idle"), 106.0)
+    assert hang(child, 106.0) is None
+
+
+def test_silence_outranks_missing_progress(spawn: Spawn) -> None:
+    child = spawn()
+    child.on_heartbeat(beat(1, 2.0), 101.0)
+    assert hang(child, 101.1 + HANG_S) == "no heartbeat for 5 s"
+
+
+def test_grace_restarts_every_deadline(spawn: Spawn) -> None:
+    silent, slow = spawn(), spawn()
+    slow.on_heartbeat(beat(1, 2.0), 101.0)
+    for child in (silent, slow):
+        child.grant_grace(500.0)
+    assert hang(silent, 500.0 + START_S) is None and hang(silent, 500.1 + START_S) is not None
+    assert hang(slow, 502.0) is None and hang(slow, 502.1) is not None
+
+
+# The listening socket
+
+
+def test_the_listening_socket_listens_and_is_inherited() -> None:
+    with listening_socket("127.0.0.1", 0) as listener:
+        assert listener.get_inheritable()
+        with socket.create_connection(listener.getsockname(), timeout=5):
+            pass
+
+
+def test_a_port_that_is_taken_is_an_error_and_leaks_nothing() -> None:
+    with listening_socket("127.0.0.1", 0) as listener, pytest.raises(OSError, match="in use"):
+        listening_socket("127.0.0.1", listener.getsockname()[1])
+
+
+def test_the_port_of_a_launch_just_ended_can_be_had_at_once() -> None:
+    with listening_socket("127.0.0.1", 0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address, timeout=5):
+            accepted, _ = listener.accept()
+            accepted.close()
+            time.sleep(0.01)
+    listening_socket(*address).close()

@@ -1,0 +1,212 @@
+"""The run directory: private, locked while its launch lives, and gone afterwards, even after SIGKILL."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quartet.supervisor.plan import plan_processes
+from quartet.supervisor.rundir import LONGEST_NAME, MAX_SOCKET_PATH_BYTES, RunDirectory
+from quartet.wire.config import Config, ServerConfig
+from quartet.wire.errors import ConfigError
+
+PREFIX = f"quartet-{os.getuid()}-"
+
+
+@pytest.fixture
+def base() -> Iterator[str]:
+    """A short path, so that it is never too long for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield path
+
+
+@pytest.fixture
+def made(base: str) -> Iterator[RunDirectory]:
+    """The directory of one launch, which lives as long as the test."""
+    directory = RunDirectory.create(base, 1)
+    yield directory
+    os.close(directory._lock_fd)
+
+
+def abandon(directory: RunDirectory) -> None:
+    """Do what the kernel does when the launch dies: let the lock go."""
+    os.close(directory._lock_fd)
+
+
+def test_it_is_private_and_named_after_the_launch(base: str, made: RunDirectory) -> None:
+    assert made.path == Path(base, f"{PREFIX}{1:016x}")
+    assert made.path.stat().st_mode & 0o777 == 0o700
+    assert (made.path / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_private_under_any_umask(base: str) -> None:
+    before = os.umask(0)
+    try:
+        directory = RunDirectory.create(base, 1)
+    finally:
+        os.umask(before)
+    assert directory.path.stat().st_mode & 0o777 == 0o700
+    abandon(directory)
+
+
+def test_its_lock_is_not_inherited(made: RunDirectory) -> None:
+    assert not os.get_inheritable(made._lock_fd)
+
+
+def test_it_is_removed_with_all_that_is_in_it(made: RunDirectory) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(made.path / "api-0.sock"))
+        made.remove()
+    assert not made.path.exists()
+    made.remove()
+
+
+def test_that_of_a_dead_launch_is_reclaimed(base: str) -> None:
+    dead = RunDirectory.create(base, 1)
+    (dead.path / "api-0.sock").touch()
+    abandon(dead)
+    successor = RunDirectory.create(base, 2)
+    assert os.listdir(base) == [successor.path.name]
+    abandon(successor)
+
+
+def test_that_of_a_live_launch_is_kept(base: str, made: RunDirectory) -> None:
+    second = RunDirectory.create(base, 2)
+    assert sorted(os.listdir(base)) == [made.path.name, second.path.name]
+    abandon(second)
+
+
+def test_nothing_else_is_touched(base: str) -> None:
+    others = [Path(base, name) for name in (f"quartet-{os.getuid() + 1}-0", "quartet", "work")]
+    for other in others:
+        other.mkdir()
+        (other / "lock").touch()
+    os.close(RunDirectory.create(base, 1)._lock_fd)
+    assert all((other / "lock").exists() for other in others)
+
+
+def test_a_link_to_somewhere_else_is_not_followed(base: str) -> None:
+    target = Path(base, "precious")
+    target.mkdir()
+    (target / "lock").touch()
+    Path(base, f"{PREFIX}bad").symlink_to(target)
+    abandon(RunDirectory.create(base, 1))
+    assert (target / "lock").exists()
+
+
+def test_where_it_is_made_by_default(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+    directory = RunDirectory.create("", 3)
+    assert directory.path.parent == Path(base)
+    abandon(directory)
+
+
+def test_a_base_that_is_missing_is_a_setting_at_fault(base: str) -> None:
+    with pytest.raises(ConfigError, match=r"--run-dir .*/missing cannot be used: No such file"):
+        RunDirectory.create(f"{base}/missing", 1)
+
+
+def test_a_base_that_is_a_file_is_a_setting_at_fault(base: str) -> None:
+    Path(base, "file").touch()
+    with pytest.raises(ConfigError, match=r"--run-dir .*/file cannot be used: Not a directory"):
+        RunDirectory.create(f"{base}/file", 1)
+
+
+def test_a_path_is_refused_exactly_where_sockets_do_not_fit(base: str) -> None:
+    launch_bytes = len(f"/{PREFIX}{1:016x}/{LONGEST_NAME}")
+    for excess in (0, 1):
+        parent = Path(base, "d" * (MAX_SOCKET_PATH_BYTES + excess - launch_bytes - len(base) - 1))
+        parent.mkdir()
+        if excess:
+            with pytest.raises(ConfigError, match=r"--run-dir .* is too long a path for sockets"):
+                RunDirectory.create(str(parent), 1)
+            assert os.listdir(parent) == []
+            continue
+        directory = RunDirectory.create(str(parent), 1)
+        path = directory.path / LONGEST_NAME
+        assert len(os.fsencode(path)) == MAX_SOCKET_PATH_BYTES
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+        abandon(directory)
+
+
+def test_bytes_count_and_not_characters(base: str) -> None:
+    with pytest.raises(ConfigError, match="too long"):
+        RunDirectory.create(f"{base}/{'ü' * 30}", 1)
+
+
+def test_no_process_has_a_longer_name_than_was_reckoned_with() -> None:
+    server = ServerConfig(api_procs=64, tokenizer_procs=64, detok_procs=64)
+    longest = max(len(spec.name) for spec in plan_processes(Config(server=server)))
+    assert longest + len(".sock") == len(LONGEST_NAME)
+
+
+LAUNCH = """
+import sys, time
+from quartet.supervisor.rundir import RunDirectory
+directory = RunDirectory.create(sys.argv[1], 5)
+directory.start_janitor()
+(directory.path / "api-0.sock").touch()
+print(directory.path, flush=True)
+sys.stdin.read()
+directory.remove()
+"""
+
+
+@pytest.fixture
+def launch(base: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", LAUNCH, base]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def wait_until_gone(path: Path) -> None:
+    deadline = time.monotonic() + 5
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert not path.exists()
+
+
+def test_it_is_removed_after_sigkill(launch: "subprocess.Popen[str]") -> None:
+    assert launch.stdout is not None
+    path = Path(launch.stdout.readline().strip())
+    assert path.exists()
+    launch.send_signal(signal.SIGKILL)
+    assert launch.wait(5) == -signal.SIGKILL
+    wait_until_gone(path)
+
+
+def test_the_janitor_lets_go_of_the_output(launch: "subprocess.Popen[str]") -> None:
+    assert launch.stdin is not None and launch.stdout is not None
+    launch.stdout.readline()
+    launch.stdin.close()
+    assert launch.wait(5) == 0
+    assert launch.stdout.read() == "", "end of file: nobody holds the pipe"
+
+
+def test_the_janitor_does_not_hold_the_lock(launch: "subprocess.Popen[str]") -> None:
+    assert launch.stdout is not None
+    path = Path(launch.stdout.readline().strip())
+    janitors = Path(f"/proc/{launch.pid}/task/{launch.pid}/children").read_text().split()
+    assert len(janitors) == 1
+    settled = Path(f"/proc/{janitors[0]}/fd/1")
+    while os.readlink(settled) != os.devnull:
+        time.sleep(0.005)
+    os.kill(int(janitors[0]), signal.SIGSTOP)
+    try:
+        launch.kill()
+        launch.wait(5)
+        with open(path / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(int(janitors[0]), signal.SIGCONT)
+    wait_until_gone(path)
