@@ -20,10 +20,10 @@ class Seen:
     kinds: Counter[str] = field(default_factory=Counter)
     most_rows: int = 0
 
-    def note(self, plan: Any) -> None:
-        rows = len(plan.decode)
-        if plan.chunks or rows:
-            self.kinds["decode" if not plan.chunks else "mixed" if rows else "prefill"] += 1
+    def note(self, step: Any) -> None:
+        rows = len(step.decode)
+        if step.chunks or rows:
+            self.kinds["decode" if not step.chunks else "mixed" if rows else "prefill"] += 1
         self.most_rows = max(self.most_rows, rows)
 
 
@@ -55,7 +55,7 @@ class Pipeline:
             match frame:
                 case Step():
                     pending = self._runner.launch(frame, EPOCH)
-                    self._seen.note(pending.plan)
+                    self._seen.note(pending.rows)
                     self._launched.append((frame.step, pending))
                 case Open():
                     self._rids[frame.handle] = frame.rid
