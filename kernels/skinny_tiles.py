@@ -1,4 +1,4 @@
-"""Launch parameters of the linears over few rows, by shape and device; timed on an H100 (benchmarks/gpu_skinny.py)."""
+"""Launch parameters of the linears over few rows, by shape and device; timed by benchmarks/kernels/gpu_skinny.py."""
 
 from typing import NamedTuple
 

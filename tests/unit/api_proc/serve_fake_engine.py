@@ -1,7 +1,7 @@
 """The HTTP side alone, with a fake engine that pushes tokens as fast as it may: the server of the SSE benchmark.
 
     python tests/unit/api_proc/serve_fake_engine.py --port 30001 --step-ms 0
-    python benchmarks/sse_client.py --port 30001 --streams 256 --max-tokens 400 --pid PID
+    python -m benchmarks.serving.sse_client --port 30001 --streams 256 --max-tokens 400 --pid PID
 
 Every step gives each open request one token, as a Delta of the engine would.
 """
