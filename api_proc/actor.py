@@ -9,9 +9,9 @@ import time
 
 from aiohttp import web
 
+from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
-from api_proc.metrics import own_metrics
-from api_proc.service import Service
+from api_proc.server.service import Service
 from quartet.client.engine import Engine
 from quartet.runtime.actor import Context, Metrics
 from quartet.wire.codec import Source

@@ -7,12 +7,12 @@ import secrets
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from api_proc import admin, status
-from api_proc.auth import KeyRing, check_key
-from api_proc.chat import chat_completions
-from api_proc.completions import completions
-from api_proc.errors import error_response, from_http_exception
-from api_proc.service import SERVICE, Service
+from api_proc.admin import queries, status
+from api_proc.openai.chat import chat_completions
+from api_proc.openai.completions import completions
+from api_proc.server.auth import KeyRing, check_key
+from api_proc.server.errors import error_response, from_http_exception
+from api_proc.server.service import SERVICE, Service
 from quartet.wire.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ def build_app(service: Service) -> web.Application:
     app.router.add_get("/ready", status.ready)
     app.router.add_get("/metrics", status.metrics)
     app.router.add_get("/topology", status.topology)
-    app.router.add_get("/requests/{rid}/timeline", admin.timeline)
-    app.router.add_get("/trace", admin.trace)
-    app.router.add_get("/config", admin.config)
-    app.router.add_post("/flush_cache", admin.flush_cache)
+    app.router.add_get("/requests/{rid}/timeline", queries.timeline)
+    app.router.add_get("/trace", queries.trace)
+    app.router.add_get("/config", queries.config)
+    app.router.add_post("/flush_cache", queries.flush_cache)
     app.router.add_get("/", status.index)
     return app
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from fake_engine import MODEL, FakeEngine
 
 from api_proc.app import build_app
-from api_proc.service import Service, Timeouts
+from api_proc.server.service import Service, Timeouts
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, ServerConfig
 

@@ -99,7 +99,7 @@ Script = Callable[[FakeGeneration], Awaitable[None]]
 
 
 class FakeEngine:
-    """Implements api_proc.service.EngineClient."""
+    """Implements api_proc.server.service.EngineClient."""
 
     def __init__(self) -> None:
         self.is_accepting = True

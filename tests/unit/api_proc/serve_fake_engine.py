@@ -21,7 +21,7 @@ from aiohttp import web
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from api_proc.app import build_app
-from api_proc.service import Service
+from api_proc.server.service import Service
 from quartet.client.engine import GenerateRequest, Output
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ResolvedModel
@@ -58,7 +58,7 @@ class SteppedGeneration:
 
 
 class SteppedEngine:
-    """Implements api_proc.service.EngineClient."""
+    """Implements api_proc.server.service.EngineClient."""
 
     is_accepting = True
     is_alive = True

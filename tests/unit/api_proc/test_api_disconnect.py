@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_engine import stay_silent
 
-from api_proc.service import Timeouts
+from api_proc.server.service import Timeouts
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 
-from api_proc.service import Timeouts
+from api_proc.server.service import Timeouts
 from quartet.wire.errors import RequestError
 
 MESSAGES = [{"role": "user", "content": "hi"}]

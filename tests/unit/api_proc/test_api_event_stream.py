@@ -5,10 +5,10 @@ from typing import Any
 
 from fake_engine import MODEL, FakeEngine, finish
 
-from api_proc.chat_rendering import ChatRenderer
-from api_proc.service import Service, Timeouts
-from api_proc.sse import EventStream
-from api_proc.usage import UsageCounter
+from api_proc.openai.chat_rendering import ChatRenderer
+from api_proc.server.service import Service, Timeouts
+from api_proc.server.sse import EventStream
+from api_proc.server.usage import UsageCounter
 from quartet.client.engine import Output
 from quartet.runtime.clock import ManualClock
 from quartet.wire.config import Config

@@ -9,13 +9,13 @@ from fake_engine import MODEL, FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_proc.bodies import decode_body
-from api_proc.chat import chat_job
-from api_proc.chat import decoder as chat_decoder
-from api_proc.completions import completion_job
-from api_proc.completions import decoder as completion_decoder
-from api_proc.openai_types import ChatRequest, CompletionRequest
-from api_proc.service import Service
+from api_proc.openai.chat import chat_job
+from api_proc.openai.chat import decoder as chat_decoder
+from api_proc.openai.completions import completion_job
+from api_proc.openai.completions import decoder as completion_decoder
+from api_proc.openai.schema import ChatRequest, CompletionRequest
+from api_proc.server.bodies import decode_body
+from api_proc.server.service import Service
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from fake_engine import WORDS, stay_silent
 
-from api_proc.service import Timeouts
+from api_proc.server.service import Timeouts
 from quartet.client.engine import Output
 from quartet.wire.errors import RequestError
 
@@ -253,7 +253,7 @@ async def test_a_bug_in_the_middle_of_a_stream_breaks_the_connection(edge: Any, 
     async def broken(self: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("api_proc.sse.EventStream.serve", broken)
+    monkeypatch.setattr("api_proc.server.sse.EventStream.serve", broken)
     with pytest.raises(aiohttp.ClientError):
         await edge.post("/v1/chat/completions", CHAT)
     assert len(edge.service.open) == 0

@@ -82,7 +82,7 @@ async def test_own_counts_and_latencies(edge: Any) -> None:
 
 
 async def test_own_snapshot_is_not_shown_twice(edge: Any) -> None:
-    from api_proc.metrics import own_metrics
+    from api_proc.admin.metrics import own_metrics
     from quartet.wire.frames import Snapshot
     from quartet.wire.ids import Epoch, Role
 

@@ -11,11 +11,11 @@ from functools import partial
 
 from aiohttp import web
 
-from api_proc.pipe import ResponsePipe
-from api_proc.rendering import ChoiceOutput, Renderer
-from api_proc.service import EngineClient, OutputStream, Service
-from api_proc.sse import EventStream
-from api_proc.usage import UsageCounter
+from api_proc.server.pipe import ResponsePipe
+from api_proc.server.rendering import ChoiceOutput, Renderer
+from api_proc.server.service import EngineClient, OutputStream, Service
+from api_proc.server.sse import EventStream
+from api_proc.server.usage import UsageCounter
 from quartet.client.engine import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 

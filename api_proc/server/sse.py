@@ -11,11 +11,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from api_proc.errors import error_body
-from api_proc.pipe import ResponsePipe
-from api_proc.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
-from api_proc.service import Service
-from api_proc.usage import UsageCounter
+from api_proc.server.errors import error_body
+from api_proc.server.pipe import ResponsePipe
+from api_proc.server.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
+from api_proc.server.service import Service
+from api_proc.server.usage import UsageCounter
 from quartet.client.engine import Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs

@@ -3,7 +3,7 @@
 import msgspec
 from aiohttp import web
 
-from api_proc.service import SERVICE
+from api_proc.server.service import SERVICE
 from quartet.wire.errors import RequestError
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from api_proc.logprobs import chat_logprobs
-from api_proc.rendering import ChoiceOutput, ending, usage_member
+from api_proc.openai.logprobs import chat_logprobs
+from api_proc.server.rendering import ChoiceOutput, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode

@@ -5,15 +5,15 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from api_proc import routing
-from api_proc.answer import Job, answer
-from api_proc.bodies import decode_body, read_body
-from api_proc.chat_rendering import ChatRenderer
-from api_proc.errors import draining, invalid, unsupported
-from api_proc.openai_types import ChatRequest, Message
-from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
-from api_proc.service import SERVICE, Service
-from api_proc.unsupported import refuse_unsupported
+from api_proc.openai import routing
+from api_proc.openai.chat_rendering import ChatRenderer
+from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
+from api_proc.openai.schema import ChatRequest, Message
+from api_proc.openai.unsupported import refuse_unsupported
+from api_proc.server.bodies import decode_body, read_body
+from api_proc.server.errors import draining, invalid, unsupported
+from api_proc.server.respond import Job, answer
+from api_proc.server.service import SERVICE, Service
 from quartet.client.engine import GenerateRequest
 from quartet.wire.frames import ChatPrompt, SamplingParams
 

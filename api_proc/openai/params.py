@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Mapping
 
-from api_proc.errors import invalid
-from api_proc.openai_types import SamplingFields
+from api_proc.openai.schema import SamplingFields
+from api_proc.server.errors import invalid
 from quartet.wire.frames import SamplingParams
 
 MAX_N = 16

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from api_proc.errors import invalid
+from api_proc.server.errors import invalid
 from quartet.wire.errors import RequestError
 
 T = TypeVar("T")

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from api_proc.metrics import CONTENT_TYPE, exposition
-from api_proc.routing import check_model
-from api_proc.service import SERVICE, Service
+from api_proc.admin.metrics import CONTENT_TYPE, exposition
+from api_proc.openai.routing import check_model
+from api_proc.server.service import SERVICE, Service
 from quartet import __version__
 
 

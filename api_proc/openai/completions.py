@@ -6,15 +6,15 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
-from api_proc import routing
-from api_proc.answer import Job, answer
-from api_proc.bodies import decode_body, read_body
-from api_proc.completion_rendering import CompletionRenderer
-from api_proc.errors import draining, invalid
-from api_proc.openai_types import CompletionRequest
-from api_proc.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
-from api_proc.service import SERVICE, OutputStream, Service
-from api_proc.unsupported import refuse_unsupported
+from api_proc.openai import routing
+from api_proc.openai.completion_rendering import CompletionRenderer
+from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, choices_wanted, sampling_params, whole
+from api_proc.openai.schema import CompletionRequest
+from api_proc.openai.unsupported import refuse_unsupported
+from api_proc.server.bodies import decode_body, read_body
+from api_proc.server.errors import draining, invalid
+from api_proc.server.respond import Job, answer
+from api_proc.server.service import SERVICE, OutputStream, Service
 from quartet.client.engine import GenerateRequest
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import IdsPrompt, SamplingParams, TextPrompt, pack_ids

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from api_proc.stats import ApiStats
+from api_proc.server.stats import ApiStats
 from quartet.client.engine import GenerateRequest, Output
 from quartet.runtime.actor import Metrics
 from quartet.runtime.clock import Clock

@@ -7,7 +7,7 @@ its own in braces; `x_bucket{le="..."}`, `x_sum` and `x_count` among the counter
 import re
 from collections.abc import Iterable
 
-from api_proc.service import Service
+from api_proc.server.service import Service
 from quartet.runtime.actor import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

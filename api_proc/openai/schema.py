@@ -1,7 +1,7 @@
 """The request bodies of the OpenAI routes, as typed records.
 
 Every optional field takes null like an absent field; unknown fields are accepted and ignored. Fields that are known
-but not served yet are decoded as `Any`, so that `api_proc.unsupported` can refuse them by name.
+but not served yet are decoded as `Any`, so that `api_proc.openai.unsupported` can refuse them by name.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from api_proc.stats import ApiStats
+from api_proc.server.stats import ApiStats
 from quartet.client.engine import Output
 from quartet.runtime.clock import Clock
 from quartet.wire.frames import Finish

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from api_proc.errors import invalid, unsupported
-from api_proc.openai_types import ChatRequest, CompletionRequest, SamplingFields
+from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingFields
+from api_proc.server.errors import invalid, unsupported
 
 _CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
 _CHAT_ONLY = ("tools", "functions", "function_call", "audio")

@@ -5,10 +5,10 @@ import math
 
 from aiohttp import web
 
-from api_proc.errors import invalid
-from api_proc.openai_types import SamplingFields
-from api_proc.params import MAX_INT32, whole
-from api_proc.service import Service
+from api_proc.openai.params import MAX_INT32, whole
+from api_proc.openai.schema import SamplingFields
+from api_proc.server.errors import invalid
+from api_proc.server.service import Service
 from quartet.wire.errors import RequestError
 
 MAX_SALT_CHARACTERS = 128
