@@ -1,81 +1,77 @@
-"""What a request says about its place in the engine, from body, headers and key: priority, tenant, deadline, model."""
+"""Body, headers and key -> GenerateRequest: priority, tenant, cache salt, routing key, weight and deadline."""
 
 import hashlib
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import web
 
-from api_proc.openai.params import MAX_INT32, whole
+from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.schema import SamplingFields
 from api_proc.server.errors import invalid
 from api_proc.server.service import Service
-from quartet.wire.errors import RequestError
+from quartet.client.engine import GenerateRequest
+from quartet.wire.frames import ChatPrompt, IdsPrompt, SamplingParams, TextPrompt
 
-MAX_SALT_CHARACTERS = 128
+T = TypeVar("T", int, float)
+
+MAX_KEY_CHARACTERS = 128
 MAX_TIMEOUT_S = 86_400.0
 
 
-def check_model(service: Service, name: str | None) -> None:
-    """Raise RequestError 404, naming what is served, unless `name` is the served model or absent."""
-    if name is not None and name != service.model_name:
-        raise RequestError(
-            404, "model_not_found", f"the model does not exist; this server serves: {service.model_name}", "model"
-        )
+def generate_request(
+    request: web.Request,
+    service: Service,
+    fields: SamplingFields,
+    prompt: TextPrompt | IdsPrompt | ChatPrompt,
+    params: SamplingParams,
+    n: int,
+) -> GenerateRequest:
+    """Return the engine's request of `n` choices; raises RequestError 400 with the field at fault.
 
-
-def priority(request: web.Request, fields: SamplingFields) -> int | None:
-    """Return the priority, higher first, or None; the header x-override-priority goes before the body."""
-    header = request.headers.get("x-override-priority")
-    if header is None:
-        given = fields.priority
-        return None if given is None else whole("priority", given, -MAX_INT32 - 1, MAX_INT32)
-    try:
-        return whole("priority", int(header), -MAX_INT32 - 1, MAX_INT32)
-    except ValueError:
-        raise invalid("priority", "the header x-override-priority must be an integer") from None
-
-
-def deadline_s(request: web.Request, fields: SamplingFields) -> float | None:
-    """Return the seconds the client gives the whole request (`timeout`, or the header x-request-timeout), or None."""
-    given = fields.timeout
-    header = request.headers.get("x-request-timeout")
-    if given is None and header is not None:
-        try:
-            given = float(header)
-        except ValueError:
-            raise invalid("timeout", "the header x-request-timeout must be a number of seconds") from None
-    if given is not None and not (math.isfinite(given) and 0 < given <= MAX_TIMEOUT_S):
+    The header x-override-priority goes before the body's `priority`, the body's `timeout` before the header
+    x-request-timeout.
+    """
+    priority, timeout_s = fields.priority, fields.timeout
+    if (header := request.headers.get("x-override-priority")) is not None:
+        priority = _number(int, header, "priority", "the header x-override-priority must be an integer")
+    if timeout_s is None and (header := request.headers.get("x-request-timeout")) is not None:
+        timeout_s = _number(float, header, "timeout", "the header x-request-timeout must be a number of seconds")
+    if priority is not None:
+        check_range("priority", priority, -MAX_INT32 - 1, MAX_INT32)
+    if timeout_s is not None and not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise invalid("timeout", f"timeout must be above 0 and at most {MAX_TIMEOUT_S:g} seconds")
-    return given
+    _check_keys_and_weight(fields)
+    return GenerateRequest(
+        prompt=prompt,
+        params=params,
+        n=n,
+        priority=priority,
+        tenant=_tenant(request) if service.config.server.api_key else "",
+        cache_salt=fields.cache_salt or "",
+        routing_key=fields.routing_key or "",
+        weight=1.0 if fields.weight is None else fields.weight,
+        deadline_s=timeout_s,
+    )
 
 
-def cache_salt(fields: SamplingFields) -> str:
-    """Return the salt that keeps prefixes apart, or an empty string."""
-    salt = fields.cache_salt or ""
-    if len(salt) > MAX_SALT_CHARACTERS:
-        raise invalid("cache_salt", f"cache_salt must have at most {MAX_SALT_CHARACTERS} characters")
-    return salt
-
-
-def routing_key(fields: SamplingFields) -> str:
-    """Return the key by which policy routing-key groups requests, or an empty string."""
-    key = fields.routing_key or ""
-    if len(key) > MAX_SALT_CHARACTERS:
-        raise invalid("routing_key", f"routing_key must have at most {MAX_SALT_CHARACTERS} characters")
-    return key
-
-
-def weight(fields: SamplingFields) -> float:
-    """Return the weight that policy dfs-weight-tutorial gives the request, 1 if it names none."""
-    given = 1.0 if fields.weight is None else fields.weight
-    if not (math.isfinite(given) and given > 0):
+def _check_keys_and_weight(fields: SamplingFields) -> None:
+    for name, key in (("cache_salt", fields.cache_salt), ("routing_key", fields.routing_key)):
+        if key is not None and len(key) > MAX_KEY_CHARACTERS:
+            raise invalid(name, f"{name} must have at most {MAX_KEY_CHARACTERS} characters")
+    if fields.weight is not None and not (math.isfinite(fields.weight) and fields.weight > 0):
         raise invalid("weight", "weight must be a number above 0")
-    return given
 
 
-def tenant(request: web.Request, service: Service) -> str:
-    """Return whose request it is: a digest of the key, so that tenants share no cached prefix; empty without keys."""
-    if not service.config.server.api_key:
-        return ""
+def _tenant(request: web.Request) -> str:
+    """Return a digest of the request's key: tenants share no cached prefix."""
     _, _, key = request.headers.get("Authorization", "").partition(" ")
     return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _number(kind: Callable[[str], T], text: str, param: str, message: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise invalid(param, message) from None

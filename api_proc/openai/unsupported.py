@@ -14,12 +14,20 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     _refuse_set(request, _CONSTRAINTS)
     _refuse_response_format(request)
     if isinstance(request, ChatRequest):
-        _refuse_set(request, _CHAT_ONLY)
-        if request.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice")
-        if request.modalities not in (None, [], ["text"]):
-            raise unsupported("modalities")
-        return
+        _refuse_chat_only(request)
+    else:
+        _refuse_completion_only(request)
+
+
+def _refuse_chat_only(request: ChatRequest) -> None:
+    _refuse_set(request, _CHAT_ONLY)
+    if request.tool_choice not in (None, "none", "auto"):
+        raise unsupported("tool_choice")
+    if request.modalities not in (None, [], ["text"]):
+        raise unsupported("modalities")
+
+
+def _refuse_completion_only(request: CompletionRequest) -> None:
     if request.suffix:
         raise unsupported("suffix")
     if request.best_of is not None and request.best_of != (request.n or 1):

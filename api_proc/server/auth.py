@@ -1,4 +1,4 @@
-"""Who may come in: every route needs a key when keys are configured, except those listed here by name."""
+"""API keys: every route needs one when keys are configured, except those listed here by name."""
 
 import hashlib
 import hmac
@@ -34,7 +34,6 @@ def check_key(keys: KeyRing, request: web.Request) -> None:
     The decision rests on the resource the router chose, never on the text of the path.
     """
     resource = request.match_info.route.resource
-    if resource is not None and resource.canonical in PUBLIC_ROUTES:
-        return
-    if not keys.admits(request.headers.get("Authorization", "")):
+    is_public = resource is not None and resource.canonical in PUBLIC_ROUTES
+    if not is_public and not keys.admits(request.headers.get("Authorization", "")):
         raise RequestError(401, "invalid_api_key", "a valid API key is required: Authorization: Bearer KEY")

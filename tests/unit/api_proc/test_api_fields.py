@@ -9,9 +9,9 @@ from fake_engine import MODEL, FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_proc.openai.chat import chat_job
+from api_proc.openai.chat import chat_task
 from api_proc.openai.chat import decoder as chat_decoder
-from api_proc.openai.completions import completion_job
+from api_proc.openai.completions import completion_task
 from api_proc.openai.completions import decoder as completion_decoder
 from api_proc.openai.schema import ChatRequest, CompletionRequest
 from api_proc.server.bodies import decode_body
@@ -38,7 +38,7 @@ def service() -> Service:
 def chat(headers: dict[str, str] | None = None, **fields: Any) -> Any:
     request = make_mocked_request("POST", "/v1/chat/completions", headers or {})
     body = json.dumps({"messages": MESSAGES, **fields}).encode()
-    return chat_job(request, service(), decode_body(chat_decoder, body)).requests[0]
+    return chat_task(request, service(), decode_body(chat_decoder, body)).requests[0]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def check(job: Any) -> None:
 def test_any_chat_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
     request = make_mocked_request("POST", "/v1/chat/completions")
     try:
-        check(chat_job(request, service(), decode_body(chat_decoder, json.dumps(body).encode())))
+        check(chat_task(request, service(), decode_body(chat_decoder, json.dumps(body).encode())))
     except RequestError as error:
         assert error.status in (400, 404)
 
@@ -152,7 +152,7 @@ def test_any_chat_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
 def test_any_completion_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
     request = make_mocked_request("POST", "/v1/completions")
     try:
-        check(completion_job(request, service(), decode_body(completion_decoder, json.dumps(body).encode())))
+        check(completion_task(request, service(), decode_body(completion_decoder, json.dumps(body).encode())))
     except RequestError as error:
         assert error.status in (400, 404)
 

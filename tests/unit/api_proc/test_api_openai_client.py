@@ -176,7 +176,7 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, edge: Any) ->
     request = edge.engine.outputs[0].request
     assert json.loads(request.prompt.messages) == [
         {"role": "system", "content": "be brief", "name": "boss"},
-        {"role": "user", "content": "a\nb"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": ""},
     ]
     assert json.loads(request.prompt.template_args) == {"thinking": False}
