@@ -1,66 +1,33 @@
-"""Prometheus' text format, from the newest Snapshot of each process and this process's own numbers.
+"""Prometheus metrics, from the newest Snapshot of each process and this process's own numbers.
 
-Names get the prefix `quartet_`, counters the suffix `_total`, samples the label `process`. A name may bring labels of
-its own in braces; `x_bucket{le="..."}`, `x_sum` and `x_count` among the counters form the histogram `x`.
+Names get the prefix `quartet_`, counters the suffix `_total`, samples the label `process`. A metric's key is its name,
+with further labels in braces where it has some; `x_bucket{le="..."}`, `x_sum` and `x_count` among the counters form
+the histogram `x`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from api_proc.server.service import Service
 from quartet.runtime.actor import Metrics
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "exposition", "own_metrics"]
+
 PREFIX = "quartet_"
 
-_NAME = re.compile(r"^(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)(?:\{(?P<labels>[^\n{}]*)\})?$")
-_HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
+_KEY = re.compile(r"^(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)(?:\{(?P<labels>[^\n{}]*)\})?$")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_HISTOGRAM_PART = re.compile(r"_(bucket|sum|count)$")
 
 
-class Exposition:
-    """Collects samples by family and writes them, each family once."""
-
-    def __init__(self) -> None:
-        self._families: dict[str, tuple[str, list[str]]] = {}
-
-    def gauge(self, name: str, labels: str, value: float) -> None:
-        """Add a sample of a gauge; `labels` is the text between the braces."""
-        self._add(name, "gauge", name, labels, value)
-
-    def counter(self, name: str, labels: str, value: float) -> None:
-        """Add a sample of a counter, named without `_total`."""
-        self._add(f"{name}_total", "counter", f"{name}_total", labels, value)
-
-    def histogram(self, family: str, name: str, labels: str, value: float) -> None:
-        """Add one of the samples of a histogram."""
-        self._add(family, "histogram", name, labels, value)
-
-    def text(self) -> str:
-        """Return the exposition."""
-        lines: list[str] = []
-        for family, (kind, samples) in sorted(self._families.items()):
-            lines.append(f"# TYPE {PREFIX}{family} {kind}")
-            lines.extend(samples)
-        return "\n".join(lines) + "\n"
-
-    def _add(self, family: str, kind: str, name: str, labels: str, value: float) -> None:
-        samples = self._families.setdefault(family, (kind, []))[1]
-        samples.append(f"{PREFIX}{name}{{{labels}}} {_number(value)}")
-
-
-def exposition(service: Service) -> str:
-    """Return the metrics of the whole service as this process knows them."""
-    result = Exposition()
-    processes = {name: Metrics(one.gauges, one.counters) for name, one in service.engine.snapshots.items()}
-    # This process knows its own numbers better than its last Snapshot does.
-    processes[service.name] = own_metrics(service)
-    for name, numbers in sorted(processes.items()):
-        _add_process(result, name, numbers)
-    for one in service.engine.process_table.processes:
-        labels = f'role="{one.role.label}",rank="{one.rank}"'
-        result.gauge("process_up", labels, float(one.state == "ready"))
-        result.counter("process_restarts", labels, one.restarts)
-    return result.text()
+def exposition(service: Service) -> bytes:
+    """Return the metrics of the whole service as this process knows them, in Prometheus' text format."""
+    return generate_latest(ServiceCollector(service))
 
 
 def own_metrics(service: Service) -> Metrics:
@@ -71,42 +38,54 @@ def own_metrics(service: Service) -> Metrics:
     return Metrics(gauges, {**engine.counters, **service.stats.counters()})
 
 
-def _add_process(result: Exposition, process: str, numbers: Metrics) -> None:
-    histograms = set(_histogram_families(numbers.counters))
-    for key, value in numbers.gauges.items():
-        if parts := _parts(key, process):
-            result.gauge(*parts, value)
-    for key, value in numbers.counters.items():
-        if not (parts := _parts(key, process)):
-            continue
-        family = _without_part(parts[0])
-        if family in histograms:
-            result.histogram(family, *parts, value)
-        else:
-            result.counter(*parts, value)
+class ServiceCollector(Collector):
+    """Collects one exposition; made for each, and registered nowhere."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._families: dict[str, Metric] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family once, by name."""
+        engine = self._service.engine
+        processes = {name: Metrics(one.gauges, one.counters) for name, one in engine.snapshots.items()}
+        # This process knows its own numbers better than its last Snapshot does.
+        processes[self._service.name] = own_metrics(self._service)
+        for name, numbers in sorted(processes.items()):
+            self._add_process(name, numbers)
+        for one in engine.process_table.processes:
+            labels = {"role": one.role.label, "rank": str(one.rank)}
+            self._add(GaugeMetricFamily, "process_up", "process_up", labels, float(one.state == "ready"))
+            self._add(CounterMetricFamily, "process_restarts", "process_restarts_total", labels, one.restarts)
+        yield from (self._families[name] for name in sorted(self._families))
+
+    def _add_process(self, process: str, numbers: Metrics) -> None:
+        histograms = {key.partition("_bucket{")[0] for key in numbers.counters if "_bucket{" in key}
+        for key, value in numbers.gauges.items():
+            if parts := _parts(key, process):
+                name, labels = parts
+                self._add(GaugeMetricFamily, name, name, labels, value)
+        for key, value in numbers.counters.items():
+            if parts := _parts(key, process):
+                name, labels = parts
+                family = _HISTOGRAM_PART.sub("", name)
+                if family in histograms:
+                    self._add(HistogramMetricFamily, family, name, labels, value)
+                else:
+                    self._add(CounterMetricFamily, name, f"{name}_total", labels, value)
+
+    def _add(
+        self, kind: Callable[[str, str], Metric], family: str, sample: str, labels: dict[str, str], value: float
+    ) -> None:
+        metric = self._families.get(family)
+        if metric is None:
+            metric = self._families[family] = kind(PREFIX + family, "")
+        metric.add_sample(PREFIX + sample, labels, value)
 
 
-def _histogram_families(names: Iterable[str]) -> Iterable[str]:
-    for name in names:
-        if "_bucket{" in name:
-            yield name.partition("_bucket{")[0]
-
-
-def _without_part(name: str) -> str:
-    for part in _HISTOGRAM_PARTS:
-        if name.endswith(part):
-            return name.removesuffix(part)
-    return ""
-
-
-def _parts(key: str, process: str) -> tuple[str, str] | None:
-    """Return name and labels of a metric key, or None for one that Prometheus could not read."""
-    match = _NAME.match(key)
+def _parts(key: str, process: str) -> tuple[str, dict[str, str]] | None:
+    """Return name and labels of a metric's key, or None for one that Prometheus could not read."""
+    match = _KEY.match(key)
     if match is None:
         return None
-    own = match["labels"]
-    return match["name"], f'process="{process}"' + (f",{own}" if own else "")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
+    return match["name"], {"process": process, **dict(_LABEL.findall(match["labels"] or ""))}

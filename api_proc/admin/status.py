@@ -47,5 +47,4 @@ async def topology(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Give every process's metrics in Prometheus' text format."""
-    text = exposition(request.app[SERVICE])
-    return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+    return web.Response(body=exposition(request.app[SERVICE]), headers={"Content-Type": CONTENT_TYPE})

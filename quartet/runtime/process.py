@@ -179,7 +179,9 @@ class _Process:
         while True:
             await asyncio.sleep(SNAPSHOT_S)
             gauges, counters = self._actor.metrics()
-            dropped = {f"frames_dropped.{reason}": float(count) for reason, count in context.dropped.items()}
+            dropped = {
+                f'frames_dropped{{reason="{reason}"}}': float(count) for reason, count in context.dropped.items()
+            }
             snapshot = Snapshot(context.role, context.rank, context.epoch, dict(gauges), {**counters, **dropped})
             for process in context.process_table.processes:
                 name = process_name(process.role, process.rank)

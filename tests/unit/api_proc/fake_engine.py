@@ -128,6 +128,7 @@ class FakeEngine:
                 {"num_running_reqs": 3.0, "token_usage": 0.25, 'cache_config_info{page_size="16"}': 1.0, "bad name": 1},
                 {
                     "generation_tokens": 1234.0,
+                    'frames_dropped{reason="crc"}': 2.0,
                     'step_seconds_bucket{le="+Inf"}': 2,
                     "step_seconds_sum": 0.5,
                     "step_seconds_count": 2,

@@ -51,6 +51,8 @@ async def test_metrics_of_every_process_can_be_parsed(edge: Any) -> None:
         "quartet_generation_tokens_total",
         1234.0,
     )
+    dropped = got["quartet_frames_dropped"].samples[0]
+    assert (dropped.labels, dropped.value) == ({"process": "scheduler-0", "reason": "crc"}, 2.0)
     assert got["quartet_step_seconds"].type == "histogram"
     assert got["quartet_cache_config_info"].samples[0].labels["page_size"] == "16"
     assert "quartet_bad name" not in got
