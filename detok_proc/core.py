@@ -15,6 +15,7 @@ from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
 from quartet.wire.codec import Source
 from quartet.wire.frames import (
+    ID_BYTES,
     Close,
     Delta,
     DeltaItem,
@@ -113,7 +114,7 @@ class DetokCore:
             self.counters["detok_malformed_frames"] += 1
             return []
         self.counters["detok_tokens"] += len(ids)
-        packed, streams, items = frame.ids, self._streams, Items()
+        packed, width, streams, items = frame.ids, ID_BYTES, self._streams, Items()
         logprobs = dict(frame.logprobs)
         stream_ends = self._stream_ends(frame.ends)
         notices: Output = []
@@ -129,7 +130,7 @@ class DetokCore:
                 finish, stopped = self._stop(Handle(handle), stream)
                 notices.append(stopped)
             chances = [self._with_text(token, logprobs[row])] if logprobs and row in logprobs else None
-            id_bytes = packed[4 * row : 4 * row + 4]
+            id_bytes = packed[width * row : width * row + width]
             rid, choice, attempt = stream.identity
             item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
             gathered = items.get(stream.reply_to)

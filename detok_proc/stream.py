@@ -2,7 +2,7 @@
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stop_strings import StopMatcher
-from quartet.wire.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
+from quartet.wire.frames import ID_BYTES, DeltaItem, Finish, Open, TextLogprobs, unpack_ids
 
 
 class Stream:
@@ -65,7 +65,7 @@ class PendingDelta:
 
     def add(self, token: int, text: str, logprobs: TextLogprobs | None = None) -> None:
         """Append one id and the text it completed."""
-        self._ids += token.to_bytes(4, "little", signed=True)
+        self._ids += token.to_bytes(ID_BYTES, "little", signed=True)
         self._texts.append(text)
         if logprobs is not None:
             self._logprobs.append(logprobs)

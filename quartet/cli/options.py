@@ -19,6 +19,7 @@ from quartet.wire.config import (
     MULTI_LEVELS,
     POLICIES,
     RARE,
+    TRITON_PAGE_SIZES,
     Config,
     ModelConfig,
     SchedulerConfig,
@@ -62,7 +63,6 @@ FD_NAMES = frozenset(
 """Fields whose environment variable FastDeploy named with the prefix FD_ (scheduling.md 3.2)."""
 
 DEFAULT_DECAY_STEPS = SchedulerConfig().new_token_ratio_decay_steps
-PAGE_SIZES_TRITON = (16, 32, 64, 128)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -203,8 +203,8 @@ def _check_together(config: Config) -> None:
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
     if chunk > 0 and chunk % page_size:
         raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
-    if config.worker.attention_backend == "triton" and page_size not in PAGE_SIZES_TRITON:
-        raise ConfigError(f"--page-size: {page_size} is not one of {PAGE_SIZES_TRITON}, which triton attention needs")
+    if config.worker.attention_backend == "triton" and page_size not in TRITON_PAGE_SIZES:
+        raise ConfigError(f"--page-size: {page_size} is not one of {TRITON_PAGE_SIZES}, which triton attention needs")
     if config.worker.max_total_tokens and config.worker.max_total_tokens < 2 * page_size:
         raise ConfigError(
             f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"

@@ -10,6 +10,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Architectures, as config.json names them, that the model worker can run."""
+TRITON_PAGE_SIZES = (16, 32, 64, 128)
+"""Tokens per KV page that the triton kernels are written for."""
+
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the sections; a wire type too."""
@@ -237,7 +242,10 @@ class WorkerConfig(_Section, frozen=True):
     attention_backend: Annotated[
         Literal["auto", "torch", "triton"], Meta(description="auto: triton on cuda, torch on the cpu")
     ] = "auto"
-    page_size: Annotated[int, Meta(ge=1, le=128, description="tokens per KV page; triton: 16, 32, 64 or 128")] = 16
+    page_size: Annotated[
+        int,
+        Meta(ge=1, le=128, description=f"tokens per KV page; triton: one of {', '.join(map(str, TRITON_PAGE_SIZES))}"),
+    ] = 16
     mem_fraction_static: Annotated[
         float, Meta(gt=0, lt=1, description="share of device memory for weights and KV (cuda)")
     ] = 0.88

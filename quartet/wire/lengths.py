@@ -3,7 +3,12 @@
 from quartet.wire.errors import RequestError
 
 MARGIN_TOKENS = 5
-"""A request of a prompt and one output token must leave this many tokens of the context."""
+"""A prompt with one output token must leave more than this many tokens of the context."""
+
+
+def is_too_long(context_length: int, prompt_tokens: int) -> bool:
+    """Return whether a prompt does not fit into the model's context."""
+    return prompt_tokens >= context_length - 1 - MARGIN_TOKENS
 
 
 def context_length_exceeded(context_length: int, prompt_tokens: int | str, param: str) -> RequestError:

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from quartet.cli.options import PAGE_SIZES_TRITON, OneLineParser, add_options, build_config
-from quartet.wire.config import MULTI_LEVELS, POLICIES, Config
+from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Config
 from quartet.wire.errors import ConfigError
 
 
@@ -189,8 +189,8 @@ def test_chunks_are_whole_pages() -> None:
 
 def test_triton_takes_only_its_page_sizes() -> None:
     message = refusal(["--attention-backend", "triton", "--page-size", "8", "--chunked-prefill-size", "8"])
-    assert message.startswith(f"--page-size: 8 is not one of {PAGE_SIZES_TRITON}")
-    for size in PAGE_SIZES_TRITON:
+    assert message.startswith(f"--page-size: 8 is not one of {TRITON_PAGE_SIZES}")
+    for size in TRITON_PAGE_SIZES:
         configured(["--attention-backend", "triton", "--page-size", str(size)])
     configured(["--attention-backend", "torch", "--page-size", "8"])
 
