@@ -1,4 +1,4 @@
-"""The actor of the HTTP endpoint: engine client, application and listening socket of one process."""
+"""The actor of the api process: engine client, HTTP application and listening socket."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The detokenizer process's shell: loads the vocabulary, then passes frames to the core and its answers on."""
+"""The shell of the detokenizer process: loads the vocabulary, passes frames to the core and sends its output."""
 
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
@@ -35,7 +35,7 @@ class DetokActor:
         """Nothing is gathered beyond a frame."""
 
     def on_process_table(self, process_table: ProcessTable) -> None:
-        """Addresses are names; nothing depends on who is up."""
+        """Destinations are process names, which restarts do not change."""
 
     def metrics(self) -> Metrics:
         """Open streams, tokens taken and what was dropped."""

@@ -1,11 +1,11 @@
 """The detokenizer without its sockets: a frame in, the frames to send out. Owns the streams; never blocks.
 
-    Open ──► a Stream for its handle; a Delta with the ids that the edge lacks
+    Open ──► a Stream for its handle; a Delta with the ids that the api process has not received
     Tokens ──► one Delta for each api process; where a stop string is complete, the finish, and Stopped to the scheduler
     Close ──► forgotten
 
-Everything here can be rebuilt by Open, so what does not fit (an unknown handle, a gap in the indices) is counted and
-dropped: the edge notices what it lacks and submits again.
+Everything here can be rebuilt by Open, so that a row without a place (an unknown handle, a gap in the indices) is
+counted and dropped: the api process notices the gap and submits the request again.
 """
 
 from collections import Counter
@@ -44,7 +44,7 @@ class DetokCore:
     Args:
         factory: makes the decoder of each stream.
 
-    `counters` counts what was taken and what was dropped, by metric name.
+    `counters` counts rows taken and frames or rows dropped, by metric name.
     """
 
     def __init__(self, factory: DecoderFactory) -> None:
@@ -82,7 +82,7 @@ class DetokCore:
         self._stopped.discard(handle)
 
     def _on_open(self, frame: Open) -> Output:
-        """Take the ids that the edge has in silence, then tell it the rest."""
+        """Decode the delivered ids without output, then send the rest as one Delta."""
         self._forget(frame.handle)
         stream = self._streams[frame.handle] = Stream(frame, self._factory)
         pending: PendingDelta | None = None
@@ -101,7 +101,7 @@ class DetokCore:
         return [] if pending is None else [(stream.reply_to, Delta([pending.item(stream, None)]))]
 
     def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, tuple[str, Stopped]]:
-        """End a stream at the stop string it has matched: what the scheduler still sends for it is ignored."""
+        """End a stream at its matched stop string: further rows of the scheduler for it are ignored."""
         del self._streams[handle]
         self._stopped.add(handle)
         rid, choice, attempt = stream.identity
@@ -143,7 +143,7 @@ class DetokCore:
         return [*((api, Delta(found)) for api, found in items.items()), *notices]
 
     def _stream_ends(self, ends: list[End]) -> dict[int, StreamEnd]:
-        """Return the streams that this frame ends, which are open no longer."""
+        """Close the streams that this frame ends, and return their ends by handle."""
         stream_ends: dict[int, StreamEnd] = {}
         for end in ends:
             stream = self._streams.get(end.handle)
@@ -157,7 +157,7 @@ class DetokCore:
     def _take_unusual(
         self, stream_end: StreamEnd | None, handle: int, index: int, token: int, logprobs: TokenLogprobs | None
     ) -> None:
-        """Give a row to the ending of its stream, or count why it is dropped."""
+        """Add a row to the end of its stream, or count why it is dropped."""
         stream = stream_end.stream if stream_end else self._streams.get(handle)
         if stream is None:
             self.counters["detok_late_rows" if handle in self._stopped else "detok_unknown_handles"] += 1

@@ -1,4 +1,4 @@
-"""One attempt of one choice: decoder, stop strings, and how much has been taken and shown."""
+"""One attempt of one choice: its decoder, its stop strings, and the ids and characters so far."""
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stop_strings import StopMatcher
@@ -43,7 +43,7 @@ class Stream:
         self.count += 1
 
     def flush(self) -> str:
-        """The stream has ended: return the text that was held back."""
+        """End the stream: return the text that was held back."""
         text = self._decoder.flush()
         if self.matcher is not None and self.matcher.matched is None:
             text = self.matcher.push(text)
@@ -54,7 +54,7 @@ class Stream:
 
 
 class PendingDelta:
-    """Output of one stream that is still being gathered, for the item that ends it or replays it."""
+    """Output of one stream, gathered for the item that ends or replays it."""
 
     def __init__(self, stream: Stream) -> None:
         self._index = stream.count

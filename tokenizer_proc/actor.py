@@ -1,8 +1,8 @@
-"""The tokenizer process's shell: jobs run one after the other in a thread, so that the loop goes on beating.
+"""The shell of the tokenizer process: jobs run one at a time in a thread, so that heartbeats go on.
 
-Owns the queue of jobs; keeps nothing about a job once it is answered. Job and answer cross between loop and thread
-through one queue and one callback. A job of ids, which only need to be looked at, is answered by the loop at once if
-none is before it.
+Owns the queue of jobs; keeps nothing about a job once it is answered. Jobs and replies cross between loop and thread
+through one queue and one callback. A job of ids, which are only checked, is answered by the loop itself if no other
+job waits.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ JOB_DEADLINE_S = 10.0
 MAX_QUEUED_JOBS = 4096
 _SECONDS_PER_BYTE = 1e-5
 _BYTES_AT_ONCE = 4 * 16384
-"""Ids that the loop looks at itself: well below a millisecond's work."""
+"""Ids that the loop checks itself: well below a millisecond's work."""
 _SPARE_MEMORY_BYTES = 4 << 30
 
 
@@ -60,7 +60,7 @@ class TokenizerActor:
 
     async def start(self) -> dict[str, str | int | float]:
         """Load tokenizer and template; raises ModelError if either is missing or damaged."""
-        # Jobs come one at a time; the library's own threads would only add memory.
+        # Jobs run one at a time; the library's own threads would only add memory.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         config = self._context.config
         encoder = TextEncoder(tokenizer_folder(config))
@@ -73,7 +73,7 @@ class TokenizerActor:
         return {"chat": "yes" if config.require_model().chat_template else "no"}
 
     def on_frame(self, source: Source, frame: Encode) -> None:
-        """Answer a job at once, or queue it."""
+        """Answer a job, or queue it for the thread."""
         if self._pending >= MAX_QUEUED_JOBS:
             self._counters["tokenizer_refused_jobs"] += 1
             message = "Too many prompts wait to be tokenized; try again."
@@ -87,18 +87,18 @@ class TokenizerActor:
         self._jobs.put(frame)
 
     def on_batch_end(self) -> None:
-        """Jobs are taken up as they come."""
+        """Nothing is gathered over a burst: each job is queued as it arrives."""
 
     def on_process_table(self, process_table: ProcessTable) -> None:
-        """Addresses are names; nothing depends on who is up."""
+        """Destinations are process names, which restarts do not change."""
 
     def metrics(self) -> Metrics:
-        """Jobs that wait or run, and what became of the others."""
+        """Jobs that wait or run, and how many were answered, failed or refused."""
         counters = {name: float(count) for name, count in self._counters.items()}
         return Metrics({"tokenizer_pending_jobs": float(self._pending)}, counters)
 
     async def drain(self, limit_s: float) -> None:
-        """Answer the jobs that have been accepted."""
+        """Answer every accepted job."""
         try:
             async with asyncio.timeout(limit_s):
                 await self._is_idle.wait()
@@ -106,11 +106,11 @@ class TokenizerActor:
             log.warning("%d jobs were not answered before the end", self._pending)
 
     async def close(self) -> None:
-        """End the thread after the job it is at; a job that never ends does not hold up the process."""
+        """End the thread after its current job; a job that never ends does not keep the process alive."""
         self._jobs.put(None)
 
     def _work(self) -> None:
-        """Answer jobs until told to end. Runs in the thread."""
+        """Answer jobs until close. Runs in the thread."""
         loop = self._loop
         assert loop is not None
         while True:
@@ -125,7 +125,8 @@ class TokenizerActor:
             loop.call_soon_threadsafe(self._answered, job.reply_to, answer)
 
     def _answer(self, job: Encode) -> Encoded | EncodeFailed:
-        """Return the answer to a job, also if it meets a bug. Runs in the thread, or in the loop while that is idle."""
+        """Return the reply to a job, also after an unexpected exception. Runs in the thread, or in the loop while the
+        thread is idle."""
         encodings = self._encodings
         assert encodings is not None
         try:
@@ -159,7 +160,7 @@ def _size_bytes(job: Encode) -> int:
 
 
 def _limit_memory() -> None:
-    """Bound the address space, so that a chat template that explodes ends in MemoryError and not in swap."""
+    """Bound the address space, so that a chat template without bounds raises MemoryError instead of swapping."""
     try:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -24,7 +24,7 @@ from tokenizer_proc.tokenizer import TextEncoder
 
 
 class Encodings:
-    """Answers Encode jobs; keeps nothing between them.
+    """Answers Encode jobs; stateless between them.
 
     Args:
         config: with the resolved model.
@@ -41,7 +41,7 @@ class Encodings:
         self._template = template
 
     def answer(self, job: Encode) -> Encoded | EncodeFailed:
-        """Return the prompt's ids, text and parameters, or why the request is at fault. Raises nothing of its own."""
+        """Return the prompt's ids, text and parameters, or the error of the request. Raises no RequestError."""
         try:
             self._check_params(job.params)
             ids, text = self._encode(job.prompt)
@@ -69,7 +69,7 @@ class Encodings:
     def _check_ids(self, data: bytes) -> None:
         if len(data) % ID_BYTES:
             raise invalid("The prompt's token ids are not whole.", "prompt")
-        # Read as unsigned, an id below 0 is a large one.
+        # Read as unsigned, a negative id is a large one.
         ids = array.array("I", data)
         if sys.byteorder == "big":
             ids.byteswap()

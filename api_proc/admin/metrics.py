@@ -49,7 +49,7 @@ class ServiceCollector(Collector):
         """Yield every family once, by name."""
         engine = self._service.engine
         processes = {name: Metrics(one.gauges, one.counters) for name, one in engine.snapshots.items()}
-        # This process knows its own numbers better than its last Snapshot does.
+        # This process's own numbers are newer than those of its last Snapshot.
         processes[self._service.name] = own_metrics(self._service)
         for name, numbers in sorted(processes.items()):
             self._add_process(name, numbers)

@@ -57,7 +57,7 @@ def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> Gene
 
 
 def chat_prompt(chat: ChatRequest) -> ChatPrompt:
-    """Return the conversation for the tokenizer, which makes of it what the model's template expects."""
+    """Return the conversation, checked, with roles that templates know; the tokenizer joins its text parts."""
     if not chat.messages:
         raise invalid("messages", "messages must not be empty")
     for index, message in enumerate(chat.messages):
@@ -79,7 +79,7 @@ def chat_prompt(chat: ChatRequest) -> ChatPrompt:
 
 
 def _check_message(where: str, message: Message) -> None:
-    """Refuse, by the name of the field, a message that is wrong or asks for something that is not served."""
+    """Refuse, by the name of the field, a message that is wrong or needs an unsupported feature."""
     if message.role in ("tool", "function"):
         raise unsupported(f"{where}.role")
     if message.role not in ROLES:

@@ -65,7 +65,7 @@ def _check_keys_and_weight(fields: SamplingFields) -> None:
 
 
 def _tenant(request: web.Request) -> str:
-    """Return a digest of the request's key: tenants share no cached prefix."""
+    """Return a digest of the API key: requests of different keys share no cached prefix."""
     _, _, key = request.headers.get("Authorization", "").partition(" ")
     return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

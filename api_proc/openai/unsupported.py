@@ -1,4 +1,4 @@
-"""Refuses by name what a client may ask for and this server does not do yet."""
+"""Refuses, by the field's name, known features that this server does not support yet."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _CHAT_ONLY = ("tools", "functions", "function_call", "audio")
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
-    """Raise RequestError 400 for the first field that asks for something not served."""
+    """Raise RequestError 400 for the first field that requests an unsupported feature."""
     _refuse_set(request, _CONSTRAINTS)
     _refuse_response_format(request)
     if isinstance(request, ChatRequest):
@@ -38,7 +38,7 @@ def _refuse_completion_only(request: CompletionRequest) -> None:
 
 def _refuse_set(request: SamplingFields, names: tuple[str, ...]) -> None:
     for name in names:
-        # Empty lists, false and null ask for nothing.
+        # Empty lists, false and null request nothing.
         if getattr(request, name) not in (None, False, [], {}, "", "none"):
             raise unsupported(name)
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from quartet.wire.errors import RequestError
 
 PUBLIC_ROUTES = frozenset({"/", "/health", "/ready"})
-"""Resources, as registered, that answer without a key: probes have none, and these say nothing about requests."""
+"""Resources, as registered, that need no key: probes have none, and these show nothing about requests."""
 
 
 class KeyRing:
@@ -31,7 +31,7 @@ class KeyRing:
 def check_key(keys: KeyRing, request: web.Request) -> None:
     """Raise RequestError 401 unless the matched route is public or the request has a key.
 
-    The decision rests on the resource the router chose, never on the text of the path.
+    The resource that the router chose decides, never the text of the path.
     """
     resource = request.match_info.route.resource
     is_public = resource is not None and resource.canonical in PUBLIC_ROUTES

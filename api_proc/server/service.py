@@ -1,6 +1,6 @@
-"""What every handler shares: the engine, the configuration, the open requests and the limits of this process.
+"""What all handlers share: the engine client, the configuration, the open requests and the timeouts.
 
-The Protocols say exactly what the HTTP side asks of `quartet.client.engine`; the tests stand a fake behind them.
+The Protocols are exactly the part of `quartet.client.engine` that handlers use; the tests implement them by a fake.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class OutputStream(Protocol):
 
 
 class EngineClient(Protocol):
-    """The engine as the HTTP side sees it."""
+    """The engine client as handlers use it."""
 
     @property
     def is_accepting(self) -> bool:
@@ -58,7 +58,7 @@ class EngineClient(Protocol):
 
     @property
     def is_alive(self) -> bool:
-        """The engine was ready once and still runs, be it in recovery."""
+        """The engine was ready once; it runs or recovers."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class EngineClient(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long this process waits for whom, in seconds."""
+    """How long handlers wait, in seconds: for output, for a client that does not read, for a request body."""
 
     keep_alive_s: float = 15.0
     recovering_s: float = 5.0

@@ -1,8 +1,8 @@
 """Configuration: made once by the command line, validated there, handed to every process, never changed.
 
-Each setting is one field: its default, bounds and help stand here and nowhere else; the flags, the environment twins
-and the error messages are derived from them (quartet.cli.options). What is learnt later, such as the page count, is a
-frame.
+Each setting is one field: its default, bounds and help are written here and nowhere else; the flags, the environment
+variables and the error messages are derived from them (quartet.cli.options). What is learnt later, such as the page
+count, is a frame.
 """
 
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ TRITON_PAGE_SIZES = (16, 32, 64, 128)
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the sections; a wire type too."""
+    """Base of the sections; also travels in frames."""
 
 
 class ResolvedModel(_Section, frozen=True):
@@ -58,7 +58,7 @@ class ModelConfig(_Section, frozen=True):
 
 
 class ServerConfig(_Section, frozen=True):
-    """The HTTP endpoint."""
+    """The HTTP server, the number of processes, and the supervisor's limits."""
 
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 30000
@@ -143,7 +143,7 @@ class SchedulerConfig(_Section, frozen=True):
     abort_on_priority_when_disabled: Annotated[
         bool, Meta(description="refuse requests with a priority while priority scheduling is off")
     ] = False
-    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but preempt nobody")] = False
+    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but never preempt")] = False
     priority_scheduling_preemption_threshold: Annotated[
         int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this (PRE-3)")
     ] = 10
@@ -151,11 +151,11 @@ class SchedulerConfig(_Section, frozen=True):
         Literal["accurate", "compat"], Meta(description="what a preemption victim gives (PRE-4)")
     ] = "accurate"
     retraction_policy: Annotated[
-        Literal["length", "priority"], Meta(description="who gives way when KV runs out (RET-2)")
+        Literal["length", "priority"], Meta(description="which request is retracted when KV runs out (RET-2)")
     ] = "length"
     radix_eviction_policy: Annotated[
         Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
-        Meta(description="which cached prefixes go first (TREE-7)"),
+        Meta(description="which cached prefixes are evicted first (TREE-7)"),
     ] = "lru"
     cache_priority_isolation: Annotated[
         bool, Meta(description="a request evicts no cached prefix of a more urgent one (4.7)")
@@ -194,8 +194,12 @@ class SchedulerConfig(_Section, frozen=True):
     reserve_basis: Annotated[
         Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode (BLK-1)")
     ] = "remaining"
-    req_waiting_timeout: Annotated[float, Meta(description="seconds a request may wait; 0 or less: for ever")] = -1.0
-    req_running_timeout: Annotated[float, Meta(description="seconds a request may run; 0 or less: for ever")] = -1.0
+    req_waiting_timeout: Annotated[
+        float, Meta(description="seconds a request may wait; 0 or less: without limit")
+    ] = -1.0
+    req_running_timeout: Annotated[
+        float, Meta(description="seconds a request may run; 0 or less: without limit")
+    ] = -1.0
     stream_interval: Annotated[int, Meta(ge=1, description="output tokens from one flush to the next")] = 1
     allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
         False
@@ -262,7 +266,7 @@ class WorkerConfig(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """Everything a launch is told."""
+    """The whole configuration of a launch."""
 
     model: ModelConfig = ModelConfig()
     server: ServerConfig = ServerConfig()
@@ -271,7 +275,7 @@ class Config(_Section, frozen=True):
     resolved: ResolvedModel | None = None
 
     def require_model(self) -> ResolvedModel:
-        """Return what start-up learnt about the model; it is there in every child."""
+        """Return the resolved model; every child has it."""
         if self.resolved is None:
             raise ValueError("the model has not been resolved")
         return self.resolved

@@ -34,12 +34,12 @@ from quartet.wire.ids import Epoch, Role, process_name
 EPOCH = Epoch(1)
 FROM = Source(Role.SCHEDULER, 0, EPOCH)
 CONFIG = Config(resolved=MODEL)
-NOBODY = ProcessTable([], False)
+NO_PROCESSES = ProcessTable([], False)
 
 
 @dataclass
 class FakeContext:
-    """Stands for the runtime: keeps what is sent, and plays the tokenizer and the scheduler's acceptance."""
+    """A runtime that keeps sent frames, and answers as the tokenizer and the scheduler do."""
 
     listen_fd: int
     role: Role = Role.API
@@ -48,7 +48,7 @@ class FakeContext:
     name: str = "api-0"
     config: Config = CONFIG
     clock: MonotonicClock = field(default_factory=MonotonicClock)
-    process_table: ProcessTable = NOBODY
+    process_table: ProcessTable = NO_PROCESSES
     sent: list[tuple[str, msgspec.Struct]] = field(default_factory=list)
     submitted: asyncio.Event = field(default_factory=asyncio.Event)
     aborted: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,4 +1,4 @@
-"""Bodies as clients really send them, and bodies no client would send: a Job or a RequestError, never anything else."""
+"""Bodies as clients send them, and random bodies: each gives a GenerationTask or a RequestError, and nothing else."""
 
 import json
 from typing import Any
@@ -125,8 +125,8 @@ def bodies(kind: type, needed: dict[str, Any]) -> st.SearchStrategy[dict[str, An
     return st.dictionaries(names, values, max_size=3).map(lambda fields: {**needed, **fields})
 
 
-def check(job: Any) -> None:
-    for request in job.requests:
+def check(task: Any) -> None:
+    for request in task.requests:
         params: SamplingParams = request.params
         assert 1 <= request.n <= 16
         assert 0 <= params.temperature <= 2
@@ -139,7 +139,7 @@ def check(job: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(bodies(ChatRequest, {"messages": MESSAGES}))
-def test_any_chat_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
+def test_any_chat_body_is_a_task_or_a_refusal(body: dict[str, Any]) -> None:
     request = make_mocked_request("POST", "/v1/chat/completions")
     try:
         check(chat_task(request, service(), decode_body(chat_decoder, json.dumps(body).encode())))
@@ -149,7 +149,7 @@ def test_any_chat_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(bodies(CompletionRequest, {"prompt": "x"}))
-def test_any_completion_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
+def test_any_completion_body_is_a_task_or_a_refusal(body: dict[str, Any]) -> None:
     request = make_mocked_request("POST", "/v1/completions")
     try:
         check(completion_task(request, service(), decode_body(completion_decoder, json.dumps(body).encode())))

@@ -1,4 +1,4 @@
-"""The tokenizer's shell: jobs leave the loop free, answers go back to who asked."""
+"""The shell of the tokenizer process: jobs do not block the loop, replies go to the sender of the job."""
 
 import asyncio
 import resource
@@ -31,7 +31,7 @@ from tokenizer_proc.actor import TokenizerActor
 from tokenizer_proc.job import Encodings
 from tokenizer_proc.tokenizer import TextEncoder
 
-EDGE = Source(Role.API, 0, Epoch(1))
+API = Source(Role.API, 0, Epoch(1))
 
 
 class FakeContext:
@@ -81,9 +81,9 @@ def text_job(job: int, text: str = "hello") -> Encode:
     return Encode(job, f"api-{job % 2}", TextPrompt(text), SamplingParams())
 
 
-async def test_each_job_is_answered_to_its_edge(actor: TokenizerActor, context: FakeContext) -> None:
+async def test_each_job_is_answered_to_its_sender(actor: TokenizerActor, context: FakeContext) -> None:
     for job in range(6):
-        actor.on_frame(EDGE, text_job(job, "" if job == 3 else "hello"))
+        actor.on_frame(API, text_job(job, "" if job == 3 else "hello"))
     await actor.drain(5.0)
     assert [(to, answer.job) for to, answer in context.sent] == [(f"api-{job % 2}", job) for job in range(6)]
     assert [type(answer) for _, answer in context.sent].count(EncodeFailed) == 1
@@ -100,7 +100,7 @@ async def test_the_loop_runs_on_while_a_job_takes_long(
 
     go = threading.Event()
     monkeypatch.setattr(Encodings, "answer", lambda self, job: go.wait(5) and Encoded(job.job, b"", "", job.params))
-    actor.on_frame(EDGE, text_job(1))
+    actor.on_frame(API, text_job(1))
     await asyncio.sleep(0.02)
     assert context.sent == []
     await actor.drain(0.01)
@@ -114,16 +114,16 @@ def ids_job(job: int, count: int = 3, **more: bool) -> Encode:
 
 
 async def test_ids_are_answered_at_once(actor: TokenizerActor, context: FakeContext) -> None:
-    actor.on_frame(EDGE, ids_job(1))
-    actor.on_frame(EDGE, ids_job(2, count=0))
+    actor.on_frame(API, ids_job(1))
+    actor.on_frame(API, ids_job(2, count=0))
     assert [(answer.job, type(answer)) for _, answer in context.sent] == [(1, Encoded), (2, EncodeFailed)]
     gauges, counters = actor.metrics()
     assert (gauges["tokenizer_pending_jobs"], counters["tokenizer_jobs"]) == (0, 1)
 
 
 async def test_ids_overtake_no_job(actor: TokenizerActor, context: FakeContext) -> None:
-    actor.on_frame(EDGE, text_job(1))
-    actor.on_frame(EDGE, ids_job(2))
+    actor.on_frame(API, text_job(1))
+    actor.on_frame(API, ids_job(2))
     assert context.sent == []
     await actor.drain(5.0)
     assert [answer.job for _, answer in context.sent] == [1, 2]
@@ -131,7 +131,7 @@ async def test_ids_overtake_no_job(actor: TokenizerActor, context: FakeContext) 
 
 @pytest.mark.parametrize("job", [ids_job(1, count=16385), ids_job(1, is_echoed=True)])
 async def test_what_takes_longer_leaves_the_loop_free(actor: TokenizerActor, context: FakeContext, job: Encode) -> None:
-    actor.on_frame(EDGE, job)
+    actor.on_frame(API, job)
     assert context.sent == []
     await actor.drain(5.0)
     assert len(context.sent) == 1
@@ -141,7 +141,7 @@ async def test_a_bug_in_the_loop_is_answered_with_500(
     actor: TokenizerActor, context: FakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Encodings, "answer", lambda *_: 1 // 0)
-    actor.on_frame(EDGE, ids_job(1))
+    actor.on_frame(API, ids_job(1))
     assert context.sent[0][1].status == 500
 
 
@@ -153,7 +153,7 @@ async def test_a_long_prompt_does_not_stop_the_loop(smollm2_encoder: TextEncoder
         await asyncio.sleep(0.005)
         gaps.append(time.monotonic() - before)
     assert len(await done) > 100_000
-    assert max(gaps) < 0.25 * sum(gaps), "encoding must let go of the interpreter"
+    assert max(gaps) < 0.25 * sum(gaps), "encoding must release the interpreter lock"
 
 
 async def test_a_bug_is_answered_with_500(
@@ -163,7 +163,7 @@ async def test_a_bug_is_answered_with_500(
         raise RuntimeError("secret prompt text")
 
     monkeypatch.setattr(Encodings, "answer", broken)
-    actor.on_frame(EDGE, text_job(1))
+    actor.on_frame(API, text_job(1))
     await actor.drain(5.0)
     (_, answer), *_ = context.sent
     assert answer.status == 500 and "secret" not in answer.message
@@ -173,7 +173,7 @@ async def test_too_many_jobs_are_refused(
     actor: TokenizerActor, context: FakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actor_module, "MAX_QUEUED_JOBS", 0)
-    actor.on_frame(EDGE, text_job(1))
+    actor.on_frame(API, text_job(1))
     assert context.sent[0][1].status == 503
 
 

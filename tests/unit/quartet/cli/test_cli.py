@@ -36,7 +36,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 class Launches:
-    """Stands in for the supervisor and keeps what it was asked to launch."""
+    """A supervisor that records the launch instead of starting it."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
@@ -172,7 +172,7 @@ def nothing_listens() -> str:
 
 
 class Service:
-    """An HTTP server that gives one answer to everything and keeps what it was asked."""
+    """An HTTP server that gives every request the same reply and records it."""
 
     def __init__(self) -> None:
         self.status, self.body = 200, json.dumps({"processes": [ROW]})

@@ -40,7 +40,7 @@ def spawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawn]:
 
 
 def first_message(child: Child) -> Any:
-    assert select.select([child.channel.socket], [], [], 10)[0], "the child says nothing"
+    assert select.select([child.channel.socket], [], [], 10)[0], "the child is silent"
     return child.channel.receive()
 
 
