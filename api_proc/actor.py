@@ -23,7 +23,7 @@ http_log = logging.getLogger("api_proc.http")
 BACKLOG = 1024
 IDLE_CONNECTION_S = 75.0
 LAST_WORDS_S = 2.0
-"""How long answers that the drain has cut off may take to be written."""
+"""How long responses that the drain has ended may take to be written."""
 
 
 class ApiActor:

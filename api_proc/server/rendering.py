@@ -55,7 +55,7 @@ class Renderer(Protocol):
         ...
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
-        """Return the body of an answer that is not streamed."""
+        """Return the body of a response that is not streamed."""
         ...
 
 

@@ -80,7 +80,7 @@ class EngineClient(Protocol):
         ...
 
     def ask(self, what: str, argument: str = "") -> Awaitable[bytes]:
-        """Return the scheduler's answer as JSON; raise RequestError 503 if it gives none."""
+        """Return the scheduler's reply as JSON; raise RequestError 503 if none comes."""
         ...
 
 
@@ -95,7 +95,7 @@ class Timeouts:
 
 
 class OpenRequests:
-    """The requests being answered, counted for the drain."""
+    """The requests whose responses are open, counted for the drain."""
 
     def __init__(self) -> None:
         self._count = 0

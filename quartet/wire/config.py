@@ -14,6 +14,9 @@ SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCa
 """Architectures, as config.json names them, that the model worker can run."""
 TRITON_PAGE_SIZES = (16, 32, 64, 128)
 """Tokens per KV page that the triton kernels are written for."""
+DEFAULT_SLOTS = 512
+DEFAULT_SLOTS_CPU = 64
+"""Most requests that run at once without --max-running-requests, on a GPU and on the CPU."""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
