@@ -119,7 +119,7 @@ def test_the_scheduler_learns_of_a_stop_and_later_rows_are_ignored(byte_level: D
     assert rig.core.counters["detok_unknown_handles"] == 1, "after its end the handle is forgotten"
 
 
-def test_an_end_in_the_same_frame_as_a_stop_string_says_the_string(byte_level: DecoderFactory) -> None:
+def test_an_end_in_the_same_frame_as_a_stop_string_carries_the_string(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     heard = rig.open(stop=("b",))
     rig.tokens([(1, 0, ids_of(byte_level, "b")[0])], [end_of(1)])

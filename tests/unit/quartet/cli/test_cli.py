@@ -61,7 +61,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
 # serve
 
 
-def test_serve_launches_what_flags_and_environment_say(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_launches_by_flags_and_environment(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUARTET_PAGE_SIZE", "32")
     launches.outcome = lambda: 70
     argv = ["serve", "some/model", "--port", "0", "--scheduler-set", "retract_decode_steps=3"]

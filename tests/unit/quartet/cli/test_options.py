@@ -68,7 +68,7 @@ def test_names_are_not_guessed_from_their_beginning(capsys: pytest.CaptureFixtur
     assert "unknown argument --por" in usage_error(["--por", "1"], capsys)
 
 
-def test_twins_of_other_engines_count_less_than_ours() -> None:
+def test_variables_of_other_engines_count_less_than_ours() -> None:
     variables = {
         "FD_RETRACT_DECODE_STEPS": "1",
         "SGLANG_RETRACT_DECODE_STEPS": "2",
@@ -79,7 +79,7 @@ def test_twins_of_other_engines_count_less_than_ours() -> None:
         variables.popitem()
 
 
-def test_only_the_scheduler_has_twins_of_other_engines() -> None:
+def test_only_the_scheduler_has_variables_of_other_engines() -> None:
     assert configured([], {"SGLANG_PORT": "1", "FD_PORT": "1"}).server.port == 30000
 
 
@@ -201,7 +201,7 @@ def test_the_kv_cache_holds_two_pages() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.5"])
-def test_a_reachable_host_needs_a_key_or_a_word(host: str) -> None:
+def test_a_reachable_host_needs_a_key_or_insecure(host: str) -> None:
     message = refusal(["--host", host])
     assert message.startswith(f"--host {host}") and "--api-key" in message and "--insecure" in message
     configured(["--host", host, "--api-key", "secret"])
