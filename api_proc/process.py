@@ -13,9 +13,9 @@ from functools import partial
 
 from aiohttp import web
 
+from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
-from api_proc.metrics import own_metrics
-from api_proc.service import Service
+from api_proc.server.service import Service
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
 from quartet.runtime.context import Context, Facts

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from quartet.wire.errors import ConfigError
+from quartet.wire.frames import ID_BYTES
 from scheduler_proc.core.request import Request
 
 HASH_BYTES = 8
-ID_BYTES = 4
 
 
 class TraceRecorder:

@@ -11,6 +11,7 @@ from quartet.wire.codec import Source
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
+    ID_BYTES,
     ChatPrompt,
     Encode,
     Encoded,
@@ -22,19 +23,16 @@ from quartet.wire.frames import (
     pack_ids,
     unpack_ids,
 )
+from quartet.wire.lengths import context_length_exceeded, is_too_long
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.messages import invalid
 from tokenizer_proc.tokenizer import TextEncoder
 
 log = logging.getLogger(__name__)
 
-_ID_BYTES = 4
-_MARGIN_TOKENS = 6
-"""A prompt must leave so many tokens of the context (rule LEN-1)."""
-
 
 class TokenizerCore:
-    """Answers Encode jobs; keeps nothing between them.
+    """Answers Encode jobs; stateless between them.
 
     Args:
         config: with the resolved model.
@@ -83,18 +81,18 @@ class TokenizerCore:
         return Metrics({}, {name: float(count) for name, count in self.counters.items()})
 
     def answer(self, job: Encode) -> Encoded | EncodeFailed:
-        """Return the prompt's ids, text and parameters, or why the request is at fault."""
+        """Return the prompt's ids, text and parameters, or the error of the request. Raises no RequestError."""
         try:
             self._check_params(job.params)
-            ids, text = self._encode(job.prompt, job.params)
+            ids, text = self._encode(job.prompt)
             if not ids:
                 raise invalid("The prompt is empty.", _field(job.prompt))
-            self._check_length(len(ids) // _ID_BYTES, job)
+            self._check_length(len(ids) // ID_BYTES, job)
         except RequestError as error:
             return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
         return Encoded(job.job, ids, text, job.params)
 
-    def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt, params: SamplingParams) -> tuple[bytes, str]:
+    def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt) -> tuple[bytes, str]:
         """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""
         if isinstance(prompt, IdsPrompt):
             self._check_ids(prompt.ids)
@@ -102,16 +100,16 @@ class TokenizerCore:
         if isinstance(prompt, TextPrompt):
             if not prompt.text:
                 raise invalid("The prompt is empty.", "prompt")
-            self._refuse_endless(prompt.text, prompt, params)
+            self._refuse_endless(prompt.text, prompt)
             return pack_ids(self._encoder.encode_text(prompt.text)), prompt.text
         text = self._template.render(prompt, self._encoder.guard.protect)
-        self._refuse_endless(text, prompt, params)
+        self._refuse_endless(text, prompt)
         return pack_ids(self._encoder.encode_rendered(text)), self._encoder.guard.reveal(text)
 
     def _check_ids(self, data: bytes) -> None:
-        if len(data) % _ID_BYTES:
+        if len(data) % ID_BYTES:
             raise invalid("The prompt's token ids are not whole.", "prompt")
-        # Read as unsigned, an id below 0 is a large one.
+        # Read as unsigned, a negative id is a large one.
         ids = array.array("I", data)
         if sys.byteorder == "big":
             ids.byteswap()
@@ -119,25 +117,14 @@ class TokenizerCore:
             wrong = next(i for i in unpack_ids(data) if not 0 <= i < self._vocab_size)
             raise invalid(f"Token id {wrong} is outside the vocabulary (0 to {self._vocab_size - 1}).", "prompt")
 
-    def _refuse_endless(self, text: str, prompt: TextPrompt | ChatPrompt, params: SamplingParams) -> None:
-        """Refuse a text of megabytes before all of it is encoded, which would hold up everyone else for seconds."""
+    def _refuse_endless(self, text: str, prompt: TextPrompt | ChatPrompt) -> None:
+        """Refuse a text of megabytes before all of it is encoded, which would delay every other job by seconds."""
         if not self._is_cut_later and self._encoder.is_longer_than(text, self._context_length):
-            raise self._too_long(f"more than {self._context_length}", _field(prompt), params)
+            raise context_length_exceeded(self._context_length, f"more than {self._context_length}", _field(prompt))
 
-    def _check_length(self, count: int, job: Encode) -> None:
-        if count >= self._context_length - _MARGIN_TOKENS and not self._is_cut_later:
-            raise self._too_long(str(count), _field(job.prompt), job.params)
-
-    def _too_long(self, count: str, param: str, params: SamplingParams) -> RequestError:
-        limit = self._context_length
-        asked = f" and you asked for {params.max_new_tokens} more" if params.max_new_tokens else ""
-        return RequestError(
-            400,
-            "context_length_exceeded",
-            f"This model's maximum context length is {limit} tokens. However, your prompt has {count} tokens{asked}. "
-            f"Please shorten it to less than {limit - _MARGIN_TOKENS} tokens.",
-            param,
-        )
+    def _check_length(self, prompt_tokens: int, job: Encode) -> None:
+        if not self._is_cut_later and is_too_long(self._context_length, prompt_tokens):
+            raise context_length_exceeded(self._context_length, prompt_tokens, _field(job.prompt))
 
     def _check_params(self, params: SamplingParams) -> None:
         """Refuse token ids that the model does not have."""

@@ -173,7 +173,7 @@ class ProcessContext:
         while True:
             await asyncio.sleep(SNAPSHOT_S)
             gauges, counters = self._metrics() if self._metrics is not None else Metrics({}, {})
-            dropped = {f"frames_dropped.{reason}": float(count) for reason, count in self._dropped.items()}
+            dropped = {f'frames_dropped{{reason="{reason}"}}': float(count) for reason, count in self._dropped.items()}
             snapshot = Snapshot(self.role, self.rank, self.epoch, dict(gauges), {**counters, **dropped})
             for process in self.process_table.processes:
                 name = process_name(process.role, process.rank)

@@ -7,7 +7,7 @@ import collections
 
 import msgspec
 
-from quartet.wire.config import SchedulerConfig
+from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, SchedulerConfig
 from quartet.wire.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.audit import audit
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
@@ -18,7 +18,7 @@ from scheduler_proc.core.outbox import Sent
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
-from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, AUTO_SLOTS, AUTO_SLOTS_CPU, State
+from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, State
 from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.steps import Steps
 from scheduler_proc.core.timeline import timeline_json, trace_json
@@ -100,7 +100,7 @@ class Scheduler:
             config.cache_priority_isolation,
         )
         state.lengths = LengthRules(state.context_length, state.kv.capacity_tokens, state.page_size)
-        auto = AUTO_SLOTS_CPU if event.is_cpu else min(state.kv.capacity_tokens // 2, AUTO_SLOTS)
+        auto = DEFAULT_SLOTS_CPU if event.is_cpu else min(state.kv.capacity_tokens // 2, DEFAULT_SLOTS)
         state.max_slots = max(1, min(config.max_running_requests or auto, event.max_slots))
         state.free_slots = list(range(state.max_slots - 1, -1, -1))
         state.released_slots.clear()

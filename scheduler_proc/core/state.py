@@ -19,8 +19,6 @@ from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.step_time_model import StepTimeModel
 
-AUTO_SLOTS_CPU = 64
-AUTO_SLOTS = 512
 AUTO_CHUNK_CPU = 512
 AUTO_CHUNK = 8192
 ENDED_KEPT = 1000

@@ -8,7 +8,7 @@ from quartet.wire.ids import Rid
 
 
 class Submit(Frame, frozen=True, tag=10):
-    """One (rid, choice), self-contained: a second attempt carries the output ids the edge has delivered so far.
+    """One (rid, choice), self-contained: a second attempt carries the output ids delivered to the client so far.
 
     `deadline_s` is seconds left for the whole request when the frame was sent, or None.
     """
@@ -51,13 +51,13 @@ class Rejected(Frame, frozen=True, tag=12):
 
 
 class Abort(Frame, frozen=True, tag=13):
-    """The edge no longer wants any choice of `rid`. Idempotent; exact match only."""
+    """The client has left: end every choice of `rid`. Idempotent; exact match only."""
 
     rid: Rid
 
 
 class LiveRequest(Frame, frozen=True):
-    """One request of a live set."""
+    """One live request of an api process."""
 
     rid: Rid
     choice: int
@@ -65,7 +65,7 @@ class LiveRequest(Frame, frozen=True):
 
 
 class LiveRequests(Frame, frozen=True, tag=14):
-    """Each second: everything alive at the edge `reply_to`. What is absent from two of them in a row is freed."""
+    """Each second: the live requests of the api process `reply_to`. A request missing from two in a row is freed."""
 
     reply_to: str
     live: list[LiveRequest]
@@ -99,7 +99,7 @@ class Failed(Frame, frozen=True, tag=16):
 
 
 class Query(Frame, frozen=True, tag=17):
-    """A question to the scheduler, numbered by its sender.
+    """A query to the scheduler, numbered by its sender.
 
     `what` is `timeline` (with a request id as argument), `trace`, `config` or `flush`.
     """

@@ -151,9 +151,9 @@ def test_metrics_and_dropped_frames_are_reported_to_each_api_process(rig: Rig) -
     rig.api.send("scheduler-0", Query(2, "api-0", "echo", "alive"))
     assert rig.heard(QueryReply, number=2).body == b"alive", "a failing handler ends nothing"
     deadline = time.monotonic() + 5
-    while "frames_dropped.handler" not in (counters := rig.heard(Snapshot).counters):
+    while 'frames_dropped{reason="handler"}' not in (counters := rig.heard(Snapshot).counters):
         assert time.monotonic() < deadline
-    assert counters["frames_dropped.handler"] == 1.0
+    assert counters['frames_dropped{reason="handler"}'] == 1.0
 
 
 def test_an_exception_over_the_process_table_does_not_end_it(rig: Rig) -> None:

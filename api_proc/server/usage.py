@@ -1,13 +1,13 @@
-"""The bookkeeping of one answer: tokens by choice, finish facts, and when they came.
+"""The counts of one response: tokens and finish by choice, and their times.
 
-Both ways of answering (stream and whole) keep one; it makes the `usage` and `timings` objects.
+Streamed and whole responses have one each; it makes the `usage` and `timings` objects.
 """
 
 from collections.abc import Sequence
 
 import msgspec
 
-from api_proc.stats import ApiStats
+from api_proc.server.stats import ApiStats
 from quartet.client.core import Output
 from quartet.runtime.clock import Clock
 from quartet.wire.frames import Finish
@@ -69,7 +69,7 @@ class UsageCounter:
         return now
 
     def close(self) -> None:
-        """Hand the finished answer to the statistics; called once, when every choice has finished."""
+        """Record the finished response in the statistics; called once, when every choice has finished."""
         stats = self._stats
         for finish in self.finishes:
             if finish is not None:
@@ -83,7 +83,7 @@ class UsageCounter:
             stats.time_per_output_token_s.observe((self._last_s - self._first_s) / (tokens - 1))
 
     def usage(self) -> bytes:
-        """Return OpenAI's `usage` object as JSON, of what has come so far."""
+        """Return OpenAI's `usage` object as JSON, of the output so far."""
         prompt, completion = sum(self._prompt_tokens), sum(self.counts)
         firsts = self.finishes[:: self._choices_each]
         return msgspec.json.encode(
@@ -96,7 +96,7 @@ class UsageCounter:
         )
 
     def timings(self) -> bytes:
-        """Return why the answer took as long as it did, as JSON: the slowest choice, in milliseconds."""
+        """Return where the time of the response went, as JSON: the slowest choice, in milliseconds."""
         parts = [finish.timings for finish in self.finishes if finish is not None]
         return msgspec.json.encode(
             {

@@ -5,7 +5,7 @@ from typing import Any
 from quartet.wire.frames import TextLogprobs
 
 FLOOR = -9999.0
-"""JSON has no infinity: a token that could not have been sampled has this log-probability, as with OpenAI."""
+"""JSON has no infinity: a token with probability 0 has this log-probability, as in OpenAI's API."""
 
 
 def chat_logprobs(entries: list[TextLogprobs]) -> dict[str, Any]:

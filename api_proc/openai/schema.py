@@ -1,7 +1,7 @@
 """The request bodies of the OpenAI routes, as typed records.
 
 Every optional field takes null like an absent field; unknown fields are accepted and ignored. Fields that are known
-but not served yet are decoded as `Any`, so that `api_proc.unsupported` can refuse them by name.
+but not served yet are decoded as `Any`, so that `api_proc.openai.unsupported` can refuse them by name.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
-class ContentPart(msgspec.Struct):
+class ContentPart(msgspec.Struct, omit_defaults=True):
     """One part of a message; only `text` is served."""
 
     type: str
     text: str | None = None
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, omit_defaults=True):
     """One turn of a conversation."""
 
     role: str

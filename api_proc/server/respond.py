@@ -1,6 +1,6 @@
-"""Carries an accepted request to its answer, streamed or whole; chat and completions share every line of it.
+"""GenerationTask -> response, streamed or whole; chat and completions share every line of it.
 
-Whatever ends a handler early (refusal, disconnect, shutdown) leaves no generation behind: each one that was started
+Whatever ends a handler early (refusal, disconnect, shutdown) leaves no request in the engine: each one that was started
 is aborted on the way out unless it has finished.
 """
 
@@ -11,11 +11,11 @@ from functools import partial
 
 from aiohttp import web
 
-from api_proc.pipe import ResponsePipe
-from api_proc.rendering import ChoiceOutput, Renderer
-from api_proc.service import EngineClient, OutputStream, Service
-from api_proc.sse import EventStream
-from api_proc.usage import UsageCounter
+from api_proc.server.pipe import ResponsePipe
+from api_proc.server.rendering import ChoiceOutput, Renderer
+from api_proc.server.service import EngineClient, OutputStream, Service
+from api_proc.server.sse import EventStream
+from api_proc.server.usage import UsageCounter
 from quartet.client.core import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 
@@ -26,46 +26,46 @@ STREAM_HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One HTTP request, checked: what to generate and how to write it.
+MakeRenderer = Callable[[Sequence[OutputStream], int], Renderer]
+"""Called with the accepted requests, one per prompt, and the number of choices of each."""
 
-    `requests` has one entry per prompt, each with `choices_each` choices. `renderer` is called once all of them are
-    accepted.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationTask:
+    """One HTTP request, parsed and checked: what to generate and how to write it.
+
+    `requests` has one entry per prompt, each with `choices_each` choices.
     """
 
     requests: Sequence[GenerateRequest]
     choices_each: int
-    renderer: Callable[[Sequence[OutputStream]], Renderer]
+    make_renderer: MakeRenderer
     is_stream: bool
     include_usage: bool
     continuous_usage: bool
 
 
-async def answer(request: web.Request, service: Service, job: Job) -> web.StreamResponse:
+async def respond(request: web.Request, service: Service, task: GenerationTask) -> web.StreamResponse:
     """Return the finished response; raises RequestError as long as nothing has been sent."""
     start_s = service.clock.now()
     with service.open.one():
-        outputs = await start_all(service.engine, job.requests)
+        outputs = await start_all(service.engine, task.requests)
         usage = UsageCounter(
-            [len(one.prompt_ids) for one in outputs], job.choices_each, start_s, service.clock, service.stats
+            [len(one.prompt_ids) for one in outputs], task.choices_each, start_s, service.clock, service.stats
         )
-        abort = partial(_abort_all, outputs)
+        write = _stream if task.is_stream else _whole
         try:
-            renderer = job.renderer(outputs)
-            if job.is_stream:
-                return await _stream(request, service, job, outputs, renderer, usage)
-            return await _whole(job, outputs, renderer, usage)
+            return await write(request, service, task, outputs, task.make_renderer(outputs, task.choices_each), usage)
         except (asyncio.CancelledError, ConnectionError):
             service.stats.clients_closed += not usage.is_complete
             raise
         finally:
             if not usage.is_complete:
-                abort()
+                _abort_all(outputs)
 
 
 async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -> list[OutputStream]:
-    """Return a generation per request once all are accepted; if one is refused, the others are aborted."""
+    """Return an output stream per request once all are accepted; if one is refused, the others are aborted."""
     if len(requests) == 1:
         return [await engine.generate(requests[0])]
     started: dict[int, OutputStream] = {}
@@ -90,7 +90,7 @@ async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -
 async def _stream(
     request: web.Request,
     service: Service,
-    job: Job,
+    task: GenerationTask,
     outputs: Sequence[OutputStream],
     renderer: Renderer,
     usage: UsageCounter,
@@ -103,11 +103,11 @@ async def _stream(
         usage,
         service,
         abort=partial(_abort_all, outputs),
-        include_usage=job.include_usage,
-        continuous_usage=job.continuous_usage,
+        include_usage=task.include_usage,
+        continuous_usage=task.continuous_usage,
     )
     for index, output in enumerate(outputs):
-        output.subscribe(partial(stream.on_outputs, index * job.choices_each), stream.on_error)
+        output.subscribe(partial(stream.on_outputs, index * task.choices_each), stream.on_error)
     stream.raise_early_error()
     await response.prepare(request)
     stream.begin()
@@ -117,7 +117,7 @@ async def _stream(
 
 
 async def _end(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float) -> None:
-    """Write the last chunk; a reader that does not take it in time is cut off."""
+    """Write the last chunk; the connection of a client that does not read it in time is closed."""
     try:
         async with asyncio.timeout(limit_s):
             await response.write_eof()
@@ -126,10 +126,17 @@ async def _end(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float)
         raise ConnectionResetError("the client does not read") from None
 
 
-async def _whole(job: Job, outputs: Sequence[OutputStream], renderer: Renderer, usage: UsageCounter) -> web.Response:
+async def _whole(
+    request: web.Request,
+    service: Service,
+    task: GenerationTask,
+    outputs: Sequence[OutputStream],
+    renderer: Renderer,
+    usage: UsageCounter,
+) -> web.StreamResponse:
     collector = Collector(usage)
     for index, output in enumerate(outputs):
-        output.subscribe(partial(collector.on_outputs, index * job.choices_each), collector.on_error)
+        output.subscribe(partial(collector.on_outputs, index * task.choices_each), collector.on_error)
     choices = await collector.done
     usage.close()
     body = renderer.whole(choices, usage.usage(), usage.timings())
@@ -142,7 +149,7 @@ def _abort_all(outputs: Sequence[OutputStream]) -> None:
 
 
 class Collector:
-    """Gathers a whole answer; `done` gives the choices or raises the RequestError."""
+    """Gathers all output of a task; `done` gives the choices or raises the RequestError."""
 
     def __init__(self, usage: UsageCounter) -> None:
         self._usage = usage

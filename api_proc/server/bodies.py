@@ -1,13 +1,13 @@
-"""Reads a request body and decodes it; what is malformed becomes a 400 that names the field."""
+"""JSON bodies: reading and decoding a request's, where a malformed one is a 400 that names the field, and responses."""
 
 import asyncio
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from api_proc.errors import invalid
+from api_proc.server.errors import invalid
 from quartet.wire.errors import RequestError
 
 T = TypeVar("T")
@@ -45,6 +45,11 @@ def decode_body(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         raise RequestError(400, "invalid_json", "the request body is not valid UTF-8") from None
     except RecursionError:
         raise RequestError(400, "invalid_json", "the request body is nested too deeply") from None
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    """Return a response with `value` as its JSON body."""
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
 
 
 def _wrong_value(problem: str) -> RequestError:

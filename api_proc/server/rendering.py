@@ -1,7 +1,7 @@
-"""The seam between what an answer says and how a route writes it: one renderer per answer.
+"""The interface between output and the JSON of a route: one renderer per response.
 
 Renderers return complete SSE events (`data: ...` and the blank line) or whole JSON bodies, as bytes. They are on the
-path of every token: everything that does not change is encoded once, when the answer begins.
+path of every token: everything that does not change is encoded once, when the response begins.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 @dataclass(slots=True)
 class ChoiceOutput:
-    """The output of one choice, gathered: a whole answer, or what a slow reader has yet to be sent."""
+    """The output of one choice, gathered: all of it, or what a slow client has not been sent yet."""
 
     parts: list[str] = field(default_factory=list)
     logprobs: list[TextLogprobs] = field(default_factory=list)
@@ -36,7 +36,7 @@ class ChoiceOutput:
 
 
 class Renderer(Protocol):
-    """Writes one answer in the shape of its route. `usage` and `timings` are JSON; `usage` b"" leaves it out."""
+    """Writes one response in the shape of its route. `usage` and `timings` are JSON; `usage` b"" leaves it out."""
 
     def first(self, choice: int) -> bytes:
         """Return the event that opens a choice, or nothing."""
@@ -55,7 +55,7 @@ class Renderer(Protocol):
         ...
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
-        """Return the body of an answer that is not streamed."""
+        """Return the body of a response that is not streamed."""
         ...
 
 

@@ -1,21 +1,21 @@
-"""One streamed answer: outputs are pushed in, server-sent events come out.
+"""One streamed response: outputs are pushed in, server-sent events come out.
 
-The hot path is `on_outputs` -> render -> transport, synchronous from the engine's Delta to the socket. The task of the
-request handler only minds time: keep-alive comments, a reader that does not read, the end.
+The hot path is `on_outputs` -> render -> transport, synchronous from the engine's Delta to the socket. The request
+handler's task only waits: for the end, for a client that does not read, for the next keep-alive comment.
 
     pushed ──► writable? ── yes ──► event
-                   └── no ──► held, merged by choice ──► one event per choice when the reader has caught up
+                   └── no ──► held, merged by choice ──► one event per choice when the transport is writable again
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 
-from api_proc.errors import error_body
-from api_proc.pipe import ResponsePipe
-from api_proc.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
-from api_proc.service import Service
-from api_proc.usage import UsageCounter
+from api_proc.server.errors import error_body
+from api_proc.server.pipe import ResponsePipe
+from api_proc.server.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
+from api_proc.server.service import Service
+from api_proc.server.usage import UsageCounter
 from quartet.client.core import Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class EventStream:
     """Turns pushed outputs into events on one connection.
 
-    `abort` frees the engine's side; it is called as soon as the client is known to be gone.
+    `abort` aborts the engine's requests; it is called as soon as the connection is known to be closed.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class EventStream:
         self._pipe = pipe
         self._renderer = renderer
         self._usage = usage
-        self._patience = service.timeouts
+        self._timeouts = service.timeouts
         self._service = service
         self._abort = abort
         self._include_usage = include_usage
@@ -62,9 +62,9 @@ class EventStream:
         now = self._usage.add(base, outputs)
         if self._held or not self._pipe.is_writable:
             self._hold(base, outputs)
-            return
-        for output in outputs:
-            self._emit(base + output.choice, output.text, output.logprobs, output.finish, now)
+        else:
+            for output in outputs:
+                self._emit(base + output.choice, output.text, output.logprobs, output.finish, now)
 
     def on_error(self, error: RequestError) -> None:
         """End the stream with an error event, after what is held."""
@@ -76,12 +76,12 @@ class EventStream:
             self._write_error(error)
 
     def raise_early_error(self) -> None:
-        """Raise the error that came before anything was sent: it can still have a status of its own."""
+        """Raise an error that came before anything was sent: the response can still have its status."""
         if self._error is not None:
             raise self._error
 
     def begin(self) -> None:
-        """Send the opening event of each choice and what has come before the head was out."""
+        """Send the opening event of each choice and the output that came before the response head was sent."""
         self._pipe.open()
         opening = b"".join(map(self._renderer.first, range(len(self._usage.counts))))
         if opening:
@@ -89,26 +89,22 @@ class EventStream:
         self._flush()
 
     async def serve(self) -> None:
-        """Return when the last event has been handed to the transport, or the reader has been given up."""
-        while True:
-            if self._is_over:
-                return
+        """Return when the transport has the last event, or the connection is closed or stalled."""
+        while not self._is_over:
             if self._pipe.is_closed:
                 self._leave()
-                return
-            if not self._pipe.is_writable:
-                if not await self._pipe.drained(self._patience.stall_s):
+            elif not self._pipe.is_writable:
+                if not await self._pipe.drained(self._timeouts.stall_s):
                     self._give_up()
-                    return
             elif self._held or self._error is not None:
                 self._flush()
             else:
                 await self._idle()
 
     async def _idle(self) -> None:
-        """Wait for something to do; write a comment if the stream has been silent for too long."""
+        """Wait for an event to write; write a comment if the stream has been silent for too long."""
         self._wake.clear()
-        timeouts = self._patience
+        timeouts = self._timeouts
         pause_s = min(timeouts.recovering_s, timeouts.keep_alive_s)
         silent_s = self._service.clock.now() - self._last_write_s
         try:
@@ -128,12 +124,12 @@ class EventStream:
         try:
             payload = self._rendered(choice, text, logprobs, finish)
         except Exception:
-            # The callers are the engine's, with other requests to serve: this stream alone may end.
+            # The caller is the engine client, which has other requests to serve: only this stream may end.
             log.exception("an answer could not be rendered")
             self._write_error(RequestError(500, "internal_error", "the server failed to write this answer"))
-            return
-        if payload:
-            self._write(payload, now)
+        else:
+            if payload:
+                self._write(payload, now)
 
     def _rendered(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None) -> bytes:
         usage = self._usage.usage() if self._continuous_usage else b""
@@ -149,9 +145,8 @@ class EventStream:
         self._is_over = True
         self._wake.set()
         self._usage.close()
-        if not self._include_usage:
-            return DONE
-        return self._renderer.usage(self._usage.usage(), self._usage.timings()) + DONE
+        usage = self._renderer.usage(self._usage.usage(), self._usage.timings()) if self._include_usage else b""
+        return usage + DONE
 
     def _write(self, payload: bytes, now: float) -> None:
         if self._pipe.is_closed:
@@ -191,7 +186,7 @@ class EventStream:
         self._pipe.kill()
 
     def _leave(self) -> None:
-        """The client is gone: nothing more is written, and the engine stops working for it."""
+        """Stop writing and abort the engine's requests: the client has disconnected."""
         self._is_over = True
         self._held.clear()
         self._wake.set()

@@ -1,4 +1,4 @@
-"""How an error looks to a client: OpenAI's nested error object, with no path and no stack in it."""
+"""Errors as a client sees them: OpenAI's nested error object, without paths and stack traces."""
 
 import math
 
@@ -27,7 +27,7 @@ def error_body(error: RequestError) -> bytes:
 
 
 def error_response(error: RequestError) -> web.Response:
-    """Return the response for an error before the first byte of an answer."""
+    """Return the response for an error that comes before the first byte of output."""
     response = web.Response(status=error.status, body=error_body(error), content_type="application/json")
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -42,7 +42,7 @@ def invalid(param: str | None, message: str) -> RequestError:
 
 
 def unsupported(param: str) -> RequestError:
-    """Return the 400 for a field that is understood but not served; ignoring it would be worse."""
+    """Return the 400 for a field that is known but not served; ignoring it would mislead the client."""
     return RequestError(400, "unsupported_parameter", f"{param} is not supported yet", param)
 
 

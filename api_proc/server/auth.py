@@ -1,4 +1,4 @@
-"""Who may come in: every route needs a key when keys are configured, except those listed here by name."""
+"""API keys: every route needs one when keys are configured, except those listed here by name."""
 
 import hashlib
 import hmac
@@ -9,7 +9,7 @@ from aiohttp import web
 from quartet.wire.errors import RequestError
 
 PUBLIC_ROUTES = frozenset({"/", "/health", "/ready"})
-"""Resources, as registered, that answer without a key: probes have none, and these say nothing about requests."""
+"""Resources, as registered, that need no key: probes have none, and these show nothing about requests."""
 
 
 class KeyRing:
@@ -31,10 +31,9 @@ class KeyRing:
 def check_key(keys: KeyRing, request: web.Request) -> None:
     """Raise RequestError 401 unless the matched route is public or the request has a key.
 
-    The decision rests on the resource the router chose, never on the text of the path.
+    The resource that the router chose decides, never the text of the path.
     """
     resource = request.match_info.route.resource
-    if resource is not None and resource.canonical in PUBLIC_ROUTES:
-        return
-    if not keys.admits(request.headers.get("Authorization", "")):
+    is_public = resource is not None and resource.canonical in PUBLIC_ROUTES
+    if not is_public and not keys.admits(request.headers.get("Authorization", "")):
         raise RequestError(401, "invalid_api_key", "a valid API key is required: Authorization: Bearer KEY")

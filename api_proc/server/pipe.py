@@ -1,8 +1,8 @@
 """The body of one streamed response, written straight to the transport.
 
-aiohttp's own `write` is a coroutine with several layers; at tens of thousands of events a second the layers cost more
-than the event. aiohttp still writes the head and the end of the response; between the two every byte is this
-module's, including the chunk framing.
+aiohttp's own `write` is a coroutine with several layers, which cost more than the event itself at tens of thousands of
+events a second. aiohttp writes the head and the end of the response; this module writes every byte between them,
+including the chunk framing.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from aiohttp import HttpVersion11, web
 
 
 class ResponsePipe:
-    """The sending half of one connection, while a stream is open. Loop thread only.
+    """The writing side of one connection, while a stream is open. Loop thread only.
 
-    Raises ConnectionResetError from the constructor when the client has gone already.
+    Raises ConnectionResetError from the constructor when the client has already disconnected.
     """
 
     __slots__ = ("_is_chunked", "_is_open", "_protocol", "_request", "_transport")
@@ -43,15 +43,15 @@ class ResponsePipe:
         return self._transport.is_closing()
 
     def write(self, payload: bytes) -> None:
-        """Send `payload` as one chunk; never blocks. An empty payload would end the response, and must not come."""
+        """Send `payload` as one chunk; never blocks. It must not be empty: an empty chunk ends the response."""
         if self._is_chunked:
             payload = b"%x\r\n%b\r\n" % (len(payload), payload)
         self._transport.write(payload)
 
     async def drained(self, limit_s: float) -> bool:
-        """Return True when the transport takes more, False if it does not within `limit_s`.
+        """Return whether the transport accepts more within `limit_s`.
 
-        Raises ConnectionError when the client has gone.
+        Raises ConnectionError when the client has disconnected.
         """
         try:
             async with asyncio.timeout(limit_s):

@@ -1,18 +1,18 @@
-"""Completion answers as bytes: `text_completion` events and bodies."""
+"""Completion responses as bytes: `text_completion` events and bodies."""
 
 from typing import Any
 
 import msgspec
 
-from api_proc.logprobs import completion_logprobs
-from api_proc.rendering import ChoiceOutput, ending, usage_member
+from api_proc.openai.logprobs import completion_logprobs
+from api_proc.server.rendering import ChoiceOutput, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
 
 
 class CompletionRenderer:
-    """Implements Renderer for one completion answer.
+    """Implements Renderer for one completion response.
 
     `echoes` has one text per choice, put before its output; empty for no echo.
     """
@@ -54,7 +54,7 @@ class CompletionRenderer:
         )
 
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
-        """Return the event with the finish reason and what matched."""
+        """Return the event with the finish reason and the stop that matched."""
         end = _encode({"logprobs": None, **ending(finish)})
         return self._text[choice] + b'"",' + end[1:] + b"]" + usage_member(usage) + b"}\n\n"
 
@@ -63,7 +63,7 @@ class CompletionRenderer:
         return self._head + b',"choices":[]' + usage_member(usage) + b',"timings":' + timings + b"}\n\n"
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
-        """Return the body of an answer that is not streamed."""
+        """Return the body of a response that is not streamed."""
         body = {
             **self._identity,
             "choices": [self._whole_choice(index, choice) for index, choice in enumerate(choices)],

@@ -1,25 +1,33 @@
-"""Refuses by name what a client may ask for and this server does not do yet."""
+"""Refuses, by the field's name, known features that this server does not support yet."""
 
 from typing import Any
 
-from api_proc.errors import invalid, unsupported
-from api_proc.openai_types import ChatRequest, CompletionRequest, SamplingFields
+from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingFields
+from api_proc.server.errors import invalid, unsupported
 
 _CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
 _CHAT_ONLY = ("tools", "functions", "function_call", "audio")
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
-    """Raise RequestError 400 for the first field that asks for something not served."""
+    """Raise RequestError 400 for the first field that requests an unsupported feature."""
     _refuse_set(request, _CONSTRAINTS)
     _refuse_response_format(request)
     if isinstance(request, ChatRequest):
-        _refuse_set(request, _CHAT_ONLY)
-        if request.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice")
-        if request.modalities not in (None, [], ["text"]):
-            raise unsupported("modalities")
-        return
+        _refuse_chat_only(request)
+    else:
+        _refuse_completion_only(request)
+
+
+def _refuse_chat_only(request: ChatRequest) -> None:
+    _refuse_set(request, _CHAT_ONLY)
+    if request.tool_choice not in (None, "none", "auto"):
+        raise unsupported("tool_choice")
+    if request.modalities not in (None, [], ["text"]):
+        raise unsupported("modalities")
+
+
+def _refuse_completion_only(request: CompletionRequest) -> None:
     if request.suffix:
         raise unsupported("suffix")
     if request.best_of is not None and request.best_of != (request.n or 1):
@@ -30,7 +38,7 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
 
 def _refuse_set(request: SamplingFields, names: tuple[str, ...]) -> None:
     for name in names:
-        # Empty lists, false and null ask for nothing.
+        # Empty lists, false and null request nothing.
         if getattr(request, name) not in (None, False, [], {}, "", "none"):
             raise unsupported(name)
 

@@ -1,18 +1,18 @@
-"""Chat answers as bytes: `chat.completion.chunk` events and `chat.completion` bodies."""
+"""Chat responses as bytes: `chat.completion.chunk` events and `chat.completion` bodies."""
 
 from typing import Any
 
 import msgspec
 
-from api_proc.logprobs import chat_logprobs
-from api_proc.rendering import ChoiceOutput, ending, usage_member
+from api_proc.openai.logprobs import chat_logprobs
+from api_proc.server.rendering import ChoiceOutput, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
 
 
 class ChatRenderer:
-    """Implements Renderer for one chat answer."""
+    """Implements Renderer for one chat response."""
 
     def __init__(self, answer_id: str, created: int, model: str, choices: int) -> None:
         self._identity: dict[str, Any] = {
@@ -47,7 +47,7 @@ class ChatRenderer:
         )
 
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
-        """Return the event with the finish reason and what matched."""
+        """Return the event with the finish reason and the stop that matched."""
         end = _encode({"delta": {}, "logprobs": None, **ending(finish)})
         return self._choice[choice] + end[1:] + b"]" + usage_member(usage) + b"}\n\n"
 
@@ -56,7 +56,7 @@ class ChatRenderer:
         return self._head + b',"choices":[]' + usage_member(usage) + b',"timings":' + timings + b"}\n\n"
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
-        """Return the body of an answer that is not streamed."""
+        """Return the body of a response that is not streamed."""
         body = {
             **self._identity,
             "object": "chat.completion",

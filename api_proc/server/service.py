@@ -1,6 +1,6 @@
-"""What every handler shares: the engine, the configuration, the open requests and the limits of this process.
+"""What all handlers share: the engine client, the configuration, the open requests and the timeouts.
 
-The Protocols say exactly what the HTTP side asks of `quartet.client.async_engine`; the tests stand a fake behind them.
+The Protocols are exactly what handlers use of `quartet.client.async_engine`; the tests implement them by a fake.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from api_proc.stats import ApiStats
+from api_proc.server.stats import ApiStats
 from quartet.client.core import GenerateRequest, Output
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics
@@ -49,7 +49,7 @@ class OutputStream(Protocol):
 
 
 class EngineClient(Protocol):
-    """The engine as the HTTP side sees it."""
+    """The engine client as handlers use it."""
 
     @property
     def is_accepting(self) -> bool:
@@ -58,7 +58,7 @@ class EngineClient(Protocol):
 
     @property
     def is_alive(self) -> bool:
-        """The engine was ready once and still runs, be it in recovery."""
+        """The engine was ready once; it runs or recovers."""
         ...
 
     @property
@@ -80,13 +80,13 @@ class EngineClient(Protocol):
         ...
 
     def query(self, what: str, argument: str = "") -> Awaitable[bytes]:
-        """Return the scheduler's answer as JSON; raise RequestError 503 if it gives none."""
+        """Return the scheduler's reply as JSON; raise RequestError 503 if none comes."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long this process waits for whom, in seconds."""
+    """How long handlers wait, in seconds: for output, for a client that does not read, for a request body."""
 
     keep_alive_s: float = 15.0
     recovering_s: float = 5.0
@@ -95,7 +95,7 @@ class Timeouts:
 
 
 class OpenRequests:
-    """The requests being answered, counted for the drain."""
+    """The requests whose responses are open, counted for the drain."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,4 +1,4 @@
-"""What this process counts: HTTP requests, streams and latencies as clients see them.
+"""Counters and latencies of one api process, as its clients see them.
 
 A metric is a name, with its labels in braces where it has some: the form in which Snapshots carry them.
 """
