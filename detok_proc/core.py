@@ -14,7 +14,7 @@ from typing import Any
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
-from quartet.runtime.core import Metrics, Sent
+from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
 from quartet.wire.frames import (
     ID_BYTES,
@@ -39,7 +39,7 @@ SCHEDULER = process_name(Role.SCHEDULER, 0)
 Items = dict[str, list[DeltaItem]]
 
 
-class DetokCore:
+class DetokCore(TimelessCore):
     """All streams of this detokenizer.
 
     Args:
@@ -82,18 +82,6 @@ class DetokCore:
             case Close():
                 self._forget(frame.handle)
         return []
-
-    def tick(self, now: float) -> list[Sent]:
-        """Nothing depends on time."""
-        return []
-
-    def next_deadline(self) -> float | None:
-        """Return None: nothing depends on time."""
-        return None
-
-    def is_idle(self) -> bool:
-        """Say True: frames are answered as they come."""
-        return True
 
     def metrics(self) -> Metrics:
         """Return open streams, tokens taken and what was dropped."""

@@ -13,6 +13,7 @@ from quartet.wire.frames import ID_BYTES
 from scheduler_proc.core.request import Request
 
 HASH_BYTES = 8
+"""64 bits: a collision within a million pages has a chance of 3e-8."""
 
 
 class TraceRecorder:
@@ -28,7 +29,7 @@ class TraceRecorder:
             self._file: BufferedWriter = path.open("wb")
         except OSError as error:
             raise ConfigError(f"--record-trace {path} cannot be written: {error.strerror}") from error
-        # Drawn for this recording and thrown away, so that nobody can try prompts against a trace.
+        # Drawn for this recording and kept nowhere, so prompts cannot be tried against a trace.
         self._key = secrets.token_bytes(32)
         self._page_tokens = page_tokens
         self._start_s: float | None = None
@@ -49,7 +50,7 @@ class TraceRecorder:
             "arrival_s": round(max(0.0, request.arrived_s - self._start_s), 6),
             "max_tokens": request.max_new_tokens,
             "output_tokens": min(len(request.output_ids), request.max_new_tokens),
-            "page_hashes": self._hashes(request),
+            "page_hashes": hash_pages(request.prompt_key, self._page_tokens, self._key, repr(request.namespace)),
             "page_tokens": self._page_tokens,
             "prompt_tokens": request.prompt_tokens,
             "tenant": request.tenant,
@@ -59,16 +60,19 @@ class TraceRecorder:
         self._file.write(self._encode(line) + b"\n")
         self._file.flush()
 
-    def _hashes(self, request: Request) -> list[str]:
-        size = self._page_tokens * ID_BYTES
-        key = request.prompt_key
-        state = hashlib.blake2b(repr(request.namespace).encode(), digest_size=HASH_BYTES, key=self._key)
-        hashes = []
-        for at in range(0, len(key) // size * size, size):
-            state.update(key[at : at + size])
-            hashes.append(state.copy().hexdigest())
-        return hashes
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def hash_pages(prompt_ids: bytes, page_tokens: int, key: bytes, namespace: str = "") -> list[str]:
+    """Return the hash of each prefix of `prompt_ids` (int32 bytes) that ends at a page boundary.
+
+    Prompts of different namespaces have no hash in common. `key` keeps prompts from being tried against a trace.
+    """
+    size = page_tokens * ID_BYTES
+    hashes, state = [], hashlib.blake2b(namespace.encode(), digest_size=HASH_BYTES, key=key)
+    for at in range(0, len(prompt_ids) // size * size, size):
+        state.update(prompt_ids[at : at + size])
+        hashes.append(state.copy().hexdigest())
+    return hashes

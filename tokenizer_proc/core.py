@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from quartet.runtime.core import Metrics, Sent
+from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
@@ -31,7 +31,7 @@ from tokenizer_proc.tokenizer import TextEncoder
 log = logging.getLogger(__name__)
 
 
-class TokenizerCore:
+class TokenizerCore(TimelessCore):
     """Answers Encode jobs; stateless between them.
 
     Args:
@@ -63,18 +63,6 @@ class TokenizerCore:
             answer = EncodeFailed(frame.job, 500, "internal_error", "The prompt could not be tokenized.")
         self.counters["tokenizer_jobs" if isinstance(answer, Encoded) else "tokenizer_failed_jobs"] += 1
         return [(frame.reply_to, answer)]
-
-    def tick(self, now: float) -> list[Sent]:
-        """Nothing depends on time."""
-        return []
-
-    def next_deadline(self) -> float | None:
-        """Return None: nothing depends on time."""
-        return None
-
-    def is_idle(self) -> bool:
-        """Say True: jobs are answered as they come."""
-        return True
 
     def metrics(self) -> Metrics:
         """Return what became of the jobs."""

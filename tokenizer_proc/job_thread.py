@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from quartet.runtime.context import Context
-from quartet.runtime.core import Metrics, Sent
+from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
 from quartet.wire.frames import ChatPrompt, Encode, EncodeFailed, IdsPrompt, TextPrompt, TokenizerInbound
 from tokenizer_proc.core import TokenizerCore
@@ -22,7 +22,7 @@ _BYTES_AT_ONCE = 4 * 16384
 """Ids that the loop checks itself: well below a millisecond's work."""
 
 
-class JobThread:
+class JobThread(TimelessCore):
     """A core for the shell whose jobs are answered by another core in a thread.
 
     Refuses a job with 503 when MAX_QUEUED_JOBS wait.
@@ -53,14 +53,6 @@ class JobThread:
         self._pending += 1
         self._jobs.put((source, frame))
         return []
-
-    def tick(self, now: float) -> list[Sent]:
-        """Nothing depends on time."""
-        return []
-
-    def next_deadline(self) -> float | None:
-        """Return None: nothing depends on time."""
-        return None
 
     def is_idle(self) -> bool:
         """Say whether every job that was accepted has been answered."""

@@ -13,7 +13,7 @@ from typing import Any
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import Source
-from quartet.wire.frames import ProcessTable, SchedulerHello, Step, StepFailed, WorkerInbound
+from quartet.wire.frames import ID_BYTES, ProcessTable, SchedulerHello, Step, StepFailed, WorkerInbound
 from quartet.wire.ids import Epoch, Role, process_name
 from worker_proc.contract import DeviceLostError, InFlightStep, OutOfMemoryError, Runner
 from worker_proc.session import Session
@@ -148,7 +148,7 @@ class WorkerCore:
         result = in_flight.wait()
         self._progress()
         self.counters.steps += 1
-        self.counters.sampled_tokens += len(result.ids) // 4
+        self.counters.sampled_tokens += len(result.ids) // ID_BYTES
         now = self._now()
         self.counters.busy_s += now - started_s
         self._last_step_s = now - max(started_s, self._finished_s)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from quartet.wire.config import Config, ModelConfig, WorkerConfig
+from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError
 from worker_proc.compilation import set_kernel_cache
 from worker_proc.contract import Capacity
@@ -23,8 +23,6 @@ from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
 from worker_proc.weights.tensors import Shard
 
-_MAX_SLOTS = 512
-_CPU_MAX_SLOTS = 64
 # Measured on an H100 and its host: time to launch a layer's kernels, and FLOP/s of linears over a few hundred tokens.
 _LAUNCH_S_PER_LAYER = 1e-3
 _FLOPS = 5e14
@@ -109,7 +107,7 @@ def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype,
     kv_heads = spec.num_kv_heads // shard.size
     page_bytes = spec.num_layers * 2 * kv_heads * spec.head_dim * page_size * dtype.itemsize
     page_count = count_pages(config.worker, device, page_bytes)
-    limit = _MAX_SLOTS if device.type == "cuda" else _CPU_MAX_SLOTS
+    limit = DEFAULT_SLOTS if device.type == "cuda" else DEFAULT_SLOTS_CPU
     default_slots = max(1, min(page_count * page_size // 2, limit))
     return Capacity(
         page_size=page_size,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quartet.runtime.clock import Clock
-from quartet.wire.config import Config
+from quartet.wire.config import DEFAULT_SLOTS, Config
 from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
@@ -23,7 +23,6 @@ Words = NDArray[np.uint64]
 FACTOR = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
 DEFAULT_TOKENS = 1 << 18
-DEFAULT_SLOTS = 512
 
 
 class HashModel:

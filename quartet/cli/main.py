@@ -14,6 +14,7 @@ import msgspec
 
 from quartet import __version__
 from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.wire.config import ServerConfig
 from quartet.wire.errors import ConfigError, ModelError
 
 EXIT_CONFIG = 2
@@ -22,7 +23,7 @@ SIMULATOR_COMMANDS = {
     "simulate": "run the scheduler on virtual time",
     "advise": "find the policy for a recorded trace",
 }
-DEFAULT_URL = "http://127.0.0.1:30000"
+DEFAULT_URL = "http://{0.host}:{0.port}".format(ServerConfig())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

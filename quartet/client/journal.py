@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from quartet.wire.frames import DeltaItem, HeldRequest, LiveRequest, Submit
+from quartet.wire.frames import ID_BYTES, DeltaItem, HeldRequest, LiveRequest, Submit
 from quartet.wire.ids import Rid
 
 MISSES_BEFORE_REPLAY = 2
@@ -98,14 +98,14 @@ class Journal(Generic[Owner]):
         if item.index > have:
             raise Gap
         known = have - item.index
-        if item.ids[: known * 4] != entry.outputs[item.index :].tobytes()[: len(item.ids)]:
+        if item.ids[: known * ID_BYTES] != entry.outputs[item.index :].tobytes()[: len(item.ids)]:
             self.divergences += 1
             raise Gap
         skip = max(0, entry.text_length - item.offset)
         return msgspec.structs.replace(
             item,
             index=have,
-            ids=item.ids[known * 4 :],
+            ids=item.ids[known * ID_BYTES :],
             text=item.text[skip:],
             offset=item.offset + skip,
             logprobs=None if item.logprobs is None else item.logprobs[known:],

@@ -53,3 +53,19 @@ class Core(Protocol):
     def metrics(self) -> Metrics:
         """Return gauges and counters for the Snapshot of each second."""
         ...
+
+
+class TimelessCore:
+    """The part of Core that is the same in every core without deadlines."""
+
+    def tick(self, now: float) -> list[Sent]:
+        """Return no frames."""
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Return None."""
+        return None
+
+    def is_idle(self) -> bool:
+        """Return True: frames are answered at once. A core that queues work overrides this."""
+        return True

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from quartet.simulator.cost import MeasuredStep, StepCost, fit_steps, pairs
 from quartet.simulator.driver import Engine
+from quartet.wire.config import DEFAULT_SLOTS_CPU
 from quartet.wire.errors import ConfigError
 
 DECODE_CONTEXT = 1040
@@ -72,7 +73,7 @@ def qwen3_0_6b_h100_rows() -> list[MeasuredStep]:
 
 
 def _smollm2_cpu() -> Engine:
-    return Engine(cost=SMOLLM2_CPU, kv_tokens=65_536, context_length=8192, max_slots=64, is_cpu=True)
+    return Engine(cost=SMOLLM2_CPU, kv_tokens=65_536, context_length=8192, max_slots=DEFAULT_SLOTS_CPU, is_cpu=True)
 
 
 def _llama_8b_h100() -> Engine:

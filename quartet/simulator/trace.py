@@ -6,7 +6,6 @@
  "prompt_tokens": 40}                                           (on one line; what a server records)
 """
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,27 +13,10 @@ import msgspec
 
 from quartet.simulator.request import Workload
 from quartet.wire.errors import QuartetError
-from quartet.wire.frames import ID_BYTES
-
-HASH_BYTES = 8
-"""64 bits: a collision within a million pages has a chance of 3e-8."""
 
 
 class TraceError(QuartetError):
     """A trace cannot be used. The message names file, line and field."""
-
-
-def hash_pages(prompt_ids: bytes, page_tokens: int, key: bytes) -> list[str]:
-    """Return the hash of each prefix of `prompt_ids` (int32 bytes) that ends at a page boundary.
-
-    `key` is drawn once for each recording and thrown away, so that nobody can try prompts against a trace.
-    """
-    size = page_tokens * ID_BYTES
-    hashes, state = [], hashlib.blake2b(digest_size=HASH_BYTES, key=key)
-    for at in range(0, len(prompt_ids) // size * size, size):
-        state.update(prompt_ids[at : at + size])
-        hashes.append(state.copy().hexdigest())
-    return hashes
 
 
 def read_trace(path: Path) -> list[Workload]:

@@ -12,12 +12,6 @@ Rid = NewType("Rid", bytes)
 Epoch = NewType("Epoch", int)
 """Incarnation number of a process, given by the supervisor; it only rises."""
 
-Slot = NewType("Slot", int)
-"""Row of the worker's device state that a running sequence occupies."""
-
-Page = NewType("Page", int)
-"""Index of a KV page. Page 0 is the dummy page and is never handed out."""
-
 Handle = NewType("Handle", int)
 """Short name the scheduler gives to one attempt of one choice on the token path to a detokenizer."""
 

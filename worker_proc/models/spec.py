@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
 
 # Architectures that always have biases on q, k and v, and those that norm q and k per head.
 _QKV_BIAS = {"Qwen2ForCausalLM"}
 _QK_NORM = {"Qwen3ForCausalLM"}
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,9 @@ def read_spec(folder: Path, context_length: int) -> ModelSpec:
 def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
     """Return the spec in a parsed config.json; raises ModelError for unsupported settings."""
     architecture = (config.get("architectures") or ["(none)"])[0]
-    if architecture not in SUPPORTED:
-        raise ModelError(f"architecture {architecture} is not supported; supported: {', '.join(SUPPORTED)}")
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        supported = ", ".join(SUPPORTED_ARCHITECTURES)
+        raise ModelError(f"architecture {architecture} is not supported; supported: {supported}")
     _refuse_unsupported(config, context_length)
     heads = int(config["num_attention_heads"])
     has_bias = bool(config.get("attention_bias", False))

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 
-PAGE_SIZES = (16, 32, 64, 128)
 # Only rows that share long prefixes could need more: their contexts then add up to many times the cache.
 _SCRATCH_BYTES = 256 << 20
 
@@ -47,8 +47,8 @@ class TritonOps:
     name = "triton"
 
     def __init__(self, shape: AttentionShape, dtype: torch.dtype) -> None:
-        if shape.page_size not in PAGE_SIZES:
-            raise ConfigError(f"page_size {shape.page_size}: the triton backend takes 16, 32, 64 or 128")
+        if shape.page_size not in TRITON_PAGE_SIZES:
+            raise ConfigError(f"page_size {shape.page_size}: the triton backend takes one of {TRITON_PAGE_SIZES}")
         check_kernels_package()
         from kernels import (
             activation,

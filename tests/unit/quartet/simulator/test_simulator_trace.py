@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from quartet.simulator.request import Workload
-from quartet.simulator.trace import TraceError, hash_pages, read_trace, write_trace
+from quartet.simulator.trace import TraceError, read_trace, write_trace
 from quartet.wire.frames import pack_ids
+from scheduler_proc.recorder import hash_pages
 
 GOOD = '{"arrival_s": 0, "max_tokens": 4, "output_tokens": 2, "own_tokens": 8}'
 
