@@ -5,12 +5,16 @@ LocalEngine by itself launches a step when the one before it has ended, so every
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
 from quartet.wire.frames import Open, Step, Submit, Tokens, unpack_ids
+from scheduler_proc.core.scheduler import Scheduler
 from tests.support.local_engine import EPOCH, LocalEngine
+
+if TYPE_CHECKING:
+    from worker_proc.runner import ModelRunner
 
 
 @dataclass(slots=True)
@@ -86,7 +90,8 @@ def generate_ahead(
     Returns the output ids of each, and their log-probabilities where asked for."""
     scheduler, runner = engine.scheduler, engine.runner
     pipeline = Pipeline(engine, params, seen)
-    engine.scheduler = engine.runner = pipeline
+    # The pipeline has the part of both that `generate` uses.
+    engine.scheduler, engine.runner = cast(Scheduler, pipeline), cast("ModelRunner", pipeline)
     try:
         return engine.generate(prompts, 1), list(pipeline.logprobs.values())
     finally:

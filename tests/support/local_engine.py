@@ -4,6 +4,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from quartet.checkpoint.resolve import resolve_model
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
 from quartet.wire.frames import SamplingParams, Step, Submit, Tokens, pack_ids, unpack_ids
@@ -22,14 +24,13 @@ def make_config(
     **worker: Any,
 ) -> Config:
     """Return the configuration of a local engine on a model folder or `smollm2`."""
-    from msgspec.structs import replace
-
+    settings = {"model_path": str(model), "dtype": dtype, "tokenizer_path": str(tokenizer)}
     config = Config(
-        model=ModelConfig(model_path=str(model), dtype=dtype, tokenizer_path=str(tokenizer)),
+        model=msgspec.convert(settings, ModelConfig),
         scheduler=SchedulerConfig(**(scheduler or {})),
         worker=WorkerConfig(**{"device": "cpu", "max_total_tokens": 16384, **worker}),
     )
-    return replace(config, resolved=resolve_model(config.model))
+    return msgspec.structs.replace(config, resolved=resolve_model(config.model))
 
 
 class LocalEngine:
@@ -45,10 +46,8 @@ class LocalEngine:
 
     def restart(self, **scheduler: Any) -> None:
         """Begin again with an empty tree and other scheduling settings."""
-        from msgspec.structs import replace
-
         model, capacity = self.config.require_model(), self.runner.capacity
-        config = replace(self.config.scheduler, **scheduler)
+        config = msgspec.structs.replace(self.config.scheduler, **scheduler)
         self.runner.reset()
         self.scheduler = Scheduler(config, capacity.page_size, model.context_length, model.eos_token_ids)
         self._steps: deque[Step] = deque()

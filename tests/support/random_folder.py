@@ -73,4 +73,5 @@ def _draw(key: str, shape: tuple[int, ...], is_tied: bool) -> torch.Tensor:
         return 0.5 * noise
     if "embed_tokens" in key:
         return noise * (0.25 if is_tied else 1.0)
-    return noise * (1.5 / shape[1] ** 0.5)
+    scale: float = 1.5 / shape[1] ** 0.5
+    return noise * scale

@@ -25,7 +25,7 @@ class TokenJudge:
 
         These are log-probabilities, or for a draw log-probabilities / temperature plus the draw's own noise."""
         page_size = self._runner.capacity.page_size
-        pages = pack_ids(range(1, len(ids) // page_size + 2))
+        pages = pack_ids([*range(1, len(ids) // page_size + 2)])
         asked = SamplingParams(temperature=0.0, logprobs=self._vocab_size)
         enter = Enter(0, 0, pack_ids(ids), len(ids), 0, pages, asked, 0)
         self._runner.reset()
