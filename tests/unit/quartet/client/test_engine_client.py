@@ -5,15 +5,12 @@ import asyncio
 import pytest
 from engine_rig import Rig, delta, settle, table
 
-from quartet.client import core as core_module
 from quartet.client.core import GenerateRequest
-from quartet.client.encode_jobs import RETRY_S
-from quartet.wire.errors import FrameError, RequestError
+from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
     Abort,
     Accepted,
     Encode,
-    Encoded,
     EncodeFailed,
     Failed,
     HeldRequests,
@@ -268,109 +265,3 @@ async def test_before_the_first_readiness_a_request_is_refused(monkeypatch: pyte
     with pytest.raises(RequestError) as caught:
         await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
     assert (caught.value.status, caught.value.code) == (503, "engine_starting")
-
-
-async def test_a_job_is_sent_again_until_it_is_answered(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
-    await settle()
-    rig.pass_time(1.5 * RETRY_S)
-    first, again = rig.all(Encode)
-    assert first == again
-    rig.answer(Encoded(first.job, pack_ids([5]), "", PARAMS))
-    rig.answer(Encoded(first.job, pack_ids([6]), "", PARAMS))
-    rig.pass_time(3 * RETRY_S)
-    assert (len(rig.all(Encode)), len(rig.all(Submit))) == (2, 1)
-    assert rig.last(Submit).prompt_ids == pack_ids([5])
-    task.cancel()
-
-
-@pytest.mark.parametrize(("deadline_s", "status"), [(None, 503), (2 * RETRY_S, 408)])
-async def test_a_job_without_an_answer_fails(rig: Rig, deadline_s: float | None, status: int) -> None:
-    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, deadline_s=deadline_s)
-    task = asyncio.create_task(rig.engine.generate(request))
-    await settle()
-    rig.pass_time(10 * RETRY_S)
-    with pytest.raises(RequestError) as caught:
-        await task
-    assert caught.value.status == status
-    assert len(rig.all(Encode)) == 4 if deadline_s is None else len(rig.all(Encode)) < 4
-    assert rig.core.is_idle()
-
-
-def plain() -> GenerateRequest:
-    return GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS)
-
-
-def encoded(job: int) -> Encoded:
-    return Encoded(job, pack_ids([5]), "", PARAMS)
-
-
-async def test_an_answer_is_submitted_in_the_same_turn_of_the_loop(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(plain()))
-    await settle()
-    rig.answer(encoded(rig.last(Encode).job))
-    assert rig.last(Submit).prompt_ids == pack_ids([5])
-    task.cancel()
-
-
-async def test_nothing_is_submitted_for_who_has_left(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(plain()))
-    await settle()
-    task.cancel()
-    rig.answer(encoded(rig.last(Encode).job))
-    await settle()
-    assert task.cancelled() and [type(frame) for _, frame in rig.sent] == [Encode]
-
-
-async def test_who_leaves_as_it_is_submitted_is_aborted(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(plain()))
-    await settle()
-    rig.answer(encoded(rig.last(Encode).job))
-    task.cancel()
-    await settle()
-    assert task.cancelled() and rig.last(Abort).rid == rig.last(Submit).rid and rig.engine.live_count == 0
-
-
-async def test_a_second_request_of_one_id_is_refused_and_harms_not_the_first(rig: Rig) -> None:
-    stream = await rig.started()
-    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, rid=stream.rid)
-    task = asyncio.create_task(rig.engine.generate(request))
-    await settle()
-    rig.answer(encoded(rig.last(Encode).job))
-    with pytest.raises(RequestError) as caught:
-        await task
-    assert caught.value.param == "request_id"
-    assert rig.engine.live_count == 1 and not any(isinstance(frame, Abort) for _, frame in rig.sent)
-
-
-async def test_a_prompt_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_module, "MAX_PROMPT_BYTES", 3)
-    task = asyncio.create_task(rig.engine.generate(plain()))
-    await settle()
-    rig.answer(encoded(rig.last(Encode).job))
-    with pytest.raises(RequestError) as caught:
-        await task
-    assert caught.value.status == 400 and rig.engine.live_count == 0
-
-
-async def test_a_job_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def send(sent: object) -> None:
-        if sent:
-            raise FrameError("too_big")
-
-    monkeypatch.setattr(rig, "send", send)
-    with pytest.raises(RequestError) as caught:
-        await rig.engine.generate(plain())
-    assert caught.value.status == 400 and rig.core.is_idle()
-
-
-async def test_a_tokenizer_that_comes_back_gets_its_jobs_again(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(plain()))
-    await settle()
-    rig.announce(table(tokenizer=2))
-    first, again = (frame for _, frame in rig.sent)
-    assert first == again
-    rig.answer(encoded(first.job))
-    rig.announce(table(tokenizer=3))
-    assert sum(isinstance(frame, Encode) for _, frame in rig.sent) == 2
-    task.cancel()
