@@ -11,7 +11,7 @@ from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.schema import SamplingFields
 from api_proc.server.errors import invalid
 from api_proc.server.service import Service
-from quartet.client.core import GenerateRequest
+from quartet.client.request import GenerateRequest
 from quartet.wire.frames import ChatPrompt, IdsPrompt, SamplingParams, TextPrompt
 
 T = TypeVar("T", int, float)

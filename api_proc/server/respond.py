@@ -16,7 +16,7 @@ from api_proc.server.rendering import ChoiceOutput, Renderer
 from api_proc.server.service import EngineClient, OutputStream, Service
 from api_proc.server.sse import EventStream
 from api_proc.server.usage import UsageCounter
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 
 STREAM_HEADERS = {

@@ -12,7 +12,7 @@ from typing import Protocol
 from aiohttp import web
 
 from api_proc.server.stats import ApiStats
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics
 from quartet.wire.config import Config

@@ -16,7 +16,7 @@ from api_proc.server.pipe import ResponsePipe
 from api_proc.server.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
 from api_proc.server.service import Service
 from api_proc.server.usage import UsageCounter
-from quartet.client.core import Output
+from quartet.client.request import Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from api_proc.server.stats import ApiStats
-from quartet.client.core import Output
+from quartet.client.request import Output
 from quartet.runtime.clock import Clock
 from quartet.wire.frames import Finish
 

@@ -27,7 +27,7 @@ from benchmarks.serving.client_process import client_main
 from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
 from quartet.client.async_engine import AsyncEngine
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.process import run_process
 from quartet.wire.frames import IdsPrompt, SamplingParams, pack_ids
 from quartet.wire.ids import Role, process_name

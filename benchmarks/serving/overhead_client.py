@@ -13,7 +13,7 @@ from array import array
 from benchmarks.serving.client_process import client_main
 from benchmarks.serving.cpu_time import cpu_seconds
 from quartet.client.async_engine import AsyncEngine
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.process import run_process
 from quartet.wire.frames import IdsPrompt, SamplingParams
 

@@ -9,7 +9,8 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
-from quartet.client.core import ClientCore, GenerateRequest, Output
+from quartet.client.core import ClientCore
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.errors import FrameError, RequestError
@@ -40,7 +41,7 @@ class OutputStream:
 
     def __init__(self, engine: "AsyncEngine", rid: Rid, choices: int) -> None:
         self.rid = rid
-        self.choices = choices
+        self.num_choices = choices
         self.max_new_tokens = 0
         self._engine = engine
         self._encoded: Encoded | None = None
@@ -150,17 +151,17 @@ class AsyncEngine:
     @property
     def is_accepting(self) -> bool:
         """Whether every role is ready and the service is not draining."""
-        return self._core.is_accepting
+        return self._core.processes.is_accepting
 
     @property
     def is_alive(self) -> bool:
         """Whether the engine was ready once: it is up or recovering."""
-        return self._core.is_alive
+        return self._core.processes.is_alive
 
     @property
     def is_draining(self) -> bool:
         """Whether the service is shutting down."""
-        return self._core.is_draining
+        return self._core.processes.is_draining
 
     @property
     def live_count(self) -> int:
@@ -170,12 +171,12 @@ class AsyncEngine:
     @property
     def process_table(self) -> ProcessTable:
         """The process table as last received."""
-        return self._core.process_table
+        return self._core.processes.table
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
         """The newest snapshot of each process, by process name."""
-        return self._core.snapshots
+        return self._core.processes.snapshots
 
     def journal_metrics(self) -> Metrics:
         """Return the metrics of the live requests."""
@@ -204,7 +205,7 @@ class AsyncEngine:
     async def _started(self) -> None:
         """Wait a moment for the first readiness: the ready line may be read before the table has arrived here."""
         deadline_s = asyncio.get_running_loop().time() + START_GRACE_S
-        while not self._core.is_alive:
+        while not self._core.processes.is_alive:
             if asyncio.get_running_loop().time() >= deadline_s:
                 raise RequestError(503, "engine_starting", "The engine is starting.", None, 2.0)
             await asyncio.sleep(POLL_S)
@@ -237,7 +238,7 @@ class AsyncEngine:
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for the live ones; what is left after `limit_s` fails with 503 draining."""
-        self._core.is_stopping = True
+        self._core.processes.is_stopping = True
         deadline_s = self._clock.now() + limit_s
         while self._core.live_count and self._clock.now() < deadline_s:
             await asyncio.sleep(POLL_S)

@@ -3,16 +3,16 @@
     generate ──► Encode ──► Encoded ──► journal ──► Submit ──► Accepted ──► Delta, Delta, ... (each id delivered once)
 
 Owned by an api process (client.async_engine) or by the offline engine. It submits again what a dead process took with
-it, and delivers each token once and in order. A request's owner is told what becomes of it through its Listener.
+it, and delivers each token once and in order. A request's Listener receives what becomes of it.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
+from quartet.client.processes import Processes
+from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import MAX_FRAME_BYTES, Source
 from quartet.wire.errors import RequestError
@@ -20,26 +20,19 @@ from quartet.wire.frames import (
     Abort,
     Accepted,
     ApiInbound,
-    ChatPrompt,
     Delta,
     DeltaItem,
     Drain,
     Encoded,
     EncodeFailed,
     Failed,
-    Finish,
     HeldRequests,
-    IdsPrompt,
     LiveRequests,
     ProcessTable,
     Query,
     QueryReply,
     Rejected,
-    SamplingParams,
     Snapshot,
-    Submit,
-    TextLogprobs,
-    TextPrompt,
     unpack_ids,
 )
 from quartet.wire.ids import Rid, Role, process_name
@@ -47,61 +40,7 @@ from quartet.wire.ids import Rid, Role, process_name
 LIVE_REQUESTS_S = 1.0
 MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
 """A Submit with this many bytes of prompt ids, its output and its parameters still fits a frame."""
-REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 SCHEDULER = process_name(Role.SCHEDULER, 0)
-
-
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request of `n` choices. `deadline_s` is seconds from now for the whole of it."""
-
-    prompt: TextPrompt | IdsPrompt | ChatPrompt
-    params: SamplingParams
-    n: int = 1
-    priority: int | None = None
-    tenant: str = ""
-    cache_salt: str = ""
-    routing_key: str = ""
-    weight: float = 1.0
-    deadline_s: float | None = None
-    rid: Rid | None = None
-
-
-class Output(msgspec.Struct, frozen=True):
-    """One increment of one choice: new ids, the text they complete, and the end if this is it."""
-
-    choice: int
-    ids: list[int]
-    text: str
-    logprobs: list[TextLogprobs] | None
-    finish: Finish | None
-
-
-class Listener(Protocol):
-    """The owner of one request. Its methods are called while a frame is handled and must return quickly."""
-
-    rid: Rid
-    choices: int
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the request has been accepted or refused, or its owner has given it up."""
-        ...
-
-    def on_encoded(self, encoded: Encoded) -> None:
-        """The prompt has been tokenized."""
-        ...
-
-    def on_accepted(self, choice: int, max_new_tokens: int) -> None:
-        """The scheduler has queued one choice."""
-        ...
-
-    def on_outputs(self, outputs: list[Output]) -> None:
-        """Output has come."""
-        ...
-
-    def on_error(self, error: RequestError) -> None:
-        """The whole request has ended with an error; called once at most."""
-        ...
 
 
 class ClientCore:
@@ -124,35 +63,15 @@ class ClientCore:
         """The job of each request that is being tokenized, by the identity of its listener."""
         self._queries: dict[int, Callable[[bytes], None]] = {}
         self._last_query = 0
-        self._epochs: dict[str, int] = {}
         self._live_requests_due_s: float | None = None
-        self.process_table = ProcessTable([], False)
-        self.snapshots: dict[str, Snapshot] = {}
-        self.is_alive = False
-        """Whether every role was ready once: the engine is up or recovering."""
-        self.is_stopping = False
+        self.processes = Processes()
 
-    # State of the service
-
-    @property
-    def is_accepting(self) -> bool:
-        """Whether every role is ready and the service is not draining."""
-        return not self.is_draining and all(self._is_ready(role) for role in REQUIRED_ROLES)
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the service is shutting down."""
-        return self.process_table.is_draining or self.is_stopping
+    # Calls of the owner
 
     @property
     def live_count(self) -> int:
         """Live (rid, choice) pairs."""
         return len(self._journal.entries)
-
-    def _is_ready(self, role: Role) -> bool:
-        return any(process.role is role and process.state == "ready" for process in self.process_table.processes)
-
-    # Calls of the owner
 
     def generate(self, request: GenerateRequest, listener: Listener, now: float) -> list[Sent]:
         """Begin a request: have its prompt tokenized, then submit every choice."""
@@ -178,7 +97,7 @@ class ClientCore:
         if self._listeners.get(listener.rid) is not listener:
             return []
         del self._listeners[listener.rid]
-        for choice in range(listener.choices):
+        for choice in range(listener.num_choices):
             self._journal.remove(listener.rid, choice)
         return [(SCHEDULER, Abort(listener.rid))]
 
@@ -186,7 +105,7 @@ class ClientCore:
         """Return how many choices of a submitted request have not ended."""
         if self._listeners.get(listener.rid) is not listener:
             return 0
-        return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.choices))
+        return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.num_choices))
 
     def query(self, what: str, argument: str, on_reply: Callable[[bytes], None]) -> tuple[int, list[Sent]]:
         """Begin a query to the scheduler (frames.Query); returns its number, for `end_query`, and what to send."""
@@ -226,11 +145,11 @@ class ClientCore:
                 if on_reply is not None:
                     on_reply(frame.body)
             case Snapshot():
-                self.snapshots[process_name(frame.role, frame.rank)] = frame
+                self.processes.snapshots[process_name(frame.role, frame.rank)] = frame
             case ProcessTable():
                 return self._on_process_table(frame, now)
             case Drain():
-                self.is_stopping = True
+                self.processes.is_stopping = True
         return []
 
     def tick(self, now: float) -> list[Sent]:
@@ -269,16 +188,8 @@ class ClientCore:
         """Take the process table: what a dead process held is sent again."""
         if self._live_requests_due_s is None:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
-        self.process_table = table
-        sent: list[Sent] = []
-        for process in table.processes:
-            name = process_name(process.role, process.rank)
-            before = self._epochs.get(name)
-            self._epochs[name] = process.epoch
-            if before is not None and process.epoch > before:
-                sent += self._on_restart(process.role, name, now)
-        self.is_alive = self.is_alive or self.is_accepting
-        return sent
+        restarted = self.processes.update(table)
+        return [sent for role, name in restarted for sent in self._on_restart(role, name, now)]
 
     def _on_restart(self, role: Role, name: str, now: float) -> list[Sent]:
         if role is Role.TOKENIZER:
@@ -307,28 +218,11 @@ class ClientCore:
             return []
         listener.on_encoded(encoded)
         self._listeners[listener.rid] = listener
-        submits = [self._submit_frame(request, listener.rid, choice, encoded) for choice in range(request.n)]
+        detok = process_name(Role.DETOK, listener.rid[0] % self._detoks)
+        submits = [submit_of(request, listener.rid, choice, encoded, self._name, detok) for choice in range(request.n)]
         for submit in submits:
             self._journal.add(submit, listener, deadline_s, now)
         return [(SCHEDULER, submit) for submit in submits]
-
-    def _submit_frame(self, request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded) -> Submit:
-        return Submit(
-            rid,
-            choice,
-            0,
-            self._name,
-            process_name(Role.DETOK, rid[0] % self._detoks),
-            encoded.ids,
-            b"",
-            encoded.params,
-            request.priority,
-            request.tenant,
-            request.cache_salt,
-            request.routing_key,
-            request.weight,
-            request.deadline_s,
-        )
 
     def _on_accepted(self, frame: Accepted) -> None:
         entry = self._journal.entries.get((frame.rid, frame.choice))
@@ -386,7 +280,7 @@ class ClientCore:
         return sent
 
     def _on_held_requests(self, held: HeldRequests, now: float) -> list[Sent]:
-        if not self.is_accepting and not self.is_draining:
+        if not self.processes.is_accepting and not self.processes.is_draining:
             # A role is coming back: no request can be expected to make progress, and its return replays what it held.
             for entry in self._journal.entries.values():
                 entry.progress_s = now

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.core import Metrics
 from quartet.wire.config import ResolvedModel
 from quartet.wire.errors import RequestError

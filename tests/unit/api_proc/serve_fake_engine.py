@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from api_proc.app import build_app
 from api_proc.server.service import Service
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ResolvedModel
 from quartet.wire.errors import RequestError

@@ -9,7 +9,7 @@ from api_proc.openai.chat_rendering import ChatRenderer
 from api_proc.server.service import Service, Timeouts
 from api_proc.server.sse import EventStream
 from api_proc.server.usage import UsageCounter
-from quartet.client.core import Output
+from quartet.client.request import Output
 from quartet.runtime.clock import ManualClock
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError

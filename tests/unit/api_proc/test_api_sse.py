@@ -9,7 +9,7 @@ import pytest
 from fake_engine import WORDS, stay_silent
 
 from api_proc.server.service import Timeouts
-from quartet.client.core import Output
+from quartet.client.request import Output
 from quartet.wire.errors import RequestError
 
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "hi"}], "stream": True}

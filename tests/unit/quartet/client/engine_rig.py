@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from quartet.client.async_engine import AsyncEngine, OutputStream
-from quartet.client.core import ClientCore, GenerateRequest, Output
+from quartet.client.core import ClientCore
+from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import ManualClock
 from quartet.runtime.core import Sent
 from quartet.wire.codec import Source

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from engine_rig import Rig, delta, settle, table
 
-from quartet.client.core import GenerateRequest
+from quartet.client.request import GenerateRequest
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
     Abort,

@@ -6,8 +6,8 @@ import pytest
 from engine_rig import Rig, settle, table
 
 from quartet.client import core as core_module
-from quartet.client.core import GenerateRequest
 from quartet.client.encode_jobs import RETRY_S
+from quartet.client.request import GenerateRequest
 from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import (
     Abort,

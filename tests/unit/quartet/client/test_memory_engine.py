@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from quartet.client.async_engine import OutputStream
-from quartet.client.core import GenerateRequest, Output
+from quartet.client.request import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import IdsPrompt, SamplingParams
 from quartet.wire.ids import Role

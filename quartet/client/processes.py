@@ -1,0 +1,44 @@
+"""What the client knows of the processes: the table, their epochs, their metrics, and whether requests are taken."""
+
+from quartet.wire.frames import ProcessTable, Snapshot
+from quartet.wire.ids import Role, process_name
+
+REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
+
+
+class Processes:
+    """The processes of the launch, as the supervisor's tables and the snapshots show them."""
+
+    def __init__(self) -> None:
+        self.table = ProcessTable([], False)
+        self.snapshots: dict[str, Snapshot] = {}
+        self.is_alive = False
+        """Whether every role was ready once: the engine is up or recovering."""
+        self.is_stopping = False
+        self._epochs: dict[str, int] = {}
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether every role is ready and the service is not draining."""
+        return not self.is_draining and all(self._is_ready(role) for role in REQUIRED_ROLES)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self.table.is_draining or self.is_stopping
+
+    def update(self, table: ProcessTable) -> list[tuple[Role, str]]:
+        """Take a table; return role and name of each process that has been restarted since the last one."""
+        self.table = table
+        restarted = []
+        for process in table.processes:
+            name = process_name(process.role, process.rank)
+            before = self._epochs.get(name)
+            self._epochs[name] = process.epoch
+            if before is not None and process.epoch > before:
+                restarted.append((process.role, name))
+        self.is_alive = self.is_alive or self.is_accepting
+        return restarted
+
+    def _is_ready(self, role: Role) -> bool:
+        return any(process.role is role and process.state == "ready" for process in self.table.processes)

@@ -1,0 +1,82 @@
+"""A request as its owner states it, the output it gets, and the owner's face towards the client core."""
+
+from typing import Protocol
+
+import msgspec
+
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import ChatPrompt, Encoded, Finish, IdsPrompt, SamplingParams, Submit, TextLogprobs, TextPrompt
+from quartet.wire.ids import Rid
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of `n` choices. `deadline_s` is seconds from now for the whole of it."""
+
+    prompt: TextPrompt | IdsPrompt | ChatPrompt
+    params: SamplingParams
+    n: int = 1
+    priority: int | None = None
+    tenant: str = ""
+    cache_salt: str = ""
+    routing_key: str = ""
+    weight: float = 1.0
+    deadline_s: float | None = None
+    rid: Rid | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One increment of one choice: new ids, the text they complete, and the end if this is it."""
+
+    choice: int
+    ids: list[int]
+    text: str
+    logprobs: list[TextLogprobs] | None
+    finish: Finish | None
+
+
+class Listener(Protocol):
+    """The owner of one request. Its methods are called while a frame is handled and must return quickly."""
+
+    rid: Rid
+    num_choices: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the request has been accepted or refused, or its owner has given it up."""
+        ...
+
+    def on_encoded(self, encoded: Encoded) -> None:
+        """The prompt has been tokenized."""
+        ...
+
+    def on_accepted(self, choice: int, max_new_tokens: int) -> None:
+        """The scheduler has queued one choice."""
+        ...
+
+    def on_outputs(self, outputs: list[Output]) -> None:
+        """Output has come."""
+        ...
+
+    def on_error(self, error: RequestError) -> None:
+        """The whole request has ended with an error; called once at most."""
+        ...
+
+
+def submit_of(request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded, reply_to: str, detok: str) -> Submit:
+    """Return the first attempt of one choice of a request whose prompt has been tokenized."""
+    return Submit(
+        rid,
+        choice,
+        0,
+        reply_to,
+        detok,
+        encoded.ids,
+        b"",
+        encoded.params,
+        request.priority,
+        request.tenant,
+        request.cache_salt,
+        request.routing_key,
+        request.weight,
+        request.deadline_s,
+    )
