@@ -5,7 +5,7 @@
     Close ──► forgotten
 
 Everything here can be rebuilt by Open, so that a row without a place (an unknown handle, a gap in the indices) is
-counted and dropped: the api process notices the gap and submits the request again.
+counted and dropped: the api process detects the gap and submits the request again.
 """
 
 from collections import Counter
@@ -128,7 +128,7 @@ class DetokCore(TimelessCore):
         packed, width, streams, items = frame.ids, ID_BYTES, self._streams, Items()
         logprobs = dict(frame.logprobs)
         stream_ends = self._stream_ends(frame.ends)
-        notices: list[Sent] = []
+        stops: list[Sent] = []
         for row, (handle, index, token) in enumerate(zip(handles, indices, ids, strict=True)):
             stream = streams.get(handle)
             if stream is None or index != stream.count or handle in stream_ends:
@@ -139,7 +139,7 @@ class DetokCore(TimelessCore):
             finish = None
             if stream.matcher is not None and stream.matcher.matched is not None:
                 finish, stopped = self._stop(Handle(handle), stream)
-                notices.append(stopped)
+                stops.append(stopped)
             chances = [self._with_text(token, logprobs[row])] if logprobs and row in logprobs else None
             id_bytes = packed[width * row : width * row + width]
             rid, choice, attempt = stream.identity
@@ -151,7 +151,7 @@ class DetokCore(TimelessCore):
                 gathered.append(item)
         for stream_end in stream_ends.values():
             self._finish(stream_end, items)
-        return [*((api, Delta(found)) for api, found in items.items()), *notices]
+        return [*((api, Delta(found)) for api, found in items.items()), *stops]
 
     def _stream_ends(self, ends: list[End]) -> dict[int, StreamEnd]:
         """Close the streams that this frame ends, and return their ends by handle."""

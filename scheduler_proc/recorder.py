@@ -41,7 +41,7 @@ class TraceRecorder:
             self.record(request)
 
     def record(self, request: Request) -> None:
-        """Write one request that ended by itself; the rest says nothing about true lengths."""
+        """Write one request that ended by itself; the others do not show their true lengths."""
         if not request.output_ids or request.max_new_tokens < 1:
             return
         if self._start_s is None:

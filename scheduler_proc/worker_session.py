@@ -1,4 +1,4 @@
-"""The handshake with the worker: who is up, with which epoch, and how many pages it must have.
+"""The handshake with the worker: whether one is up, its epoch, and the page count it must allocate.
 
 The first worker proposes the page count that it can hold; a later one allocates exactly that count or fails. Frames
 of any other epoch are dropped. Sans-IO, like the core.

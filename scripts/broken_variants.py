@@ -1,9 +1,9 @@
-"""Breaks six rules, one at a time, in a copy of the tree; says which test notices, exit status 1 if none does.
+"""Breaks six rules, one at a time, in a copy of the tree; prints which test fails, exit status 1 if none does.
 
     python scripts/broken_variants.py [WORDS ...]     only the variants whose name contains one of the words
 
 Each variant is a text that must occur once in a file, and what replaces it. A variant whose text is gone no longer
-says anything, so that is an error, too.
+tests anything, so that is an error, too.
 """
 
 import re
@@ -87,8 +87,8 @@ def copy_tree(to: Path) -> None:
             shutil.copy(source, to / name)
 
 
-def noticed_by(variant: Variant, tree: Path) -> str | None:
-    """Break the rule in a tree, run the tests, mend it again; return the test that noticed."""
+def first_failure_of(variant: Variant, tree: Path) -> str | None:
+    """Break the rule in a tree, run the tests, mend it again; return the test that failed."""
     path = tree / variant.file
     text = path.read_text(encoding="utf-8")
     if text.count(variant.old) != 1:
@@ -114,9 +114,9 @@ def main(words: list[str]) -> int:
             print(f"nothing is broken yet, and {broken} fails")
             return 1
         for variant in chosen:
-            test = noticed_by(variant, tree)
+            test = first_failure_of(variant, tree)
             unseen += test is None
-            print(f"{variant.name}: {'NOBODY NOTICES' if test is None else test}", flush=True)
+            print(f"{variant.name}: {'NO TEST FAILS' if test is None else test}", flush=True)
     return 1 if unseen or not chosen else 0
 
 

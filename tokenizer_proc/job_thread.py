@@ -68,7 +68,7 @@ class JobThread(TimelessCore):
         self._jobs.put(None)
 
     def _work(self) -> None:
-        """Answer jobs until told to end. Runs in the thread."""
+        """Answer jobs until the queue yields None. Runs in the thread."""
         context = self._context
         while (queued := self._jobs.get()) is not None:
             source, job = queued

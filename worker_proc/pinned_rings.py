@@ -54,7 +54,7 @@ class PinnedRings:
     def end(self, rows: Rows, size: int) -> "OutputBuffer | Download":
         """Return the in-flight ids of the step just launched: those of `rows`, ascending; `size` is the graph's.
 
-        A step without such rows has no output to poll, so a CUDA event tells when it is over."""
+        A step without such rows has no output to poll, so a CUDA event marks its end."""
         row = self._count % RING
         ids = self._host_outputs[row]
         if len(ids[rows]) or not self._is_cuda:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TOKEN_SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 MAX_SEQS = 16
 _MAX_WRITES = 2048
-# In the place of a token id: the slot's newest token, which the device knows.
+# In the place of a token id: the slot's newest token, which is on the device.
 _NEWEST = np.full(1, -1, dtype=np.int64)
 
 

@@ -1,6 +1,6 @@
 """One step on the device: apply its deltas, run the model, sample, and keep each sampled id for the next step.
 
-The host knows every length in advance and the device keeps the newest ids, so a step is launched before the ids of the
+The host has every length in advance and the device keeps the newest ids, so a step is launched before the ids of the
 previous one have reached the host. Used by the executor's thread alone.
 """
 
@@ -219,7 +219,7 @@ class ModelRunner:
     def _on_bad_rows(self) -> None:
         """Clear pages before use from here on: masked keys have weight 0, but 0 * NaN is NaN.
 
-        The scheduler learns of bad rows from the same result, so it has not reused any of their pages yet."""
+        The scheduler receives bad rows in the same result, so it has not reused any of their pages yet."""
         self._has_bad_kv = True
 
     def _warm_up_runner(self) -> "ModelRunner":

@@ -26,7 +26,7 @@ _HISTOGRAM_PART = re.compile(r"_(bucket|sum|count)$")
 
 
 def exposition(service: Service) -> bytes:
-    """Return the metrics of the whole service as this process knows them, in Prometheus' text format."""
+    """Return the metrics of the whole service as this process has received them, in Prometheus' text format."""
     return generate_latest(ServiceCollector(service))
 
 

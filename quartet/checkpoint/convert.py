@@ -20,7 +20,7 @@ _EXIT_INTERRUPTED = 130
 def make_local(source: str, revision: str = "") -> Path:
     """Return the folder for `source`, converting or downloading it if necessary.
 
-    Raises ModelError with one line that says what to do.
+    Raises ModelError with one line of instructions.
     """
     path = locate_gguf(source)
     if path is not None:

@@ -10,7 +10,7 @@ _WANTED = ["*.json", "*.safetensors", "*.jinja"]
 def download(model_id: str, revision: str) -> Path:
     """Return the folder with the snapshot of `model_id` at `revision` (empty: the default branch).
 
-    Honours HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and HF_ENDPOINT. Raises ModelError with one line that says what to do.
+    Honours HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and HF_ENDPOINT. Raises ModelError with one line of instructions.
     """
     from huggingface_hub import constants, errors, snapshot_download
 

@@ -20,7 +20,7 @@ def write_float32(
     tensors: Sequence[tuple[str, tuple[int, ...]]],
     load: Callable[[int], npt.NDArray[np.float32]],
 ) -> None:
-    """Write `tensors` (name, shape) to `path`; `load(index)` is asked for each one's values in turn.
+    """Write `tensors` (name, shape) to `path`; `load(index)` returns the values of each in turn.
 
     Raises ValueError if `load` returns another shape, OSError if the disk is full.
     """

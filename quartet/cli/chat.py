@@ -122,7 +122,7 @@ class Conversation:
     def ask(self, question: str, out: TextIO) -> Answer:
         """Write the answer to `out` as it arrives. Ctrl-C stops it; the text up to then stays in the conversation.
 
-        Raises ChatFailed; the question is then forgotten, so that it can be asked again.
+        Raises ChatFailed; the question is then dropped, so that it can be repeated.
         """
         opening = [{"role": "system", "content": self.system}] if self.system else []
         turns = [*self._turns, {"role": "user", "content": question}]

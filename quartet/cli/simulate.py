@@ -144,7 +144,7 @@ def _read(path: str) -> list[Workload]:
 
 
 def _engine(engine: Engine, config: Config) -> Engine:
-    """Return the engine with what the command line says of its size."""
+    """Return the engine with the size that the command line gives."""
     page_size = config.worker.page_size
     return msgspec.structs.replace(
         engine,

@@ -44,7 +44,7 @@ SCHEDULER = process_name(Role.SCHEDULER, 0)
 
 
 class ClientCore:
-    """Live requests of one api process, and what it knows of the other processes.
+    """Live requests of one api process, and its view of the other processes.
 
     Args:
         name: the address that answers go to.

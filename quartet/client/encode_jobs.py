@@ -1,6 +1,6 @@
 """The Encode jobs of one api process: each is sent again until it is answered, or given up. Sans-IO.
 
-A job knows two callbacks of its request, one of which is called, once, while the answer is handled, so that the frames
+A job has two callbacks of its request. Exactly one of them is called, while the answer is handled, so that the frames
 that follow from it leave at once.
 """
 

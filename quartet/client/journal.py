@@ -1,8 +1,8 @@
-"""The edge journal: every live request with the output delivered so far. Sans-IO.
+"""The journal of an api process: every live request with the output delivered so far. Sans-IO.
 
-The edge owns a request's life; all state downstream is cache. When a process dies, or a request is found lost, it is
-submitted again, self-contained, with the next attempt number; output of any other attempt is dropped, and each output
-token is delivered once and in order (faults R1 to R8).
+The api process owns a request's life; all state downstream is cache. A request that a dead process held, or that is
+found lost, is submitted again, self-contained, with the next attempt number. Output of any other attempt is dropped,
+and each output token is delivered once and in order (faults R1 to R8).
 """
 
 from array import array
@@ -24,7 +24,7 @@ Owner = TypeVar("Owner")
 
 @dataclass(slots=True)
 class Entry(Generic[Owner]):
-    """One live (rid, choice): what was asked, what has been delivered, and to whom (`owner`)."""
+    """One live (rid, choice): its Submit, the output delivered so far, and its `owner`."""
 
     submit: Submit
     owner: Owner
@@ -53,7 +53,7 @@ class Gap(Exception):
 
 
 class Journal(Generic[Owner]):
-    """Live requests of one edge, oldest first. Output ids are kept in 4 bytes each."""
+    """Live requests of one api process, oldest first. Output ids are kept in 4 bytes each."""
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry[Owner]] = {}

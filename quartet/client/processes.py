@@ -1,4 +1,4 @@
-"""What the client knows of the processes: the table, their epochs, their metrics, and whether requests are taken."""
+"""The client's view of the processes: the table, their epochs, their metrics, and whether requests are taken."""
 
 from quartet.wire.frames import ProcessTable, Snapshot
 from quartet.wire.ids import Role, process_name

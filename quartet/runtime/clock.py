@@ -21,7 +21,7 @@ class MonotonicClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to: the in-memory twin for tests and the simulator."""
+    """A clock that moves only by `advance`, for tests and the simulator."""
 
     def __init__(self, start_s: float = 0.0) -> None:
         self._now_s = start_s

@@ -13,7 +13,7 @@ from quartet.wire.frames import ProcessTable
 from quartet.wire.ids import Epoch, Role
 
 Facts = dict[str, str | int | float]
-"""What the ready line says, e.g. kv_tokens."""
+"""The contents of the ready line, e.g. kv_tokens."""
 
 
 class BlockingLink(Protocol):

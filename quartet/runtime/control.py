@@ -1,7 +1,7 @@
 """The socketpair between the supervisor and one child: one datagram a message, never ZeroMQ.
 
 End of file means that the other side is gone. The child's end is inherited, so no name or address exists that
-anybody else could connect to.
+another process could connect to.
 """
 
 import collections
@@ -67,7 +67,7 @@ class ControlChannel(Generic[T]):
         except BlockingIOError:
             return False
         except OSError:
-            # The peer is gone; its end of file is what tells us so.
+            # The peer is gone; the end of file follows on `recv`.
             self._unsent.clear()
             return False
         return True

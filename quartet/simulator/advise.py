@@ -1,9 +1,9 @@
 """Which policy suits a trace: every policy runs it, and a stated criterion picks one.
 
-The criterion. Those whose p99 time to first token is within SLACK of the best are patient enough to be used; of these
+The criterion. Those whose p99 time to first token is within SLACK of the best are eligible; of these
 the one with the most output a second wins, where less than TIE apart counts as equal; of equals the shortest p99 time
 to first token wins, then the shortest mean, then the one that stands first in the list of policies, plain fcfs. Where
-a trace has priorities, the same is asked of the most urgent class, among runs with priority scheduling.
+a trace has priorities, the same holds for the most urgent class, among runs with priority scheduling.
 """
 
 from collections.abc import Sequence

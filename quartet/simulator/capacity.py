@@ -23,7 +23,7 @@ def capacity(engine: Engine, requests: Sequence[Workload], running: int = 0) -> 
 
 
 def fcfs(running: int) -> SchedulerConfig:
-    """Return plain settings with `running` slots, 0 for the default, and a queue that refuses nobody."""
+    """Return plain settings with `running` slots, 0 for the default, and a queue that refuses no request."""
     return SchedulerConfig(max_running_requests=running, max_queued_requests=UNBOUNDED_QUEUE)
 
 

@@ -3,7 +3,7 @@
     seconds = base + prefill_token * prefill tokens + attention_pair * (query, key) pairs of prefill
                    + decode_row * decode rows + context_token * tokens in the KV of decode rows
 
-The scheduler decides on counts of tokens, so counts of tokens are what the model knows; a device is described well
+The scheduler decides on counts of tokens, so the model is in counts of tokens; a device is described well
 where its time is about linear in each of them.
 """
 
@@ -116,7 +116,7 @@ def fit_steps(steps: Sequence[MeasuredStep]) -> StepCost:
 
     Relative, because a step of 5 ms matters as much as one of 500 ms when there are a hundred times as many of it.
     The optimum under non-negativity is the free optimum over its own non-zero terms; with five terms all 31 sets of
-    them are tried, which is exact and needs no solver. Raises CostError if no set of terms can be told apart.
+    them are tried, which is exact and needs no solver. Raises CostError if no set of terms is independent.
     """
     rows = [[term / step.seconds for term in step.terms()] for step in steps]
     scale = [max((abs(row[i]) for row in rows), default=0.0) or 1.0 for i in range(NUM_TERMS)]

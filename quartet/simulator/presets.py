@@ -5,7 +5,7 @@ worker (benchmarks/simulation/fit_step_cost.py; the steps are in benchmarks/resu
 of 21 is 22 % off, the others at most 13 %; fit it again on the machine that you want to know about.
 
 The two H100 presets are fitted to published figures of another engine, vLLM 0.24.0 on one H100 80GB, until our worker
-is measured there. Each row below is one measurement, and the fit is made from them when the preset is asked for. It is
+is measured there. Each row below is one measurement, and the fit is made from them when the preset is requested. It is
 within 1.2 % of every row for the 8B model and within 10 % for the small one, whose steps cost the host as much as the
 device. Left out, because the host and not the step decides them: times to first token below 4,096 tokens (16,384 for
 the small model), and of the small model the batch of 8, which took less time than that of 1.

@@ -1,4 +1,4 @@
-"""The metrics of a run: what the live engine reports, and what only somebody who knows the whole run can say."""
+"""The metrics of a run: those of the live engine, and those that need the whole run."""
 
 import itertools
 from bisect import bisect_left

@@ -7,15 +7,15 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """One request. It is also one line of a trace file.
 
     The prompt is given in one of three ways: `prompt_ids`; or `prefix_group` with `prefix_tokens` shared by the whole
-    group, then `own_tokens` that nobody shares; or `page_hashes`, each the hash of everything up to the end of one
+    group, then `own_tokens` that are unshared; or `page_hashes`, each the hash of everything up to the end of one
     page of `page_tokens` tokens, with the prompt's length in `prompt_tokens` (a recorded trace: no text, no ids).
 
     Args:
         arrival_s: seconds from the start of the trace.
         max_tokens: what the client allows.
-        output_tokens: what the model will really say, at most `max_tokens`; less means that it stops by itself.
+        output_tokens: the true length of the output, at most `max_tokens`; less means that it stops by itself.
         priority: as in the API; None: the client named none.
-        tenant: whose request it is; prefixes are not shared between tenants.
+        tenant: the owner of the request; prefixes are not shared between tenants.
         class_name: what reports call it; default: its priority, else "all".
     """
 

@@ -76,13 +76,13 @@ def priority(
 ) -> Scenario:
     """Two classes, Poisson at `load` of capacity: `share_high` of the requests have priority `high`, the rest `low`.
 
-    The default values differ by as much as the preemption threshold, so that nobody who runs is preempted; a larger
+    The default values differ by as much as the preemption threshold, so that no running request is preempted; a larger
     `high` preempts. Eight slots, so that waiting is most of what a request sees; and many requests, because a queue
     near capacity takes hundreds of service times to become as long as it is going to be.
     """
     rng = random.Random(seed)
     shape = Workload(arrival_s=0, max_tokens=output_tokens, output_tokens=output_tokens, own_tokens=input_tokens)
-    # Slots are what is scarce here, so that nobody waits for KV.
+    # Slots are what is scarce here, so that no request waits for KV.
     sized = sized_to(engine, 2 * running * (input_tokens + output_tokens))
     rate = rate or load * capacity(sized, [shape] * max(20 * running, 200), running)
     workload = []

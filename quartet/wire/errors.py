@@ -23,7 +23,7 @@ class ConfigError(QuartetError):
 
 
 class ModelError(QuartetError):
-    """The model cannot be found or read. The message says what to do next."""
+    """The model cannot be found or read. The message states what to do next."""
 
 
 class FrameError(QuartetError):

@@ -39,7 +39,7 @@ class Pipeline:
         params: sampling parameters of the requests, in the order of their submission.
         seen: counts the steps.
 
-    `logprobs` are those of the output tokens, where they were asked for, by the request's rid.
+    `logprobs` are those of the output tokens, where they were requested, by the request's rid.
     """
 
     def __init__(self, engine: LocalEngine, params: list[dict[str, Any]], seen: Seen) -> None:
@@ -87,7 +87,7 @@ def generate_ahead(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Run the prompts together, each with sampling parameters of its own (temperature 0 where they name none).
 
-    Returns the output ids of each, and their log-probabilities where asked for."""
+    Returns the output ids of each, and their log-probabilities where requested."""
     scheduler, runner = engine.scheduler, engine.runner
     pipeline = Pipeline(engine, params, seen)
     # The pipeline has the part of both that `generate` uses.

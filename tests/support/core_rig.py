@@ -1,4 +1,4 @@
-"""A scheduler core, a strict worker and an edge in one synchronous rig, for unit and property tests."""
+"""A scheduler core, a strict worker and an api process in one synchronous rig, for unit and property tests."""
 
 import collections
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ EOS = 0
 
 @dataclass
 class Stream:
-    """What the edge knows of one (rid, choice)."""
+    """The api process's view of one (rid, choice)."""
 
     submit: Submit
     outputs: list[int] = field(default_factory=list)
@@ -82,7 +82,7 @@ class CoreRig:
         return rid
 
     def resubmit(self, rid: Rid) -> None:
-        """Do what the edge does after a detokenizer or scheduler died: a later attempt with what was delivered."""
+        """Submit the next attempt with what was delivered, as the api process does after a restart."""
         stream = self.streams[rid, 0]
         stream.submit = msgspec.structs.replace(
             stream.submit, attempt=stream.submit.attempt + 1, output_ids=pack_ids(stream.outputs)
@@ -97,7 +97,7 @@ class CoreRig:
         return True
 
     def fail_step(self) -> None:
-        """Let the worker fail the oldest step: slots change as it says, nothing of it is computed."""
+        """Let the worker fail the oldest step: slots change as its frame says, nothing of it is computed."""
         assert self.worker is not None
         failed = self.steps[0]
         for step in self.steps:

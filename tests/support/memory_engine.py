@@ -104,7 +104,7 @@ class MemoryEngine:
         self.pump.send(Source(Role.API, 0, self.epochs[Role.API]), sent)
 
     def kill(self, role: Role) -> None:
-        """Replace a process by its successor, which knows nothing, and tell every core."""
+        """Replace a process by an empty successor, and announce it to every core."""
         self._start(role)
         self.pump.announce(self.process_table())
 

@@ -98,7 +98,7 @@ class Server:
         deadline = time.monotonic() + limit_s
         while not predicate():
             if time.monotonic() > deadline:
-                raise AssertionError("waited in vain; the server said:\n" + "\n".join(self.output[-20:]))
+                raise AssertionError("the condition never held; output of the server:\n" + "\n".join(self.output[-20:]))
             time.sleep(0.05)
 
     def processes(self) -> list[int]:

@@ -20,7 +20,7 @@ def fold(state: int, token_id: int) -> int:
 
 
 def next_token(ids: Sequence[int], vocab_size: int) -> int:
-    """Return what the model says after `ids`: the oracle of the tests."""
+    """Return the next token after `ids`: the oracle of the tests."""
     state = 0
     for token_id in ids:
         state = fold(state, token_id)

@@ -1,4 +1,4 @@
-"""Says by how much one token was better than another, by plain torch on the CPU: a near-tie, or a mistake."""
+"""Measures by how much one token was better than another, by plain torch on the CPU: a near-tie, or a mistake."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ class TokenJudge:
         These are log-probabilities, or for a draw log-probabilities / temperature plus the draw's own noise."""
         page_size = self._runner.capacity.page_size
         pages = pack_ids([*range(1, len(ids) // page_size + 2)])
-        asked = SamplingParams(temperature=0.0, logprobs=self._vocab_size)
-        enter = Enter(0, 0, pack_ids(ids), len(ids), 0, pages, asked, 0)
+        params_of_all = SamplingParams(temperature=0.0, logprobs=self._vocab_size)
+        enter = Enter(0, 0, pack_ids(ids), len(ids), 0, pages, params_of_all, 0)
         self._runner.reset()
         step = Step(EPOCH, 0, b"", [enter], b"", [Chunk(0, len(ids), True)], False)
         result = self._runner.launch(step, EPOCH).wait()

@@ -58,7 +58,7 @@ def write_byte_level(folder: Path) -> Path:
 
 
 def write_wordpiece(folder: Path) -> Path:
-    """Write a tokenizer whose decoder only the library knows."""
+    """Write a tokenizer whose decoder only the library has."""
     tokens = ["[UNK]", "[CLS]", "un", "##believ", "##able", "hello", "world", "!", "é"]
     tokenizer = Tokenizer(models.WordPiece(vocab={t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

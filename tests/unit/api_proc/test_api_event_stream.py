@@ -16,7 +16,7 @@ from quartet.wire.errors import RequestError
 
 
 class FakePipe:
-    """Implements what EventStream asks of a ResponsePipe."""
+    """Implements what EventStream uses of a ResponsePipe."""
 
     def __init__(self) -> None:
         self.is_writable = True

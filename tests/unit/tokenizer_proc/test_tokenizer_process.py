@@ -1,4 +1,4 @@
-"""The tokenizer's shell: jobs leave the loop free, answers go back to who asked."""
+"""The tokenizer's shell: jobs leave the loop free, answers go back to the sender."""
 
 import asyncio
 import resource

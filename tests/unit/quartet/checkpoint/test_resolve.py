@@ -1,4 +1,4 @@
-"""What start-up learns about a model folder, and how it refuses one."""
+"""What start-up reads from a model folder, and how it refuses one."""
 
 import json
 import subprocess

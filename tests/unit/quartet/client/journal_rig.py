@@ -38,7 +38,7 @@ def held(entry: Entry[Any], is_running: bool = True, steps: int = 0, attempt: in
     return HeldRequest(frame.rid, frame.choice, frame.attempt if attempt is None else attempt, is_running, steps)
 
 
-class Edge:
+class JournalRig:
     """A journal with one request, and what its client has been given."""
 
     def __init__(self, deadline_s: float | None = None) -> None:

@@ -1,11 +1,11 @@
-"""The edge journal: each token once and in order, whatever arrives twice, late, with a hole, or not at all."""
+"""The journal: each token once and in order, whatever arrives twice, late, with a hole, or not at all."""
 
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_rig import OTHER, RID, Edge, item, submit, text_of
+from journal_rig import OTHER, RID, JournalRig, item, submit, text_of
 
 from quartet.client.journal import Gap, Journal
 from quartet.wire.frames import Finish, LiveRequest, TextLogprobs, Timings
@@ -14,114 +14,114 @@ from quartet.wire.ids import Rid
 
 
 @pytest.fixture
-def edge() -> Edge:
-    return Edge()
+def rig() -> JournalRig:
+    return JournalRig()
 
 
-def test_output_is_passed_on_as_it_comes(edge: Edge) -> None:
+def test_output_is_passed_on_as_it_comes(rig: JournalRig) -> None:
     first = item(0, [3, 5])
-    assert edge.take(first) == first
-    assert edge.take(item(2, [7], [3, 5])) is not None
-    assert edge.ids == [3, 5, 7] and list(edge.entry.outputs) == [3, 5, 7]
-    assert edge.entry.text_length == len(edge.text)
+    assert rig.take(first) == first
+    assert rig.take(item(2, [7], [3, 5])) is not None
+    assert rig.ids == [3, 5, 7] and list(rig.entry.outputs) == [3, 5, 7]
+    assert rig.entry.text_length == len(rig.text)
 
 
-def test_output_that_was_delivered_is_trimmed(edge: Edge) -> None:
-    edge.take(item(0, [3, 5, 6]))
-    given = edge.take(item(1, [5, 6, 7, 9], [3]))
+def test_output_that_was_delivered_is_trimmed(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5, 6]))
+    given = rig.take(item(1, [5, 6, 7, 9], [3]))
     assert given is not None
     assert (given.index, ids_of(given.ids)) == (3, [7, 9])
     assert given.offset == len("".join(map(text_of, [3, 5, 6])))
-    assert edge.ids == [3, 5, 6, 7, 9] and edge.text == "".join(map(text_of, edge.ids))
+    assert rig.ids == [3, 5, 6, 7, 9] and rig.text == "".join(map(text_of, rig.ids))
 
 
-def test_output_that_was_delivered_whole_is_empty(edge: Edge) -> None:
-    edge.take(item(0, [3, 5, 6]))
+def test_output_that_was_delivered_whole_is_empty(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5, 6]))
     for again in (item(0, [3, 5, 6]), item(0, [3]), item(1, [5], [3])):
-        given = edge.take(again)
+        given = rig.take(again)
         assert given is not None and (given.ids, given.text, given.index) == (b"", "", 3)
-    assert list(edge.entry.outputs) == [3, 5, 6] and edge.journal.divergences == 0
+    assert list(rig.entry.outputs) == [3, 5, 6] and rig.journal.divergences == 0
 
 
-def test_logprobs_are_trimmed_with_their_ids(edge: Edge) -> None:
+def test_logprobs_are_trimmed_with_their_ids(rig: JournalRig) -> None:
     def logprobs(*values: float) -> list[TextLogprobs]:
         return [TextLogprobs("", b"", value, ()) for value in values]
 
-    edge.take(item(0, [3, 5], logprobs=logprobs(-1, -2)))
-    given = edge.take(item(1, [5, 6], [3], logprobs=logprobs(-2, -3)))
+    rig.take(item(0, [3, 5], logprobs=logprobs(-1, -2)))
+    given = rig.take(item(1, [5, 6], [3], logprobs=logprobs(-2, -3)))
     assert given is not None and given.logprobs == logprobs(-3)
 
 
-def test_text_held_back_comes_with_a_later_repeat(edge: Edge) -> None:
-    edge.take(item(0, [3, 5], text="", offset=0))
-    given = edge.take(item(0, [3, 5], text="held", offset=0))
-    assert given is not None and (given.ids, given.text, edge.entry.text_length) == (b"", "held", 4)
+def test_text_held_back_comes_with_a_later_repeat(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5], text="", offset=0))
+    given = rig.take(item(0, [3, 5], text="held", offset=0))
+    assert given is not None and (given.ids, given.text, rig.entry.text_length) == (b"", "held", 4)
 
 
-def test_a_hole_is_a_gap_and_changes_nothing(edge: Edge) -> None:
-    edge.take(item(0, [3]))
+def test_a_hole_is_a_gap_and_changes_nothing(rig: JournalRig) -> None:
+    rig.take(item(0, [3]))
     with pytest.raises(Gap):
-        edge.take(item(2, [7], [3, 5]))
-    assert list(edge.entry.outputs) == [3] and edge.journal.divergences == 0
-    assert edge.take(item(1, [5], [3])) is not None
+        rig.take(item(2, [7], [3, 5]))
+    assert list(rig.entry.outputs) == [3] and rig.journal.divergences == 0
+    assert rig.take(item(1, [5], [3])) is not None
 
 
-def test_other_ids_than_delivered_are_a_divergence(edge: Edge) -> None:
-    edge.take(item(0, [3, 5]))
+def test_other_ids_than_delivered_are_a_divergence(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5]))
     with pytest.raises(Gap):
-        edge.take(item(1, [6, 7], [3]))
-    assert edge.journal.divergences == 1 and list(edge.entry.outputs) == [3, 5]
+        rig.take(item(1, [6, 7], [3]))
+    assert rig.journal.divergences == 1 and list(rig.entry.outputs) == [3, 5]
 
 
-def test_missing_text_is_a_divergence(edge: Edge) -> None:
-    edge.take(item(0, [3]))
+def test_missing_text_is_a_divergence(rig: JournalRig) -> None:
+    rig.take(item(0, [3]))
     with pytest.raises(Gap):
-        edge.take(item(1, [5], [3], offset=edge.entry.text_length + 1))
-    assert edge.journal.divergences == 1 and list(edge.entry.outputs) == [3]
+        rig.take(item(1, [5], [3], offset=rig.entry.text_length + 1))
+    assert rig.journal.divergences == 1 and list(rig.entry.outputs) == [3]
 
 
-def test_text_that_goes_back_without_its_ids_is_a_divergence(edge: Edge) -> None:
-    edge.take(item(0, [3]))
+def test_text_that_goes_back_without_its_ids_is_a_divergence(rig: JournalRig) -> None:
+    rig.take(item(0, [3]))
     with pytest.raises(Gap):
-        edge.take(item(1, [5], [3], offset=0))
-    assert edge.journal.divergences == 1
+        rig.take(item(1, [5], [3], offset=0))
+    assert rig.journal.divergences == 1
 
 
 @pytest.mark.parametrize("stale", [{"attempt": 1}, {"choice": 1}, {"rid": OTHER}])
-def test_output_of_others_is_dropped_and_counted(edge: Edge, stale: dict[str, Any]) -> None:
-    assert edge.take(item(0, [3], **stale)) is None
-    assert edge.journal.stale_items == 1 and not edge.entry.outputs
+def test_output_of_others_is_dropped_and_counted(rig: JournalRig, stale: dict[str, Any]) -> None:
+    assert rig.take(item(0, [3], **stale)) is None
+    assert rig.journal.stale_items == 1 and not rig.entry.outputs
 
 
-def test_output_of_an_earlier_attempt_is_dropped(edge: Edge) -> None:
-    edge.journal.replay(edge.entry, 0.0)
-    assert edge.take(item(0, [3])) is None
-    assert edge.take(item(0, [3], attempt=1)) is not None
+def test_output_of_an_earlier_attempt_is_dropped(rig: JournalRig) -> None:
+    rig.journal.replay(rig.entry, 0.0)
+    assert rig.take(item(0, [3])) is None
+    assert rig.take(item(0, [3], attempt=1)) is not None
 
 
-def test_output_after_the_end_is_dropped(edge: Edge) -> None:
-    edge.journal.remove(RID, 0)
-    edge.journal.remove(RID, 0)
-    assert edge.journal.take(item(0, [3]), 0.0) is None
-    assert edge.journal.stale_items == 1
+def test_output_after_the_end_is_dropped(rig: JournalRig) -> None:
+    rig.journal.remove(RID, 0)
+    rig.journal.remove(RID, 0)
+    assert rig.journal.take(item(0, [3]), 0.0) is None
+    assert rig.journal.stale_items == 1
 
 
-def test_ids_past_the_end_are_not_journalled(edge: Edge) -> None:
+def test_ids_past_the_end_are_not_journalled(rig: JournalRig) -> None:
     finish = Finish("stop", "end", 2, Timings())
-    given = edge.take(item(0, [3, 5, 6], finish=finish))
+    given = rig.take(item(0, [3, 5, 6], finish=finish))
     assert given is not None and given.finish == finish
-    assert list(edge.entry.outputs) == [3, 5]
+    assert list(rig.entry.outputs) == [3, 5]
 
 
-def test_an_end_without_output_is_passed_on(edge: Edge) -> None:
-    edge.take(item(0, [3]))
-    given = edge.take(item(1, [], [3], finish=Finish("length", None, 1, Timings())))
+def test_an_end_without_output_is_passed_on(rig: JournalRig) -> None:
+    rig.take(item(0, [3]))
+    given = rig.take(item(1, [], [3], finish=Finish("length", None, 1, Timings())))
     assert given is not None and given.finish is not None and given.ids == b""
 
 
-def test_a_repeated_end_keeps_its_finish(edge: Edge) -> None:
-    edge.take(item(0, [3, 5]))
-    given = edge.take(item(0, [3, 5], finish=Finish("stop", None, 2, Timings())))
+def test_a_repeated_end_keeps_its_finish(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5]))
+    given = rig.take(item(0, [3, 5], finish=Finish("stop", None, 2, Timings())))
     assert given is not None and given.finish is not None and given.ids == b""
 
 
@@ -129,51 +129,51 @@ def test_a_repeated_end_keeps_its_finish(edge: Edge) -> None:
 @settings(max_examples=80, deadline=None)
 def test_any_cuts_repeats_and_holes_give_each_token_once(data: st.DataObject, tokens: list[int]) -> None:
     """Slices of the output in any order: what is delivered is always a prefix, and whole once all of it came."""
-    edge = Edge()
+    rig = JournalRig()
     for _ in range(data.draw(st.integers(0, 12))):
         start = data.draw(st.integers(0, len(tokens) - 1))
         end = data.draw(st.integers(start, len(tokens)))
         try:
-            edge.take(item(start, tokens[start:end], tokens[:start]))
+            rig.take(item(start, tokens[start:end], tokens[:start]))
         except Gap:
-            assert start > len(edge.ids)
-    assert edge.ids == tokens[: len(edge.ids)]
-    edge.take(item(0, tokens))
-    assert (edge.ids, edge.text) == (tokens, "".join(map(text_of, tokens)))
-    assert edge.journal.divergences == 0
+            assert start > len(rig.ids)
+    assert rig.ids == tokens[: len(rig.ids)]
+    rig.take(item(0, tokens))
+    assert (rig.ids, rig.text) == (tokens, "".join(map(text_of, tokens)))
+    assert rig.journal.divergences == 0
 
 
 # Replay
 
 
-def test_the_next_attempt_carries_what_was_delivered(edge: Edge) -> None:
-    edge.take(item(0, [3, 5]))
-    before = edge.entry.submit
-    again = edge.journal.replay(edge.entry, 1.0)
+def test_the_next_attempt_carries_what_was_delivered(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5]))
+    before = rig.entry.submit
+    again = rig.journal.replay(rig.entry, 1.0)
     assert (again.attempt, ids_of(again.output_ids)) == (1, [3, 5])
     assert (again.rid, again.choice, again.prompt_ids, again.params, again.priority) == (
         before.rid, before.choice, before.prompt_ids, before.params, before.priority,
     )  # fmt: skip
-    assert edge.entry.submit is again and edge.journal.replays == 1
-    assert edge.journal.replay(edge.entry, 2.0).attempt == 2
+    assert rig.entry.submit is again and rig.journal.replays == 1
+    assert rig.journal.replay(rig.entry, 2.0).attempt == 2
 
 
-def test_output_goes_on_at_the_next_index(edge: Edge) -> None:
-    edge.take(item(0, [3, 5]))
-    edge.journal.replay(edge.entry, 1.0)
-    edge.take(item(2, [6], [3, 5], attempt=1))
-    edge.take(item(0, [3, 5, 6, 7], attempt=1))
-    assert edge.ids == [3, 5, 6, 7] and edge.text == "".join(map(text_of, edge.ids))
+def test_output_goes_on_at_the_next_index(rig: JournalRig) -> None:
+    rig.take(item(0, [3, 5]))
+    rig.journal.replay(rig.entry, 1.0)
+    rig.take(item(2, [6], [3, 5], attempt=1))
+    rig.take(item(0, [3, 5, 6, 7], attempt=1))
+    assert rig.ids == [3, 5, 6, 7] and rig.text == "".join(map(text_of, rig.ids))
 
 
 def test_a_deadline_goes_on_running() -> None:
-    edge = Edge(deadline_s=10.0)
-    assert edge.journal.replay(edge.entry, 4.0).deadline_s == 6.0
-    assert edge.journal.replay(edge.entry, 11.0).deadline_s == 0.0
+    rig = JournalRig(deadline_s=10.0)
+    assert rig.journal.replay(rig.entry, 4.0).deadline_s == 6.0
+    assert rig.journal.replay(rig.entry, 11.0).deadline_s == 0.0
 
 
-def test_no_deadline_stays_none(edge: Edge) -> None:
-    assert edge.journal.replay(edge.entry, 4.0).deadline_s is None
+def test_no_deadline_stays_none(rig: JournalRig) -> None:
+    assert rig.journal.replay(rig.entry, 4.0).deadline_s is None
 
 
 def test_all_are_replayed_oldest_first() -> None:
@@ -196,7 +196,7 @@ def test_only_the_dead_detokenizers_requests_are_replayed() -> None:
     assert [entry.submit.attempt for entry in journal.entries.values()] == [0, 1]
 
 
-def test_the_live_set_names_current_attempts(edge: Edge) -> None:
-    edge.journal.replay(edge.entry, 0.0)
-    edge.journal.add(submit(OTHER, 1), "client", None, 0.0)
-    assert edge.journal.live_requests() == [LiveRequest(RID, 0, 1), LiveRequest(OTHER, 1, 0)]
+def test_the_live_set_names_current_attempts(rig: JournalRig) -> None:
+    rig.journal.replay(rig.entry, 0.0)
+    rig.journal.add(submit(OTHER, 1), "client", None, 0.0)
+    assert rig.journal.live_requests() == [LiveRequest(RID, 0, 1), LiveRequest(OTHER, 1, 0)]

@@ -26,7 +26,7 @@ class StubCore:
         match frame:
             case ProcessTable():
                 if frame.serial == 13:
-                    raise ZeroDivisionError("an unlucky table")
+                    raise ZeroDivisionError("made to fail")
                 return []
             case Drain():
                 return [("api-0", QueryReply(0, f"drained within {frame.limit_s:g} s".encode()))]

@@ -171,7 +171,7 @@ async def test_the_parts_of_a_message_are_frames_each(rig: Rig) -> None:
     assert receiver.numbers == [1] and receiver.dropped == {"short": 1}
 
 
-async def test_a_stranger_who_speaks_no_zeromq_disturbs_nobody(rig: Rig) -> None:
+async def test_a_foreign_connection_without_zeromq_does_not_disturb_the_inbox(rig: Rig) -> None:
     receiver = rig.receiver()
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(Path(rig.run_dir, f"{NAME}.sock")))
@@ -272,7 +272,7 @@ async def test_closing_with_frames_unread_is_quiet(rig: Rig) -> None:
     assert receiver.numbers == [] and complaints == []
 
 
-async def test_sending_to_nobody_never_blocks(rig: Rig) -> None:
+async def test_sending_to_an_absent_process_never_blocks(rig: Rig) -> None:
     started = time.monotonic()
     rig.send(*range(5000))
     assert time.monotonic() - started < 2.0

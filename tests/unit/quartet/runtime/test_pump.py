@@ -102,7 +102,7 @@ def test_frames_pass_through_the_codec(network: Network) -> None:
     assert inbox.frames == [frame] and inbox.frames[0] is not frame
 
 
-def test_what_is_sent_to_nobody_waits_for_the_bind(network: Network) -> None:
+def test_what_is_sent_to_an_absent_core_waits_for_the_bind(network: Network) -> None:
     network.post("scheduler-0", ask(1))
     assert not network.deliver() and not network.is_busy
     inbox = bound(network, "scheduler-0")
@@ -134,7 +134,7 @@ def test_waiting_frames_keep_their_order(network: Network) -> None:
     assert inbox.numbers == [1, 2]
 
 
-def test_a_missing_inbox_holds_up_nobody_else(network: Network) -> None:
+def test_a_missing_inbox_does_not_hold_up_other_cores(network: Network) -> None:
     inbox, send = bound(network, "worker-0"), network.post
     send("scheduler-0", ask(1))
     send("worker-0", ask(2))

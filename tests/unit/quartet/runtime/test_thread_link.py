@@ -25,7 +25,7 @@ def ask(number: int) -> Query:
 
 
 class Thread:
-    """A ThreadLink and somebody who writes to it."""
+    """A ThreadLink and a socket that writes to it."""
 
     def __init__(self, run_dir: str) -> None:
         self.context = zmq.Context[zmq.Socket[bytes]]()

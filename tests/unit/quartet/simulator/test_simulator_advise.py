@@ -37,7 +37,7 @@ def test_equals_are_told_apart_by_the_time_to_the_first_token_and_then_by_the_or
     assert choose([a, b, c])[0] is b
 
 
-def test_who_refuses_requests_is_not_recommended() -> None:
+def test_a_policy_that_refuses_requests_is_not_recommended() -> None:
     assert choose([candidate("refuses", 500, 0.1, finished=0), candidate("serves", 100, 1.0)])[0].flags == "serves"
 
 

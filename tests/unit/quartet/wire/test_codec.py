@@ -51,7 +51,7 @@ def test_round_trip(frame: msgspec.Struct) -> None:
     assert Decoder(inbox_of(frame), BOOT).decode(ENCODER.encode(frame)) == (SENDER, frame)
 
 
-def test_the_header_says_who_sent_what() -> None:
+def test_the_header_holds_source_and_type() -> None:
     magic, version, kind, role, rank, boot, epoch, length, _ = HEADER.unpack_from(ABORT)
     assert (magic, version, kind, role, rank, boot, epoch) == (b"QRTT", 1, 13, Role.API, 3, BOOT, 41)
     assert length == len(ABORT) - HEADER.size
