@@ -54,9 +54,19 @@ def test_no_forbidden_word_is_used() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Nobody waits", "puts up with it", "test_it_waits_in_vain", "_test_who_harms_nobody", "self._letter", "TWIN_RUNNER",
-     "class Pace:", "Who(table)", "the worker's twin", "letters"],
-)  # fmt: skip
+    [
+        "Nobody waits",
+        "puts up with it",
+        "test_it_waits_in_vain",
+        "_test_it_harms_nobody",
+        "self._letter",
+        "TWIN_RUNNER",
+        "class Pace:",
+        "Who(table)",
+        "the worker's twin",
+        "letters",
+    ],
+)
 def test_a_forbidden_word_is_found(text: str) -> None:
     assert FORBIDDEN.search(text)
 

@@ -21,7 +21,7 @@ def test_the_same_events_give_the_same_frames_twice() -> None:
     assert [replay(trace) for trace in traces] == [replay(trace) for trace in traces]
 
 
-def test_a_change_of_behaviour_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_behaviour_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = max(read(files()[0]), key=lambda trace: len(trace.reactions))
     handle = Scheduler.handle
     monkeypatch.setattr(Scheduler, "handle", lambda scheduler, event, now: handle(scheduler, event, now)[:-1])

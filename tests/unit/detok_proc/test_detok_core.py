@@ -106,7 +106,7 @@ def test_ids_of_held_text_are_delivered_at_once(byte_level: DecoderFactory) -> N
     assert (heard.text, heard.items[-1].offset) == ("abb", 0)
 
 
-def test_the_scheduler_learns_of_a_stop_and_later_rows_are_ignored(byte_level: DecoderFactory) -> None:
+def test_a_stop_is_sent_to_the_scheduler_and_later_rows_are_ignored(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     heard = rig.open(stop=("b",))
     a, b = ids_of(byte_level, "ab")
@@ -182,7 +182,7 @@ def test_one_delta_for_each_api_process(byte_level: DecoderFactory) -> None:
     assert [(to, len(delta.items)) for to, delta in rig.deltas] == [("api-0", 3), ("api-1", 3)]
 
 
-def test_a_higher_epoch_forgets_everything_and_a_lower_one_is_dropped(byte_level: DecoderFactory) -> None:
+def test_a_higher_epoch_drops_every_stream_and_a_lower_one_is_dropped(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     heard = rig.open()
     row = [(1, 0, ids_of(byte_level, "a")[0])]

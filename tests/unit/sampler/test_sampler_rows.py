@@ -92,7 +92,7 @@ def test_resumed_sequences_go_on_as_if_nothing_happened():
         assert generate(resumed, 7, 4 + delivered, 30 - delivered) == whole[delivered:]
 
 
-def test_counts_make_a_greedy_row_leave_its_favourite():
+def test_penalties_change_the_arg_max_of_a_greedy_row():
     sampler = make()
     set_slot(sampler, 0, SamplingParams(temperature=0.0, frequency_penalty=1.0), [1], 1, 0)
     logits = torch.zeros(VOCAB)

@@ -102,7 +102,7 @@ def test_tool_arguments_reach_the_template_as_an_object(make_core: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["messages", "bos_token", "raise_exception", "range", "_x", "a b"])
-def test_template_arguments_cannot_replace_what_is_ours(core: TokenizerCore, name: str) -> None:
+def test_template_arguments_cannot_replace_reserved_names(core: TokenizerCore, name: str) -> None:
     found = refusal(core, chat(user("a"), template_args=json.dumps({name: 1}).encode()))
     assert found.param == "chat_template_kwargs"
 

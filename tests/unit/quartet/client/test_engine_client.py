@@ -88,7 +88,7 @@ async def test_an_end_without_accepted_is_an_acceptance(rig: Rig) -> None:
     assert is_done
 
 
-async def test_the_limit_is_learnt_from_a_late_accepted(rig: Rig) -> None:
+async def test_the_limit_is_taken_from_a_late_accepted(rig: Rig) -> None:
     task = await rig.begin()
     rid = rig.last(Submit).rid
     rig.answer(delta(rid, 0, [7]))
@@ -147,7 +147,7 @@ async def test_a_failure_midway_ends_the_request_with_an_error(rig: Rig) -> None
     assert rig.outputs == [] and rig.engine.live_count == 0
 
 
-async def test_a_failure_of_an_earlier_attempt_is_not_ours(rig: Rig) -> None:
+async def test_a_failure_of_an_earlier_attempt_is_ignored(rig: Rig) -> None:
     stream = await rig.started()
     rig.announce(table(scheduler=2))
     rig.answer(Failed(stream.rid, 0, 0, 500, "out_of_memory", "no room"))
@@ -174,14 +174,14 @@ async def test_a_new_tokenizer_is_given_its_jobs_again(rig: Rig) -> None:
     task.cancel()
 
 
-async def test_the_death_of_a_worker_is_the_schedulers_business(rig: Rig) -> None:
+async def test_the_death_of_a_worker_sends_nothing_to_the_scheduler(rig: Rig) -> None:
     await rig.started()
     count = len(rig.sent)
     rig.announce(table(worker=2))
     assert len(rig.sent) == count
 
 
-async def test_a_hole_in_the_output_is_asked_for_again(rig: Rig) -> None:
+async def test_a_hole_in_the_output_causes_a_replay(rig: Rig) -> None:
     stream = await rig.started()
     rig.answer(delta(stream.rid, 0, [7]))
     rig.answer(delta(stream.rid, 2, [9]))

@@ -196,7 +196,7 @@ def test_only_the_dead_detokenizers_requests_are_replayed() -> None:
     assert [entry.submit.attempt for entry in journal.entries.values()] == [0, 1]
 
 
-def test_the_live_set_names_current_attempts(rig: JournalRig) -> None:
+def test_live_requests_name_current_attempts(rig: JournalRig) -> None:
     rig.journal.replay(rig.entry, 0.0)
     rig.journal.add(submit(OTHER, 1), "client", None, 0.0)
     assert rig.journal.live_requests() == [LiveRequest(RID, 0, 1), LiveRequest(OTHER, 1, 0)]

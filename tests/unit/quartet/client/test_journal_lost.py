@@ -41,7 +41,7 @@ def test_another_choice_held_counts_as_missing(rig: JournalRig) -> None:
     assert [lost(rig, 1.0, other), lost(rig, 2.0, other)] == ["fine", "again"]
 
 
-def test_what_only_the_scheduler_holds_is_not_ours_to_judge(rig: JournalRig) -> None:
+def test_a_request_that_only_the_scheduler_holds_is_ignored(rig: JournalRig) -> None:
     assert lost(rig, 1.0, held(rig.entry), HeldRequest(OTHER, 0, 0, True, 1)) == "fine"
 
 
@@ -100,7 +100,7 @@ def test_a_request_that_gets_on_between_stalls_is_not_given_up(rig: JournalRig) 
         given.append(round_)
 
 
-def test_each_request_is_judged_by_itself(rig: JournalRig) -> None:
+def test_misses_are_counted_for_each_request(rig: JournalRig) -> None:
     rig.journal.add(submit(OTHER), "client", None, 0.0)
     for now in (1.0, 2.0):
         again, hopeless = rig.journal.lost([held(rig.entry, steps=int(now))], now)

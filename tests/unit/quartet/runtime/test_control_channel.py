@@ -87,7 +87,7 @@ def test_nothing_to_read_is_not_the_end(pair: Pair) -> None:
         pair[0].receive()
 
 
-def test_the_end_comes_after_the_last_words(pair: Pair) -> None:
+def test_the_end_comes_after_the_last_message(pair: Pair) -> None:
     supervisor, child = pair
     child.send(Fatal("last words"))
     child.socket.close()
@@ -138,7 +138,7 @@ def test_an_obsolete_message_never_overtakes_one_that_must_arrive(pair: Pair) ->
     assert received(supervisor) == [beat(fitted), beat(1_000_000)]
 
 
-def test_sending_to_the_dead_is_no_error(pair: Pair) -> None:
+def test_sending_to_a_dead_peer_is_no_error(pair: Pair) -> None:
     supervisor, child = pair
     child.socket.close()
     for _ in range(2):

@@ -129,7 +129,7 @@ async def test_what_came_before_the_inbox_was_opened_waits(rig: Rig) -> None:
     await receiver.until(lambda: receiver.numbers == [1, 2])
 
 
-async def test_what_was_queued_for_the_dead_reaches_the_successor(rig: Rig) -> None:
+async def test_what_was_queued_for_a_dead_process_reaches_its_successor(rig: Rig) -> None:
     first = rig.receiver()
     rig.send(1)
     await first.until(lambda: first.numbers == [1])

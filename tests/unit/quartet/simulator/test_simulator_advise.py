@@ -25,14 +25,14 @@ def candidate(flags: str, tokens_per_s: float, p99_s: float, finished: int = 1) 
     return Candidate(flags, report, Summary(p99_s / 2, p99_s / 2, p99_s, p99_s, p99_s))
 
 
-def test_the_fastest_of_the_patient_wins() -> None:
+def test_the_highest_throughput_of_the_eligible_wins() -> None:
     slow, fast, impatient = candidate("slow", 100, 1.0), candidate("fast", 150, 1.2), candidate("impatient", 300, 1.3)
     chosen, reason = choose([slow, fast, impatient])
     assert chosen is fast
     assert "1 of 3" in reason and "1.000 s" in reason
 
 
-def test_equals_are_told_apart_by_the_time_to_the_first_token_and_then_by_the_order() -> None:
+def test_equals_are_ordered_by_the_time_to_first_token_and_then_by_the_list() -> None:
     a, b, c = candidate("a", 100, 1.1), candidate("b", 99, 1.0), candidate("c", 99, 1.0)
     assert choose([a, b, c])[0] is b
 

@@ -45,7 +45,7 @@ def test_with_noise_it_comes_close() -> None:
     assert msgspec.structs.astuple(found) == pytest.approx(msgspec.structs.astuple(TRUE), rel=0.1)
 
 
-def test_no_coefficient_is_negative_even_if_the_data_ask_for_one() -> None:
+def test_no_coefficient_is_negative_even_if_the_free_optimum_is() -> None:
     steps = [MeasuredStep(0, 0, rows, 0, seconds=2.0 - rows / 10) for rows in range(1, 10)]
     found = fit_steps(steps)
     assert min(msgspec.structs.astuple(found)) >= 0
@@ -79,7 +79,7 @@ def test_steps_without_work_determine_no_cost() -> None:
 
 
 @pytest.mark.parametrize(("rows", "bound"), [(llama_8b_h100_rows(), 0.012), (qwen3_0_6b_h100_rows(), 0.1)])
-def test_the_h100_presets_fit_their_rows_as_well_as_they_say(rows: list[MeasuredStep], bound: float) -> None:
+def test_the_h100_presets_fit_their_rows_as_documented(rows: list[MeasuredStep], bound: float) -> None:
     assert max(abs(error) for _, error in residuals(fit_steps(rows), rows)) < bound
 
 

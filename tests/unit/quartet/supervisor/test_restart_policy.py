@@ -23,7 +23,7 @@ def test_a_useful_process_is_never_given_up() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
-def test_useless_deaths_are_put_up_with_to_the_limit(limit: int) -> None:
+def test_useless_deaths_are_restarted_up_to_the_limit(limit: int) -> None:
     policy = RestartPolicy(limit)
     delays = [policy.on_death(float(now), 0.1, False) for now in range(limit + 1)]
     assert None not in delays[:limit] and delays[limit] is None
@@ -37,7 +37,7 @@ def test_deaths_of_useful_processes_do_not_count_towards_the_limit() -> None:
     assert policy.on_death(2.0, 0.1, False) is None
 
 
-def test_useless_deaths_are_forgotten_after_the_window() -> None:
+def test_useless_deaths_do_not_count_after_the_window() -> None:
     policy = RestartPolicy(limit=1)
     assert policy.on_death(0.0, 0.1, False) is not None
     assert policy.on_death(WINDOW_S, 0.1, False) is not None
@@ -64,7 +64,7 @@ def test_the_plan_of_a_small_launch() -> None:
     assert names == ["worker-0", "api-0", "tokenizer-0", "scheduler-0", "detok-0"]
 
 
-def test_the_plan_has_as_many_as_are_asked_for() -> None:
+def test_the_plan_has_the_configured_numbers_of_processes() -> None:
     server = ServerConfig(api_procs=2, tokenizer_procs=3, detok_procs=4)
     plan = plan_processes(Config(server=server))
     counts = {role: [spec.rank for spec in plan if spec.role is role] for role in Role}

@@ -69,7 +69,7 @@ def test_it_is_removed_with_all_that_is_in_it(made: RunDirectory) -> None:
     made.remove()
 
 
-def test_that_of_a_dead_launch_is_reclaimed(base: str) -> None:
+def test_the_run_directory_of_a_dead_launch_is_removed(base: str) -> None:
     dead = RunDirectory.create(base, 1)
     (dead.path / "api-0.sock").touch()
     abandon(dead)
@@ -185,7 +185,7 @@ def test_it_is_removed_after_sigkill(launch: "subprocess.Popen[str]") -> None:
     wait_until_gone(path)
 
 
-def test_the_janitor_lets_go_of_the_output(launch: "subprocess.Popen[str]") -> None:
+def test_the_janitor_closes_the_output(launch: "subprocess.Popen[str]") -> None:
     assert launch.stdin is not None and launch.stdout is not None
     launch.stdout.readline()
     launch.stdin.close()

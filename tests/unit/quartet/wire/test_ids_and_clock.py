@@ -48,7 +48,7 @@ def test_a_source_cannot_be_changed() -> None:
     assert source != Source(Role.API, 0, Epoch(2))
 
 
-def test_the_manual_clock_moves_when_told() -> None:
+def test_the_manual_clock_moves_by_advance() -> None:
     clock = ManualClock(5.0)
     assert clock.now() == 5.0
     clock.advance(0.25)
