@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from quartet.cli.options import add_options, build_config
+from quartet.cli.options import add_options
+from quartet.settings import build_config
 from quartet.simulator.advise import advise
 from quartet.simulator.driver import Engine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset

@@ -40,7 +40,7 @@ class OutputStream:
 
     def __init__(self, engine: "AsyncEngine", rid: Rid, choices: int) -> None:
         self.rid = rid
-        self.choices = choices
+        self.num_choices = choices
         self.max_new_tokens = 0
         self._engine = engine
         self._encoded: Encoded | None = None

@@ -80,7 +80,7 @@ class Listener(Protocol):
     """The owner of one request. Its methods are called while a frame is handled and must return quickly."""
 
     rid: Rid
-    choices: int
+    num_choices: int
 
     @property
     def is_settled(self) -> bool:
@@ -178,7 +178,7 @@ class ClientCore:
         if self._listeners.get(listener.rid) is not listener:
             return []
         del self._listeners[listener.rid]
-        for choice in range(listener.choices):
+        for choice in range(listener.num_choices):
             self._journal.remove(listener.rid, choice)
         return [(SCHEDULER, Abort(listener.rid))]
 
@@ -186,7 +186,7 @@ class ClientCore:
         """Return how many choices of a submitted request have not ended."""
         if self._listeners.get(listener.rid) is not listener:
             return 0
-        return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.choices))
+        return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.num_choices))
 
     def query(self, what: str, argument: str, on_reply: Callable[[bytes], None]) -> tuple[int, list[Sent]]:
         """Begin a query to the scheduler (frames.Query); returns its number, for `end_query`, and what to send."""

@@ -12,7 +12,8 @@ from factory import ask
 from msgspec import inspect
 
 import quartet
-from quartet.cli.options import FD_NAMES, OneLineParser, add_options, build_config
+from quartet.cli.options import OneLineParser, add_options
+from quartet.settings import FD_NAMES, build_config
 from quartet.wire.config import POLICIES, RARE, SchedulerConfig
 from quartet.wire.errors import ConfigError
 from quartet.wire.ids import Epoch
