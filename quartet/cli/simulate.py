@@ -16,7 +16,7 @@ import msgspec
 from quartet.cli.options import add_options
 from quartet.settings import build_config
 from quartet.simulator.advise import advise
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset
 from quartet.simulator.report import Report, make_report
 from quartet.simulator.request import Workload
@@ -144,7 +144,7 @@ def _read(path: str) -> list[Workload]:
         raise ConfigError(str(error)) from error
 
 
-def _engine(engine: Engine, config: Config) -> Engine:
+def _engine(engine: SimulatedEngine, config: Config) -> SimulatedEngine:
     """Return the engine with what the command line says of its size."""
     page_size = config.worker.page_size
     return msgspec.structs.replace(
@@ -162,7 +162,7 @@ def _with_slots(config: Config, scenario: Scenario) -> Config:
     return msgspec.structs.replace(config, scheduler=scheduler)
 
 
-def _chunk_tokens(config: Config, engine: Engine) -> int:
+def _chunk_tokens(config: Config, engine: SimulatedEngine) -> int:
     return config.scheduler.chunked_prefill_size or (AUTO_CHUNK_CPU if engine.is_cpu else AUTO_CHUNK)
 
 
