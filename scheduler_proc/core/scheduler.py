@@ -18,7 +18,8 @@ from scheduler_proc.core.outbox import Sent
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
-from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, AUTO_SLOTS, AUTO_SLOTS_CPU, State
+from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
+from scheduler_proc.core.state import State
 from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.steps import Steps
 from scheduler_proc.core.timeline import timeline_json, trace_json
@@ -100,11 +101,10 @@ class Scheduler:
             config.cache_priority_isolation,
         )
         state.lengths = LengthRules(state.context_length, state.kv.capacity_tokens, state.page_size)
-        auto = AUTO_SLOTS_CPU if event.is_cpu else min(state.kv.capacity_tokens // 2, AUTO_SLOTS)
-        state.max_slots = max(1, min(config.max_running_requests or auto, event.max_slots))
+        state.max_slots = slots_in_force(config, event.max_slots, state.kv.capacity_tokens, event.is_cpu)
         state.free_slots = list(range(state.max_slots - 1, -1, -1))
         state.released_slots.clear()
-        state.chunk_tokens = config.chunked_prefill_size or (AUTO_CHUNK_CPU if event.is_cpu else AUTO_CHUNK)
+        state.chunk_tokens = chunk_tokens_in_force(config, event.is_cpu)
         state.is_full = False
         self._intake.on_worker_up()
 

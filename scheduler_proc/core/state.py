@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.ids import Epoch, Rid
+from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Outbox
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
+from scheduler_proc.core.sizes import AUTO_CHUNK_CPU
 from scheduler_proc.core.step_time_model import StepTimeModel
 
-AUTO_SLOTS_CPU = 64
-AUTO_SLOTS = 512
-AUTO_CHUNK_CPU = 512
-AUTO_CHUNK = 8192
 ENDED_KEPT = 1000
 ENDED_BY_THEMSELVES = ("stop", "length", "stop_string")
 
@@ -38,26 +36,6 @@ class Outstanding:
     step: int
     issued_s: float
     features: list[float]
-
-
-@dataclass(slots=True)
-class SchedulerCounters:
-    """What the scheduler counts; exported in snapshots."""
-
-    prefill_steps: int = 0
-    decode_steps: int = 0
-    prefill_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    input_tokens: int = 0
-    recomputed_tokens: int = 0
-    retractions: int = 0
-    retracted_input_tokens: int = 0
-    retracted_output_tokens: int = 0
-    preemptions: int = 0
-    finished: int = 0
-    worker_losses: int = 0
-    wasted_rows: int = 0
 
 
 @dataclass(slots=True)
