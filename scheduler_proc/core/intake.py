@@ -125,7 +125,7 @@ class Intake:
         request.delivered_count = len(delivered)
         request.live_misses = 0
         self._accept(request)
-        if request.started_s >= 0 or request.output_ids:
+        if request.timeline.started_s >= 0 or request.output_ids:
             outbox.open(request, self._state.now)
         return True
 
@@ -160,7 +160,7 @@ class Intake:
                     self._results.abort(request)
                     continue
             is_running = request.state is not RequestState.WAITING
-            steps = state.step - request.first_step if is_running else 0
+            steps = state.step - request.timeline.first_step if is_running else 0
             held.append(HeldRequest(request.rid, request.choice, request.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:
@@ -194,7 +194,7 @@ class Intake:
             is_waiting = request.state is RequestState.WAITING
             timeout = config.req_waiting_timeout if is_waiting else config.req_running_timeout
             if timeout > 0:
-                yield request, (request.queued_s if is_waiting else request.started_s) + timeout
+                yield request, (request.timeline.queued_s if is_waiting else request.timeline.started_s) + timeout
 
 
 def _truncated(submit: Submit, prompt_tokens: int) -> Submit:

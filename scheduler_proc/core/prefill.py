@@ -207,8 +207,7 @@ class PrefillPass:
         cached = request.num_computed_tokens
         kv.extend(request, cached + length)
         state.take_slot(request)
-        request.first_step = step
-        state.note_admission(request, cached, length)
+        state.note_admission(request, step, cached, length)
         if not request.is_open:
             state.outbox.open(request, state.now)
         batch.enter.append(
@@ -234,7 +233,7 @@ class PrefillPass:
         batch.chunks.append(Chunk(request.slot, length, is_last))
         batch.requests.append(request)
         state.counters.prefill_tokens += length
-        request.events.append((state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step}))
+        request.timeline.note(state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step})
         writes, replaced = state.require_kv().register(request, step)
         batch.next_writes += [(request, request.generation, index, page) for index, page in writes]
         batch.replaced += replaced

@@ -11,15 +11,12 @@ prompt is computed, C = I + launched - 1: the last sampled token is not in KV un
 """
 
 from enum import Enum, auto
-from typing import Any
 
 from quartet.wire.errors import InvariantViolation
 from quartet.wire.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
 from quartet.wire.ids import Handle, Rid
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
-
-TimelineEvent = tuple[float, str, dict[str, Any]]
-"""When, what, and the numbers that explain it."""
+from scheduler_proc.core.timeline import Timeline
 
 
 class RequestState(Enum):
@@ -63,16 +60,11 @@ class Request:
     """State of one request. Only scheduler_proc.core mutates it; lengths and positions count tokens."""
 
     __slots__ = (
-        "arrived_s",
         "attempt",
-        "cached_tokens",
         "choice",
         "deadline_s",
         "delivered_count",
         "detok",
-        "events",
-        "finished_s",
-        "first_step",
         "first_token_s",
         "generation",
         "handle",
@@ -95,28 +87,22 @@ class Request:
         "pages",
         "params",
         "passes_waited",
-        "priority",
         "processed_at_entry",
         "prompt_key",
         "prompt_tokens",
         "protected",
         "qseq",
-        "queued_s",
-        "recomputed_tokens",
         "reply_to",
-        "retractions",
         "rid",
         "routing_key",
         "rows_wanted",
         "sent_count",
         "seq",
         "slot",
-        "started_s",
         "state",
         "stop_ids",
-        "stop_reasons_at_entry",
         "suspicion",
-        "tenant",
+        "timeline",
         "urgency",
         "weight",
     )  # fmt: skip
@@ -137,10 +123,8 @@ class Request:
         self.delivered_count = len(self.output_ids)
         self.logprobs: list[TokenLogprobs] = []
         self.params: SamplingParams = params
-        self.tenant = submit.tenant
         self.routing_key = submit.routing_key
         self.weight = submit.weight
-        self.priority = submit.priority
         self.urgency = 0
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
         # What the last policy pass found out, and what waiting has earned (scheduling rules POL).
@@ -151,10 +135,6 @@ class Request:
         self.processed_at_entry = 0
         self.inserted_tokens = 0
         self.sent_count = len(self.output_ids)
-        self.recomputed_tokens = 0
-        self.queued_s = now
-        self.stop_reasons_at_entry: dict[str, int] = {}
-        self.events: list[TimelineEvent] = []
         self.max_new_tokens = max_new_tokens
         # Rows to launch in all: a request for no token still computes its prompt, which samples once.
         self.rows_wanted = max(max_new_tokens, 1)
@@ -171,11 +151,8 @@ class Request:
         self.is_open = False
         self.live_misses = 0
         self.suspicion = 0
-        self.retractions = 0
-        self.cached_tokens = -1
-        self.first_step = 0
-        self.arrived_s = now
-        self.started_s = self.first_token_s = self.finished_s = -1.0
+        self.first_token_s = -1.0
+        self.timeline = Timeline(now, submit.priority)
         self.in_flight = 0
         self.slot = -1
         self.generation = 0
@@ -218,14 +195,15 @@ class Request:
 
     def timings(self, now: float) -> Timings:
         """Return where the request's time went so far."""
-        started = self.started_s if self.started_s >= 0 else now
+        timeline = self.timeline
+        started = timeline.started_s if timeline.started_s >= 0 else now
         first = self.first_token_s if self.first_token_s >= 0 else now
         return Timings(
-            max(0, self.cached_tokens),
-            started - self.arrived_s,
+            max(0, timeline.cached_tokens),
+            started - timeline.arrived_s,
             first - started,
             now - first,
-            self.retractions,
+            timeline.retractions,
             self.max_new_tokens,
         )
 

@@ -69,7 +69,7 @@ class Results:
             request.suspicion = 0
             if request.first_token_s < 0:
                 request.first_token_s = state.now
-                request.events.append((state.now, "first_token", {}))
+                request.timeline.note(state.now, "first_token", {})
             if state.config.stream_interval == 1:
                 # The hot loop sends each at once and keeps no count.
                 request.sent_count = len(request.output_ids) - 1
@@ -168,8 +168,8 @@ class Results:
         on_board = [*state.running.values(), *([state.chunked] if state.chunked else [])]
         on_board.sort(key=lambda request: request.seq)
         for request in on_board:
-            request.recomputed_tokens += request.num_computed_tokens
-            request.events.append((state.now, "requeued", {"outputs": len(request.output_ids)}))
+            details = {"outputs": len(request.output_ids)}
+            request.timeline.on_requeued(state.now, "requeued", request.num_computed_tokens, details)
             state.leave_batch(request)
             state.give_slot_back(request)
             state.require_kv().release(request)

@@ -29,9 +29,9 @@ class Retraction:
 
     def _requeue(self, request: Request, what: str, details: dict[str, object]) -> None:
         state = self._state
-        request.retractions += 1
-        request.recomputed_tokens += request.num_computed_tokens
-        request.events.append((state.now, what, {**details, "outputs": len(request.output_ids)}))
+        request.timeline.retractions += 1
+        details = {**details, "outputs": len(request.output_ids)}
+        request.timeline.on_requeued(state.now, what, request.num_computed_tokens, details)
         state.leave_batch(request)
         state.give_slot_back(request)
         state.require_kv().release(request)

@@ -15,6 +15,7 @@ from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.outbox import Sent
+from scheduler_proc.core.queries import timeline_json, trace_json
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
@@ -22,7 +23,6 @@ from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.state import State
 from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.steps import Steps
-from scheduler_proc.core.timeline import timeline_json, trace_json
 
 
 class Scheduler:

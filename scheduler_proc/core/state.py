@@ -116,8 +116,7 @@ class State:
         del choices[request.choice]
         if not choices:
             del self.requests[request.rid]
-        request.finished_s = self.now
-        request.events.append((self.now, "ended", {"cause": cause, "outputs": len(request.output_ids)}))
+        request.timeline.on_ended(self.now, cause, len(request.output_ids))
         self.ends_by_cause[cause] += 1
         self.ended.append(request)
         if self.finished_log is not None and cause in ENDED_BY_THEMSELVES:
@@ -133,36 +132,23 @@ class State:
         """A request enters the queue, for the first time or again."""
         request.passes_waited = 0
         request.processed_at_entry = self.counters.prefill_tokens
-        request.queued_s = self.now
-        request.stop_reasons_at_entry = dict(self.stop_reasons)
-        request.events.append((self.now, "queued", {"position": len(self.waiting)}))
+        request.timeline.on_queued(self.now, len(self.waiting), self.stop_reasons)
 
-    def note_admission(self, request: Request, cached: int, length: int) -> None:
+    def note_admission(self, request: Request, step: int, cached: int, length: int) -> None:
         """A request has got its slot: `cached` tokens come from the tree, `length` are computed first."""
         counters = self.counters
-        if request.cached_tokens < 0:
-            request.cached_tokens = cached
-            request.started_s = self.now
+        if request.timeline.cached_tokens < 0:
             counters.cached_tokens += cached
             counters.input_tokens += request.total_tokens
         else:
             counters.recomputed_tokens += request.total_tokens - cached
-        before = request.stop_reasons_at_entry
-        passed_over = {
-            reason: count - before.get(reason, 0)
-            for reason, count in self.stop_reasons.items()
-            if count > before.get(reason, 0)
-        }
         details = {
             "cached_tokens": cached,
             "first_chunk_tokens": length,
             "reserved_tokens": request.remaining_tokens,
             "ratio": round(self.ratio.current, 6),
-            "waited_s": round(self.now - request.queued_s, 6),
-            "passes_waited": request.passes_waited,
-            "passed_over": passed_over,
         }
-        request.events.append((self.now, "admitted", details))
+        request.timeline.on_admitted(self.now, step, cached, request.passes_waited, self.stop_reasons, details)
 
     def take_slot(self, request: Request) -> None:
         """Give a request a slot and a generation; the caller has checked that one is free."""

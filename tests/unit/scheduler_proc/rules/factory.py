@@ -124,7 +124,7 @@ class Bench:
         self.kv.extend(made, made.num_computed_tokens)
         made.launched = made.num_computed_tokens - made.prompt_tokens + 1
         made.in_flight = max(0, made.launched - output)
-        made.cached_tokens, made.started_s = 0, 0.0
+        made.timeline.cached_tokens, made.timeline.started_s = 0, 0.0
         self.state.outbox.open(made, 0.0)
         self.state.take_slot(made)
         made.move_to(RequestState.RUNNING)

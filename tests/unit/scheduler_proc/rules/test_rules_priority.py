@@ -161,7 +161,7 @@ def test_pre6_a_victim_queues_at_the_tail_and_keeps_its_output() -> None:
     entered = victim.qseq
     bench.prefill.form(1)
     assert bench.waiting() == "r3"
-    assert victim.qseq > entered and victim.seq == 3 and victim.retractions == 1
+    assert victim.qseq > entered and victim.seq == 3 and victim.timeline.retractions == 1
     assert (victim.output_ids, victim.pages, victim.num_computed_tokens, victim.slot) == ([7, 8], [], 0, -1)
 
 
@@ -239,5 +239,5 @@ def test_pre7_nobody_is_preempted_for_what_isolation_withholds() -> None:
 
 def when(rig: CoreRig, rid: Rid, what: str) -> list[tuple[float, str]]:
     """Return (absolute time, by whom) of a request's events."""
-    arrived = next(made.arrived_s for made in rig.scheduler._state.ended if made.rid == rid)
+    arrived = next(made.timeline.arrived_s for made in rig.scheduler._state.ended if made.rid == rid)
     return [(round(arrived + event["at_s"], 3), event.get("by", "")) for event in events(rig, rid, what)]

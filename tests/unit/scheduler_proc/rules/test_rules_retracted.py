@@ -28,7 +28,7 @@ class Shortage:
         self.rid = self.rig.submit(PROMPT, params=greedy(50, **params))
         (self.y,) = self.rig.scheduler._state.requests[self.rid].values()
         self.entered = self.y.qseq
-        while not self.y.retractions:
+        while not self.y.timeline.retractions:
             self.rig.now += 1.0
             assert self.rig.step()
         assert (len(self.y.output_ids), self.y.in_flight, self.y.state) == (7, 1, RequestState.WAITING)
@@ -102,7 +102,7 @@ def test_ret6_what_a_retraction_keeps_and_clears() -> None:
     """RET-6: outputs, first-token time, cached tokens and what was streamed stay; everything about KV goes."""
     short = Shortage()
     y: Request = short.y
-    assert (y.retractions, y.cached_tokens, len(y.output_ids)) == (1, 0, 7)
+    assert (y.timeline.retractions, y.timeline.cached_tokens, len(y.output_ids)) == (1, 0, 7)
     assert y.first_token_s >= 0 and y.is_open
     assert (y.pages, y.protected, y.num_computed_tokens, y.node, y.slot) == ([], 0, 0, None, -1)
     short.rig.run()
@@ -145,7 +145,7 @@ def test_ret7_priority_does_not_displace_a_retracted_request(values: dict[str, b
     for number in range(3):
         rids.append(rig.submit([number + 1, 2], params=steady(30), priority=0))
         rig.step()
-    while not any(waiting.retractions for waiting in state.waiting):
+    while not any(waiting.timeline.retractions for waiting in state.waiting):
         rig.step()
     # The one place in the queue is free for each of them in turn; the more urgent displaces the newcomer before it.
     newcomers = [rig.submit([9, number], 3, priority=number if not values else -number) for number in (1, 2)]
@@ -204,7 +204,7 @@ def test_ret11_the_chunked_request_is_no_victim() -> None:
         rig.step()
     while rig.scheduler._state.chunked is not None:
         request = rig.scheduler._state.chunked
-        assert request.rid == chunked and request.retractions == 0
+        assert request.rid == chunked and request.timeline.retractions == 0
         assert request not in rig.scheduler._steps._decode.rows()
         rig.step()
     rig.run()
