@@ -35,8 +35,8 @@ VARIANTS = (
     Variant(
         "retracted request subject to the queue limit (RET-7)",
         f"{CORE}/intake.py",
-        "if not request.is_open and request.attempt == 0",
-        "if request.attempt == 0",
+        "if not stream.is_open and stream.attempt == 0",
+        "if stream.attempt == 0",
     ),
     Variant(
         "token in flight dropped (RET-10)",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import Accepted, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
+from quartet.wire.frames import HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.priority import least_urgent, urgency_of
@@ -37,7 +37,7 @@ class Intake:
             return
         present = self._state.requests.get(submit.rid, {}).get(submit.choice)
         if present is not None:
-            if submit.attempt <= present.attempt:
+            if submit.attempt <= present.stream.attempt:
                 return
             if self._rebind(present, submit):
                 return
@@ -46,7 +46,7 @@ class Intake:
             self._queue(submit, self._state.lengths)
         except RequestError as error:
             self._state.ends_by_cause[error.code] += 1
-            self._state.outbox.put(
+            self._state.delivery.put(
                 submit.reply_to,
                 Rejected(
                     submit.rid,
@@ -89,20 +89,22 @@ class Intake:
         state.waiting.append(request)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.seq, request))
-        self._accept(request)
+        state.delivery.accept(request)
         reason = request.end_reason() if request.output_ids else None
         if reason is not None:
             # A replay whose output is complete: only its end was lost (faults R14).
-            state.outbox.open(request, state.now)
+            state.delivery.open(request, state.now)
             self._results.finish(request, reason)
-            state.outbox.flush_tokens(state.step)
+            state.delivery.flush_tokens()
 
     def _check_limits(self, urgency: int) -> None:
         """Raise RequestError if a new request cannot be queued; it displaces a less urgent one if it can (PRI-4)."""
         state = self._state
         if state.is_draining:
             raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-        never_started = [request for request in state.waiting if not request.is_open and request.attempt == 0]
+        never_started = [
+            request for request in state.waiting if not request.stream.is_open and request.stream.attempt == 0
+        ]
         if len(never_started) + 1 <= state.config.max_queued_requests:
             return
         worst = least_urgent(never_started)
@@ -119,24 +121,16 @@ class Intake:
         delivered = unpack_ids(submit.output_ids)
         if request.output_ids[: len(delivered)] != delivered:
             return False
-        outbox = self._state.outbox
-        outbox.close(request)
-        request.attempt, request.reply_to, request.detok = submit.attempt, submit.reply_to, submit.detok
-        request.delivered_count = len(delivered)
-        request.live_misses = 0
-        self._accept(request)
+        delivery = self._state.delivery
+        delivery.rebind(request, submit)
+        delivery.accept(request)
         if request.timeline.started_s >= 0 or request.output_ids:
-            outbox.open(request, self._state.now)
+            delivery.open(request, self._state.now)
         return True
 
     def _replace(self, request: Request) -> None:
         """Let go of a request that its newcomer contradicts; what is computed goes into the tree."""
         self._results.leave_for_replay(request)
-
-    def _accept(self, request: Request) -> None:
-        self._state.outbox.put(
-            request.reply_to, Accepted(request.rid, request.choice, request.attempt, request.max_new_tokens)
-        )
 
     def on_abort(self, rid: Rid) -> None:
         """Drop every choice of a request; unknown ones are gone already."""
@@ -150,22 +144,22 @@ class Intake:
         wanted = {(key.rid, key.choice) for key in live.live}
         held = []
         for request in state.live():
-            if request.reply_to != live.reply_to:
+            if request.stream.reply_to != live.reply_to:
                 continue
             if (request.rid, request.choice) in wanted:
-                request.live_misses = 0
+                request.stream.live_misses = 0
             else:
-                request.live_misses += 1
-                if request.live_misses >= MISSES_BEFORE_ABORT:
+                request.stream.live_misses += 1
+                if request.stream.live_misses >= MISSES_BEFORE_ABORT:
                     self._results.abort(request)
                     continue
             is_running = request.state is not RequestState.WAITING
             steps = state.step - request.timeline.first_step if is_running else 0
-            held.append(HeldRequest(request.rid, request.choice, request.attempt, is_running, steps))
+            held.append(HeldRequest(request.rid, request.choice, request.stream.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:
                 held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
-        state.outbox.put(live.reply_to, HeldRequests(held))
+        state.delivery.put(live.reply_to, HeldRequests(held))
 
     def on_deadlines(self) -> None:
         """Fail what has passed its deadline, or has waited or run too long (scheduling rules 6.5)."""

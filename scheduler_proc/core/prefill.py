@@ -208,8 +208,8 @@ class PrefillPass:
         kv.extend(request, cached + length)
         state.take_slot(request)
         state.note_admission(request, step, cached, length)
-        if not request.is_open:
-            state.outbox.open(request, state.now)
+        if not request.stream.is_open:
+            state.delivery.open(request, state.now)
         batch.enter.append(
             Enter(
                 request.slot,

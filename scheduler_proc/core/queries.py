@@ -46,7 +46,7 @@ def _remembered(state: State) -> list[Request]:
 def _timeline(request: Request) -> dict[str, object]:
     return {
         "choice": request.choice,
-        "attempt": request.attempt,
+        "attempt": request.stream.attempt,
         "state": request.state.name.lower(),
         "priority": request.timeline.priority,
         "prompt_tokens": request.prompt_tokens,

@@ -13,9 +13,10 @@ prompt is computed, C = I + launched - 1: the last sampled token is not in KV un
 from enum import Enum, auto
 
 from quartet.wire.errors import InvariantViolation
-from quartet.wire.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
-from quartet.wire.ids import Handle, Rid
+from quartet.wire.frames import SamplingParams, Submit, Timings, pack_ids, unpack_ids
+from quartet.wire.ids import Rid
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
+from scheduler_proc.core.stream import Stream
 from scheduler_proc.core.timeline import Timeline
 
 
@@ -60,22 +61,14 @@ class Request:
     """State of one request. Only scheduler_proc.core mutates it; lengths and positions count tokens."""
 
     __slots__ = (
-        "attempt",
         "choice",
         "deadline_s",
-        "delivered_count",
-        "detok",
-        "first_token_s",
         "generation",
-        "handle",
         "in_flight",
         "inserted_tokens",
         "is_deprioritized",
         "is_done",
-        "is_open",
         "launched",
-        "live_misses",
-        "logprobs",
         "matched_node",
         "matched_tokens",
         "max_new_tokens",
@@ -92,15 +85,14 @@ class Request:
         "prompt_tokens",
         "protected",
         "qseq",
-        "reply_to",
         "rid",
         "routing_key",
         "rows_wanted",
-        "sent_count",
         "seq",
         "slot",
         "state",
         "stop_ids",
+        "stream",
         "suspicion",
         "timeline",
         "urgency",
@@ -113,15 +105,10 @@ class Request:
         params = submit.params
         self.rid: Rid = submit.rid
         self.choice = submit.choice
-        self.attempt = submit.attempt
-        self.reply_to = submit.reply_to
-        self.detok = submit.detok
         # As bytes, never as a list: the garbage collector would walk every id of every waiting prompt.
         self.prompt_key = submit.prompt_ids
         self.prompt_tokens = len(submit.prompt_ids) // ID_BYTES
         self.output_ids = unpack_ids(submit.output_ids)
-        self.delivered_count = len(self.output_ids)
-        self.logprobs: list[TokenLogprobs] = []
         self.params: SamplingParams = params
         self.routing_key = submit.routing_key
         self.weight = submit.weight
@@ -134,7 +121,6 @@ class Request:
         self.passes_waited = 0
         self.processed_at_entry = 0
         self.inserted_tokens = 0
-        self.sent_count = len(self.output_ids)
         self.max_new_tokens = max_new_tokens
         # Rows to launch in all: a request for no token still computes its prompt, which samples once.
         self.rows_wanted = max(max_new_tokens, 1)
@@ -147,11 +133,8 @@ class Request:
         self.qseq = qseq
         self.state = RequestState.WAITING
         self.is_done = False
-        self.handle = Handle(0)
-        self.is_open = False
-        self.live_misses = 0
         self.suspicion = 0
-        self.first_token_s = -1.0
+        self.stream = Stream(submit)
         self.timeline = Timeline(now, submit.priority)
         self.in_flight = 0
         self.slot = -1
@@ -187,17 +170,11 @@ class Request:
         """Return prompt and output as int32 bytes, the key of the radix tree."""
         return self.prompt_key + pack_ids(self.output_ids) if self.output_ids else self.prompt_key
 
-    def logprobs_after(self, count: int) -> list[TokenLogprobs]:
-        """Return the log-probabilities of the outputs after the first `count`, as far as they were computed here."""
-        # Those of outputs that came with the request are the edge's.
-        missing = len(self.output_ids) - count
-        return self.logprobs[max(0, len(self.logprobs) - missing) :] if missing > 0 else []
-
     def timings(self, now: float) -> Timings:
         """Return where the request's time went so far."""
         timeline = self.timeline
         started = timeline.started_s if timeline.started_s >= 0 else now
-        first = self.first_token_s if self.first_token_s >= 0 else now
+        first = self.stream.first_token_s if self.stream.first_token_s >= 0 else now
         return Timings(
             max(0, timeline.cached_tokens),
             started - timeline.arrived_s,

@@ -1,6 +1,6 @@
 """What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
 
-from quartet.wire.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
+from quartet.wire.frames import StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 
@@ -22,8 +22,8 @@ class Results:
         logprobs = dict(result.logprobs)
         bad_rows = set(result.bad_rows)
         is_plain = not logprobs and not bad_rows and state.config.stream_interval == 1
-        by_generation, outbox = state.by_generation, state.outbox
-        detok, columns, taken = "", outbox.columns(""), 0
+        by_generation, delivery = state.by_generation, state.delivery
+        detok, columns, taken = "", delivery.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
         # The hot loop: what almost every row needs stands here, the rest in _take_row.
         for row, (generation, token_id) in enumerate(zip(generations, ids, strict=True)):
@@ -33,24 +33,25 @@ class Results:
             request.in_flight -= 1
             if request.slot < 0 and not request.in_flight:
                 del by_generation[generation]
-            if not is_plain or request.is_done or request.first_token_s < 0 or request.suspicion:
+            stream = request.stream
+            if not is_plain or request.is_done or stream.first_token_s < 0 or request.suspicion:
                 self._take_row(request, token_id, row in bad_rows, logprobs.get(row))
                 continue
             outputs = request.output_ids
             index = len(outputs)
             outputs.append(token_id)
             taken += 1
-            if request.detok != detok:
-                detok = request.detok
-                columns = outbox.columns(detok)
-            columns.handles.append(request.handle)
+            if stream.detok != detok:
+                detok = stream.detok
+                columns = delivery.columns(detok)
+            columns.handles.append(stream.handle)
             columns.indices.append(index)
             columns.ids.append(token_id)
             if token_id in request.stop_ids or index + 1 >= request.max_new_tokens:
-                request.sent_count = index + 1
+                stream.sent_count = index + 1
                 self._end_if_complete(request)
         state.counters.output_tokens += taken
-        outbox.flush_tokens(result.step)
+        delivery.flush_tokens(result.step)
 
     def _take_row(self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None) -> None:
         """Take a row that is not plain: surplus, not finite, first, with log-probabilities, or sent at intervals."""
@@ -63,18 +64,12 @@ class Results:
             self.finish(request, "length")
         else:
             request.output_ids.append(token_id)
-            if logprobs is not None:
-                request.logprobs.append(logprobs)
             state.counters.output_tokens += 1
             request.suspicion = 0
-            if request.first_token_s < 0:
-                request.first_token_s = state.now
+            if request.stream.first_token_s < 0:
+                request.stream.first_token_s = state.now
                 request.timeline.note(state.now, "first_token", {})
-            if state.config.stream_interval == 1:
-                # The hot loop sends each at once and keeps no count.
-                request.sent_count = len(request.output_ids) - 1
-            if len(request.output_ids) - request.sent_count >= state.config.stream_interval:
-                state.outbox.rest(request)
+            state.delivery.take_output(request, logprobs)
             self._end_if_complete(request)
 
     def _end_if_complete(self, request: Request) -> None:
@@ -88,9 +83,7 @@ class Results:
         is_stop = reason == "stop"
         matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
         hidden = 1 if is_stop else 0
-        end = End(request.handle, reason, matched, hidden, len(outputs), request.timings(self._state.now))
-        self._state.outbox.rest(request)
-        self._state.outbox.end(request, end)
+        self._state.delivery.end(request, reason, matched, hidden, self._state.now)
         self._leave(request, RequestState.FINISHED, reason)
 
     def _leave(self, request: Request, end: RequestState, cause: str) -> None:
@@ -112,22 +105,20 @@ class Results:
 
     def abort(self, request: Request) -> None:
         """Drop a request that nobody wants any more."""
-        self._state.outbox.close(request)
+        self._state.delivery.close(request)
         self._leave(request, RequestState.ABORTED, "aborted")
 
     def leave_for_replay(self, request: Request) -> None:
         """Let go of a request without a word; what it computed goes into the tree."""
-        self._state.outbox.close(request)
+        self._state.delivery.close(request)
         self._leave(request, RequestState.FINISHED, "replaced")
 
     def fail(self, request: Request, status: int, code: str, message: str) -> None:
         """End a request that cannot go on; its output so far is final."""
-        self._state.send_held_back(request)
-        self._state.outbox.close(request)
+        self._state.delivery.send_held_back(request)
+        self._state.delivery.close(request)
         self._leave(request, RequestState.FAILED, code)
-        self._state.outbox.put(
-            request.reply_to, Failed(request.rid, request.choice, request.attempt, status, code, message)
-        )
+        self._state.delivery.fail(request, status, code, message)
 
     def _fail(self, request: Request, code: str, message: str) -> None:
         self.fail(request, 500, code, message)
@@ -138,12 +129,12 @@ class Results:
         The detokenizer has sent the end already.
         """
         request = self._state.requests.get(stopped.rid, {}).get(stopped.choice)
-        if request is None or request.attempt != stopped.attempt or request.handle != stopped.handle:
+        if request is None or request.stream.attempt != stopped.attempt or request.stream.handle != stopped.handle:
             return
         surplus = len(request.output_ids) - stopped.count
         if surplus > 0:
             del request.output_ids[stopped.count :]
-        self._state.outbox.close(request)
+        self._state.delivery.close(request)
         self._leave(request, RequestState.FINISHED, "stop_string")
 
     def on_step_failed(self, failed: StepFailed) -> None:

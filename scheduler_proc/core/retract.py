@@ -3,7 +3,6 @@
 What it gives back and what it keeps is the same in each case (rules RET-5 to RET-7, PRE-6).
 """
 
-from quartet.wire.frames import Failed
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.state import State
 
@@ -45,11 +44,8 @@ class Retraction:
         state.give_slot_back(request)
         state.require_kv().release(request)
         request.move_to(RequestState.FAILED)
-        state.send_held_back(request)
-        state.outbox.close(request)
+        state.delivery.send_held_back(request)
+        state.delivery.close(request)
         message = "The KV cache is too small for this request even after retracting every other request."
-        state.outbox.put(
-            request.reply_to,
-            Failed(request.rid, request.choice, request.attempt, 500, "out_of_memory", message),
-        )
+        state.delivery.fail(request, 500, "out_of_memory", message)
         state.end(request, "out_of_memory")

@@ -10,11 +10,11 @@ import msgspec
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.audit import audit
+from scheduler_proc.core.delivery import Delivery, Sent
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.outbox import Sent
 from scheduler_proc.core.queries import timeline_json, trace_json
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
@@ -44,7 +44,15 @@ class Scheduler:
         eos_token_ids: tuple[int, ...],
         worker_name: str = "worker-0",
     ) -> None:
-        self._state = State(config, page_size, context_length, eos_token_ids, worker_name, NewTokenRatio(config))
+        self._state = State(
+            config,
+            page_size,
+            context_length,
+            eos_token_ids,
+            worker_name,
+            NewTokenRatio(config),
+            Delivery(config.stream_interval),
+        )
         self._results = Results(self._state)
         self._intake = Intake(self._state, self._results)
         self._steps = Steps(self._state)
@@ -59,7 +67,7 @@ class Scheduler:
         self._state.now = now
         self._take(event)
         self._steps.pump()
-        return self._state.outbox.take()
+        return self._state.delivery.take()
 
     def _take(self, event: Event) -> None:
         match event:
@@ -131,7 +139,7 @@ class Scheduler:
             body = msgspec.json.encode({"freed_tokens": self._flush()})
         else:
             body = msgspec.json.encode({"error": f"unknown question {ask.what!r}"})
-        state.outbox.put(ask.reply_to, QueryReply(ask.ask, body))
+        state.delivery.put(ask.reply_to, QueryReply(ask.ask, body))
 
     def _effective_config(self) -> dict[str, object]:
         """Return every setting, with what was chosen for those left to the engine, and the ratio's constants."""

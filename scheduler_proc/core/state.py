@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.counters import SchedulerCounters
+from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.outbox import Outbox
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.sizes import AUTO_CHUNK_CPU
@@ -48,7 +48,7 @@ class State:
     eos_token_ids: tuple[int, ...]
     worker_name: str
     ratio: NewTokenRatio
-    outbox: Outbox = field(default_factory=Outbox)
+    delivery: Delivery
     counters: SchedulerCounters = field(default_factory=SchedulerCounters)
     requests: dict[Rid, dict[int, Request]] = field(default_factory=dict)
     waiting: list[Request] = field(default_factory=list)
@@ -103,12 +103,6 @@ class State:
     def live(self) -> list[Request]:
         """Return every request that has not ended."""
         return [request for choices in self.requests.values() for request in choices.values()]
-
-    def send_held_back(self, request: Request) -> None:
-        """Send what the stream interval has held back of a request that is about to end by something else."""
-        if request.is_open and self.config.stream_interval > 1:
-            self.outbox.rest(request)
-            self.outbox.flush_tokens(self.step)
 
     def end(self, request: Request, cause: str) -> None:
         """Take an ended request out of the index by name; its timeline is kept for a while."""

@@ -164,7 +164,7 @@ class Steps:
         state.require_kv().pool.free(batch.replaced)
         state.step = step
         state.outstanding.append(Outstanding(step, state.now, self._features(batch, rows)))
-        state.outbox.put(state.worker_name, frame)
+        state.delivery.send_step(state.worker_name, frame)
         self._count(batch, rows)
         self._release_complete(batch.requests)
         self._release_complete(self._decode.take_complete())

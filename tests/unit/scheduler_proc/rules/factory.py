@@ -125,7 +125,7 @@ class Bench:
         made.launched = made.num_computed_tokens - made.prompt_tokens + 1
         made.in_flight = max(0, made.launched - output)
         made.timeline.cached_tokens, made.timeline.started_s = 0, 0.0
-        self.state.outbox.open(made, 0.0)
+        self.state.delivery.open(made, 0.0)
         self.state.take_slot(made)
         made.move_to(RequestState.RUNNING)
         self.state.running[made.generation] = made

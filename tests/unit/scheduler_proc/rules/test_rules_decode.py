@@ -111,7 +111,7 @@ def test_d3_alone_at_once() -> None:
     bench.leave_available(0)
     before = bench.state.ratio.current
     assert survivors(bench) == ("", False)
-    (failed,) = [frame for _, frame in bench.state.outbox.take() if isinstance(frame, Failed)]
+    (failed,) = [frame for _, frame in bench.state.delivery.take() if isinstance(frame, Failed)]
     assert (failed.rid, failed.status, failed.code) == (lone.rid, 500, "out_of_memory")
     assert "even after retracting every other request" in failed.message
     assert bench.state.ratio.current == before and not bench.state.requests

@@ -103,7 +103,7 @@ def test_ret6_what_a_retraction_keeps_and_clears() -> None:
     short = Shortage()
     y: Request = short.y
     assert (y.timeline.retractions, y.timeline.cached_tokens, len(y.output_ids)) == (1, 0, 7)
-    assert y.first_token_s >= 0 and y.is_open
+    assert y.stream.first_token_s >= 0 and y.stream.is_open
     assert (y.pages, y.protected, y.num_computed_tokens, y.node, y.slot) == ([], 0, 0, None, -1)
     short.rig.run()
     end = short.rig.streams[short.rid, 0].end
@@ -221,6 +221,6 @@ def test_ret12_mixed_rows_sit_out_what_does_not_fit() -> None:
     before = bench.state.ratio.current
     steps = bench.scheduler._steps
     assert steps._may_prefill() and steps._issue_mixed()
-    (frame,) = [frame for _, frame in bench.state.outbox.take() if type(frame).__name__ == "Step"]
+    (frame,) = [frame for _, frame in bench.state.delivery.take() if type(frame).__name__ == "Step"]
     assert [chunk.length for chunk in frame.chunks] == [11] and not frame.decode  # type: ignore[attr-defined]
     assert bench.state.counters.retractions == 0 and bench.state.ratio.current == before
