@@ -49,8 +49,8 @@ VARIANTS = (
     Variant(
         "lock not released (TREE-5)",
         f"{CORE}/kv.py",
-        'holds no KV to release")\n        self.tree.unlock(request.node)\n',
-        'holds no KV to release")\n',
+        'that holds nothing")\n        self.tree.unlock(lease.node)\n',
+        'that holds nothing")\n',
     ),
     Variant(
         "floor for ceil in blocks (BLK-2)", f"{CORE}/admission.py", "-(-(whole + (tokens > whole)) //", "(whole //"

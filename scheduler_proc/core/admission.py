@@ -80,7 +80,7 @@ class PrefillAdder:
 
     def continue_chunked(self, request: Request, cap: int | None = None) -> int:
         """Return how many tokens the chunked request computes in this pass, at most `cap`, and charge them (ADM-8)."""
-        extend = request.total_tokens - request.num_computed_tokens
+        extend = request.uncomputed_tokens
         if self.remaining_chunk is None:
             limit = extend
         else:
@@ -96,7 +96,7 @@ class PrefillAdder:
 
     def has_budget_for(self, request: Request, may_chunk: bool = True) -> bool:
         """Say whether the pass has room for a candidate, or for a first chunk of it (ADM-4, ADM-5)."""
-        padded = ceil_to(request.total_tokens - request.num_computed_tokens, self.page_size)
+        padded = ceil_to(request.uncomputed_tokens, self.page_size)
         if self.remaining_chunk is None:
             return not self.admitted or padded < self.remaining_input
         return padded <= self.remaining_chunk or (may_chunk and self.remaining_chunk >= self.page_size)
@@ -109,7 +109,7 @@ class PrefillAdder:
         Returns the tokens to compute now, 0 if it is not admitted, and the verdict: on the candidate if it is not
         admitted, else on the next one.
         """
-        extend = request.total_tokens - request.num_computed_tokens
+        extend = request.uncomputed_tokens
         if not self._fits(request, extend, withheld_tokens):
             return 0, Verdict.NO_TOKEN
         if not self.has_budget_for(request, may_chunk):
@@ -122,7 +122,7 @@ class PrefillAdder:
 
     def missing_for(self, newcomer: Request, is_compat: bool) -> float:
         """Return how many tokens preemption must give for `newcomer` (PRE-4); it fits below 0, in compat at 0."""
-        extend = newcomer.total_tokens - newcomer.num_computed_tokens
+        extend = newcomer.uncomputed_tokens
         if is_compat:
             return extend + min(newcomer.max_new_tokens, self._clip) - self.remaining_total()
         return extend + self._estimate(newcomer) + self.page_size - self.remaining_total()

@@ -12,11 +12,10 @@ from scheduler_proc.core.state import State
 def audit(state: State) -> None:
     """Raise InvariantViolation for the first invariant that does not hold."""
     _check_places(state)
-    if state.kv is not None:
-        _check_ownership(state, state.kv)
-        _check_tree(state, state.kv)
-        state.kv.tree.audit()
-        _check_idle(state, state.kv)
+    _check_ownership(state, state.kv)
+    _check_tree(state, state.kv)
+    state.kv.tree.audit()
+    _check_idle(state, state.kv)
     _check_slots(state)
 
 
@@ -35,16 +34,14 @@ def _check_places(state: State) -> None:
     if len(places) != len(live) or any(count != 1 for count in places.values()):
         _fail("INV-7", f"{len(live)} live requests in {sum(places.values())} places")
     for request in state.waiting:
-        if request.state is not RequestState.WAITING or request.pages or request.node or request.slot >= 0:
+        if request.state is not RequestState.WAITING or request.lease.pages or request.lease.node or request.slot >= 0:
             _fail("INV-7", f"waiting request {request.rid.hex()} holds pages, a lock or a slot")
     for request in state.running.values():
         if request.state is not RequestState.RUNNING:
             _fail("INV-7", f"{request.state.name} request {request.rid.hex()} in the running batch")
-        if request.num_computed_tokens != request.prompt_tokens + request.launched - 1:
-            _fail(
-                "INV-7",
-                f"running request {request.rid.hex()} has C {request.num_computed_tokens}, launched {request.launched}",
-            )
+        computed = request.lease.num_computed_tokens
+        if computed != request.prompt_tokens + request.launched - 1:
+            _fail("INV-7", f"running request {request.rid.hex()} has C {computed}, launched {request.launched}")
     if state.chunked is not None and state.chunked.state is not RequestState.PREFILLING:
         _fail("INV-7", f"chunked request in state {state.chunked.state.name}")
 
@@ -56,14 +53,13 @@ def _check_ownership(state: State, kv: KvCache) -> None:
         owners.update(node.pages)
     private = 0
     for request in _holders(state):
-        own = request.pages[request.protected // kv.page_size :]
+        lease = request.lease
+        own = lease.pages[lease.protected // kv.page_size :]
         private += len(own) * kv.page_size
         owners.update(own)
-        if len(request.pages) * kv.page_size < request.num_computed_tokens:
-            _fail(
-                "INV-1",
-                f"request {request.rid.hex()} has {len(request.pages)} pages for {request.num_computed_tokens} tokens",
-            )
+        if len(lease.pages) * kv.page_size < lease.num_computed_tokens:
+            detail = f"has {len(lease.pages)} pages for {lease.num_computed_tokens} tokens"
+            _fail("INV-1", f"request {request.rid.hex()} {detail}")
     if 0 in owners:
         _fail("INV-8", "the dummy page has an owner")
     twice = [page for page, count in owners.items() if count > 1]
@@ -78,7 +74,7 @@ def _check_tree(state: State, kv: KvCache) -> None:
     """INV-4, INV-5, INV-6: counters, keys and locks agree with a walk."""
     tree = kv.tree
     page_bytes = kv.page_size * ID_BYTES
-    locks: collections.Counter[int] = collections.Counter(id(request.node) for request in _holders(state))
+    locks: collections.Counter[int] = collections.Counter(id(request.lease.node) for request in _holders(state))
     evictable = protected = 0
     for node in tree.nodes():
         size = len(node.pages) * kv.page_size

@@ -39,26 +39,28 @@ class DecodePass:
 
     def fits(self, rows: list[Request]) -> bool:
         """Evict what is short of the rows' next tokens; say whether they fit then (RET-1)."""
-        return self._state.require_kv().make_room(self._needed(rows))
+        return self._state.kv.make_room(self._needed(rows))
 
     def _needed(self, rows: list[Request]) -> int:
         page_size = self._state.page_size
-        return page_size * sum(1 for request in rows if request.num_computed_tokens % page_size == 0)
+        return page_size * sum(1 for request in rows if request.lease.num_computed_tokens % page_size == 0)
 
     def advance(self, rows: list[Request]) -> list[PageWrite]:
         """Launch one token of each row, for which there is room; returns the page table writes."""
-        kv = self._state.require_kv()
+        kv = self._state.kv
         page_size = kv.page_size
         writes = []
         complete = self._complete
         for request in rows:
-            if request.num_computed_tokens % page_size == 0:
-                (page,) = kv.extend(request, request.num_computed_tokens + 1)
-                writes.append((request.slot, len(request.pages) - 1, page))
-            request.num_computed_tokens += 1
+            lease = request.lease
+            computed = lease.num_computed_tokens
+            if computed % page_size == 0:
+                (page,) = kv.extend(lease, computed + 1)
+                writes.append((request.slot, len(lease.pages) - 1, page))
+            lease.num_computed_tokens = computed + 1
             request.launched += 1
             request.in_flight += 1
-            if request.launched >= request.rows_wanted:
+            if request.launched >= (request.max_new_tokens or 1):
                 complete.append(request)
         return writes
 
@@ -70,7 +72,7 @@ class DecodePass:
     def _retract(self, rows: list[Request]) -> list[Request]:
         """Take victims until the rest fits (RET-2, RET-3, RET-5); returns the survivors."""
         state = self._state
-        kv = state.require_kv()
+        kv = state.kv
         rows = list(rows)
         while True:
             shortage = self._needed(rows) - kv.pool.available_tokens

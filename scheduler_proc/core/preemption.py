@@ -39,7 +39,7 @@ def pick_victims(
         victims.append(victim)
         missing -= adder.reservation_of(victim)
         if not is_compat:
-            missing -= ceil_to(victim.num_computed_tokens, adder.page_size) - victim.protected
+            missing -= ceil_to(victim.lease.num_computed_tokens, adder.page_size) - victim.lease.protected
     return victims if victims and _suffices(missing, is_compat) else []
 
 

@@ -6,6 +6,7 @@ from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
 from scheduler_proc.core.policies import PolicyContext, make_policy, reserve_for_short
 from scheduler_proc.core.preemption import pick_victims
+from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.state import PageWrite, State
@@ -63,7 +64,7 @@ class PrefillPass:
             cap = max(token_cap, state.page_size) + mixed_rows
             chunk_tokens = min(chunk_tokens, cap) if chunk_tokens > 0 else cap
         adder = PrefillAdder(
-            state.config, state.require_kv(), state.running.values(), state.ratio.current, chunk_tokens, mixed_rows
+            state.config, state.kv, state.running.values(), state.ratio.current, chunk_tokens, mixed_rows
         )
         batch = PrefillBatch()
         context = self._policy_context()
@@ -80,7 +81,7 @@ class PrefillPass:
     def _policy_context(self) -> PolicyContext:
         state = self._state
         state.passes += 1
-        tree = state.require_kv().tree if not state.config.disable_radix_cache else None
+        tree = state.kv.tree if not state.config.disable_radix_cache else None
         return PolicyContext(state.config, tree, state.running.values(), state.counters.prefill_tokens, state.passes)
 
     # The chunked request
@@ -91,11 +92,11 @@ class PrefillPass:
         """Compute more of the chunked request; returns the tokens of the chunk kept for shorter ones (4.8), for which
         the queue is in order then."""
         state = self._state
-        kv = state.require_kv()
+        kv = state.kv
         cap, reserved = None, 0
         if state.config.schedule_policy == "shortest-prefill-first" and state.waiting and adder.remaining_chunk:
             self._policy.order(state.waiting, context)
-            left = request.total_tokens - request.num_computed_tokens
+            left = request.uncomputed_tokens
             reserved = reserve_for_short(state.waiting, left, adder.remaining_chunk, kv.page_size)
             if reserved:
                 cap = (adder.remaining_chunk - reserved) // kv.page_size * kv.page_size
@@ -104,11 +105,11 @@ class PrefillPass:
             # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
             if state.running:
                 return reserved
-            length = min(length, kv.pool.available_tokens - (-request.num_computed_tokens % kv.page_size))
+            length = min(length, kv.pool.available_tokens - (-request.lease.num_computed_tokens % kv.page_size))
             if length <= 0:
                 return reserved
-        index = len(request.pages)
-        pages = kv.extend(request, request.num_computed_tokens + length)
+        index = len(request.lease.pages)
+        pages = kv.extend(request.lease, request.lease.num_computed_tokens + length)
         batch.new_pages += [(request.slot, index + i, page) for i, page in enumerate(pages)]
         self._compute(request, length, batch, step)
         return reserved
@@ -153,8 +154,8 @@ class PrefillPass:
     def _admit(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int) -> str | None:
         """Admit a candidate, preempting others for it if that is what it takes; else say why the pass stops."""
         state = self._state
-        kv = state.require_kv()
-        kv.match_and_lock(request)
+        kv = state.kv
+        kv.match_and_lock(request.lease, request.key()[:-ID_BYTES], request.namespace, request.urgency)
         needs_slot = not state.free_slots
         length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, batch)
         is_kv_short = not length and verdict is Verdict.NO_TOKEN
@@ -164,20 +165,20 @@ class PrefillPass:
         if length:
             self._enter(request, length, batch, step)
             return None
-        kv.unlock_match(request)
+        kv.unlock_match(request.lease)
         if verdict is Verdict.OTHER:
             return "budget"
         state.is_full = needs_slot or bool(state.running or batch.chunks)
         return "no_slot" if needs_slot else "no_kv"
 
     def _test(self, request: Request, adder: PrefillAdder, batch: PrefillBatch) -> tuple[int, Verdict]:
-        kv = self._state.require_kv()
+        kv = self._state.kv
         if adder.verdict() is Verdict.NO_TOKEN:
             return 0, Verdict.NO_TOKEN
         is_alone = self._is_alone(batch)
         withheld = 0 if is_alone else kv.withheld_tokens(request.urgency)
         length, verdict = adder.add(request, withheld, may_chunk=self._state.chunked is None)
-        if length and not kv.make_room_for(request, length + kv.page_size, is_alone):
+        if length and not kv.make_room_for(request.urgency, length + kv.page_size, is_alone):
             return 0, Verdict.NO_TOKEN
         return length, verdict
 
@@ -191,21 +192,21 @@ class PrefillPass:
             return False
         entered = {id(other) for other in batch.requests}
         candidates = [other for other in state.running.values() if other.slot >= 0 and id(other) not in entered]
-        withheld = state.require_kv().withheld_tokens(request.urgency)
+        withheld = state.kv.withheld_tokens(request.urgency)
         victims = pick_victims(request, candidates, adder, state.config, needs_slot, withheld)
         for victim in victims:
             adder.forget_victim(victim)
             self._retraction.preempt(victim, request)
         if victims:
             remaining = state.config.retract_decode_steps * len(state.running)
-            state.require_kv().make_room(remaining)
+            state.kv.make_room(remaining)
         return bool(victims)
 
     def _enter(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
         state = self._state
-        kv = state.require_kv()
-        cached = request.num_computed_tokens
-        kv.extend(request, cached + length)
+        kv = state.kv
+        cached = request.lease.num_computed_tokens
+        kv.extend(request.lease, cached + length)
         state.take_slot(request)
         state.note_admission(request, step, cached, length)
         if not request.stream.is_open:
@@ -217,7 +218,7 @@ class PrefillPass:
                 request.key(),
                 request.prompt_tokens,
                 cached,
-                pack_ids(request.pages),
+                pack_ids(request.lease.pages),
                 request.params,
                 request.choice,
             )
@@ -227,14 +228,14 @@ class PrefillPass:
     def _compute(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
         """Put `length` tokens of a request that has pages for them into the batch."""
         state = self._state
-        batch.context_tokens += request.num_computed_tokens + length // 2
-        request.num_computed_tokens += length
-        is_last = request.num_computed_tokens == request.total_tokens
+        batch.context_tokens += request.lease.num_computed_tokens + length // 2
+        request.lease.num_computed_tokens += length
+        is_last = not request.uncomputed_tokens
         batch.chunks.append(Chunk(request.slot, length, is_last))
         batch.requests.append(request)
         state.counters.prefill_tokens += length
         request.timeline.note(state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step})
-        writes, replaced = state.require_kv().register(request, step)
+        writes, replaced = state.kv.register(request.lease, request.key(), step)
         batch.next_writes += [(request, request.generation, index, page) for index, page in writes]
         batch.replaced += replaced
         if is_last:

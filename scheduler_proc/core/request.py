@@ -15,6 +15,7 @@ from enum import Enum, auto
 from quartet.wire.errors import InvariantViolation
 from quartet.wire.frames import SamplingParams, Submit, Timings, pack_ids, unpack_ids
 from quartet.wire.ids import Rid
+from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 from scheduler_proc.core.stream import Stream
 from scheduler_proc.core.timeline import Timeline
@@ -65,29 +66,23 @@ class Request:
         "deadline_s",
         "generation",
         "in_flight",
-        "inserted_tokens",
         "is_deprioritized",
         "is_done",
         "launched",
+        "lease",
         "matched_node",
         "matched_tokens",
         "max_new_tokens",
-        "min_new_tokens",
         "namespace",
-        "node",
-        "num_computed_tokens",
         "output_ids",
-        "pages",
         "params",
         "passes_waited",
         "processed_at_entry",
         "prompt_key",
         "prompt_tokens",
-        "protected",
         "qseq",
         "rid",
         "routing_key",
-        "rows_wanted",
         "seq",
         "slot",
         "state",
@@ -120,11 +115,7 @@ class Request:
         self.is_deprioritized = False
         self.passes_waited = 0
         self.processed_at_entry = 0
-        self.inserted_tokens = 0
         self.max_new_tokens = max_new_tokens
-        # Rows to launch in all: a request for no token still computes its prompt, which samples once.
-        self.rows_wanted = max(max_new_tokens, 1)
-        self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
         self.stop_ids = frozenset(
             params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids)
         )
@@ -139,15 +130,8 @@ class Request:
         self.in_flight = 0
         self.slot = -1
         self.generation = 0
-        self.forget_kv()
-
-    def forget_kv(self) -> None:
-        """Clear what a retraction clears (RET-6); pages and lock have been given back by the caller."""
-        self.pages: list[int] = []
-        self.protected = 0
-        self.node: Node | None = None
-        self.num_computed_tokens = 0
-        self.launched = len(self.output_ids)
+        self.launched = 0
+        self.lease = Lease()
 
     def move_to(self, state: RequestState) -> None:
         """Change state; raises InvariantViolation for a change that the table does not have."""
@@ -160,6 +144,21 @@ class Request:
     def total_tokens(self) -> int:
         """L = I + O: what must be in KV before the next decode."""
         return self.prompt_tokens + len(self.output_ids)
+
+    @property
+    def uncomputed_tokens(self) -> int:
+        """L - C: what a prefill has to compute."""
+        return self.total_tokens - self.lease.num_computed_tokens
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Outputs before which nothing but the length ends the request (LEN-3)."""
+        return min(self.params.min_new_tokens, self.max_new_tokens)
+
+    @property
+    def are_all_rows_launched(self) -> bool:
+        """Say whether no further row is wanted; a request for no token still computes its prompt, which samples."""
+        return self.launched >= (self.max_new_tokens or 1)
 
     @property
     def remaining_tokens(self) -> int:

@@ -95,9 +95,9 @@ class Results:
             state.leave_batch(request)
             state.give_slot_back(request)
             if end is RequestState.FINISHED:
-                state.require_kv().finish(request, state.step)
+                state.kv.finish(request.lease, request.key(), state.step)
             else:
-                state.require_kv().release(request)
+                state.kv.release(request.lease)
         request.move_to(end)
         if end is RequestState.FINISHED:
             state.counters.finished += 1
@@ -146,8 +146,7 @@ class Results:
         if not any(outstanding.step == failed.step for outstanding in state.outstanding):
             return
         on_board = self.requeue_all()
-        kv = state.require_kv()
-        kv.pool.free(kv.tree.remove_written_since(failed.step))
+        state.kv.forget_written_since(failed.step)
         for request in on_board:
             request.suspicion += 1
             if request.suspicion >= MAX_SUSPICION:
@@ -160,10 +159,10 @@ class Results:
         on_board.sort(key=lambda request: request.seq)
         for request in on_board:
             details = {"outputs": len(request.output_ids)}
-            request.timeline.on_requeued(state.now, "requeued", request.num_computed_tokens, details)
+            request.timeline.on_requeued(state.now, "requeued", request.lease.num_computed_tokens, details)
             state.leave_batch(request)
             state.give_slot_back(request)
-            state.require_kv().release(request)
+            state.kv.release(request.lease)
             request.move_to(RequestState.WAITING)
             request.in_flight = 0
         for request in state.waiting:

@@ -30,10 +30,10 @@ class Retraction:
         state = self._state
         request.timeline.retractions += 1
         details = {**details, "outputs": len(request.output_ids)}
-        request.timeline.on_requeued(state.now, what, request.num_computed_tokens, details)
+        request.timeline.on_requeued(state.now, what, request.lease.num_computed_tokens, details)
         state.leave_batch(request)
         state.give_slot_back(request)
-        state.require_kv().release(request)
+        state.kv.release(request.lease)
         request.move_to(RequestState.WAITING)
         state.requeue(request)
 
@@ -42,7 +42,7 @@ class Retraction:
         state = self._state
         state.leave_batch(request)
         state.give_slot_back(request)
-        state.require_kv().release(request)
+        state.kv.release(request.lease)
         request.move_to(RequestState.FAILED)
         state.delivery.send_held_back(request)
         state.delivery.close(request)

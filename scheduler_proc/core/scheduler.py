@@ -44,6 +44,14 @@ class Scheduler:
         eos_token_ids: tuple[int, ...],
         worker_name: str = "worker-0",
     ) -> None:
+        kv = KvCache(
+            0,
+            page_size,
+            not config.disable_radix_cache,
+            config.radix_eviction_policy,
+            config.enable_priority_scheduling,
+            config.cache_priority_isolation,
+        )
         self._state = State(
             config,
             page_size,
@@ -51,6 +59,7 @@ class Scheduler:
             eos_token_ids,
             worker_name,
             NewTokenRatio(config),
+            kv,
             Delivery(config.stream_interval),
         )
         self._results = Results(self._state)
@@ -96,18 +105,10 @@ class Scheduler:
 
     def _on_worker_up(self, event: WorkerUp) -> None:
         state = self._state
-        if state.kv is not None:
-            self._on_worker_lost()
+        self._on_worker_lost()
         config = state.config
         state.worker_epoch = event.epoch
-        state.kv = KvCache(
-            event.page_count,
-            state.page_size,
-            not config.disable_radix_cache,
-            config.radix_eviction_policy,
-            config.enable_priority_scheduling,
-            config.cache_priority_isolation,
-        )
+        state.kv.restart(event.page_count)
         state.lengths = LengthRules(state.context_length, state.kv.capacity_tokens, state.page_size)
         state.max_slots = slots_in_force(config, event.max_slots, state.kv.capacity_tokens, event.is_cpu)
         state.free_slots = list(range(state.max_slots - 1, -1, -1))
@@ -123,9 +124,7 @@ class Scheduler:
         state.worker_epoch = None
         state.counters.worker_losses += 1
         self._results.requeue_all()
-        kv = state.require_kv()
-        kv.pool.free([page for node in kv.tree.nodes() for page in node.pages])
-        kv.tree.clear()
+        state.kv.clear()
 
     def _on_query(self, ask: Query) -> None:
         state = self._state
@@ -136,7 +135,7 @@ class Scheduler:
         elif ask.what == "trace":
             body = trace_json(state)
         elif ask.what == "flush":
-            body = msgspec.json.encode({"freed_tokens": self._flush()})
+            body = msgspec.json.encode({"freed_tokens": state.kv.flush()})
         else:
             body = msgspec.json.encode({"error": f"unknown question {ask.what!r}"})
         state.delivery.put(ask.reply_to, QueryReply(ask.ask, body))
@@ -150,7 +149,7 @@ class Scheduler:
             "max_running_requests": state.max_slots,
             "chunked_prefill_size": state.chunk_tokens,
             "page_size": state.page_size,
-            "kv_capacity_tokens": 0 if state.kv is None else state.kv.capacity_tokens,
+            "kv_capacity_tokens": state.kv.capacity_tokens,
             "effective_new_token_ratio": {
                 "initial": ratio.initial,
                 "minimum": ratio.minimum,
@@ -158,15 +157,6 @@ class Scheduler:
                 "current": ratio.current,
             },
         }
-
-    def _flush(self) -> int:
-        """Forget every cached prefix that nobody uses."""
-        kv = self._state.kv
-        if kv is None:
-            return 0
-        freed = kv.tree.evict(kv.tree.evictable_tokens)
-        kv.pool.free(freed)
-        return len(freed) * kv.page_size
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""
@@ -201,7 +191,7 @@ class Scheduler:
             "num_queue_reqs": len(state.waiting),
             "new_token_ratio": state.ratio.current,
         }
-        if kv is not None:
+        if kv.capacity_tokens:
             used = kv.capacity_tokens - kv.reachable_tokens()
             gauges["kv_capacity_tokens"] = kv.capacity_tokens
             gauges["kv_available_tokens"] = kv.pool.available_tokens

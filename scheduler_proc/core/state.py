@@ -48,6 +48,7 @@ class State:
     eos_token_ids: tuple[int, ...]
     worker_name: str
     ratio: NewTokenRatio
+    kv: KvCache
     delivery: Delivery
     counters: SchedulerCounters = field(default_factory=SchedulerCounters)
     requests: dict[Rid, dict[int, Request]] = field(default_factory=dict)
@@ -58,7 +59,6 @@ class State:
     by_generation: dict[int, Request] = field(default_factory=dict)
     outstanding: collections.deque[Outstanding] = field(default_factory=collections.deque)
     worker_epoch: Epoch | None = None
-    kv: KvCache | None = None
     lengths: LengthRules | None = None
     chunk_tokens: int = AUTO_CHUNK_CPU
     max_slots: int = 0
@@ -94,11 +94,6 @@ class State:
         """Return a new queue-entry number."""
         self.last_qseq += 1
         return self.last_qseq
-
-    def require_kv(self) -> KvCache:
-        """Return the page accounting; it exists once a worker has come up."""
-        assert self.kv is not None
-        return self.kv
 
     def live(self) -> list[Request]:
         """Return every request that has not ended."""
@@ -148,6 +143,7 @@ class State:
         """Give a request a slot and a generation; the caller has checked that one is free."""
         self.generation += 1
         request.slot = self.free_slots.pop()
+        request.launched = len(request.output_ids)
         request.generation = self.generation
         self.by_generation[request.generation] = request
 

@@ -134,8 +134,8 @@ class Steps:
         if state.step_time_model.steps_seen < MIN_STEPS_TO_TRUST_COST:
             return state.page_size
         target_s = state.config.tbt_target_ms / 1000
-        prefill_context = state.chunked.num_computed_tokens if state.chunked else 0
-        row_context = sum(request.num_computed_tokens for request in rows)
+        prefill_context = state.chunked.lease.num_computed_tokens if state.chunked else 0
+        row_context = sum(request.lease.num_computed_tokens for request in rows)
         budget = state.step_time_model.prefill_budget(target_s, len(rows), row_context, prefill_context)
         return max(budget // state.page_size * state.page_size, state.page_size)
 
@@ -161,7 +161,7 @@ class Steps:
         )
         state.released_slots.clear()
         state.page_writes = batch.next_writes
-        state.require_kv().pool.free(batch.replaced)
+        state.kv.pool.free(batch.replaced)
         state.step = step
         state.outstanding.append(Outstanding(step, state.now, self._features(batch, rows)))
         state.delivery.send_step(state.worker_name, frame)
@@ -172,7 +172,7 @@ class Steps:
     def _features(self, batch: PrefillBatch, rows: list[Request]) -> list[float]:
         if self._state.step_time_model is None:
             return []
-        row_context = sum(request.num_computed_tokens for request in rows)
+        row_context = sum(request.lease.num_computed_tokens for request in rows)
         mean_context = batch.context_tokens // max(1, len(batch.chunks))
         return StepTimeModel.features(len(rows), row_context, batch.tokens, mean_context)
 
@@ -192,5 +192,5 @@ class Steps:
     def _release_complete(self, launched: list[Request]) -> None:
         """Take requests whose last row has just been launched out of their slots (STEP-10)."""
         for request in launched:
-            if request.launched >= request.rows_wanted and request.slot >= 0 and request.in_flight:
+            if request.are_all_rows_launched and request.slot >= 0 and request.in_flight:
                 self._state.give_slot_back(request)

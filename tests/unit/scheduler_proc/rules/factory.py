@@ -13,6 +13,7 @@ from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.events import WorkerUp
+from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.request import Request, RequestState
@@ -47,6 +48,11 @@ def request(
     made = Request(submit, max_new, (EOS,), number, number, 0.0)
     made.urgency = urgency_of(priority, config)
     return made
+
+
+def match_and_lock(kv: KvCache, made: Request) -> int:
+    """Lock what the tree has of a request, as the prefill pass does."""
+    return kv.match_and_lock(made.lease, made.key()[:-4], made.namespace, made.urgency)
 
 
 class Room:
@@ -86,7 +92,7 @@ class Bench:
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))
         self.scheduler.handle(WorkerUp(Epoch(1), pages, slots, True), 0.0)
         self.state = self.scheduler._state
-        self.kv = self.state.require_kv()
+        self.kv = self.state.kv
         retraction = Retraction(self.state)
         self.decode = DecodePass(self.state, retraction)
         self.prefill = PrefillPass(self.state, retraction)
@@ -119,14 +125,15 @@ class Bench:
         """Put a request into the running batch. Its KV reaches to C, by default I + O - 1; what the tree has of it is
         locked, the rest is private."""
         made = self.request(name, prompt, output, max_new, **fields)
-        self.kv.match_and_lock(made)
-        made.num_computed_tokens = made.total_tokens - 1 if num_computed_tokens is None else num_computed_tokens
-        self.kv.extend(made, made.num_computed_tokens)
-        made.launched = made.num_computed_tokens - made.prompt_tokens + 1
-        made.in_flight = max(0, made.launched - output)
+        match_and_lock(self.kv, made)
+        computed = made.total_tokens - 1 if num_computed_tokens is None else num_computed_tokens
+        made.lease.num_computed_tokens = computed
+        self.kv.extend(made.lease, computed)
         made.timeline.cached_tokens, made.timeline.started_s = 0, 0.0
         self.state.delivery.open(made, 0.0)
         self.state.take_slot(made)
+        made.launched = computed - made.prompt_tokens + 1
+        made.in_flight = max(0, made.launched - output)
         made.move_to(RequestState.RUNNING)
         self.state.running[made.generation] = made
         return made

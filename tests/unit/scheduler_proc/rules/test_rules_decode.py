@@ -5,7 +5,7 @@ from factory import Bench, greedy, own_tokens
 
 from quartet.wire.frames import Failed
 from scheduler_proc.core.admission import needed_blocks
-from scheduler_proc.core.request import Request
+from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.retraction import pick_victim
 from tests.support.core_rig import CoreRig
 
@@ -25,7 +25,7 @@ def d2(avail: int, evict: int = 0) -> Bench:
     bench = Bench(pages=100, page_size=16)
     for name, prompt, output in (("a", 17, 16), ("b", 33, 16), ("c", 10, 40), ("d", 60, 5)):
         bench.run(name, prompt, output, 100)
-    assert [made.num_computed_tokens for made in bench.rows()] == [32, 48, 49, 64]
+    assert [made.lease.num_computed_tokens for made in bench.rows()] == [32, 48, 49, 64]
     if evict:
         bench.cache(own_tokens(99, evict))
     bench.leave_available(avail)
@@ -89,7 +89,7 @@ def test_d3_the_last_one_is_failed_and_the_engine_goes_on(interval: int) -> None
     """D3, RET-4: the partial output is delivered, the pages are free, the next request runs."""
     rig = CoreRig(pages=40, page_size=16, chunked_prefill_size=-1, stream_interval=interval)
     rid = rig.submit(own_tokens(1, 510), params=greedy(100))
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._state.kv
     taken = kv.pool.allocate(kv.pool.available_tokens // 16)
     audit, rig.scheduler.audit = rig.scheduler.audit, lambda: None  # type: ignore[method-assign]
     rig.run()
@@ -137,7 +137,7 @@ def test_d5_a_shared_prefix_becomes_evictable() -> None:
         prompt = [*shared, *own_tokens(number, 32)]
         bench.cache(prompt)
         made = bench.run(name, prompt, 1, 50)
-        assert (made.prompt_tokens, made.num_computed_tokens, made.protected) == (112, 112, 112)
+        assert (made.prompt_tokens, made.lease.num_computed_tokens, made.lease.protected) == (112, 112, 112)
     bench.leave_available(0)
     assert bench.kv.tree.evictable_tokens == 0
     assert survivors(bench) == ("x", True)
@@ -185,8 +185,8 @@ def no_gain(bench: Bench):  # type: ignore[no-untyped-def]
     """Release a request's KV, and have somebody take it."""
     release = bench.kv.release
 
-    def released(request: Request) -> int:
-        tokens = release(request)
+    def released(lease: Lease) -> int:
+        tokens = release(lease)
         bench.kv.pool.allocate(tokens // bench.kv.page_size)
         return tokens
 
@@ -203,16 +203,16 @@ def test_ret13_victims_queue_in_the_order_taken() -> None:
     bench.state.is_full = True
     assert bench.kv.pool.available_tokens == 0
     released = bench.kv.release
-    bench.kv.release = lambda request: taken_but(bench, released, request)  # type: ignore[method-assign]
+    bench.kv.release = lambda lease: taken_but(bench, released, lease)  # type: ignore[method-assign]
     rows, _ = bench.decode.make_fit(bench.rows())
     assert bench.waiting() == "w q r"
     assert [bench.names[id(made)] for made in rows] == ["p", "s"]
     assert bench.decode.advance(rows)
 
 
-def taken_but(bench: Bench, release, request: Request) -> int:  # type: ignore[no-untyped-def]
+def taken_but(bench: Bench, release, lease: Lease) -> int:  # type: ignore[no-untyped-def]
     """Let one token of every victim come free."""
-    tokens: int = release(request)
+    tokens: int = release(lease)
     bench.kv.pool.allocate(tokens - 1)
     return tokens
 
@@ -271,7 +271,7 @@ def test_ret9_no_retraction_while_a_length_finish_is_in_flight() -> None:
     bench = Bench(pages=200)
     bench.run("stays", 10, 5, 60)
     ending = bench.run("ends", 10, 5, 6)
-    ending.launched = ending.rows_wanted
+    ending.launched = ending.max_new_tokens
     bench.state.give_slot_back(ending)
     bench.leave_available(0)
     before = bench.state.ratio.current
@@ -279,5 +279,5 @@ def test_ret9_no_retraction_while_a_length_finish_is_in_flight() -> None:
     assert bench.running() == "stays ends" and bench.state.ratio.current == before
     assert "ends" not in [bench.names[id(made)] for made in bench.rows()]
     bench.state.leave_batch(ending)
-    bench.kv.release(ending)
+    bench.kv.release(ending.lease)
     assert survivors(bench) == ("stays", False)

@@ -24,57 +24,57 @@ def busy(page_size: int = 4) -> CoreRig:
     while rig.scheduler._state.chunked is None:
         rig.step()
     state = rig.scheduler._state
-    kv = state.require_kv()
+    kv = state.kv
     assert len(state.running) == 2 and state.waiting and kv.tree.evictable_tokens and kv.tree.protected_tokens
     return rig
 
 
 def a_page_is_lost(state: State) -> None:
-    state.require_kv().pool._free.pop()
+    state.kv.pool._free.pop()
 
 
 def a_request_has_too_few_pages(state: State) -> None:
     request = next(iter(state.running.values()))
-    state.require_kv().pool.free([request.pages.pop()])
+    state.kv.pool.free([request.lease.pages.pop()])
 
 
 def a_page_has_two_owners(state: State) -> None:
-    pool = state.require_kv().pool
-    pool._free[0] = next(iter(state.running.values())).pages[-1]
+    pool = state.kv.pool
+    pool._free[0] = next(iter(state.running.values())).lease.pages[-1]
 
 
 def a_tree_page_is_free_too(state: State) -> None:
-    kv = state.require_kv()
+    kv = state.kv
     kv.pool._free[0] = next(kv.tree.nodes()).pages[0]
 
 
 def a_counter_is_off(state: State) -> None:
-    kv = state.require_kv()
+    kv = state.kv
     kv.tree.protected_tokens += 4
     kv.tree._evictables.tokens -= 4
 
 
 def a_leaf_cannot_be_evicted(state: State) -> None:
-    state.require_kv().tree._evictables._queue.clear()
+    state.kv.tree._evictables._queue.clear()
 
 
 def a_key_is_short(state: State) -> None:
-    node = next(iter(state.require_kv().tree.nodes()))
+    node = next(iter(state.kv.tree.nodes()))
     node.key = node.key[:-4]
 
 
 def a_child_is_filed_wrongly(state: State) -> None:
-    root = state.require_kv().tree.root
+    root = state.kv.tree.root
     key, node = root.children.popitem()
     root.children["", key[1][::-1]] = node  # type: ignore[index]
 
 
 def a_lock_is_left_over(state: State) -> None:
-    next(node for node in state.require_kv().tree.nodes() if node.lock_ref).lock_ref += 1
+    next(node for node in state.kv.tree.nodes() if node.lock_ref).lock_ref += 1
 
 
 def a_lock_is_missing(state: State) -> None:
-    next(node for node in state.require_kv().tree.nodes() if node.lock_ref > 1).lock_ref -= 1
+    next(node for node in state.kv.tree.nodes() if node.lock_ref > 1).lock_ref -= 1
 
 
 def a_request_is_in_two_places(state: State) -> None:
@@ -90,7 +90,7 @@ def a_waiting_request_has_a_slot(state: State) -> None:
 
 
 def a_waiting_request_has_a_lock(state: State) -> None:
-    state.waiting[0].node = next(state.require_kv().tree.nodes())
+    state.waiting[0].lease.node = next(state.kv.tree.nodes())
 
 
 def a_running_request_is_not(state: State) -> None:
@@ -112,7 +112,7 @@ def a_slot_is_lost(state: State) -> None:
 
 
 def the_dummy_page_is_free(state: State) -> None:
-    state.require_kv().pool._free[0] = 0
+    state.kv.pool._free[0] = 0
 
 
 BROKEN: list[tuple[str, Callable[[State], None]]] = [
@@ -164,7 +164,7 @@ def rows_are_expected(state: State) -> None:
 
 
 def a_node_is_locked(state: State) -> None:
-    kv = state.require_kv()
+    kv = state.kv
     kv.tree.lock(next(kv.tree.nodes()))
 
 
@@ -174,7 +174,7 @@ def test_inv2_an_idle_engine_holds_nothing(name: str, break_it: Callable[[State]
     rig = CoreRig()
     rig.submit(own_tokens(1, 20), params=greedy(4))
     rig.run()
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._state.kv
     assert kv.reachable_tokens() == kv.capacity_tokens and kv.tree.protected_tokens == 0
     rig.scheduler.audit()
     break_it(rig.scheduler._state)
@@ -187,7 +187,7 @@ def test_inv2_an_idle_engine_holds_nothing(name: str, break_it: Callable[[State]
 def test_inv8_the_dummy_page_is_never_handed_out(page_size: int) -> None:
     """INV-8: when all pages are taken they are 1 to N/P."""
     rig = busy(page_size)
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._state.kv
     handed_out = kv.pool.allocate(kv.pool.available_tokens // page_size)
     assert 0 not in handed_out and len(set(handed_out)) == len(handed_out)
     assert all(1 <= page <= kv.pool.page_count for page in handed_out)

@@ -1,7 +1,7 @@
 """What length a request may have: LEN-1 to LEN-3, examples E8 to E10."""
 
 import pytest
-from factory import greedy, own_tokens, request
+from factory import greedy, match_and_lock, own_tokens, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +64,7 @@ def test_len2_what_is_accepted_is_admitted_on_an_idle_engine(
         return
     kv = KvCache(pages, page_size, is_sharing)
     candidate = request(prompt, 0, clamped, ignore_eos=ignore_eos)
-    kv.match_and_lock(candidate)
+    match_and_lock(kv, candidate)
     chunk = chunk_pages * page_size if chunk_pages > 0 else -1
     budget = PrefillAdder(SchedulerConfig(reservation=reservation), kv, [], 0.7, chunk)  # type: ignore[arg-type]
     length, _ = budget.add(candidate)

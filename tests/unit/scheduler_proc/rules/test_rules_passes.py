@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from factory import Bench, at_once, greedy, oracle, own_tokens, steady
+from factory import Bench, at_once, greedy, match_and_lock, oracle, own_tokens, steady
 
 from quartet.wire.frames import Abort, Step, unpack_ids
 from tests.support.core_rig import CoreRig
@@ -31,9 +31,9 @@ def test_a18_where_the_tokens_are() -> None:
     prompt = own_tokens(1, 49)
     bench.cache([*prompt[:32], *own_tokens(2, 32)])
     r = bench.run("r", prompt, 2, 20)
-    assert (r.num_computed_tokens, r.protected) == (50, 32)
+    assert (r.lease.num_computed_tokens, r.lease.protected) == (50, 32)
     tree = bench.kv.tree
-    private = len(r.pages) * 16 - r.protected
+    private = len(r.lease.pages) * 16 - r.lease.protected
     assert (private, tree.evictable_tokens, tree.protected_tokens) == (32, 32, 32)
     assert bench.kv.pool.available_tokens == 160
     bench.scheduler.audit()
@@ -107,9 +107,9 @@ def test_adm9_pages_of_an_extend(start: int, end: int, pages: int) -> None:
     """ADM-9: ceil(end/P) - ceil(start/P)."""
     bench = Bench(pages=10, page_size=16)
     made = bench.request("r", 100, 0, 5)
-    bench.kv.match_and_lock(made)
-    bench.kv.extend(made, start)
-    assert len(bench.kv.extend(made, end)) == pages
+    match_and_lock(bench.kv, made)
+    bench.kv.extend(made.lease, start)
+    assert len(bench.kv.extend(made.lease, end)) == pages
 
 
 def test_adm9_only_the_shortfall_is_evicted() -> None:
@@ -131,7 +131,7 @@ def test_adm11_full_closes_the_door_until_somebody_leaves() -> None:
     bench.prefill.form(1)
     assert bench.state.is_full and not bench.prefill.is_due()
     bench.state.leave_batch(runs)
-    bench.kv.release(runs)
+    bench.kv.release(runs.lease)
     assert not bench.state.is_full and bench.prefill.is_due()
     bench.prefill.form(2)
     assert bench.running() == "new"
@@ -227,7 +227,7 @@ def test_step3_an_abort_between_chunks_frees_all(steps: int) -> None:
     assert rig.scheduler._state.chunked is not None
     rig.send(Abort(rid))
     rig.streams[rid, 0].ending = "aborted"
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._state.kv
     assert kv.tree.protected_tokens == 0 and kv.reachable_tokens() == kv.capacity_tokens
     rig.run()
     assert rig.scheduler.is_idle() and rig.outputs(rid) == []

@@ -26,7 +26,7 @@ def victims(
     running = []
     for number, (max_new, output, priority) in enumerate(zip((100, 200, 80), (20, 0, 0), priorities, strict=True)):
         made = request(9, output, max_new, number + 1, priority, settings)
-        made.num_computed_tokens = num_computed_tokens[number]
+        made.lease.num_computed_tokens = num_computed_tokens[number]
         running.append(made)
     budget = adder(Room(avail), running, **PRIORITY)
     assert budget.total_offset == 360
@@ -162,7 +162,7 @@ def test_pre6_a_victim_queues_at_the_tail_and_keeps_its_output() -> None:
     bench.prefill.form(1)
     assert bench.waiting() == "r3"
     assert victim.qseq > entered and victim.seq == 3 and victim.timeline.retractions == 1
-    assert (victim.output_ids, victim.pages, victim.num_computed_tokens, victim.slot) == ([7, 8], [], 0, -1)
+    assert (victim.output_ids, victim.lease.pages, victim.lease.num_computed_tokens, victim.slot) == ([7, 8], [], 0, -1)
 
 
 def test_pre6_the_victims_own_reservation_is_given_back() -> None:

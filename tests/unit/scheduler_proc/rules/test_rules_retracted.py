@@ -104,7 +104,7 @@ def test_ret6_what_a_retraction_keeps_and_clears() -> None:
     y: Request = short.y
     assert (y.timeline.retractions, y.timeline.cached_tokens, len(y.output_ids)) == (1, 0, 7)
     assert y.stream.first_token_s >= 0 and y.stream.is_open
-    assert (y.pages, y.protected, y.num_computed_tokens, y.node, y.slot) == ([], 0, 0, None, -1)
+    assert (y.lease.pages, y.lease.protected, y.lease.num_computed_tokens, y.lease.node, y.slot) == ([], 0, 0, None, -1)
     short.rig.run()
     end = short.rig.streams[short.rid, 0].end
     assert end is not None and end.timings.retractions == 1

@@ -154,8 +154,8 @@ def test_4_7_what_follows_where_less_urgent_prefixes_do_not_suffice(isolates: bo
     wanted = request(9)
     wanted.urgency = urgency
     # p5 may take its equals as well: 3 + 15 + 8.
-    assert bench.kv.make_room_for(wanted, 26, is_alone=False) is room
-    assert cached().kv.make_room_for(wanted, 26, is_alone=True)
+    assert bench.kv.make_room_for(wanted.urgency, 26, is_alone=False) is room
+    assert cached().kv.make_room_for(wanted.urgency, 26, is_alone=True)
 
 
 def test_4_7_isolation_hides_more_urgent_prefixes_from_admission() -> None:
@@ -166,7 +166,7 @@ def test_4_7_isolation_hides_more_urgent_prefixes_from_admission() -> None:
     bench.wait("new", 30, 0, 10, priority=0)
     assert not bench.prefill.form(1).requests
     bench.state.leave_batch(made := next(iter(bench.state.running.values())))
-    bench.kv.release(made)
+    bench.kv.release(made.lease)
     assert len(bench.prefill.form(1).requests) == 1
 
 
@@ -176,6 +176,6 @@ def test_4_7_off_without_priorities() -> None:
     bench.cache(own_tokens(1, 10), -5)
     bench.cache(own_tokens(2, 10), 9)
     wanted = request(9)
-    assert bench.kv.make_room_for(wanted, 5, is_alone=False)
+    assert bench.kv.make_room_for(wanted.urgency, 5, is_alone=False)
     (left,) = bench.kv.tree.nodes()
     assert left.urgency == 9
