@@ -34,7 +34,7 @@ VARIANTS = (
     Variant("victim order reversed (RET-2)", f"{CORE}/retraction.py", "position = min(", "position = max("),
     Variant(
         "retracted request subject to the queue limit (RET-7)",
-        f"{CORE}/intake.py",
+        f"{CORE}/queue.py",
         "if not stream.is_open and stream.attempt == 0",
         "if stream.attempt == 0",
     ),

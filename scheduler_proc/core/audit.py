@@ -29,11 +29,11 @@ def _holders(state: State) -> list[Request]:
 
 def _check_places(state: State) -> None:
     """INV-7: each live request is in one place, and a waiting one holds nothing."""
-    places = collections.Counter(id(request) for request in [*state.waiting, *_holders(state)])
+    places = collections.Counter(id(request) for request in [*state.queue.waiting, *_holders(state)])
     live = state.live()
     if len(places) != len(live) or any(count != 1 for count in places.values()):
         _fail("INV-7", f"{len(live)} live requests in {sum(places.values())} places")
-    for request in state.waiting:
+    for request in state.queue.waiting:
         if request.state is not RequestState.WAITING or request.lease.pages or request.lease.node or request.slot >= 0:
             _fail("INV-7", f"waiting request {request.rid.hex()} holds pages, a lock or a slot")
     for request in state.running.values():

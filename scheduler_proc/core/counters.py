@@ -9,7 +9,6 @@ class SchedulerCounters:
 
     prefill_steps: int = 0
     decode_steps: int = 0
-    prefill_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
     input_tokens: int = 0

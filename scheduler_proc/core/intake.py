@@ -9,13 +9,13 @@ from quartet.wire.errors import RequestError
 from quartet.wire.frames import HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.priority import least_urgent, urgency_of
+from scheduler_proc.core.priority import urgency_of
+from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.state import State
 
 MISSES_BEFORE_ABORT = 2
-RETRY_AFTER_S = 1.0
 
 
 class Intake:
@@ -82,11 +82,10 @@ class Intake:
         if submit.attempt == 0:
             self._check_limits(urgency)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
-        request = Request(submit, max_new_tokens, state.eos_token_ids, state.next_seq(), state.next_qseq(), state.now)
+        request = Request(submit, max_new_tokens, state.eos_token_ids, state.next_seq(), 0, state.now)
         request.urgency = urgency
         state.requests.setdefault(request.rid, {})[request.choice] = request
-        state.note_entry(request)
-        state.waiting.append(request)
+        state.queue.add(request, state.now)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.seq, request))
         state.delivery.accept(request)
@@ -102,16 +101,10 @@ class Intake:
         state = self._state
         if state.is_draining:
             raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-        never_started = [
-            request for request in state.waiting if not request.stream.is_open and request.stream.attempt == 0
-        ]
-        if len(never_started) + 1 <= state.config.max_queued_requests:
-            return
-        worst = least_urgent(never_started)
-        if worst is None or urgency >= worst.urgency:
-            message = f"{len(never_started)} requests are waiting already; the queue is full."
-            raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
-        self._results.fail(worst, 503, "queue_full", "Displaced from the full queue by a higher priority request.")
+        displaced = state.queue.displaced_by(urgency)
+        if displaced is not None:
+            message = "Displaced from the full queue by a higher priority request."
+            self._results.fail(displaced, 503, "queue_full", message)
 
     def _rebind(self, request: Request, submit: Submit) -> bool:
         """Give a request that is still held its new attempt and address, without computing anything again.

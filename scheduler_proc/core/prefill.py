@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
-from scheduler_proc.core.policies import PolicyContext, make_policy, reserve_for_short
+from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.preemption import pick_victims
 from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request, RequestState
@@ -37,12 +37,12 @@ class PrefillPass:
     def __init__(self, state: State, retraction: Retraction) -> None:
         self._state = state
         self._retraction = retraction
-        self._policy = make_policy(state.config)
 
     def is_due(self) -> bool:
         """Say whether a pass could do anything."""
         state = self._state
-        return state.chunked is not None or (bool(state.waiting) and not (state.is_full and not self._can_preempt))
+        may_admit = not state.is_full or self._can_preempt
+        return state.chunked is not None or (bool(state.queue.waiting) and may_admit)
 
     @property
     def _can_preempt(self) -> bool:
@@ -67,37 +67,30 @@ class PrefillPass:
             state.config, state.kv, state.running.values(), state.ratio.current, chunk_tokens, mixed_rows
         )
         batch = PrefillBatch()
-        context = self._policy_context()
+        tree = state.kv.tree if not state.config.disable_radix_cache else None
+        state.queue.begin_pass(tree, state.running.values())
         reserved = 0
         if state.chunked is not None:
-            reserved = self._continue(state.chunked, adder, batch, step, context)
+            reserved = self._continue(state.chunked, adder, batch, step)
         has_place = state.chunked is None or reserved > 0
-        if admits and has_place and state.waiting and not (state.is_full and not self._can_preempt):
+        if admits and has_place and state.queue.waiting and not (state.is_full and not self._can_preempt):
             if not reserved:
-                self._policy.order(state.waiting, context)
-            self._admit_waiting(adder, batch, step, context)
+                state.queue.order()
+            self._admit_waiting(adder, batch, step)
         return batch
-
-    def _policy_context(self) -> PolicyContext:
-        state = self._state
-        state.passes += 1
-        tree = state.kv.tree if not state.config.disable_radix_cache else None
-        return PolicyContext(state.config, tree, state.running.values(), state.counters.prefill_tokens, state.passes)
 
     # The chunked request
 
-    def _continue(
-        self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext
-    ) -> int:
+    def _continue(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int) -> int:
         """Compute more of the chunked request; returns the tokens of the chunk kept for shorter ones (4.8), for which
         the queue is in order then."""
         state = self._state
         kv = state.kv
         cap, reserved = None, 0
-        if state.config.schedule_policy == "shortest-prefill-first" and state.waiting and adder.remaining_chunk:
-            self._policy.order(state.waiting, context)
+        if state.config.schedule_policy == "shortest-prefill-first" and state.queue.waiting and adder.remaining_chunk:
+            state.queue.order()
             left = request.uncomputed_tokens
-            reserved = reserve_for_short(state.waiting, left, adder.remaining_chunk, kv.page_size)
+            reserved = reserve_for_short(state.queue.waiting, left, adder.remaining_chunk, kv.page_size)
             if reserved:
                 cap = (adder.remaining_chunk - reserved) // kv.page_size * kv.page_size
         length = adder.continue_chunked(request, cap)
@@ -116,21 +109,18 @@ class PrefillPass:
 
     # The waiting queue
 
-    def _admit_waiting(self, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext) -> None:
+    def _admit_waiting(self, adder: PrefillAdder, batch: PrefillBatch, step: int) -> None:
         state = self._state
-        queue = list(state.waiting)
         admitted: set[int] = set()
-        for request in queue:
+        reason = None
+        for request in list(state.queue.waiting):
             reason = self._reason_to_stop(request, adder, batch, len(admitted))
             if reason is None:
                 reason = self._admit(request, adder, batch, step)
             if reason is not None:
-                state.stop_reasons[reason] += 1
                 break
             admitted.add(id(request))
-        if admitted:
-            state.waiting[:] = [request for request in state.waiting if id(request) not in admitted]
-        self._policy.after_pass(state.waiting, len(admitted), context)
+        state.queue.end_pass(admitted, reason)
 
     def _reason_to_stop(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, admitted: int) -> str | None:
         """Say why this pass must not even look at a candidate, or None."""
@@ -233,7 +223,7 @@ class PrefillPass:
         is_last = not request.uncomputed_tokens
         batch.chunks.append(Chunk(request.slot, length, is_last))
         batch.requests.append(request)
-        state.counters.prefill_tokens += length
+        state.queue.note_computed(length)
         request.timeline.note(state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step})
         writes, replaced = state.kv.register(request.lease, request.key(), step)
         batch.next_writes += [(request, request.generation, index, page) for index, page in writes]

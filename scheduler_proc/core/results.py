@@ -90,7 +90,7 @@ class Results:
         """Take a request out of queue or batch; its KV goes to the tree if it finished, else back to the pool."""
         state = self._state
         if request.state is RequestState.WAITING:
-            state.waiting.remove(request)
+            state.queue.remove(request)
         else:
             state.leave_batch(request)
             state.give_slot_back(request)
@@ -165,12 +165,9 @@ class Results:
             state.kv.release(request.lease)
             request.move_to(RequestState.WAITING)
             request.in_flight = 0
-        for request in state.waiting:
+        for request in state.queue.waiting:
             request.in_flight = 0
-        # They were admitted before everything that waits, so they go to the front in the order of arrival.
-        for request in [*on_board, *sorted(state.waiting, key=lambda request: request.qseq)]:
-            request.qseq = state.next_qseq()
-        state.waiting[:0] = on_board
+        state.queue.put_first(on_board)
         state.outstanding.clear()
         state.by_generation.clear()
         state.page_writes.clear()

@@ -35,7 +35,7 @@ class Retraction:
         state.give_slot_back(request)
         state.kv.release(request.lease)
         request.move_to(RequestState.WAITING)
-        state.requeue(request)
+        state.queue.add(request, state.now)
 
     def fail_alone(self, request: Request) -> None:
         """The last request does not fit even alone (RET-4): its output so far is final."""

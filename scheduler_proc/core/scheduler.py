@@ -16,6 +16,7 @@ from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.queries import timeline_json, trace_json
+from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.results import Results
@@ -59,6 +60,7 @@ class Scheduler:
             eos_token_ids,
             worker_name,
             NewTokenRatio(config),
+            WaitingQueue(config),
             kv,
             Delivery(config.stream_interval),
         )
@@ -188,7 +190,7 @@ class Scheduler:
         kv = state.kv
         gauges: dict[str, float] = {
             "num_running_reqs": len(state.running) + (state.chunked is not None),
-            "num_queue_reqs": len(state.waiting),
+            "num_queue_reqs": len(state.queue.waiting),
             "new_token_ratio": state.ratio.current,
         }
         if kv.capacity_tokens:
@@ -201,6 +203,7 @@ class Scheduler:
             gauges["kv_protected_tokens"] = kv.tree.protected_tokens
         gauges["longest_decode_gap_s"] = self._steps.longest_gap_s
         counted = {name: float(getattr(state.counters, name)) for name in state.counters.__slots__}
+        counted["prefill_tokens"] = float(state.queue.computed_tokens)
         counted |= {f'requests_ended{{cause="{cause}"}}': float(n) for cause, n in state.ends_by_cause.items()}
-        counted |= {f'passes_stopped{{reason="{reason}"}}': float(n) for reason, n in state.stop_reasons.items()}
+        counted |= {f'passes_stopped{{reason="{reason}"}}': float(n) for reason, n in state.queue.stop_reasons.items()}
         return gauges, counted

@@ -16,6 +16,7 @@ from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.sizes import AUTO_CHUNK_CPU
@@ -48,11 +49,11 @@ class State:
     eos_token_ids: tuple[int, ...]
     worker_name: str
     ratio: NewTokenRatio
+    queue: WaitingQueue
     kv: KvCache
     delivery: Delivery
     counters: SchedulerCounters = field(default_factory=SchedulerCounters)
     requests: dict[Rid, dict[int, Request]] = field(default_factory=dict)
-    waiting: list[Request] = field(default_factory=list)
     chunked: Request | None = None
     running: dict[int, Request] = field(default_factory=dict)
     """By generation, in batch order."""
@@ -73,27 +74,18 @@ class State:
     finished_log: collections.deque[Request] | None = None
     """Requests that ended by themselves, until somebody takes them; None while nobody does."""
     ends_by_cause: collections.Counter[str] = field(default_factory=collections.Counter)
-    stop_reasons: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Why prefill passes stopped before the end of the queue."""
-    passes: int = 0
     step_time_model: StepTimeModel | None = None
     """Learns how long steps take, if a setting needs it."""
     last_result_s: float = 0.0
     step: int = 0
     generation: int = 0
     last_seq: int = 0
-    last_qseq: int = 0
     now: float = 0.0
 
     def next_seq(self) -> int:
         """Return a new arrival number."""
         self.last_seq += 1
         return self.last_seq
-
-    def next_qseq(self) -> int:
-        """Return a new queue-entry number."""
-        self.last_qseq += 1
-        return self.last_qseq
 
     def live(self) -> list[Request]:
         """Return every request that has not ended."""
@@ -117,12 +109,6 @@ class State:
             self.step_time_model.learn(done.features, self.now - max(done.issued_s, self.last_result_s))
         self.last_result_s = self.now
 
-    def note_entry(self, request: Request) -> None:
-        """A request enters the queue, for the first time or again."""
-        request.passes_waited = 0
-        request.processed_at_entry = self.counters.prefill_tokens
-        request.timeline.on_queued(self.now, len(self.waiting), self.stop_reasons)
-
     def note_admission(self, request: Request, step: int, cached: int, length: int) -> None:
         """A request has got its slot: `cached` tokens come from the tree, `length` are computed first."""
         counters = self.counters
@@ -137,7 +123,7 @@ class State:
             "reserved_tokens": request.remaining_tokens,
             "ratio": round(self.ratio.current, 6),
         }
-        request.timeline.on_admitted(self.now, step, cached, request.passes_waited, self.stop_reasons, details)
+        request.timeline.on_admitted(self.now, step, cached, request.passes_waited, self.queue.stop_reasons, details)
 
     def take_slot(self, request: Request) -> None:
         """Give a request a slot and a generation; the caller has checked that one is free."""
@@ -162,9 +148,3 @@ class State:
             self.chunked = None
         self.running.pop(request.generation, None)
         self.is_full = False
-
-    def requeue(self, request: Request) -> None:
-        """Put a request at the tail of the queue with a new entry number (RET-7)."""
-        request.qseq = self.next_qseq()
-        self.note_entry(request)
-        self.waiting.append(request)

@@ -101,7 +101,7 @@ class Bench:
     def request(self, name: str, prompt: int | list[int], output: int, max_new: int, **fields: Any) -> Request:
         """Make a request that the scheduler knows, in no place yet."""
         made = request(prompt, output, max_new, self.state.next_seq(), config=self.config, **fields)
-        made.qseq = self.state.next_qseq()
+        self.state.queue._number(made)
         self.state.requests[made.rid] = {0: made}
         self.names[id(made)] = name
         return made
@@ -109,8 +109,7 @@ class Bench:
     def wait(self, name: str, prompt: int | list[int], output: int, max_new: int, **fields: Any) -> Request:
         """Put a request into the queue."""
         made = self.request(name, prompt, output, max_new, **fields)
-        self.state.note_entry(made)
-        self.state.waiting.append(made)
+        self.state.queue.add(made, 0.0)
         return made
 
     def run(
@@ -156,7 +155,7 @@ class Bench:
 
     def waiting(self) -> str:
         """Return the names in the queue, in its order."""
-        return " ".join(self.names[id(made)] for made in self.state.waiting)
+        return " ".join(self.names[id(made)] for made in self.state.queue.waiting)
 
     def running(self) -> str:
         """Return the names in the batch, in its order."""

@@ -25,7 +25,7 @@ def busy(page_size: int = 4) -> CoreRig:
         rig.step()
     state = rig.scheduler._state
     kv = state.kv
-    assert len(state.running) == 2 and state.waiting and kv.tree.evictable_tokens and kv.tree.protected_tokens
+    assert len(state.running) == 2 and state.queue.waiting and kv.tree.evictable_tokens and kv.tree.protected_tokens
     return rig
 
 
@@ -78,19 +78,19 @@ def a_lock_is_missing(state: State) -> None:
 
 
 def a_request_is_in_two_places(state: State) -> None:
-    state.waiting.append(next(iter(state.running.values())))
+    state.queue.waiting.append(next(iter(state.running.values())))
 
 
 def a_request_is_in_no_place(state: State) -> None:
-    state.waiting.clear()
+    state.queue.waiting.clear()
 
 
 def a_waiting_request_has_a_slot(state: State) -> None:
-    state.waiting[0].slot = 0
+    state.queue.waiting[0].slot = 0
 
 
 def a_waiting_request_has_a_lock(state: State) -> None:
-    state.waiting[0].lease.node = next(state.kv.tree.nodes())
+    state.queue.waiting[0].lease.node = next(state.kv.tree.nodes())
 
 
 def a_running_request_is_not(state: State) -> None:

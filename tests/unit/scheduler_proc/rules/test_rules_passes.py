@@ -46,7 +46,7 @@ def test_adm2_no_skip_ahead_to_a_smaller_request() -> None:
         bench.wait(name, prompt, 0, 5)
     bench.prefill.form(1)
     assert (bench.running(), bench.waiting()) == ("first", "second third")
-    assert dict(bench.state.stop_reasons) == {"no_kv": 1}
+    assert dict(bench.state.queue.stop_reasons) == {"no_kv": 1}
 
 
 def test_adm2_a_limit_on_requests() -> None:
@@ -56,7 +56,7 @@ def test_adm2_a_limit_on_requests() -> None:
         bench.wait(name, 3, 0, 5)
     bench.prefill.form(1)
     assert (bench.running(), bench.waiting()) == ("a b", "c")
-    assert dict(bench.state.stop_reasons) == {"prefill_max_requests": 1}
+    assert dict(bench.state.queue.stop_reasons) == {"prefill_max_requests": 1}
 
 
 def test_adm2_a_limit_on_running_requests() -> None:

@@ -63,7 +63,7 @@ def test_d9_the_token_in_flight_may_be_the_last() -> None:
     short = Shortage(stop_token_ids=(eighth,), min_new_tokens=7)
     short.rig.step()
     assert short.rig.streams[short.rid, 0].ending == "stop"
-    assert short.y not in short.rig.scheduler._state.waiting
+    assert short.y not in short.rig.scheduler._state.queue.waiting
     assert short.resumed() == [] and len(short.rig.outputs(short.rid)) == 8
 
 
@@ -74,7 +74,7 @@ def test_ret10_a_waiting_request_is_not_admitted_before_its_token_is_back() -> N
     prefill = short.rig.scheduler._steps._prefill
     assert prefill._reason_to_stop(short.y, FullPurse(), None, 0) == "token_in_flight"  # type: ignore[arg-type]
     short.rig.step()
-    assert short.y.in_flight == 0 and short.y in state.waiting
+    assert short.y.in_flight == 0 and short.y in state.queue.waiting
 
 
 class FullPurse:
@@ -129,7 +129,7 @@ def test_ret7_to_the_tail_and_exempt_from_the_queue_limit() -> None:
     refused = [rid for rid in others if short.rig.streams[rid, 0].ending]
     # The limit is 9, and y is not one of them.
     assert refused == others[9:]
-    assert short.rig.scheduler._state.waiting[0] is short.y
+    assert short.rig.scheduler._state.queue.waiting[0] is short.y
     short.rig.run()
     assert short.rig.streams[short.rid, 0].ending == "length"
 
@@ -145,7 +145,7 @@ def test_ret7_priority_does_not_displace_a_retracted_request(values: dict[str, b
     for number in range(3):
         rids.append(rig.submit([number + 1, 2], params=steady(30), priority=0))
         rig.step()
-    while not any(waiting.timeline.retractions for waiting in state.waiting):
+    while not any(waiting.timeline.retractions for waiting in state.queue.waiting):
         rig.step()
     # The one place in the queue is free for each of them in turn; the more urgent displaces the newcomer before it.
     newcomers = [rig.submit([9, number], 3, priority=number if not values else -number) for number in (1, 2)]

@@ -107,7 +107,7 @@ def test_pri4_a_second_attempt_is_exempt() -> None:
     again = Submit(rid, 0, 1, "api-0", "detok-0", pack_ids([9, 9]), b"", SamplingParams(max_new_tokens=4), -50)
     rig.streams[rid, 0] = Stream(again)
     rig.send(again)
-    assert not ended(rig, rids) and len(rig.scheduler._state.waiting) == 4
+    assert not ended(rig, rids) and len(rig.scheduler._state.queue.waiting) == 4
     # Nor is it the one that a more urgent newcomer displaces, though it is the least urgent.
     rids["again"] = rid
     rids["D"] = rig.submit([7, 7], 4, priority=1)
