@@ -24,7 +24,7 @@ def _fail(name: str, detail: str) -> None:
 
 
 def _holders(state: State) -> list[Request]:
-    return [*state.running.values(), *([state.chunked] if state.chunked else [])]
+    return [*state.batch.running.values(), *([state.batch.chunked] if state.batch.chunked else [])]
 
 
 def _check_places(state: State) -> None:
@@ -36,14 +36,14 @@ def _check_places(state: State) -> None:
     for request in state.queue.waiting:
         if request.state is not RequestState.WAITING or request.lease.pages or request.lease.node or request.slot >= 0:
             _fail("INV-7", f"waiting request {request.rid.hex()} holds pages, a lock or a slot")
-    for request in state.running.values():
+    for request in state.batch.running.values():
         if request.state is not RequestState.RUNNING:
             _fail("INV-7", f"{request.state.name} request {request.rid.hex()} in the running batch")
         computed = request.lease.num_computed_tokens
         if computed != request.prompt_tokens + request.launched - 1:
             _fail("INV-7", f"running request {request.rid.hex()} has C {computed}, launched {request.launched}")
-    if state.chunked is not None and state.chunked.state is not RequestState.PREFILLING:
-        _fail("INV-7", f"chunked request in state {state.chunked.state.name}")
+    if state.batch.chunked is not None and state.batch.chunked.state is not RequestState.PREFILLING:
+        _fail("INV-7", f"chunked request in state {state.batch.chunked.state.name}")
 
 
 def _check_ownership(state: State, kv: KvCache) -> None:
@@ -100,15 +100,15 @@ def _expected_locks(node: Node, locks: "collections.Counter[int]") -> int:
 
 def _check_idle(state: State, kv: KvCache) -> None:
     """INV-2: with nothing held, every page is free or evictable."""
-    if not state.requests and not state.outstanding:
+    if not state.requests and not state.in_flight.steps:
         if kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens:
             _fail("INV-2", f"idle, but {kv.reachable_tokens()} of {kv.capacity_tokens} tokens reachable")
-        if state.by_generation:
+        if state.in_flight.by_generation:
             _fail("INV-2", "idle, but rows are expected")
 
 
 def _check_slots(state: State) -> None:
     """Each slot is free or belongs to one request."""
     taken = [request.slot for request in _holders(state) if request.slot >= 0]
-    if sorted([*taken, *state.free_slots]) != list(range(state.max_slots)):
-        _fail("INV-7", f"slots taken {sorted(taken)}, free {sorted(state.free_slots)} of {state.max_slots}")
+    if sorted([*taken, *state.batch.free_slots]) != list(range(state.batch.max_slots)):
+        _fail("INV-7", f"slots taken {sorted(taken)}, free {sorted(state.batch.free_slots)} of {state.batch.max_slots}")

@@ -3,7 +3,7 @@
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.retraction import pick_victim
-from scheduler_proc.core.state import PageWrite, State
+from scheduler_proc.core.state import State
 
 
 class DecodePass:
@@ -13,11 +13,6 @@ class DecodePass:
         self._state = state
         self._retraction = retraction
         self._steps = 0
-        self._complete: list[Request] = []
-
-    def rows(self) -> list[Request]:
-        """Return who decodes: rows whose last token is launched already have left their slot."""
-        return [request for request in self._state.running.values() if request.slot >= 0]
 
     def make_fit(self, rows: list[Request]) -> tuple[list[Request], bool]:
         """Retract until the next token of the rest fits.
@@ -29,7 +24,7 @@ class DecodePass:
         is_forced = state.config.test_retract and self._steps % 3 == 0 and len(rows) > 1
         if not is_forced and self.fits(rows):
             return rows, False
-        if len(rows) < len(state.running) and not is_forced:
+        if len(rows) < len(state.batch.running) and not is_forced:
             # Requests that only wait for their last result will free their pages: cheaper than a retraction (RET-9).
             return [], False
         if len(rows) == 1:
@@ -44,30 +39,6 @@ class DecodePass:
     def _needed(self, rows: list[Request]) -> int:
         page_size = self._state.page_size
         return page_size * sum(1 for request in rows if request.lease.num_computed_tokens % page_size == 0)
-
-    def advance(self, rows: list[Request]) -> list[PageWrite]:
-        """Launch one token of each row, for which there is room; returns the page table writes."""
-        kv = self._state.kv
-        page_size = kv.page_size
-        writes = []
-        complete = self._complete
-        for request in rows:
-            lease = request.lease
-            computed = lease.num_computed_tokens
-            if computed % page_size == 0:
-                (page,) = kv.extend(lease, computed + 1)
-                writes.append((request.slot, len(lease.pages) - 1, page))
-            lease.num_computed_tokens = computed + 1
-            request.launched += 1
-            request.in_flight += 1
-            if request.launched >= (request.max_new_tokens or 1):
-                complete.append(request)
-        return writes
-
-    def take_complete(self) -> list[Request]:
-        """Return the requests whose last row the last `advance` has launched."""
-        complete, self._complete = self._complete, []
-        return complete
 
     def _retract(self, rows: list[Request]) -> list[Request]:
         """Take victims until the rest fits (RET-2, RET-3, RET-5); returns the survivors."""
@@ -93,9 +64,9 @@ class DecodePass:
         """One request is left and does not fit: it waits while pages can still come back. Then it makes way for a
         prompt in progress, which could not go on either; alone it is failed (RET-4)."""
         state = self._state
-        if state.outstanding:
+        if state.in_flight.steps:
             return
-        if state.chunked is not None:
+        if state.batch.chunked is not None:
             self._retraction.retract(request, self._needed([request]))
         else:
             self._retraction.fail_alone(request)

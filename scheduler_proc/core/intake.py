@@ -147,7 +147,7 @@ class Intake:
                     self._results.abort(request)
                     continue
             is_running = request.state is not RequestState.WAITING
-            steps = state.step - request.timeline.first_step if is_running else 0
+            steps = state.in_flight.last_step - request.timeline.first_step if is_running else 0
             held.append(HeldRequest(request.rid, request.choice, request.stream.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
+from scheduler_proc.core.batch import LaterWrite, PageWrite
 from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.preemption import pick_victims
 from scheduler_proc.core.radix import ID_BYTES
-from scheduler_proc.core.request import Request, RequestState
+from scheduler_proc.core.request import Request
 from scheduler_proc.core.retract import Retraction
-from scheduler_proc.core.state import PageWrite, State
+from scheduler_proc.core.state import State
 
 
 @dataclass(slots=True)
@@ -21,7 +22,7 @@ class PrefillBatch:
     chunks: list[Chunk] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     new_pages: list[PageWrite] = field(default_factory=list)
-    next_writes: list[tuple[Request, int, int, int]] = field(default_factory=list)
+    later_writes: list[LaterWrite] = field(default_factory=list)
     replaced: list[int] = field(default_factory=list)
     context_tokens: int = 0
 
@@ -41,8 +42,8 @@ class PrefillPass:
     def is_due(self) -> bool:
         """Say whether a pass could do anything."""
         state = self._state
-        may_admit = not state.is_full or self._can_preempt
-        return state.chunked is not None or (bool(state.queue.waiting) and may_admit)
+        may_admit = not state.batch.is_full or self._can_preempt
+        return state.batch.chunked is not None or (bool(state.queue.waiting) and may_admit)
 
     @property
     def _can_preempt(self) -> bool:
@@ -64,16 +65,16 @@ class PrefillPass:
             cap = max(token_cap, state.page_size) + mixed_rows
             chunk_tokens = min(chunk_tokens, cap) if chunk_tokens > 0 else cap
         adder = PrefillAdder(
-            state.config, state.kv, state.running.values(), state.ratio.current, chunk_tokens, mixed_rows
+            state.config, state.kv, state.batch.running.values(), state.ratio.current, chunk_tokens, mixed_rows
         )
         batch = PrefillBatch()
         tree = state.kv.tree if not state.config.disable_radix_cache else None
-        state.queue.begin_pass(tree, state.running.values())
+        state.queue.begin_pass(tree, state.batch.running.values())
         reserved = 0
-        if state.chunked is not None:
-            reserved = self._continue(state.chunked, adder, batch, step)
-        has_place = state.chunked is None or reserved > 0
-        if admits and has_place and state.queue.waiting and not (state.is_full and not self._can_preempt):
+        if state.batch.chunked is not None:
+            reserved = self._continue(state.batch.chunked, adder, batch, step)
+        has_place = state.batch.chunked is None or reserved > 0
+        if admits and has_place and state.queue.waiting and not (state.batch.is_full and not self._can_preempt):
             if not reserved:
                 state.queue.order()
             self._admit_waiting(adder, batch, step)
@@ -96,7 +97,7 @@ class PrefillPass:
         length = adder.continue_chunked(request, cap)
         if not kv.make_room(length + kv.page_size):
             # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
-            if state.running:
+            if state.batch.running:
                 return reserved
             length = min(length, kv.pool.available_tokens - (-request.lease.num_computed_tokens % kv.page_size))
             if length <= 0:
@@ -136,7 +137,7 @@ class PrefillPass:
 
     def _must_run_alone(self, request: Request, batch: PrefillBatch) -> bool:
         """A suspect of failed steps runs alone, and nobody joins one."""
-        on_board = [*self._state.running.values(), *batch.requests]
+        on_board = [*self._state.batch.running.values(), *batch.requests]
         if any(other.suspicion > 1 for other in on_board):
             return True
         return request.suspicion > 1 and bool(on_board)
@@ -146,10 +147,10 @@ class PrefillPass:
         state = self._state
         kv = state.kv
         kv.match_and_lock(request.lease, request.key()[:-ID_BYTES], request.namespace, request.urgency)
-        needs_slot = not state.free_slots
+        needs_slot = not state.batch.free_slots
         length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, batch)
         is_kv_short = not length and verdict is Verdict.NO_TOKEN
-        has_budget = adder.has_budget_for(request, state.chunked is None)
+        has_budget = adder.has_budget_for(request, state.batch.chunked is None)
         if is_kv_short and has_budget and self._preempt_for(request, adder, batch, needs_slot):
             length, verdict = self._test(request, adder, batch)
         if length:
@@ -158,7 +159,7 @@ class PrefillPass:
         kv.unlock_match(request.lease)
         if verdict is Verdict.OTHER:
             return "budget"
-        state.is_full = needs_slot or bool(state.running or batch.chunks)
+        state.batch.note_full(needs_slot or bool(state.batch.running or batch.chunks))
         return "no_slot" if needs_slot else "no_kv"
 
     def _test(self, request: Request, adder: PrefillAdder, batch: PrefillBatch) -> tuple[int, Verdict]:
@@ -167,13 +168,13 @@ class PrefillPass:
             return 0, Verdict.NO_TOKEN
         is_alone = self._is_alone(batch)
         withheld = 0 if is_alone else kv.withheld_tokens(request.urgency)
-        length, verdict = adder.add(request, withheld, may_chunk=self._state.chunked is None)
+        length, verdict = adder.add(request, withheld, may_chunk=self._state.batch.chunked is None)
         if length and not kv.make_room_for(request.urgency, length + kv.page_size, is_alone):
             return 0, Verdict.NO_TOKEN
         return length, verdict
 
     def _is_alone(self, batch: PrefillBatch) -> bool:
-        return not self._state.running and not batch.chunks
+        return not self._state.batch.running and not batch.chunks
 
     def _preempt_for(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, needs_slot: bool) -> bool:
         """Preempt less urgent running requests so that this one fits (PRE-1, PRE-6); says whether any was."""
@@ -181,14 +182,14 @@ class PrefillPass:
         if not self._can_preempt:
             return False
         entered = {id(other) for other in batch.requests}
-        candidates = [other for other in state.running.values() if other.slot >= 0 and id(other) not in entered]
+        candidates = [other for other in state.batch.running.values() if other.slot >= 0 and id(other) not in entered]
         withheld = state.kv.withheld_tokens(request.urgency)
         victims = pick_victims(request, candidates, adder, state.config, needs_slot, withheld)
         for victim in victims:
             adder.forget_victim(victim)
             self._retraction.preempt(victim, request)
         if victims:
-            remaining = state.config.retract_decode_steps * len(state.running)
+            remaining = state.config.retract_decode_steps * len(state.batch.running)
             state.kv.make_room(remaining)
         return bool(victims)
 
@@ -197,7 +198,7 @@ class PrefillPass:
         kv = state.kv
         cached = request.lease.num_computed_tokens
         kv.extend(request.lease, cached + length)
-        state.take_slot(request)
+        state.batch.enter(request)
         state.note_admission(request, step, cached, length)
         if not request.stream.is_open:
             state.delivery.open(request, state.now)
@@ -226,15 +227,6 @@ class PrefillPass:
         state.queue.note_computed(length)
         request.timeline.note(state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step})
         writes, replaced = state.kv.register(request.lease, request.key(), step)
-        batch.next_writes += [(request, request.generation, index, page) for index, page in writes]
+        batch.later_writes += [(request, request.generation, index, page) for index, page in writes]
         batch.replaced += replaced
-        if is_last:
-            if state.chunked is request:
-                state.chunked = None
-            request.move_to(RequestState.RUNNING)
-            request.launched += 1
-            request.in_flight += 1
-            state.running[request.generation] = request
-        elif state.chunked is None:
-            request.move_to(RequestState.PREFILLING)
-            state.chunked = request
+        state.batch.launch_chunk(request, is_last)

@@ -16,13 +16,12 @@ class Results:
     def on_result(self, result: StepResult) -> None:
         """Apply one step's sampled ids, in row order."""
         state = self._state
-        if not state.outstanding or state.outstanding[0].step != result.step:
+        if not state.in_flight.take(result.step, state.now):
             return
-        state.note_step_time(state.outstanding.popleft())
         logprobs = dict(result.logprobs)
         bad_rows = set(result.bad_rows)
         is_plain = not logprobs and not bad_rows and state.config.stream_interval == 1
-        by_generation, delivery = state.by_generation, state.delivery
+        by_generation, delivery = state.in_flight.by_generation, state.delivery
         detok, columns, taken = "", delivery.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
         # The hot loop: what almost every row needs stands here, the rest in _take_row.
@@ -91,14 +90,9 @@ class Results:
         state = self._state
         if request.state is RequestState.WAITING:
             state.queue.remove(request)
+            request.move_to(end)
         else:
-            state.leave_batch(request)
-            state.give_slot_back(request)
-            if end is RequestState.FINISHED:
-                state.kv.finish(request.lease, request.key(), state.step)
-            else:
-                state.kv.release(request.lease)
-        request.move_to(end)
+            state.batch.leave(request, end)
         if end is RequestState.FINISHED:
             state.counters.finished += 1
         state.end(request, cause)
@@ -143,7 +137,7 @@ class Results:
         Who was on board twice runs alone; who fails alone is failed, so that innocents are never blamed.
         """
         state = self._state
-        if not any(outstanding.step == failed.step for outstanding in state.outstanding):
+        if not state.in_flight.has(failed.step):
             return
         on_board = self.requeue_all()
         state.kv.forget_written_since(failed.step)
@@ -155,20 +149,15 @@ class Results:
     def requeue_all(self) -> list[Request]:
         """Retract everything that runs, oldest first, and forget the steps in flight. Returns the requests."""
         state = self._state
-        on_board = [*state.running.values(), *([state.chunked] if state.chunked else [])]
-        on_board.sort(key=lambda request: request.seq)
+        on_board = state.batch.on_board()
         for request in on_board:
             details = {"outputs": len(request.output_ids)}
             request.timeline.on_requeued(state.now, "requeued", request.lease.num_computed_tokens, details)
-            state.leave_batch(request)
-            state.give_slot_back(request)
-            state.kv.release(request.lease)
-            request.move_to(RequestState.WAITING)
+            state.batch.leave(request, RequestState.WAITING)
             request.in_flight = 0
         for request in state.queue.waiting:
             request.in_flight = 0
         state.queue.put_first(on_board)
-        state.outstanding.clear()
-        state.by_generation.clear()
-        state.page_writes.clear()
+        state.in_flight.clear()
+        state.batch.forget_writes()
         return on_board

@@ -31,19 +31,13 @@ class Retraction:
         request.timeline.retractions += 1
         details = {**details, "outputs": len(request.output_ids)}
         request.timeline.on_requeued(state.now, what, request.lease.num_computed_tokens, details)
-        state.leave_batch(request)
-        state.give_slot_back(request)
-        state.kv.release(request.lease)
-        request.move_to(RequestState.WAITING)
+        state.batch.leave(request, RequestState.WAITING)
         state.queue.add(request, state.now)
 
     def fail_alone(self, request: Request) -> None:
         """The last request does not fit even alone (RET-4): its output so far is final."""
         state = self._state
-        state.leave_batch(request)
-        state.give_slot_back(request)
-        state.kv.release(request.lease)
-        request.move_to(RequestState.FAILED)
+        state.batch.leave(request, RequestState.FAILED)
         state.delivery.send_held_back(request)
         state.delivery.close(request)
         message = "The KV cache is too small for this request even after retracting every other request."

@@ -10,8 +10,10 @@ import msgspec
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
 from scheduler_proc.core.audit import audit
+from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.delivery import Delivery, Sent
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
+from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
@@ -53,6 +55,7 @@ class Scheduler:
             config.enable_priority_scheduling,
             config.cache_priority_isolation,
         )
+        in_flight = StepsInFlight(StepTimeModel() if config.tbt_target_ms > 0 else None)
         self._state = State(
             config,
             page_size,
@@ -62,13 +65,13 @@ class Scheduler:
             NewTokenRatio(config),
             WaitingQueue(config),
             kv,
+            in_flight,
+            Batch(kv, in_flight),
             Delivery(config.stream_interval),
         )
         self._results = Results(self._state)
         self._intake = Intake(self._state, self._results)
         self._steps = Steps(self._state)
-        if config.tbt_target_ms > 0:
-            self._state.step_time_model = StepTimeModel()
 
     def handle(self, event: Event, now: float) -> list[Sent]:
         """Take one frame or internal event; return what to send as (destination, frame).
@@ -109,21 +112,18 @@ class Scheduler:
         state = self._state
         self._on_worker_lost()
         config = state.config
-        state.worker_epoch = event.epoch
+        state.in_flight.start(event.epoch)
         state.kv.restart(event.page_count)
         state.lengths = LengthRules(state.context_length, state.kv.capacity_tokens, state.page_size)
-        state.max_slots = slots_in_force(config, event.max_slots, state.kv.capacity_tokens, event.is_cpu)
-        state.free_slots = list(range(state.max_slots - 1, -1, -1))
-        state.released_slots.clear()
+        state.batch.restart(slots_in_force(config, event.max_slots, state.kv.capacity_tokens, event.is_cpu))
         state.chunk_tokens = chunk_tokens_in_force(config, event.is_cpu)
-        state.is_full = False
         self._intake.on_worker_up()
 
     def _on_worker_lost(self) -> None:
         state = self._state
-        if state.worker_epoch is None:
+        if state.in_flight.worker_epoch is None:
             return
-        state.worker_epoch = None
+        state.in_flight.stop()
         state.counters.worker_losses += 1
         self._results.requeue_all()
         state.kv.clear()
@@ -148,7 +148,7 @@ class Scheduler:
         ratio = state.ratio
         return {
             **msgspec.structs.asdict(state.config),
-            "max_running_requests": state.max_slots,
+            "max_running_requests": state.batch.max_slots,
             "chunked_prefill_size": state.chunk_tokens,
             "page_size": state.page_size,
             "kv_capacity_tokens": state.kv.capacity_tokens,
@@ -178,7 +178,7 @@ class Scheduler:
 
     def is_idle(self) -> bool:
         """Say whether nothing is held and nothing is in flight."""
-        return not self._state.requests and not self._state.outstanding
+        return not self._state.requests and not self._state.in_flight.steps
 
     def audit(self) -> None:
         """Check every invariant by name; raises InvariantViolation with the state that breaks it."""
@@ -189,7 +189,7 @@ class Scheduler:
         state = self._state
         kv = state.kv
         gauges: dict[str, float] = {
-            "num_running_reqs": len(state.running) + (state.chunked is not None),
+            "num_running_reqs": len(state.batch.running) + (state.batch.chunked is not None),
             "num_queue_reqs": len(state.queue.waiting),
             "new_token_ratio": state.ratio.current,
         }

@@ -1,15 +1,14 @@
 """Which step comes next: prefill, decode or both (rules STEP-1 to STEP-8, RET-12), and what its frame says."""
 
 from quartet.wire.frames import Step, pack_ids
+from scheduler_proc.core.batch import PageWrite
 from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.prefill import PrefillBatch, PrefillPass
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retract import Retraction
-from scheduler_proc.core.state import Outstanding, PageWrite, State
+from scheduler_proc.core.state import State
 from scheduler_proc.core.step_time_model import StepTimeModel
 
-MAX_OUTSTANDING = 2
-"""Steps issued whose results are not back: the device works on one while the next is prepared."""
 MIN_STEPS_TO_TRUST_COST = 8
 
 
@@ -28,12 +27,12 @@ class Steps:
     def pump(self) -> None:
         """Issue steps until two are outstanding or there is nothing to run."""
         state = self._state
-        while state.worker_epoch is not None and len(state.outstanding) < MAX_OUTSTANDING:
+        while state.in_flight.has_room:
             if not self._issue_next():
                 break
-        if not state.requests and not state.outstanding:
+        if not state.requests and not state.in_flight.steps:
             state.ratio.on_idle()
-        if not state.running:
+        if not state.batch.running:
             self._last_decode_s = -1.0
 
     def _issue_next(self) -> bool:
@@ -52,16 +51,16 @@ class Steps:
         state, config = self._state, self._state.config
         if not self._prefill.is_due():
             return False
-        running = len(state.running)
+        running = len(state.batch.running)
         if self._decodes_owed > 0 and running >= max(config.prefill_decode_interval_min_bs, 1):
             return False
         if config.test_retract_no_prefill_bs and running > config.test_retract_no_prefill_bs:
             return False
-        is_short_of_slots = running > 0 and len(state.free_slots) < config.min_free_slots_delay
-        return not (is_short_of_slots and state.chunked is None)
+        is_short_of_slots = running > 0 and len(state.batch.free_slots) < config.min_free_slots_delay
+        return not (is_short_of_slots and state.batch.chunked is None)
 
     def _issue_prefill(self) -> bool:
-        step = self._state.step + 1
+        step = self._state.in_flight.last_step + 1
         batch = self._prefill.form(step)
         if not batch.chunks:
             return False
@@ -70,19 +69,19 @@ class Steps:
 
     def _issue_mixed(self) -> bool:
         """Decode rows join a prefill step as one-token extends; if they do not fit they sit it out (RET-12)."""
-        step = self._state.step + 1
-        rows = self._decode.rows()
+        step = self._state.in_flight.last_step + 1
+        rows = self._state.batch.rows()
         batch = self._prefill.form(step, mixed_rows=len(rows))
         if not batch.chunks:
             return False
         # Who was preempted in the pass decodes no more.
         rows = [request for request in rows if request.slot >= 0]
         fits = bool(rows) and self._decode.fits(rows)
-        self._issue(step, batch, rows if fits else [], self._decode.advance(rows) if fits else [])
+        self._issue(step, batch, rows if fits else [], self._state.batch.launch_rows(rows) if fits else [])
         return True
 
     def _issue_decode(self) -> bool:
-        rows = self._decode.rows()
+        rows = self._state.batch.rows()
         if not rows:
             return False
         rows, has_retracted = self._decode.make_fit(rows)
@@ -90,22 +89,22 @@ class Steps:
             return False
         if not has_retracted:
             self._state.ratio.on_decode()
-        self._issue(self._state.step + 1, PrefillBatch(), rows, self._decode.advance(rows))
+        self._issue(self._state.in_flight.last_step + 1, PrefillBatch(), rows, self._state.batch.launch_rows(rows))
         return True
 
     def _issue_decode_first(self) -> bool:
         """Decode rows first, then as much prompt as the budget has left; nobody enters beside a retraction (STEP-8)."""
         state = self._state
-        step = state.step + 1
-        rows, has_retracted = self._decode.rows(), False
+        step = state.in_flight.last_step + 1
+        rows, has_retracted = self._state.batch.rows(), False
         if rows:
             rows, has_retracted = self._decode.make_fit(rows)
         # The rows' pages are taken before the pass can give them away.
-        writes = self._decode.advance(rows)
+        writes = self._state.batch.launch_rows(rows)
         batch = PrefillBatch()
         if self._prefill.is_due():
             batch = self._prefill.form(step, len(rows), self._token_cap(rows), admits=not has_retracted)
-            rows, writes = self._without_preempted(rows, writes)
+            rows, writes = state.batch.withdraw_preempted(rows, writes)
         if not rows and not batch.chunks:
             return False
         if rows and not batch.chunks and not has_retracted:
@@ -113,64 +112,41 @@ class Steps:
         self._issue(step, batch, rows, writes)
         return True
 
-    def _without_preempted(self, rows: list[Request], writes: list[PageWrite]) -> tuple[list[Request], list[PageWrite]]:
-        """Leave out rows that the pass has preempted: slots and new pages are given back, the token is not launched."""
-        left = [request for request in rows if request.slot >= 0]
-        if len(left) == len(rows):
-            return rows, writes
-        for request in rows:
-            if request.slot < 0:
-                request.in_flight -= 1
-                if not request.in_flight:
-                    self._state.by_generation.pop(request.generation, None)
-        slots = {request.slot for request in left}
-        return left, [write for write in writes if write[0] in slots]
-
     def _token_cap(self, rows: list[Request]) -> int | None:
         """Return how many prompt tokens keep the step within the target time, or None for no bound (U1)."""
         state = self._state
-        if state.step_time_model is None or not rows:
+        if state.in_flight.time_model is None or not rows:
             return None
-        if state.step_time_model.steps_seen < MIN_STEPS_TO_TRUST_COST:
+        if state.in_flight.time_model.steps_seen < MIN_STEPS_TO_TRUST_COST:
             return state.page_size
         target_s = state.config.tbt_target_ms / 1000
-        prefill_context = state.chunked.lease.num_computed_tokens if state.chunked else 0
+        prefill_context = state.batch.chunked.lease.num_computed_tokens if state.batch.chunked else 0
         row_context = sum(request.lease.num_computed_tokens for request in rows)
-        budget = state.step_time_model.prefill_budget(target_s, len(rows), row_context, prefill_context)
+        budget = state.in_flight.time_model.prefill_budget(target_s, len(rows), row_context, prefill_context)
         return max(budget // state.page_size * state.page_size, state.page_size)
 
     def _issue(self, step: int, batch: PrefillBatch, rows: list[Request], writes: list[PageWrite]) -> None:
         """Send one step; afterwards the pages that it replaced are free, and slots without further rows."""
         state = self._state
-        assert state.worker_epoch is not None
-        owed = [
-            (request.slot, index, page)
-            for request, generation, index, page in state.page_writes
-            if request.generation == generation and request.slot >= 0
-        ]
+        assert state.in_flight.worker_epoch is not None
         # Decode rows are implicit: all slots past their prompt, and all of them decode whenever any does.
-        page_writes = owed + batch.new_pages + writes
+        page_writes = state.batch.take_later_writes() + batch.new_pages + writes
         frame = Step(
-            state.worker_epoch,
+            state.in_flight.worker_epoch,
             step,
-            pack_ids(state.released_slots),
+            pack_ids(state.batch.take_released_slots()),
             batch.enter,
             pack_ids([number for write in page_writes for number in write]),
             batch.chunks,
             bool(rows),
         )
-        state.released_slots.clear()
-        state.page_writes = batch.next_writes
-        state.kv.pool.free(batch.replaced)
-        state.step = step
-        state.outstanding.append(Outstanding(step, state.now, self._features(batch, rows)))
+        state.in_flight.issue(self._features(batch, rows), state.now)
         state.delivery.send_step(state.worker_name, frame)
         self._count(batch, rows)
-        self._release_complete(batch.requests)
-        self._release_complete(self._decode.take_complete())
+        state.batch.on_issued(batch.requests, batch.later_writes, batch.replaced)
 
     def _features(self, batch: PrefillBatch, rows: list[Request]) -> list[float]:
-        if self._state.step_time_model is None:
+        if self._state.in_flight.time_model is None:
             return []
         row_context = sum(request.lease.num_computed_tokens for request in rows)
         mean_context = batch.context_tokens // max(1, len(batch.chunks))
@@ -188,9 +164,3 @@ class Steps:
             if self._last_decode_s >= 0:
                 self.longest_gap_s = max(self.longest_gap_s, state.now - self._last_decode_s)
             self._last_decode_s = state.now
-
-    def _release_complete(self, launched: list[Request]) -> None:
-        """Take requests whose last row has just been launched out of their slots (STEP-10)."""
-        for request in launched:
-            if request.are_all_rows_launched and request.slot >= 0 and request.in_flight:
-                self._state.give_slot_back(request)

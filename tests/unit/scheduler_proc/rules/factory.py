@@ -130,11 +130,11 @@ class Bench:
         self.kv.extend(made.lease, computed)
         made.timeline.cached_tokens, made.timeline.started_s = 0, 0.0
         self.state.delivery.open(made, 0.0)
-        self.state.take_slot(made)
+        self.state.batch.enter(made)
         made.launched = computed - made.prompt_tokens + 1
         made.in_flight = max(0, made.launched - output)
         made.move_to(RequestState.RUNNING)
-        self.state.running[made.generation] = made
+        self.state.batch.running[made.generation] = made
         return made
 
     def cache(self, ids: list[int], urgency: int = 0) -> None:
@@ -151,7 +151,7 @@ class Bench:
         assert pool.available_tokens == tokens
 
     def rows(self) -> list[Request]:
-        return self.decode.rows()
+        return self.state.batch.rows()
 
     def waiting(self) -> str:
         """Return the names in the queue, in its order."""
@@ -159,7 +159,7 @@ class Bench:
 
     def running(self) -> str:
         """Return the names in the batch, in its order."""
-        return " ".join(self.names[id(made)] for made in self.state.running.values())
+        return " ".join(self.names[id(made)] for made in self.state.batch.running.values())
 
 
 def ask(scheduler: Scheduler, what: str, argument: str = "", now: float = 0.0) -> Any:

@@ -6,6 +6,7 @@ from factory import Bench, greedy, own_tokens
 from quartet.wire.frames import Failed
 from scheduler_proc.core.admission import needed_blocks
 from scheduler_proc.core.lease import Lease
+from scheduler_proc.core.request import RequestState
 from scheduler_proc.core.retraction import pick_victim
 from tests.support.core_rig import CoreRig
 
@@ -178,7 +179,7 @@ def test_ret3_until_it_fits_and_never_the_last() -> None:
     rows, has_retracted = bench.decode.make_fit(bench.rows())
     assert has_retracted and bench.waiting() == "a b c"
     # d alone still did not fit: it was not retracted but failed, as nothing is in flight.
-    assert rows == [] and not bench.state.running
+    assert rows == [] and not bench.state.batch.running
 
 
 def no_gain(bench: Bench):  # type: ignore[no-untyped-def]
@@ -200,14 +201,14 @@ def test_ret13_victims_queue_in_the_order_taken() -> None:
         bench.run(name, 10, output, 60)
     bench.wait("w", 20, 0, 100)
     bench.leave_available(0)
-    bench.state.is_full = True
+    bench.state.batch.is_full = True
     assert bench.kv.pool.available_tokens == 0
     released = bench.kv.release
     bench.kv.release = lambda lease: taken_but(bench, released, lease)  # type: ignore[method-assign]
     rows, _ = bench.decode.make_fit(bench.rows())
     assert bench.waiting() == "w q r"
     assert [bench.names[id(made)] for made in rows] == ["p", "s"]
-    assert bench.decode.advance(rows)
+    assert bench.state.batch.launch_rows(rows)
 
 
 def taken_but(bench: Bench, release, lease: Lease) -> int:  # type: ignore[no-untyped-def]
@@ -272,12 +273,11 @@ def test_ret9_no_retraction_while_a_length_finish_is_in_flight() -> None:
     bench.run("stays", 10, 5, 60)
     ending = bench.run("ends", 10, 5, 6)
     ending.launched = ending.max_new_tokens
-    bench.state.give_slot_back(ending)
+    bench.state.batch.release_slot(ending)
     bench.leave_available(0)
     before = bench.state.ratio.current
     assert survivors(bench) == ("", False)
     assert bench.running() == "stays ends" and bench.state.ratio.current == before
     assert "ends" not in [bench.names[id(made)] for made in bench.rows()]
-    bench.state.leave_batch(ending)
-    bench.kv.release(ending.lease)
+    bench.state.batch.leave(ending, RequestState.WAITING)
     assert survivors(bench) == ("stays", False)

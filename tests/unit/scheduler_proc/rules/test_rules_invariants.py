@@ -21,11 +21,13 @@ def busy(page_size: int = 4) -> CoreRig:
         rig.step()
     rig.submit(own_tokens(3, 90), params=greedy(5))
     rig.submit(own_tokens(4, 20), params=greedy(5))
-    while rig.scheduler._state.chunked is None:
+    while rig.scheduler._state.batch.chunked is None:
         rig.step()
     state = rig.scheduler._state
     kv = state.kv
-    assert len(state.running) == 2 and state.queue.waiting and kv.tree.evictable_tokens and kv.tree.protected_tokens
+    assert (
+        len(state.batch.running) == 2 and state.queue.waiting and kv.tree.evictable_tokens and kv.tree.protected_tokens
+    )
     return rig
 
 
@@ -34,13 +36,13 @@ def a_page_is_lost(state: State) -> None:
 
 
 def a_request_has_too_few_pages(state: State) -> None:
-    request = next(iter(state.running.values()))
+    request = next(iter(state.batch.running.values()))
     state.kv.pool.free([request.lease.pages.pop()])
 
 
 def a_page_has_two_owners(state: State) -> None:
     pool = state.kv.pool
-    pool._free[0] = next(iter(state.running.values())).lease.pages[-1]
+    pool._free[0] = next(iter(state.batch.running.values())).lease.pages[-1]
 
 
 def a_tree_page_is_free_too(state: State) -> None:
@@ -78,7 +80,7 @@ def a_lock_is_missing(state: State) -> None:
 
 
 def a_request_is_in_two_places(state: State) -> None:
-    state.queue.waiting.append(next(iter(state.running.values())))
+    state.queue.waiting.append(next(iter(state.batch.running.values())))
 
 
 def a_request_is_in_no_place(state: State) -> None:
@@ -94,21 +96,21 @@ def a_waiting_request_has_a_lock(state: State) -> None:
 
 
 def a_running_request_is_not(state: State) -> None:
-    next(iter(state.running.values())).state = RequestState.FINISHED
+    next(iter(state.batch.running.values())).state = RequestState.FINISHED
 
 
 def a_running_request_is_out_of_step(state: State) -> None:
-    next(iter(state.running.values())).launched += 1
+    next(iter(state.batch.running.values())).launched += 1
 
 
 def a_chunked_request_runs(state: State) -> None:
-    assert state.chunked is not None
-    state.chunked.state = RequestState.RUNNING
+    assert state.batch.chunked is not None
+    state.batch.chunked.state = RequestState.RUNNING
 
 
 def a_slot_is_lost(state: State) -> None:
-    state.free_slots.clear()
-    state.max_slots += 1
+    state.batch.free_slots.clear()
+    state.batch.max_slots += 1
 
 
 def the_dummy_page_is_free(state: State) -> None:
@@ -160,7 +162,7 @@ def test_inv_a_broken_state_is_found_by_name(name: str, break_it: Callable[[Stat
 
 
 def rows_are_expected(state: State) -> None:
-    state.by_generation[99] = state.ended[-1]
+    state.in_flight.by_generation[99] = state.ended[-1]
 
 
 def a_node_is_locked(state: State) -> None:

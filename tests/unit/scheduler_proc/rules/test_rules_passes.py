@@ -6,6 +6,7 @@ import pytest
 from factory import Bench, at_once, greedy, match_and_lock, oracle, own_tokens, steady
 
 from quartet.wire.frames import Abort, Step, unpack_ids
+from scheduler_proc.core.request import RequestState
 from tests.support.core_rig import CoreRig
 
 
@@ -65,7 +66,7 @@ def test_adm2_a_limit_on_running_requests() -> None:
     for name in "abc":
         bench.wait(name, 3, 0, 5)
     bench.prefill.form(1)
-    assert (bench.running(), bench.waiting(), bench.state.is_full) == ("a b", "c", True)
+    assert (bench.running(), bench.waiting(), bench.state.batch.is_full) == ("a b", "c", True)
 
 
 def test_adm2_the_chunked_request_comes_first() -> None:
@@ -129,10 +130,9 @@ def test_adm11_full_closes_the_door_until_somebody_leaves() -> None:
     runs = bench.run("runs", 50, 1, 40)
     bench.wait("new", 60, 0, 5)
     bench.prefill.form(1)
-    assert bench.state.is_full and not bench.prefill.is_due()
-    bench.state.leave_batch(runs)
-    bench.kv.release(runs.lease)
-    assert not bench.state.is_full and bench.prefill.is_due()
+    assert bench.state.batch.is_full and not bench.prefill.is_due()
+    bench.state.batch.leave(runs, RequestState.WAITING)
+    assert not bench.state.batch.is_full and bench.prefill.is_due()
     bench.prefill.form(2)
     assert bench.running() == "new"
 
@@ -143,7 +143,7 @@ def test_adm11_an_empty_engine_is_never_full() -> None:
     bench.kv.pool.allocate(90)
     bench.wait("new", 60, 0, 5)
     bench.prefill.form(1)
-    assert bench.waiting() == "new" and not bench.state.is_full and bench.prefill.is_due()
+    assert bench.waiting() == "new" and not bench.state.batch.is_full and bench.prefill.is_due()
 
 
 def test_adm11_preemption_always_looks() -> None:
@@ -152,7 +152,7 @@ def test_adm11_preemption_always_looks() -> None:
     bench.run("runs", 50, 1, 40)
     bench.wait("new", 60, 0, 5)
     bench.prefill.form(1)
-    assert bench.state.is_full and bench.prefill.is_due()
+    assert bench.state.batch.is_full and bench.prefill.is_due()
 
 
 def test_adm11_a_chunk_in_progress_goes_on() -> None:
@@ -160,7 +160,7 @@ def test_adm11_a_chunk_in_progress_goes_on() -> None:
     bench = Bench(pages=100, page_size=4, chunked_prefill_size=8)
     bench.wait("long", 24, 0, 4)
     bench.prefill.form(1)
-    bench.state.is_full = True
+    bench.state.batch.is_full = True
     assert bench.prefill.is_due() and bench.prefill.form(2).tokens == 8
 
 
@@ -206,8 +206,8 @@ def test_step3_a_chunked_request_is_silent_until_its_last_chunk() -> None:
     rig = CoreRig(pages=64, page_size=4, chunked_prefill_size=8)
     rid = rig.submit(own_tokens(1, 30), params=greedy(2))
     results = []
-    while rig.scheduler._state.chunked is not None:
-        assert not rig.scheduler._state.running and rig.outputs(rid) == []
+    while rig.scheduler._state.batch.chunked is not None:
+        assert not rig.scheduler._state.batch.running and rig.outputs(rid) == []
         step = rig.steps.popleft()
         result = rig.worker.run(step)  # type: ignore[union-attr]
         results.append(len(unpack_ids(result.ids)))
@@ -224,7 +224,7 @@ def test_step3_an_abort_between_chunks_frees_all(steps: int) -> None:
     rid = rig.submit(own_tokens(1, 50), params=greedy(2))
     for _ in range(steps):
         rig.step()
-    assert rig.scheduler._state.chunked is not None
+    assert rig.scheduler._state.batch.chunked is not None
     rig.send(Abort(rid))
     rig.streams[rid, 0].ending = "aborted"
     kv = rig.scheduler._state.kv

@@ -112,7 +112,7 @@ def test_x7_x9_the_requester_is_admitted_in_the_same_pass(
     if preempted:
         assert [made.rid for made in batch.requests] == [newcomer.rid]
         assert bench.waiting() == preempted
-        reserved = sum(made.remaining_tokens for made in bench.state.running.values())
+        reserved = sum(made.remaining_tokens for made in bench.state.batch.running.values())
         # The budget also holds back one page beside the newcomer's tokens.
         assert bench.kv.reachable_tokens() - reserved - 1 == remaining
     else:
@@ -144,8 +144,8 @@ def test_pre2_neither_the_chunked_request_nor_who_came_in_this_pass() -> None:
     rig = CoreRig(pages=60, page_size=4, slots=1, chunked_prefill_size=8, **PRIORITY)
     chunked = rig.submit(own_tokens(1, 60), params=greedy(2), priority=0)
     urgent = rig.submit(own_tokens(2, 9), params=greedy(2), priority=100)
-    while rig.scheduler._state.chunked is not None:
-        assert rig.scheduler._state.chunked.rid == chunked
+    while rig.scheduler._state.batch.chunked is not None:
+        assert rig.scheduler._state.batch.chunked.rid == chunked
         rig.step()
     rig.run()
     # Once its prompt was computed it could be preempted like any other.
@@ -155,7 +155,7 @@ def test_pre2_neither_the_chunked_request_nor_who_came_in_this_pass() -> None:
 def test_pre6_a_victim_queues_at_the_tail_and_keeps_its_output() -> None:
     """PRE-6, RET-6, RET-7."""
     bench = bench_of_x7()
-    victim = next(made for made in bench.state.running.values() if bench.names[id(made)] == "r3")
+    victim = next(made for made in bench.state.batch.running.values() if bench.names[id(made)] == "r3")
     victim.output_ids += [7, 8]
     bench.wait("new", 50, 0, 100, priority=20)
     entered = victim.qseq

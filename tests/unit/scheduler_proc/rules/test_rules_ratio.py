@@ -69,11 +69,11 @@ def test_e7_five_steps() -> None:
     seen = []
     rig.submit([1, 2, 3], params=greedy(99))
     seen.append(ratio_of(rig))  # its prefill, and one decode that is issued at once
-    first = len(rig.scheduler._state.running)
+    first = len(rig.scheduler._state.batch.running)
     rig.submit([4, 5, 6], params=greedy(99))
     rig.step()  # a mixed step takes the second place in flight
     seen.append(ratio_of(rig))
-    assert first == 1 and len(rig.scheduler._state.running) == 2
+    assert first == 1 and len(rig.scheduler._state.batch.running) == 2
     assert seen == pytest.approx([0.698997, 0.698997], abs=1e-6)
     ratio = rig.scheduler._state.ratio
     ratio.on_retract([(10, 99)])
@@ -107,7 +107,7 @@ def test_rat2_a_retraction_replaces_the_decay() -> None:
     bench.run("y", 60, 12, 50)
     bench.kv.pool.allocate(bench.kv.pool.available_tokens)
     bench.scheduler._steps.pump()
-    assert bench.waiting() == "y" and len(bench.state.outstanding) == 2
+    assert bench.waiting() == "y" and len(bench.state.in_flight.steps) == 2
     first_decode = (12 + K) / 51
     # The second step in flight is a pure decode again.
     assert bench.state.ratio.current == pytest.approx(first_decode - bench.state.ratio.decay)

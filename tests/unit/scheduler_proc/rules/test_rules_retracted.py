@@ -188,7 +188,7 @@ def test_ret16_no_prefill_above_a_batch_size() -> None:
         rig.submit([number + 1, 2], params=greedy(9))
     most = 0
     while rig.steps:
-        most = max(most, len(rig.scheduler._state.running))
+        most = max(most, len(rig.scheduler._state.batch.running))
         rig.step()
     assert most == 3
 
@@ -200,12 +200,12 @@ def test_ret11_the_chunked_request_is_no_victim() -> None:
         rig.submit([i + 1] * 4, params=greedy(100))
         rig.step()
     chunked = rig.submit([5] * 100, params=greedy(3))
-    while rig.scheduler._state.chunked is None:
+    while rig.scheduler._state.batch.chunked is None:
         rig.step()
-    while rig.scheduler._state.chunked is not None:
-        request = rig.scheduler._state.chunked
+    while rig.scheduler._state.batch.chunked is not None:
+        request = rig.scheduler._state.batch.chunked
         assert request.rid == chunked and request.timeline.retractions == 0
-        assert request not in rig.scheduler._steps._decode.rows()
+        assert request not in rig.scheduler._state.batch.rows()
         rig.step()
     rig.run()
     assert len(rig.outputs(chunked)) == 3

@@ -7,6 +7,7 @@ from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Rejected, SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.priority import urgency_of
+from scheduler_proc.core.request import RequestState
 from tests.support.core_rig import CoreRig, Stream
 
 PRIORITY = {"enable_priority_scheduling": True}
@@ -165,8 +166,7 @@ def test_4_7_isolation_hides_more_urgent_prefixes_from_admission() -> None:
     bench.run("runs", 10, 1, 10, priority=9)
     bench.wait("new", 30, 0, 10, priority=0)
     assert not bench.prefill.form(1).requests
-    bench.state.leave_batch(made := next(iter(bench.state.running.values())))
-    bench.kv.release(made.lease)
+    bench.state.batch.leave(next(iter(bench.state.batch.running.values())), RequestState.WAITING)
     assert len(bench.prefill.form(1).requests) == 1
 
 
