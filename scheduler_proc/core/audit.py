@@ -30,7 +30,7 @@ def _holders(state: State) -> list[Request]:
 def _check_places(state: State) -> None:
     """INV-7: each live request is in one place, and a waiting one holds nothing."""
     places = collections.Counter(id(request) for request in [*state.queue.waiting, *_holders(state)])
-    live = state.live()
+    live = state.table.live()
     if len(places) != len(live) or any(count != 1 for count in places.values()):
         _fail("INV-7", f"{len(live)} live requests in {sum(places.values())} places")
     for request in state.queue.waiting:
@@ -100,7 +100,7 @@ def _expected_locks(node: Node, locks: "collections.Counter[int]") -> int:
 
 def _check_idle(state: State, kv: KvCache) -> None:
     """INV-2: with nothing held, every page is free or evictable."""
-    if not state.requests and not state.in_flight.steps:
+    if state.table.is_empty and not state.in_flight.steps:
         if kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens:
             _fail("INV-2", f"idle, but {kv.reachable_tokens()} of {kv.capacity_tokens} tokens reachable")
         if state.in_flight.by_generation:

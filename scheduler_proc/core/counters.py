@@ -17,6 +17,5 @@ class SchedulerCounters:
     retracted_input_tokens: int = 0
     retracted_output_tokens: int = 0
     preemptions: int = 0
-    finished: int = 0
     worker_losses: int = 0
     wasted_rows: int = 0

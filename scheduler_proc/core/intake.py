@@ -1,8 +1,5 @@
 """What the edge says: requests arrive, are replaced by a later attempt, are dropped (LEN, PRI-4, faults R4, R6)."""
 
-import heapq
-from collections.abc import Iterator
-
 import msgspec
 
 from quartet.wire.errors import RequestError
@@ -12,7 +9,6 @@ from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.results import Results
 from scheduler_proc.core.state import State
 
 MISSES_BEFORE_ABORT = 2
@@ -24,28 +20,26 @@ class Intake:
     Before a worker has come up nothing is known of the pool: submits are kept in order and taken then.
     """
 
-    def __init__(self, state: State, results: Results) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._results = results
         self._early: list[Submit] = []
-        self._deadlines: list[tuple[float, int, Request]] = []
 
     def on_submit(self, submit: Submit) -> None:
         """Queue a request, rebind it to a later attempt, or refuse it."""
         if self._state.lengths is None:
             self._early.append(submit)
             return
-        present = self._state.requests.get(submit.rid, {}).get(submit.choice)
+        present = self._state.table.find(submit.rid, submit.choice)
         if present is not None:
             if submit.attempt <= present.stream.attempt:
                 return
             if self._rebind(present, submit):
                 return
-            self._replace(present)
+            self._state.table.replace(present, self._state.now)
         try:
             self._queue(submit, self._state.lengths)
         except RequestError as error:
-            self._state.ends_by_cause[error.code] += 1
+            self._state.table.note_refusal(error.code)
             self._state.delivery.put(
                 submit.reply_to,
                 Rejected(
@@ -80,31 +74,21 @@ class Intake:
             submit = _truncated(submit, prompt_tokens)
         lengths.check_prompt(prompt_tokens)
         if submit.attempt == 0:
-            self._check_limits(urgency)
+            if state.is_draining:
+                raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
+            state.table.make_place(urgency, state.now)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
-        request = Request(submit, max_new_tokens, state.eos_token_ids, state.next_seq(), 0, state.now)
+        request = Request(submit, max_new_tokens, state.eos_token_ids, state.table.next_seq(), 0, state.now)
         request.urgency = urgency
-        state.requests.setdefault(request.rid, {})[request.choice] = request
-        state.queue.add(request, state.now)
-        if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (request.deadline_s, request.seq, request))
+        deadline_s = None if submit.deadline_s is None else state.now + submit.deadline_s
+        state.table.add(request, deadline_s, state.now)
         state.delivery.accept(request)
         reason = request.end_reason() if request.output_ids else None
         if reason is not None:
             # A replay whose output is complete: only its end was lost (faults R14).
             state.delivery.open(request, state.now)
-            self._results.finish(request, reason)
+            state.table.finish(request, reason, state.now)
             state.delivery.flush_tokens()
-
-    def _check_limits(self, urgency: int) -> None:
-        """Raise RequestError if a new request cannot be queued; it displaces a less urgent one if it can (PRI-4)."""
-        state = self._state
-        if state.is_draining:
-            raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-        displaced = state.queue.displaced_by(urgency)
-        if displaced is not None:
-            message = "Displaced from the full queue by a higher priority request."
-            self._results.fail(displaced, 503, "queue_full", message)
 
     def _rebind(self, request: Request, submit: Submit) -> bool:
         """Give a request that is still held its new attempt and address, without computing anything again.
@@ -121,22 +105,18 @@ class Intake:
             delivery.open(request, self._state.now)
         return True
 
-    def _replace(self, request: Request) -> None:
-        """Let go of a request that its newcomer contradicts; what is computed goes into the tree."""
-        self._results.leave_for_replay(request)
-
     def on_abort(self, rid: Rid) -> None:
         """Drop every choice of a request; unknown ones are gone already."""
         self._early = [submit for submit in self._early if submit.rid != rid]
-        for request in list(self._state.requests.get(rid, {}).values()):
-            self._results.abort(request)
+        for request in self._state.table.choices(rid):
+            self._state.table.abort(request, self._state.now)
 
     def on_live_requests(self, live: LiveRequests) -> None:
         """Free what the edge has not named twice in a row, and say what is held for it (faults R6, R8)."""
         state = self._state
         wanted = {(key.rid, key.choice) for key in live.live}
         held = []
-        for request in state.live():
+        for request in state.table.live():
             if request.stream.reply_to != live.reply_to:
                 continue
             if (request.rid, request.choice) in wanted:
@@ -144,7 +124,7 @@ class Intake:
             else:
                 request.stream.live_misses += 1
                 if request.stream.live_misses >= MISSES_BEFORE_ABORT:
-                    self._results.abort(request)
+                    self._state.table.abort(request, self._state.now)
                     continue
             is_running = request.state is not RequestState.WAITING
             steps = state.in_flight.last_step - request.timeline.first_step if is_running else 0
@@ -153,35 +133,6 @@ class Intake:
             if submit.reply_to == live.reply_to:
                 held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
         state.delivery.put(live.reply_to, HeldRequests(held))
-
-    def on_deadlines(self) -> None:
-        """Fail what has passed its deadline, or has waited or run too long (scheduling rules 6.5)."""
-        state = self._state
-        while self._deadlines and (self._deadlines[0][2].is_done or self._deadlines[0][0] <= state.now):
-            _, _, request = heapq.heappop(self._deadlines)
-            if not request.is_done:
-                self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
-        for request, limit_s in [*self._limits()]:
-            if state.now >= limit_s:
-                self._results.fail(request, 408, "deadline_exceeded", "The request has waited or run for too long.")
-
-    def next_deadline(self) -> float | None:
-        """Return when a live request must be looked at next."""
-        while self._deadlines and self._deadlines[0][2].is_done:
-            heapq.heappop(self._deadlines)
-        own = [self._deadlines[0][0]] if self._deadlines else []
-        return min([*own, *(limit_s for _, limit_s in self._limits())], default=None)
-
-    def _limits(self) -> Iterator[tuple[Request, float]]:
-        """Yield what the waiting and running timeouts say of each live request."""
-        config = self._state.config
-        if config.req_waiting_timeout <= 0 and config.req_running_timeout <= 0:
-            return
-        for request in self._state.live():
-            is_waiting = request.state is RequestState.WAITING
-            timeout = config.req_waiting_timeout if is_waiting else config.req_running_timeout
-            if timeout > 0:
-                yield request, (request.timeline.queued_s if is_waiting else request.timeline.started_s) + timeout
 
 
 def _truncated(submit: Submit, prompt_tokens: int) -> Submit:

@@ -13,7 +13,9 @@ def timeline_json(state: State, rid: str) -> bytes:
     """
     found = [request for request in _remembered(state) if request.rid.hex() == rid]
     if not found:
-        return msgspec.json.encode({"error": f"no request {rid!r} is live or among the last {state.ended.maxlen}"})
+        return msgspec.json.encode(
+            {"error": f"no request {rid!r} is live or among the last {state.table.ended.maxlen}"}
+        )
     return msgspec.json.encode({"rid": rid, "choices": [_timeline(request) for request in found]})
 
 
@@ -40,7 +42,7 @@ def trace_json(state: State) -> bytes:
 
 
 def _remembered(state: State) -> list[Request]:
-    return [*state.ended, *state.live()]
+    return [*state.table.ended, *state.table.live()]
 
 
 def _timeline(request: Request) -> dict[str, object]:

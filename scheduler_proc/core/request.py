@@ -63,7 +63,6 @@ class Request:
 
     __slots__ = (
         "choice",
-        "deadline_s",
         "generation",
         "in_flight",
         "is_deprioritized",
@@ -119,7 +118,6 @@ class Request:
         self.stop_ids = frozenset(
             params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids)
         )
-        self.deadline_s = None if submit.deadline_s is None else now + submit.deadline_s
         self.seq = seq
         self.qseq = qseq
         self.state = RequestState.WAITING

@@ -58,9 +58,10 @@ class Results:
         if request.is_done:
             state.counters.wasted_rows += 1
         elif is_bad:
-            self._fail(request, "model_output_invalid", "The model produced numbers that are not finite.")
+            message = "The model produced numbers that are not finite."
+            state.table.fail(request, 500, "model_output_invalid", message, state.now)
         elif request.max_new_tokens == 0:
-            self.finish(request, "length")
+            state.table.finish(request, "length", state.now)
         else:
             request.output_ids.append(token_id)
             state.counters.output_tokens += 1
@@ -74,62 +75,17 @@ class Results:
     def _end_if_complete(self, request: Request) -> None:
         reason = request.end_reason()
         if reason is not None:
-            self.finish(request, reason)
-
-    def finish(self, request: Request, reason: str) -> None:
-        """End a request normally, from whatever place it is in, and tell its detokenizer."""
-        outputs = request.output_ids
-        is_stop = reason == "stop"
-        matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
-        hidden = 1 if is_stop else 0
-        self._state.delivery.end(request, reason, matched, hidden, self._state.now)
-        self._leave(request, RequestState.FINISHED, reason)
-
-    def _leave(self, request: Request, end: RequestState, cause: str) -> None:
-        """Take a request out of queue or batch; its KV goes to the tree if it finished, else back to the pool."""
-        state = self._state
-        if request.state is RequestState.WAITING:
-            state.queue.remove(request)
-            request.move_to(end)
-        else:
-            state.batch.leave(request, end)
-        if end is RequestState.FINISHED:
-            state.counters.finished += 1
-        state.end(request, cause)
-
-    def abort(self, request: Request) -> None:
-        """Drop a request that nobody wants any more."""
-        self._state.delivery.close(request)
-        self._leave(request, RequestState.ABORTED, "aborted")
-
-    def leave_for_replay(self, request: Request) -> None:
-        """Let go of a request without a word; what it computed goes into the tree."""
-        self._state.delivery.close(request)
-        self._leave(request, RequestState.FINISHED, "replaced")
-
-    def fail(self, request: Request, status: int, code: str, message: str) -> None:
-        """End a request that cannot go on; its output so far is final."""
-        self._state.delivery.send_held_back(request)
-        self._state.delivery.close(request)
-        self._leave(request, RequestState.FAILED, code)
-        self._state.delivery.fail(request, status, code, message)
-
-    def _fail(self, request: Request, code: str, message: str) -> None:
-        self.fail(request, 500, code, message)
+            self._state.table.finish(request, reason, self._state.now)
 
     def on_stopped(self, stopped: Stopped) -> None:
         """A stop string ended a request after `count` tokens: drop the surplus and finish it silently.
 
         The detokenizer has sent the end already.
         """
-        request = self._state.requests.get(stopped.rid, {}).get(stopped.choice)
+        request = self._state.table.find(stopped.rid, stopped.choice)
         if request is None or request.stream.attempt != stopped.attempt or request.stream.handle != stopped.handle:
             return
-        surplus = len(request.output_ids) - stopped.count
-        if surplus > 0:
-            del request.output_ids[stopped.count :]
-        self._state.delivery.close(request)
-        self._leave(request, RequestState.FINISHED, "stop_string")
+        self._state.table.finish_cut(request, stopped.count, self._state.now)
 
     def on_step_failed(self, failed: StepFailed) -> None:
         """Undo a failed step and everything issued after it: all on board go back to the queue.
@@ -144,7 +100,8 @@ class Results:
         for request in on_board:
             request.suspicion += 1
             if request.suspicion >= MAX_SUSPICION:
-                self._fail(request, "internal_error", f"The model failed on this request: {failed.kind}.")
+                message = f"The model failed on this request: {failed.kind}."
+                state.table.fail(request, 500, "internal_error", message, state.now)
 
     def requeue_all(self) -> list[Request]:
         """Retract everything that runs, oldest first, and forget the steps in flight. Returns the requests."""

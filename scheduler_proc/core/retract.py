@@ -37,9 +37,5 @@ class Retraction:
     def fail_alone(self, request: Request) -> None:
         """The last request does not fit even alone (RET-4): its output so far is final."""
         state = self._state
-        state.batch.leave(request, RequestState.FAILED)
-        state.delivery.send_held_back(request)
-        state.delivery.close(request)
         message = "The KV cache is too small for this request even after retracting every other request."
-        state.delivery.fail(request, 500, "out_of_memory", message)
-        state.end(request, "out_of_memory")
+        state.table.fail(request, 500, "out_of_memory", message, state.now)

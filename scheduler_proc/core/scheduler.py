@@ -3,8 +3,6 @@
 `handle` never blocks, reads no clock and draws no random number: the same events give the same frames.
 """
 
-import collections
-
 import msgspec
 
 from quartet.wire.config import SchedulerConfig
@@ -21,6 +19,7 @@ from scheduler_proc.core.queries import timeline_json, trace_json
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
+from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.state import State
@@ -55,7 +54,10 @@ class Scheduler:
             config.enable_priority_scheduling,
             config.cache_priority_isolation,
         )
+        queue = WaitingQueue(config)
         in_flight = StepsInFlight(StepTimeModel() if config.tbt_target_ms > 0 else None)
+        batch = Batch(kv, in_flight)
+        delivery = Delivery(config.stream_interval)
         self._state = State(
             config,
             page_size,
@@ -63,14 +65,15 @@ class Scheduler:
             eos_token_ids,
             worker_name,
             NewTokenRatio(config),
-            WaitingQueue(config),
+            queue,
             kv,
             in_flight,
-            Batch(kv, in_flight),
-            Delivery(config.stream_interval),
+            batch,
+            delivery,
+            RequestTable(config, queue, batch, delivery),
         )
         self._results = Results(self._state)
-        self._intake = Intake(self._state, self._results)
+        self._intake = Intake(self._state)
         self._steps = Steps(self._state)
 
     def handle(self, event: Event, now: float) -> list[Sent]:
@@ -98,7 +101,7 @@ class Scheduler:
             case StepFailed():
                 self._results.on_step_failed(event)
             case Tick():
-                self._intake.on_deadlines()
+                self._state.table.fail_expired(self._state.now)
             case WorkerUp():
                 self._on_worker_up(event)
             case WorkerLost():
@@ -162,23 +165,18 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""
-        return self._intake.next_deadline()
+        return self._state.table.next_deadline()
 
     def take_finished(self) -> list[Request]:
         """Return the requests that ended by themselves since the last call, for whoever records them.
 
         Nothing is kept until the first call, and then at most as many as timelines are.
         """
-        state = self._state
-        if state.finished_log is None:
-            state.finished_log = collections.deque(maxlen=state.ended.maxlen)
-        finished = list(state.finished_log)
-        state.finished_log.clear()
-        return finished
+        return self._state.table.take_finished()
 
     def is_idle(self) -> bool:
         """Say whether nothing is held and nothing is in flight."""
-        return not self._state.requests and not self._state.in_flight.steps
+        return self._state.table.is_empty and not self._state.in_flight.steps
 
     def audit(self) -> None:
         """Check every invariant by name; raises InvariantViolation with the state that breaks it."""
@@ -204,6 +202,7 @@ class Scheduler:
         gauges["longest_decode_gap_s"] = self._steps.longest_gap_s
         counted = {name: float(getattr(state.counters, name)) for name in state.counters.__slots__}
         counted["prefill_tokens"] = float(state.queue.computed_tokens)
-        counted |= {f'requests_ended{{cause="{cause}"}}': float(n) for cause, n in state.ends_by_cause.items()}
+        counted["finished"] = float(state.table.finished_count)
+        counted |= {f'requests_ended{{cause="{cause}"}}': float(n) for cause, n in state.table.ends_by_cause.items()}
         counted |= {f'passes_stopped{{reason="{reason}"}}': float(n) for reason, n in state.queue.stop_reasons.items()}
         return gauges, counted

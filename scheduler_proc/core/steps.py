@@ -30,7 +30,7 @@ class Steps:
         while state.in_flight.has_room:
             if not self._issue_next():
                 break
-        if not state.requests and not state.in_flight.steps:
+        if state.table.is_empty and not state.in_flight.steps:
             state.ratio.on_idle()
         if not state.batch.running:
             self._last_decode_s = -1.0

@@ -100,9 +100,9 @@ class Bench:
 
     def request(self, name: str, prompt: int | list[int], output: int, max_new: int, **fields: Any) -> Request:
         """Make a request that the scheduler knows, in no place yet."""
-        made = request(prompt, output, max_new, self.state.next_seq(), config=self.config, **fields)
+        made = request(prompt, output, max_new, self.state.table.next_seq(), config=self.config, **fields)
         self.state.queue._number(made)
-        self.state.requests[made.rid] = {0: made}
+        self.state.table._by_rid[made.rid] = {0: made}
         self.names[id(made)] = name
         return made
 

@@ -115,7 +115,7 @@ def test_d3_alone_at_once() -> None:
     (failed,) = [frame for _, frame in bench.state.delivery.take() if isinstance(frame, Failed)]
     assert (failed.rid, failed.status, failed.code) == (lone.rid, 500, "out_of_memory")
     assert "even after retracting every other request" in failed.message
-    assert bench.state.ratio.current == before and not bench.state.requests
+    assert bench.state.ratio.current == before and bench.state.table.is_empty
     assert bench.kv.pool.available_tokens == 512
 
 

@@ -162,7 +162,7 @@ def test_inv_a_broken_state_is_found_by_name(name: str, break_it: Callable[[Stat
 
 
 def rows_are_expected(state: State) -> None:
-    state.in_flight.by_generation[99] = state.ended[-1]
+    state.in_flight.by_generation[99] = state.table.ended[-1]
 
 
 def a_node_is_locked(state: State) -> None:

@@ -124,7 +124,7 @@ def test_rat5_reset_needs_everything_empty() -> None:
     rig.worker_lost()
     assert ratio_of(rig) == decayed
     rig.worker_up()
-    while rig.scheduler._state.requests:
+    while not rig.scheduler._state.table.is_empty:
         assert ratio_of(rig) < 0.7
         rig.step()
     rig.run()

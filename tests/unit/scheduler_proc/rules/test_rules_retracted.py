@@ -26,7 +26,7 @@ class Shortage:
         for _ in range(12):
             self.rig.step()
         self.rid = self.rig.submit(PROMPT, params=greedy(50, **params))
-        (self.y,) = self.rig.scheduler._state.requests[self.rid].values()
+        (self.y,) = self.rig.scheduler._state.table.choices(self.rid)
         self.entered = self.y.qseq
         while not self.y.timeline.retractions:
             self.rig.now += 1.0
@@ -160,7 +160,7 @@ def test_ret14_an_abort_of_a_retracted_request() -> None:
     short.rig.send(Abort(short.rid))
     short.rig.streams[short.rid, 0].ending = "aborted"
     assert short.rig.outputs(short.rid) == oracle(PROMPT, 7, eos=-1)
-    assert Rid(short.rid) not in short.rig.scheduler._state.requests
+    assert Rid(short.rid) not in short.rig.scheduler._state.table._by_rid
     assert short.resumed() == []
     assert short.rig.scheduler.is_idle()
 

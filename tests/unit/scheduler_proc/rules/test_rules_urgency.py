@@ -48,7 +48,7 @@ def test_pri2_the_sign_decides_who_runs_first(config: dict[str, bool], first: in
     rids = {priority: rig.submit([priority, 2, 3], params=greedy(3), priority=priority) for priority in (1, 9)}
     rig.now = 1.0
     rig.run()
-    ended = [made.rid for made in rig.scheduler._state.ended]
+    ended = [made.rid for made in rig.scheduler._state.table.ended]
     assert ended[1] == rids[first]
 
 
