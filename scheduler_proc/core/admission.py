@@ -5,9 +5,9 @@ Source: SGLang's PrefillAdder, with the departures that the rules name; block mo
 
 from collections.abc import Iterable
 from enum import Enum, auto
+from typing import Protocol
 
 from quartet.wire.config import SchedulerConfig
-from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.request import Request
 
@@ -20,6 +20,17 @@ class Verdict(Enum):
     """KV will not fit: stop, and do not try again before something leaves."""
     OTHER = auto()
     """The budget of this pass is used up."""
+
+
+class KvRoom(Protocol):
+    """What admission needs to know of the KV cache."""
+
+    page_size: int
+    is_sharing: bool
+
+    def reachable_tokens(self) -> int:
+        """avail + evict: what could be allocated at most."""
+        ...
 
 
 class PrefillAdder:
@@ -35,7 +46,7 @@ class PrefillAdder:
     def __init__(
         self,
         config: SchedulerConfig,
-        kv: KvCache,
+        kv: KvRoom,
         running: Iterable[Request],
         ratio: float,
         chunk_tokens: int,

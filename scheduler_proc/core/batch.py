@@ -109,10 +109,10 @@ class Batch:
                 (page,) = kv.extend(lease, computed + 1)
                 writes.append((request.slot, len(lease.pages) - 1, page))
             lease.num_computed_tokens = computed + 1
-            request.launched += 1
             request.in_flight += 1
-            # are_all_rows_launched, written out: this runs for every token.
-            if request.launched >= (request.max_new_tokens or 1):
+            request.launched = launched = request.launched + 1
+            # are_all_rows_launched for a row that decodes, written out: this runs for every token.
+            if launched >= request.max_new_tokens:
                 complete.append(request)
         return writes
 

@@ -32,11 +32,11 @@ class StepsInFlight:
     """
 
     def __init__(self, time_model: StepTimeModel | None) -> None:
-        self.time_model = time_model
         self.worker_epoch: Epoch | None = None
         self.last_step = 0
         self.steps: collections.deque[IssuedStep] = collections.deque()
         self.by_generation: dict[int, Request] = {}
+        self._time_model = time_model
         self._last_generation = 0
         self._last_result_s = 0.0
 
@@ -53,8 +53,17 @@ class StepsInFlight:
         """The worker is lost."""
         self.worker_epoch = None
 
-    def issue(self, features: list[float], now: float) -> None:
-        """The next step is on its way to the worker."""
+    def token_cap(self, target_s: float, rows: list[Request], chunk_context: int) -> int | None:
+        """Return how many prompt tokens keep a step with these rows within `target_s`, or None for no bound (U1)."""
+        if self._time_model is None or not rows:
+            return None
+        return self._time_model.trusted_budget(target_s, len(rows), _context_tokens(rows), chunk_context)
+
+    def issue(self, rows: list[Request], prefill_tokens: int, prefill_context: int, now: float) -> None:
+        """The next step is on its way to the worker; `prefill_context` is the mean context of its chunks."""
+        features = []
+        if self._time_model is not None:
+            features = StepTimeModel.features(len(rows), _context_tokens(rows), prefill_tokens, prefill_context)
         self.last_step += 1
         self.steps.append(IssuedStep(self.last_step, now, features))
 
@@ -63,9 +72,9 @@ class StepsInFlight:
         if not self.steps or self.steps[0].step != step:
             return False
         done = self.steps.popleft()
-        if self.time_model is not None:
+        if self._time_model is not None:
             # The device began when the step was issued, or else when the one before it was done.
-            self.time_model.learn(done.features, now - max(done.issued_s, self._last_result_s))
+            self._time_model.learn(done.features, now - max(done.issued_s, self._last_result_s))
         self._last_result_s = now
         return True
 
@@ -88,3 +97,7 @@ class StepsInFlight:
         """The request has left its slot; the entry stays while rows of it are in flight."""
         if request.in_flight == 0:
             self.by_generation.pop(request.generation, None)
+
+
+def _context_tokens(rows: list[Request]) -> int:
+    return sum(request.lease.num_computed_tokens for request in rows)

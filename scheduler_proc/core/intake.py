@@ -1,139 +1,143 @@
-"""What the edge says: requests arrive, are replaced by a later attempt, are dropped (LEN, PRI-4, faults R4, R6)."""
+"""What the API processes send: requests arrive, are replayed, are dropped (LEN, PRI-4, faults R4, R6)."""
 
 import msgspec
 
+from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
 from quartet.wire.ids import Rid
+from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.queue import RETRY_AFTER_S
+from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.state import State
+from scheduler_proc.core.request_table import RequestTable
 
 MISSES_BEFORE_ABORT = 2
 
 
 class Intake:
-    """Takes what the edge sends. `state` is shared with the rest of the scheduler.
+    """Turns Submits into requests.
 
-    Before a worker has come up nothing is known of the pool: submits are kept in order and taken then.
+    Before a worker has come up the size of the pool is unknown: Submits are kept in order and taken then.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(
+        self, config: SchedulerConfig, eos_token_ids: tuple[int, ...], table: RequestTable, delivery: Delivery
+    ) -> None:
+        self.lengths: LengthRules | None = None
+        self._config = config
+        self._eos_token_ids = eos_token_ids
+        self._table = table
+        self._delivery = delivery
         self._early: list[Submit] = []
+        self._is_draining = False
 
-    def on_submit(self, submit: Submit) -> None:
-        """Queue a request, rebind it to a later attempt, or refuse it."""
-        if self._state.lengths is None:
-            self._early.append(submit)
-            return
-        present = self._state.table.find(submit.rid, submit.choice)
-        if present is not None:
-            if submit.attempt <= present.stream.attempt:
-                return
-            if self._rebind(present, submit):
-                return
-            self._state.table.replace(present, self._state.now)
-        try:
-            self._queue(submit, self._state.lengths)
-        except RequestError as error:
-            self._state.table.note_refusal(error.code)
-            self._state.delivery.put(
-                submit.reply_to,
-                Rejected(
-                    submit.rid,
-                    submit.choice,
-                    submit.attempt,
-                    error.status,
-                    error.code,
-                    error.message,
-                    error.retry_after_s,
-                ),
-            )
+    def begin_drain(self) -> None:
+        """Refuse new requests from this time on; later attempts of known ones are taken."""
+        self._is_draining = True
 
-    def on_worker_up(self) -> None:
+    def on_worker_up(self, lengths: LengthRules, now: float) -> None:
         """The pool is known: take what came before."""
+        self.lengths = lengths
         early, self._early = self._early, []
         for submit in early:
-            self.on_submit(submit)
+            self.on_submit(submit, now)
 
-    def _queue(self, submit: Submit, lengths: LengthRules) -> None:
-        state = self._state
-        prompt_tokens = len(submit.prompt_ids) // 4
-        if (
-            submit.priority is not None
-            and state.config.abort_on_priority_when_disabled
-            and not state.config.enable_priority_scheduling
-        ):
+    def on_submit(self, submit: Submit, now: float) -> None:
+        """Queue a request, rebind it to a later attempt, or refuse it."""
+        if self.lengths is None:
+            self._early.append(submit)
+            return
+        present = self._table.find(submit.rid, submit.choice)
+        if present is not None:
+            if submit.attempt <= present.stream.attempt or self._rebind(present, submit, now):
+                return
+            self._table.replace(present, now)
+        try:
+            self._queue(submit, self.lengths, now)
+        except RequestError as error:
+            self._refuse(submit, error)
+
+    def _refuse(self, submit: Submit, error: RequestError) -> None:
+        self._table.note_refusal(error.code)
+        frame = Rejected(
+            submit.rid,
+            submit.choice,
+            submit.attempt,
+            error.status,
+            error.code,
+            error.message,
+            error.retry_after_s,
+        )
+        self._delivery.put(submit.reply_to, frame)
+
+    def _queue(self, submit: Submit, lengths: LengthRules, now: float) -> None:
+        """Queue a request; raises RequestError if it cannot be."""
+        config = self._config
+        has_unwanted_priority = submit.priority is not None and not config.enable_priority_scheduling
+        if has_unwanted_priority and config.abort_on_priority_when_disabled:
             raise RequestError(503, "priority_disabled", "This server does not take priorities.", "priority")
-        urgency = urgency_of(submit.priority, state.config)
-        if state.config.allow_auto_truncate and prompt_tokens > lengths.longest_prompt():
+        prompt_tokens = len(submit.prompt_ids) // ID_BYTES
+        if config.allow_auto_truncate and prompt_tokens > lengths.longest_prompt():
             prompt_tokens = lengths.longest_prompt()
-            submit = _truncated(submit, prompt_tokens)
+            submit = msgspec.structs.replace(submit, prompt_ids=submit.prompt_ids[: prompt_tokens * ID_BYTES])
         lengths.check_prompt(prompt_tokens)
+        urgency = urgency_of(submit.priority, config)
         if submit.attempt == 0:
-            if state.is_draining:
+            if self._is_draining:
                 raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-            state.table.make_place(urgency, state.now)
+            self._table.make_place(urgency, now)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
-        request = Request(submit, max_new_tokens, state.eos_token_ids, state.table.next_seq(), 0, state.now)
+        request = Request(submit, max_new_tokens, self._eos_token_ids, self._table.next_seq(), 0, now)
         request.urgency = urgency
-        deadline_s = None if submit.deadline_s is None else state.now + submit.deadline_s
-        state.table.add(request, deadline_s, state.now)
-        state.delivery.accept(request)
+        self._table.add(request, None if submit.deadline_s is None else now + submit.deadline_s, now)
+        self._delivery.accept(request)
         reason = request.end_reason() if request.output_ids else None
         if reason is not None:
             # A replay whose output is complete: only its end was lost (faults R14).
-            state.delivery.open(request, state.now)
-            state.table.finish(request, reason, state.now)
-            state.delivery.flush_tokens()
+            self._delivery.open(request, now)
+            self._table.finish(request, reason, now)
+            self._delivery.flush_tokens()
 
-    def _rebind(self, request: Request, submit: Submit) -> bool:
-        """Give a request that is still held its new attempt and address, without computing anything again.
+    def _rebind(self, request: Request, submit: Submit, now: float) -> bool:
+        """Give a live request its new attempt and addresses, without computing anything again.
 
-        False if what the edge has is not a prefix of what we have.
+        False if the outputs that were delivered are not a beginning of those computed.
         """
         delivered = unpack_ids(submit.output_ids)
         if request.output_ids[: len(delivered)] != delivered:
             return False
-        delivery = self._state.delivery
-        delivery.rebind(request, submit)
-        delivery.accept(request)
+        self._delivery.rebind(request, submit)
+        self._delivery.accept(request)
         if request.timeline.started_s >= 0 or request.output_ids:
-            delivery.open(request, self._state.now)
+            self._delivery.open(request, now)
         return True
 
-    def on_abort(self, rid: Rid) -> None:
+    def on_abort(self, rid: Rid, now: float) -> None:
         """Drop every choice of a request; unknown ones are gone already."""
         self._early = [submit for submit in self._early if submit.rid != rid]
-        for request in self._state.table.choices(rid):
-            self._state.table.abort(request, self._state.now)
+        for request in self._table.choices(rid):
+            self._table.abort(request, now)
 
-    def on_live_requests(self, live: LiveRequests) -> None:
-        """Free what the edge has not named twice in a row, and say what is held for it (faults R6, R8)."""
-        state = self._state
+    def on_live_requests(self, live: LiveRequests, last_step: int, now: float) -> None:
+        """Free what the API process has not named twice in a row, and report what is held for it (faults R6, R8)."""
         wanted = {(key.rid, key.choice) for key in live.live}
         held = []
-        for request in state.table.live():
-            if request.stream.reply_to != live.reply_to:
+        for request in self._table.live():
+            stream = request.stream
+            if stream.reply_to != live.reply_to:
                 continue
-            if (request.rid, request.choice) in wanted:
-                request.stream.live_misses = 0
-            else:
-                request.stream.live_misses += 1
-                if request.stream.live_misses >= MISSES_BEFORE_ABORT:
-                    self._state.table.abort(request, self._state.now)
-                    continue
+            is_wanted = (request.rid, request.choice) in wanted
+            stream.live_misses = 0 if is_wanted else stream.live_misses + 1
+            if stream.live_misses >= MISSES_BEFORE_ABORT:
+                self._table.abort(request, now)
+                continue
             is_running = request.state is not RequestState.WAITING
-            steps = state.in_flight.last_step - request.timeline.first_step if is_running else 0
-            held.append(HeldRequest(request.rid, request.choice, request.stream.attempt, is_running, steps))
+            steps = last_step - request.timeline.first_step if is_running else 0
+            held.append(HeldRequest(request.rid, request.choice, stream.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:
                 held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
-        state.delivery.put(live.reply_to, HeldRequests(held))
-
-
-def _truncated(submit: Submit, prompt_tokens: int) -> Submit:
-    return msgspec.structs.replace(submit, prompt_ids=submit.prompt_ids[: prompt_tokens * 4])
+        self._delivery.put(live.reply_to, HeldRequests(held))

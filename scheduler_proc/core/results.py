@@ -1,27 +1,41 @@
-"""What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
+"""Postprocessing: a result appends tokens and ends requests, a failed step is undone (rules STEP-10 to STEP-12)."""
 
 from quartet.wire.frames import StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
-from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.state import State
+from scheduler_proc.core.counters import SchedulerCounters
+from scheduler_proc.core.delivery import Delivery
+from scheduler_proc.core.in_flight import StepsInFlight
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.request_table import RequestTable
+from scheduler_proc.core.retraction import Retraction
 
 MAX_SUSPICION = 3
 
 
 class Results:
-    """Takes what the worker and the detokenizer report. `state` is shared with the rest of the scheduler."""
+    """Takes what the worker and the detokenizer report."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(
+        self,
+        in_flight: StepsInFlight,
+        delivery: Delivery,
+        table: RequestTable,
+        retraction: Retraction,
+        counters: SchedulerCounters,
+    ) -> None:
+        self._in_flight = in_flight
+        self._delivery = delivery
+        self._table = table
+        self._retraction = retraction
+        self._counters = counters
 
-    def on_result(self, result: StepResult) -> None:
+    def on_result(self, result: StepResult, now: float) -> None:
         """Apply one step's sampled ids, in row order."""
-        state = self._state
-        if not state.in_flight.take(result.step, state.now):
+        if not self._in_flight.take(result.step, now):
             return
         logprobs = dict(result.logprobs)
         bad_rows = set(result.bad_rows)
-        is_plain = not logprobs and not bad_rows and state.config.stream_interval == 1
-        by_generation, delivery = state.in_flight.by_generation, state.delivery
+        by_generation, delivery = self._in_flight.by_generation, self._delivery
+        is_plain = not logprobs and not bad_rows and delivery.stream_interval == 1
         detok, columns, taken = "", delivery.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
         # The hot loop: what almost every row needs stands here, the rest in _take_row.
@@ -34,7 +48,7 @@ class Results:
                 del by_generation[generation]
             stream = request.stream
             if not is_plain or request.is_done or stream.first_token_s < 0 or request.suspicion:
-                self._take_row(request, token_id, row in bad_rows, logprobs.get(row))
+                self._take_row(request, token_id, row in bad_rows, logprobs.get(row), now)
                 continue
             outputs = request.output_ids
             index = len(outputs)
@@ -48,73 +62,56 @@ class Results:
             columns.ids.append(token_id)
             if token_id in request.stop_ids or index + 1 >= request.max_new_tokens:
                 stream.sent_count = index + 1
-                self._end_if_complete(request)
-        state.counters.output_tokens += taken
+                self._finish_if_complete(request, now)
+        self._counters.output_tokens += taken
         delivery.flush_tokens(result.step)
 
-    def _take_row(self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None) -> None:
+    def _take_row(
+        self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None, now: float
+    ) -> None:
         """Take a row that is not plain: surplus, not finite, first, with log-probabilities, or sent at intervals."""
-        state = self._state
         if request.is_done:
-            state.counters.wasted_rows += 1
+            self._counters.wasted_rows += 1
         elif is_bad:
             message = "The model produced numbers that are not finite."
-            state.table.fail(request, 500, "model_output_invalid", message, state.now)
+            self._table.fail(request, 500, "model_output_invalid", message, now)
         elif request.max_new_tokens == 0:
-            state.table.finish(request, "length", state.now)
+            self._table.finish(request, "length", now)
         else:
             request.output_ids.append(token_id)
-            state.counters.output_tokens += 1
+            self._counters.output_tokens += 1
             request.suspicion = 0
             if request.stream.first_token_s < 0:
-                request.stream.first_token_s = state.now
-                request.timeline.note(state.now, "first_token", {})
-            state.delivery.take_output(request, logprobs)
-            self._end_if_complete(request)
+                request.stream.first_token_s = now
+                request.timeline.note(now, "first_token", {})
+            self._delivery.take_output(request, logprobs)
+            self._finish_if_complete(request, now)
 
-    def _end_if_complete(self, request: Request) -> None:
+    def _finish_if_complete(self, request: Request, now: float) -> None:
         reason = request.end_reason()
         if reason is not None:
-            self._state.table.finish(request, reason, self._state.now)
+            self._table.finish(request, reason, now)
 
-    def on_stopped(self, stopped: Stopped) -> None:
+    def on_stopped(self, stopped: Stopped, now: float) -> None:
         """A stop string ended a request after `count` tokens: drop the surplus and finish it silently.
 
         The detokenizer has sent the end already.
         """
-        request = self._state.table.find(stopped.rid, stopped.choice)
-        if request is None or request.stream.attempt != stopped.attempt or request.stream.handle != stopped.handle:
+        request = self._table.find(stopped.rid, stopped.choice)
+        if request is None or (request.stream.attempt, request.stream.handle) != (stopped.attempt, stopped.handle):
             return
-        self._state.table.finish_cut(request, stopped.count, self._state.now)
+        self._table.finish_cut(request, stopped.count, now)
 
-    def on_step_failed(self, failed: StepFailed) -> None:
-        """Undo a failed step and everything issued after it: all on board go back to the queue.
+    def on_step_failed(self, failed: StepFailed, now: float) -> None:
+        """Undo a failed step and everything issued after it: all requests on board go back to the queue.
 
-        Who was on board twice runs alone; who fails alone is failed, so that innocents are never blamed.
+        A request that was on board of two failed steps runs alone next, and fails if it fails alone: so a request is
+        never failed for the fault of another.
         """
-        state = self._state
-        if not state.in_flight.has(failed.step):
+        if not self._in_flight.has(failed.step):
             return
-        on_board = self.requeue_all()
-        state.kv.forget_written_since(failed.step)
-        for request in on_board:
+        for request in self._retraction.undo_step(failed.step, now):
             request.suspicion += 1
             if request.suspicion >= MAX_SUSPICION:
                 message = f"The model failed on this request: {failed.kind}."
-                state.table.fail(request, 500, "internal_error", message, state.now)
-
-    def requeue_all(self) -> list[Request]:
-        """Retract everything that runs, oldest first, and forget the steps in flight. Returns the requests."""
-        state = self._state
-        on_board = state.batch.on_board()
-        for request in on_board:
-            details = {"outputs": len(request.output_ids)}
-            request.timeline.on_requeued(state.now, "requeued", request.lease.num_computed_tokens, details)
-            state.batch.leave(request, RequestState.WAITING)
-            request.in_flight = 0
-        for request in state.queue.waiting:
-            request.in_flight = 0
-        state.queue.put_first(on_board)
-        state.in_flight.clear()
-        state.batch.forget_writes()
-        return on_board
+                self._table.fail(request, 500, "internal_error", message, now)

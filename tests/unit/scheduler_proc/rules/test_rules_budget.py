@@ -295,7 +295,7 @@ def test_adm7_the_lock_stays_with_who_was_admitted() -> None:
     bench.cache(prompt[:40])
     bench.wait("small", prompt, 0, 20)
     bench.wait("large", [*prompt[:40], 7], 0, 150)
-    bench.prefill.form(1)
+    bench.form(1)
     assert bench.running() == "small" and bench.waiting() == "large"
     (node,) = [node for node in bench.kv.tree.nodes() if len(node.pages) == 40]
     assert node.lock_ref == 1

@@ -88,9 +88,9 @@ def test_len1_auto_truncation_keeps_the_longest_prompt_that_is_accepted() -> Non
     assert rig.streams[rig.submit(prompt, 4), 0].ending == "context_length_exceeded"
     rig = CoreRig(pages=8, page_size=8, allow_auto_truncate=True)
     rid = rig.submit(prompt, 4)
-    (held,) = rig.scheduler._state.table.live()
-    assert rig.scheduler._state.lengths is not None
-    longest = rig.scheduler._state.lengths.longest_prompt()
+    (held,) = rig.scheduler._table.live()
+    assert rig.scheduler._intake.lengths is not None
+    longest = rig.scheduler._intake.lengths.longest_prompt()
     assert unpack_ids(held.prompt_key) == prompt[:longest]
     assert admit(LengthRules(4096, 64, 8), longest, 4) is not None
     assert admit(LengthRules(4096, 64, 8), longest + 1, 4) is None
@@ -122,7 +122,7 @@ def test_len3_min_new_tokens_is_clamped_to_m() -> None:
     """LEN-3."""
     rig = CoreRig(pages=8, page_size=64)
     rig.submit(own_tokens(1, 100), params=SamplingParams(max_new_tokens=1000, min_new_tokens=700))
-    (held,) = rig.scheduler._state.table.live()
+    (held,) = rig.scheduler._table.live()
     assert (held.max_new_tokens, held.min_new_tokens) == (319, 319)
 
 

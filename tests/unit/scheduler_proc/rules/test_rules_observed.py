@@ -61,10 +61,10 @@ def test_6_5_a_retracted_requests_wait_starts_again() -> None:
     rig = CoreRig(pages=64, slots=4, req_waiting_timeout=5.0, test_retract=True)
     rids = [rig.submit([number + 1, 2], params=steady(30)) for number in range(3)]
     rig.now = 4.0
-    state = rig.scheduler._state
-    while not any(waiting.timeline.retractions for waiting in state.queue.waiting):
+    queue = rig.scheduler._queue
+    while not any(waiting.timeline.retractions for waiting in queue.waiting):
         rig.step()
-    victim = next(waiting for waiting in state.queue.waiting if waiting.timeline.retractions)
+    victim = next(waiting for waiting in queue.waiting if waiting.timeline.retractions)
     assert victim.timeline.arrived_s == 0.0 and victim.timeline.queued_s == 4.0
     pass_time(rig, 4.9)
     assert all(rig.streams[rid, 0].ending is None for rid in rids)

@@ -76,7 +76,7 @@ def test_step6_free_slots_before_a_prefill() -> None:
     seen = []
     while rig.steps:
         seen.append(kind(rig))
-        assert len(rig.scheduler._state.batch.free_slots) >= 2
+        assert len(rig.scheduler._batch.free_slots) >= 2
     # Two run; the third enters when the first has left, and so on.
     assert " ".join(seen[:12]) == "P4 P4 D D D D D P4 D P4 D D"
     assert all(rig.streams[rid, 0].ending == "length" for rid in rids)
@@ -125,7 +125,7 @@ def test_step9_a_step_is_issued_before_the_one_ahead_of_it_is_back() -> None:
     rid = rig.submit([5, 6, 7], params=greedy(10))
     assert [(bool(step.chunks), step.decode) for step in rig.steps] == [(True, False), (False, True)]
     assert rig.outputs(rid) == []
-    (held,) = rig.scheduler._state.table.choices(rid)
+    (held,) = rig.scheduler._table.choices(rid)
     assert (held.launched, held.in_flight, len(held.output_ids)) == (2, 2, 0)
 
 
@@ -237,7 +237,7 @@ def test_s5_an_abort_is_for_one_request_exactly() -> None:
         rig.send(frame)
     rig.step()
     rig.send(Abort(Rid(b"r1")))
-    assert {bytes(rid) for rid in rig.scheduler._state.table._by_rid} == {b"r10", bytes(16)}
+    assert {bytes(rid) for rid in rig.scheduler._table._by_rid} == {b"r10", bytes(16)}
     rig.streams[Rid(b"r1"), 0].ending = "aborted"
     rig.run()
     assert len(rig.outputs(Rid(b"r10"))) == 20

@@ -48,7 +48,7 @@ def test_pri2_the_sign_decides_who_runs_first(config: dict[str, bool], first: in
     rids = {priority: rig.submit([priority, 2, 3], params=greedy(3), priority=priority) for priority in (1, 9)}
     rig.now = 1.0
     rig.run()
-    ended = [made.rid for made in rig.scheduler._state.table.ended]
+    ended = [made.rid for made in rig.scheduler._table.ended]
     assert ended[1] == rids[first]
 
 
@@ -108,7 +108,7 @@ def test_pri4_a_second_attempt_is_exempt() -> None:
     again = Submit(rid, 0, 1, "api-0", "detok-0", pack_ids([9, 9]), b"", SamplingParams(max_new_tokens=4), -50)
     rig.streams[rid, 0] = Stream(again)
     rig.send(again)
-    assert not ended(rig, rids) and len(rig.scheduler._state.queue.waiting) == 4
+    assert not ended(rig, rids) and len(rig.scheduler._queue.waiting) == 4
     # Nor is it the one that a more urgent newcomer displaces, though it is the least urgent.
     rids["again"] = rid
     rids["D"] = rig.submit([7, 7], 4, priority=1)
@@ -165,9 +165,9 @@ def test_4_7_isolation_hides_more_urgent_prefixes_from_admission() -> None:
     bench.cache(own_tokens(4, 60), -5)
     bench.run("runs", 10, 1, 10, priority=9)
     bench.wait("new", 30, 0, 10, priority=0)
-    assert not bench.prefill.form(1).requests
-    bench.state.batch.leave(next(iter(bench.state.batch.running.values())), RequestState.WAITING)
-    assert len(bench.prefill.form(1).requests) == 1
+    assert not bench.form(1).requests
+    bench.batch.leave(next(iter(bench.batch.running.values())), RequestState.WAITING)
+    assert len(bench.form(1).requests) == 1
 
 
 def test_4_7_off_without_priorities() -> None:
