@@ -50,6 +50,9 @@ class Batch:
 
     def rows(self) -> list[Request]:
         """Return the requests that decode; those whose last row is launched have left their slot."""
+        slots_of_running = self.max_slots - len(self.free_slots) - (self.chunked is not None)
+        if slots_of_running == len(self.running):
+            return list(self.running.values())
         return [request for request in self.running.values() if request.slot >= 0]
 
     # In and out
