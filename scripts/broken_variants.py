@@ -40,11 +40,11 @@ VARIANTS = (
     ),
     Variant(
         "token in flight dropped (RET-10)",
-        f"{CORE}/retract.py",
-        "        request.move_to(RequestState.WAITING)\n",
-        "        state.by_generation.pop(request.generation, None)\n"
+        f"{CORE}/retraction.py",
+        "        self._batch.leave(request, RequestState.WAITING)\n",
+        "        self._in_flight.by_generation.pop(request.generation, None)\n"
         "        request.in_flight = 0\n"
-        "        request.move_to(RequestState.WAITING)\n",
+        "        self._batch.leave(request, RequestState.WAITING)\n",
     ),
     Variant(
         "lock not released (TREE-5)",
@@ -116,7 +116,7 @@ def main(words: list[str]) -> int:
         for variant in chosen:
             test = noticed_by(variant, tree)
             unseen += test is None
-            print(f"{variant.name}: {'NOBODY NOTICES' if test is None else test}", flush=True)
+            print(f"{variant.name}: {'NOT NOTICED' if test is None else test}", flush=True)
     return 1 if unseen or not chosen else 0
 
 

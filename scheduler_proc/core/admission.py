@@ -152,7 +152,7 @@ class PrefillAdder:
         return extend + self._estimate(request) + self.page_size < self.remaining_total() - withheld
 
     def _fits_in_blocks(self, request: Request, extend: int) -> bool:
-        """Full reservation for the candidate, a share of it for who decodes, in whole blocks (BLK-1, BLK-2)."""
+        """Full reservation for the candidate, a share of it for running requests, in whole blocks (BLK-1, BLK-2)."""
         is_full_basis = self._config.reserve_basis == "full"
         decode = sum(
             self._ratio * (running.max_new_tokens if is_full_basis else self._estimate(running))
@@ -166,8 +166,8 @@ class PrefillAdder:
         padded = ceil_to(extend, self.page_size) + self.page_size
         if padded > min(self._remaining_current(), self.remaining_total()):
             return False
-        everybody = [request, *self._running, *self.admitted]
-        states = sorted((left, alive.total_tokens) for alive in everybody if (left := self._left_to_come(alive)) > 0)
+        competing = [request, *self._running, *self.admitted]
+        states = sorted((left, alive.total_tokens) for alive in competing if (left := self._left_to_come(alive)) > 0)
         free, freed = self._remaining_current() - padded, 0
         for position, (left, occupied) in enumerate(states):
             alive_count = len(states) - position

@@ -150,7 +150,7 @@ class Batch:
     def on_issued(self, prefilled: list[Request], later_writes: list[LaterWrite], replaced: list[int]) -> None:
         """A step is issued: pages that it replaced are free, and slots that see no further row (STEP-10)."""
         self._later_writes = later_writes
-        self._kv.pool.free(replaced)
+        self._kv.free(replaced)
         launched = [*prefilled, *self._complete]
         self._complete = []
         for request in launched:

@@ -110,9 +110,12 @@ class Delivery:
             columns = self._columns[detok] = Columns()
         return columns
 
-    def take_output(self, request: Request, logprobs: TokenLogprobs | None) -> None:
+    def take_output(self, request: Request, logprobs: TokenLogprobs | None, now: float) -> None:
         """The request has one more output: send it, or keep it until the interval is full."""
         stream = request.stream
+        if stream.first_token_s < 0:
+            stream.first_token_s = now
+            request.timeline.note(now, "first_token", {})
         if logprobs is not None:
             stream.logprobs.append(logprobs)
         count = len(request.output_ids)

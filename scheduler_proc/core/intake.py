@@ -129,9 +129,7 @@ class Intake:
             stream = request.stream
             if stream.reply_to != live.reply_to:
                 continue
-            is_wanted = (request.rid, request.choice) in wanted
-            stream.live_misses = 0 if is_wanted else stream.live_misses + 1
-            if stream.live_misses >= MISSES_BEFORE_ABORT:
+            if stream.note_live((request.rid, request.choice) in wanted) >= MISSES_BEFORE_ABORT:
                 self._table.abort(request, now)
                 continue
             is_running = request.state is not RequestState.WAITING

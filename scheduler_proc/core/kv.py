@@ -59,6 +59,10 @@ class KvCache:
         """Remove what a failed step and those after it have written; every lease on it has been released."""
         self.pool.free(self.tree.remove_written_since(step))
 
+    def free(self, pages: list[int]) -> None:
+        """Free pages that `register` has replaced, once the step that writes them is issued."""
+        self.pool.free(pages)
+
     # Room
 
     @property

@@ -1,4 +1,4 @@
-"""What one sequence holds of the KV cache. kv.py changes it; a batch only counts up `num_computed_tokens`.
+"""What one sequence holds of the KV cache. kv.py changes it; prefill.py and batch.py count up `num_computed_tokens`.
 
 0              protected          num_computed_tokens        pages end
 | tree-owned, locked | private pages ............ | not yet written |

@@ -3,7 +3,7 @@
 Keys are little-endian int32 bytes, so that comparing a page is comparing bytes. A node's key is a whole number of
 pages; children are found by their first page, at the root by (namespace, first page). Source: SGLang's radix cache.
 
-The tree knows page numbers, not the pool: whoever evicts frees what is returned.
+The tree knows page numbers, not the pool: the caller of an eviction frees what is returned.
 """
 
 import itertools

@@ -1,10 +1,11 @@
 """One request in the scheduler, and the literal table of what may become of it.
 
-A request is one (rid, choice). Its tokens, by position:
+A request is one (rid, choice). What it holds of the KV cache is its lease, what of its output has been sent its stream,
+what has happened to it its timeline. Its tokens, by position:
 
     0                    prot              floorP(C)         C                 I+O
     | tree-owned, locked | private pages ...                 | not in KV yet   |
-    | prompt I                      | output O, some of it perhaps not back from the worker yet
+    | prompt I                      | output O, as far as it is back from the worker
 
 `launched` counts output tokens that steps have been issued for; `launched - O` of them are in flight. Once the
 prompt is computed, C = I + launched - 1: the last sampled token is not in KV until the next step.
@@ -59,7 +60,7 @@ TRANSITIONS: dict[RequestState, frozenset[RequestState]] = {
 
 
 class Request:
-    """State of one request. Only scheduler_proc.core mutates it; lengths and positions count tokens."""
+    """One request. Lengths and positions count tokens; the table in the package docstring names who owns which slot."""
 
     __slots__ = (
         "choice",
@@ -108,7 +109,7 @@ class Request:
         self.weight = submit.weight
         self.urgency = 0
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
-        # What the last policy pass found out, and what waiting has earned (scheduling rules POL).
+        # What the last policy pass found out, and how long the request has waited (scheduling rules POL).
         self.matched_tokens = 0
         self.matched_node: Node | None = None
         self.is_deprioritized = False

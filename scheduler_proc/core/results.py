@@ -81,10 +81,7 @@ class Results:
             request.output_ids.append(token_id)
             self._counters.output_tokens += 1
             request.suspicion = 0
-            if request.stream.first_token_s < 0:
-                request.stream.first_token_s = now
-                request.timeline.note(now, "first_token", {})
-            self._delivery.take_output(request, logprobs)
+            self._delivery.take_output(request, logprobs, now)
             self._finish_if_complete(request, now)
 
     def _finish_if_complete(self, request: Request, now: float) -> None:

@@ -1,4 +1,7 @@
-"""A request's output on its way to the client: where it goes, and how much of it has gone. delivery.py changes it."""
+"""A request's output on its way to the client: where it goes, and how much of it has gone.
+
+delivery.py changes it. The hot loop of results.py sends plain tokens itself and brings `sent_count` up to date.
+"""
 
 from quartet.wire.frames import Submit, TokenLogprobs
 from quartet.wire.ids import Handle
@@ -42,6 +45,11 @@ class Stream:
         self.detok = submit.detok
         self.delivered_count = len(submit.output_ids) // ID_BYTES
         self.live_misses = 0
+
+    def note_live(self, is_named: bool) -> int:
+        """A LiveRequests has come; returns how many in a row have not named the request."""
+        self.live_misses = 0 if is_named else self.live_misses + 1
+        return self.live_misses
 
     def logprobs_from(self, index: int, output_count: int) -> list[TokenLogprobs]:
         """Return the log-probabilities of outputs `index` to `output_count`, as far as they were computed here."""

@@ -113,7 +113,7 @@ def test_r6_urgency_is_the_best_of_all_who_came_through() -> None:
 
 
 def test_r7_a_split_keeps_locks_and_sizes() -> None:
-    """R7, TREE-3: who holds the lower part unlocks both."""
+    """R7, TREE-3: the holder of the lower part unlocks both."""
     book = Book()
     _, lower = book.insert([1, 2, 3, 4, 5, 6])
     book.tree.lock(lower)

@@ -1,4 +1,4 @@
-"""The memory check of a decode step and who gives way: RET-1 to RET-5, RET-9 to RET-13, RET-17, examples D0 to D6."""
+"""The memory check of decode steps and the choice of victims: RET-1 to 5, RET-9 to 13, RET-17, examples D0 to D6."""
 
 import pytest
 from factory import Bench, greedy, own_tokens
@@ -183,7 +183,7 @@ def test_ret3_until_it_fits_and_never_the_last() -> None:
 
 
 def no_gain(bench: Bench):  # type: ignore[no-untyped-def]
-    """Release a request's KV, and have somebody take it."""
+    """Release a request's KV, and have another request take it."""
     release = bench.kv.release
 
     def released(lease: Lease) -> int:
@@ -195,7 +195,7 @@ def no_gain(bench: Bench):  # type: ignore[no-untyped-def]
 
 
 def test_ret13_victims_queue_in_the_order_taken() -> None:
-    """RET-13: and behind whoever waits already; the survivors decode in that step."""
+    """RET-13: and behind the requests that wait already; the survivors decode in that step."""
     bench = Bench(pages=200, slots=6)
     for name, output in (("p", 9), ("q", 3), ("r", 5), ("s", 20)):
         bench.run(name, 10, output, 60)

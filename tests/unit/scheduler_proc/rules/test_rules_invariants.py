@@ -171,7 +171,7 @@ def a_node_is_locked(scheduler: Scheduler) -> None:
 
 @pytest.mark.parametrize(("name", "break_it"), [("INV-2", rows_are_expected), ("INV-6", a_node_is_locked)])
 def test_inv2_an_idle_engine_holds_nothing(name: str, break_it: Callable[[Scheduler], None]) -> None:
-    """INV-2: everything is free or evictable; a lock that nobody holds is found even before that."""
+    """INV-2: everything is free or evictable; a lock without a holder is found even before that."""
     rig = CoreRig()
     rig.submit(own_tokens(1, 20), params=greedy(4))
     rig.run()

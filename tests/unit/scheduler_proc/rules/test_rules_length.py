@@ -108,7 +108,7 @@ def test_len1_auto_truncation_never_yields_what_is_refused(context: int, pages: 
         assert admit(rules, longest, 1) is not None and admit(rules, longest + 1, 1) is None
 
 
-def test_len2_the_clamp_is_told_to_the_edge() -> None:
+def test_len2_the_clamp_is_reported_to_the_api() -> None:
     """LEN-2: Accepted carries M."""
     rig = CoreRig(pages=8, page_size=64, context=4096)
     told = []

@@ -124,7 +124,7 @@ def test_adm9_only_the_shortfall_is_evicted() -> None:
     assert bench.kv.tree.evictable_tokens == 20 and bench.kv.tree.protected_tokens == 20
 
 
-def test_adm11_full_closes_the_door_until_somebody_leaves() -> None:
+def test_adm11_a_full_batch_admits_nothing_until_a_request_leaves() -> None:
     """ADM-11: want of KV beside a running request; passes are skipped while it lasts."""
     bench = Bench(pages=100)
     runs = bench.run("runs", 50, 1, 40)
@@ -175,7 +175,7 @@ def test_blk4_more_blocks_than_the_pool_has(prompt: int, code: str | None) -> No
 
 
 def test_step1_the_chunk_is_the_budget_of_the_pass() -> None:
-    """STEP-1: whoever shares it, a step computes no more."""
+    """STEP-1: however it is shared, a step computes no more."""
     rig = CoreRig(pages=300, page_size=4, slots=8, chunked_prefill_size=16)
     for number, prompt in enumerate((30, 3, 17, 40, 8, 8, 5)):
         rig.submit(own_tokens(number, prompt), params=greedy(1))

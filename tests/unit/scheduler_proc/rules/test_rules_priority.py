@@ -21,7 +21,7 @@ def victims(
     priorities: tuple[int | None, int | None, int | None] = (0, 5, 0),
     **config: object,
 ) -> list[str]:
-    """Return who makes way for (I, M, priority) among r1, r2, r3 of section 8.7."""
+    """Return which requests give way to (I, M, priority) among r1, r2, r3 of section 8.7."""
     settings = SchedulerConfig(**PRIORITY, **config)  # type: ignore[arg-type]
     running = []
     for number, (max_new, output, priority) in enumerate(zip((100, 200, 80), (20, 0, 0), priorities, strict=True)):
@@ -66,7 +66,7 @@ def test_x5_too_little_to_gain() -> None:
 
 @pytest.mark.parametrize("newcomer", [-(10**18), 0, 5])
 def test_x6_who_names_no_priority_is_always_eligible(newcomer: int) -> None:
-    """X6, PRI-1: 2^63 away from everybody, without overflow."""
+    """X6, PRI-1: 2^63 away from every other, without overflow."""
     found = victims((50, 100, newcomer), 300, needs_slot=True, priorities=(None, None, None), **COMPAT)  # type: ignore[arg-type]
     assert found == ["r3", "r2"]
 
@@ -131,7 +131,7 @@ def test_pre1_for_want_of_a_slot() -> None:
 
 @pytest.mark.parametrize("config", [{}, {**PRIORITY, "disable_priority_preemption": True}])
 def test_pre1_preemption_can_be_off(config: dict[str, bool]) -> None:
-    """PRE-1: without priority scheduling, or without preemption, everybody keeps the place."""
+    """PRE-1: without priority scheduling, or without preemption, every request keeps its place."""
     bench = Bench(pages=1000, slots=1, **config)  # type: ignore[arg-type]
     bench.run("old", 10, 5, 20, priority=0)
     bench.wait("urgent", 10, 0, 20, priority=100)
@@ -175,7 +175,7 @@ def test_pre6_the_victims_own_reservation_is_given_back() -> None:
 
 
 def test_adm12_who_was_preempted_is_queued_though_nobody_was_admitted() -> None:
-    """ADM-12: compat takes victims that do not suffice; nobody is lost."""
+    """ADM-12: compat takes victims that do not suffice; no request is lost."""
     bench = Bench(pages=200, init_new_token_ratio=1.0, **PRIORITY, **COMPAT)  # type: ignore[arg-type]
     prompt = own_tokens(50, 50)
     bench.cache(prompt)
@@ -192,7 +192,7 @@ def test_adm12_who_was_preempted_is_queued_though_nobody_was_admitted() -> None:
 
 @pytest.mark.parametrize("config", [{"chunked_prefill_size": -1}, {"chunked_prefill_size": 8}, {"slots": 2}])
 def test_pre7_a_preemption_is_followed_by_the_admission_of_the_requester(config: dict[str, int]) -> None:
-    """PRE-7: random arrivals in accurate mode; who is named as the cause is admitted at that very moment."""
+    """PRE-7: random arrivals in accurate mode; the request named as the cause is admitted in the same pass."""
     draw = random.Random(1)
     slots = config.get("slots", 4)
     rig = CoreRig(

@@ -53,7 +53,7 @@ def test_e5_an_estimate_below_the_floor_snaps_up_at_the_next_decay() -> None:
 
 
 def test_e6_the_estimate_is_at_most_one_and_nobody_changes_nothing() -> None:
-    """E6, RAT-4: the estimator says 0.0 for nobody; the scheduler keeps what it had."""
+    """E6, RAT-4: the estimator returns 0.0 for no request; the scheduler keeps what it had."""
     assert estimate_ratio([(200, 10)], K) == 1.0
     assert estimate_ratio([], K) == 0.0
     ratio = NewTokenRatio(SchedulerConfig())

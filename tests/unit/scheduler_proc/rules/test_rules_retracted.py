@@ -122,7 +122,7 @@ def test_ret6_cached_tokens_are_those_of_the_first_admission() -> None:
 
 
 def test_ret7_to_the_tail_and_exempt_from_the_queue_limit() -> None:
-    """RET-7: with a new qseq and the old seq; it takes no place in the queue and nobody can displace it."""
+    """RET-7: with a new qseq and the old seq; it takes no place in the queue and no request can displace it."""
     short = Shortage()
     assert short.y.qseq > short.entered == short.y.seq
     others = [short.rig.submit([60 + number, 2], 4) for number in range(10)]
@@ -194,7 +194,7 @@ def test_ret16_no_prefill_above_a_batch_size() -> None:
 
 
 def test_ret11_the_chunked_request_is_no_victim() -> None:
-    """RET-11: nor is anybody who waits or has finished: the choice is among the rows alone."""
+    """RET-11: nor is a request that waits or has finished: the choice is among the rows alone."""
     rig = CoreRig(pages=40, page_size=4, slots=4, chunked_prefill_size=8, enable_mixed_chunk=True)
     for i in range(2):
         rig.submit([i + 1] * 4, params=greedy(100))

@@ -69,7 +69,7 @@ def test_step5_the_interval_runs_down_while_nobody_waits() -> None:
 
 
 def test_step6_free_slots_before_a_prefill() -> None:
-    """STEP-6: not below three free slots while others decode; a step that frees none admits nobody."""
+    """STEP-6: not below three free slots while others decode; a step that frees none admits no request."""
     rig = CoreRig(pages=4000, page_size=4, slots=4, prefill_max_requests=1, min_free_slots_delay=3)
     with at_once(rig):
         rids = [rig.submit(own_tokens(number, 4), params=greedy(6 + number)) for number in range(4)]
