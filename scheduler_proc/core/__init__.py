@@ -1,7 +1,7 @@
 """The sans-IO scheduler: frames in, frames out, time and seeds as arguments.
 
-scheduler.py makes the owners and hands each to at most three parts. Every fact has one owner, which alone changes it; the
-one exception is the hot loop of results.py, which adds to columns and takes out generations without a call.
+scheduler.py makes the owners and hands each to at most three parts. Every fact has one owner, which alone changes it;
+the one exception is the hot loop of results.py, which adds to columns and takes out generations without a call.
 
     owner              file              what it owns                             handed to
     WaitingQueue       queue.py          waiting requests, entry numbers, limit,  RequestTable, Retraction, PrefillPass

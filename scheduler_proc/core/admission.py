@@ -147,7 +147,7 @@ class PrefillAdder:
         if self._config.reservation == "blocks":
             return self._fits_in_blocks(request, extend)
         if request.params.ignore_eos and not self._kv.is_sharing and (self._running or self.admitted):
-            # Alone the plain test decides: the spare token would keep out a request that LEN-2 has let in.
+            # A request alone takes the plain test: the spare token would keep out one that LEN-2 has accepted.
             return self._fits_simulated(request, extend)
         return extend + self._estimate(request) + self.page_size < self.remaining_total() - withheld
 

@@ -156,7 +156,7 @@ class Scheduler:
         return StepWork(prefill) if prefill.chunks else None
 
     def _form_mixed(self, now: float) -> StepWork | None:
-        """Decode rows join a prefill step as one-token extends; if they do not fit they sit it out (RET-12)."""
+        """Decode rows join a prefill step as one-token extends; rows that do not fit are left out (RET-12)."""
         rows = self._batch.rows()
         prefill = self._prefill.form(self._in_flight.last_step + 1, now, mixed_rows=len(rows))
         if not prefill.chunks:
