@@ -6,7 +6,7 @@
 #   make gate         compiles every kernel for sm_90 and checks what came out
 #   make test-slow    everything that is too long for `make test`
 #   make test-random  the scheduler's state machine for ten minutes
-#   make test-gpu     the kernels on a CUDA device
+#   make test-gpu     kernels and whole models on a CUDA device
 #
 # PYTHON chooses the interpreter. TORCH_INDEX names the package index that PyTorch's CPU build comes from, where the
 # default one would give a CUDA build: make serve TORCH_INDEX=...
@@ -18,6 +18,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 MODEL ?=
 SERVE_FLAGS ?=
+UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_stage.py tests/unit/worker_proc/test_worker_graphs.py \
+                     tests/unit/sampler/test_sampler_gpu.py
 
 # torch and triton are chosen together: with CUDA the pair that requires each other, on the CPU the CPU build and the
 # triton whose interpreter and compiler the tests use.
@@ -48,9 +50,10 @@ test-slow: $(VENV)/.dev
 test-random: $(VENV)/.dev
 	QUARTET_EXAMPLES=10000 $(BIN)/python -m pytest tests/property --timeout=3600
 
+# Kernels and what of the worker and sampler runs on a device, then kernels against float64 and whole models.
 test-gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/kernels -m "gpu or not slow"
-	$(BIN)/python benchmarks/kernels_check.py
+	$(BIN)/python -m pytest tests/kernels $(UNIT_TESTS_ON_GPU) -m "gpu or not slow"
+	$(BIN)/python -m pytest tests/gpu -m gpu
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

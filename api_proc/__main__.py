@@ -1,7 +1,7 @@
 """Entry of an api process; started by the supervisor."""
 
-from api_proc.actor import ApiActor
+from api_proc.process import main
 from quartet.runtime.process import run_process
 
 if __name__ == "__main__":
-    run_process(ApiActor)
+    run_process(main)

@@ -1,20 +1,23 @@
 """The detokenizer without its sockets: a frame in, the frames to send out. Owns the streams; never blocks.
 
-    Open ──► a Stream for its handle; a Delta with the ids that the edge lacks
+    Open ──► a Stream for its handle; a Delta with the ids that the api process has not received
     Tokens ──► one Delta for each api process; where a stop string is complete, the finish, and Stopped to the scheduler
     Close ──► forgotten
 
-Everything here can be rebuilt by Open, so what does not fit (an unknown handle, a gap in the indices) is counted and
-dropped: the edge notices what it lacks and submits again.
+Everything here can be rebuilt by Open, so that a row without a place (an unknown handle, a gap in the indices) is
+counted and dropped: the api process notices the gap and submits the request again.
 """
 
 from collections import Counter
+from typing import Any
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
+from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import Source
 from quartet.wire.frames import (
+    ID_BYTES,
     Close,
     Delta,
     DeltaItem,
@@ -33,7 +36,6 @@ from quartet.wire.ids import Handle, Role, process_name
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 
-Output = list[tuple[str, Delta | Stopped]]
 Items = dict[str, list[DeltaItem]]
 
 
@@ -43,8 +45,10 @@ class DetokCore:
     Args:
         factory: makes the decoder of each stream.
 
-    `counters` counts what was taken and what was dropped, by metric name.
+    `counters` counts rows taken and frames or rows dropped, by metric name.
     """
+
+    inbound: Any = DetokInbound
 
     def __init__(self, factory: DecoderFactory) -> None:
         self._factory = factory
@@ -58,8 +62,11 @@ class DetokCore:
         """How many handles are open and not stopped."""
         return len(self._streams)
 
-    def handle(self, source: Source, frame: DetokInbound) -> Output:
-        """Take one frame; return (destination, frame) pairs to send, at most one Delta for each api process."""
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        """Take one frame; return the frames to send, at most one Delta for each api process."""
+        if source.role is Role.SUPERVISOR:
+            # Addresses are names, and frames are answered as they come: neither restarts nor a drain change anything.
+            return []
         if source.role is not Role.SCHEDULER or source.epoch < self._scheduler_epoch:
             self.counters["detok_stale_frames"] += 1
             return []
@@ -74,14 +81,31 @@ class DetokCore:
                 return self._on_open(frame)
             case Close():
                 self._forget(frame.handle)
-                return []
+        return []
+
+    def tick(self, now: float) -> list[Sent]:
+        """Nothing depends on time."""
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Return None: nothing depends on time."""
+        return None
+
+    def is_idle(self) -> bool:
+        """Say True: frames are answered as they come."""
+        return True
+
+    def metrics(self) -> Metrics:
+        """Return open streams, tokens taken and what was dropped."""
+        counters = {name: float(count) for name, count in self.counters.items()}
+        return Metrics({"detok_streams": float(self.stream_count)}, counters)
 
     def _forget(self, handle: Handle) -> None:
         self._streams.pop(handle, None)
         self._stopped.discard(handle)
 
-    def _on_open(self, frame: Open) -> Output:
-        """Take the ids that the edge has in silence, then tell it the rest."""
+    def _on_open(self, frame: Open) -> list[Sent]:
+        """Decode the delivered ids without output, then send the rest as one Delta."""
         self._forget(frame.handle)
         stream = self._streams[frame.handle] = Stream(frame, self._factory)
         pending: PendingDelta | None = None
@@ -99,24 +123,24 @@ class DetokCore:
                 return [(stream.reply_to, Delta([pending.item(stream, finish)])), stopped]
         return [] if pending is None else [(stream.reply_to, Delta([pending.item(stream, None)]))]
 
-    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, tuple[str, Stopped]]:
-        """End a stream at the stop string it has matched: what the scheduler still sends for it is ignored."""
+    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, Sent]:
+        """End a stream at its matched stop string: further rows of the scheduler for it are ignored."""
         del self._streams[handle]
         self._stopped.add(handle)
         rid, choice, attempt = stream.identity
         stopped = Stopped(handle, rid, choice, attempt, stream.count)
         return Finish("stop", stream.matched, stream.count, stream.opened.timings or Timings()), (SCHEDULER, stopped)
 
-    def _on_tokens(self, frame: Tokens) -> Output:
+    def _on_tokens(self, frame: Tokens) -> list[Sent]:
         handles, indices, ids = unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids)
         if not len(handles) == len(indices) == len(ids):
             self.counters["detok_malformed_frames"] += 1
             return []
         self.counters["detok_tokens"] += len(ids)
-        packed, streams, items = frame.ids, self._streams, Items()
+        packed, width, streams, items = frame.ids, ID_BYTES, self._streams, Items()
         logprobs = dict(frame.logprobs)
         stream_ends = self._stream_ends(frame.ends)
-        notices: Output = []
+        notices: list[Sent] = []
         for row, (handle, index, token) in enumerate(zip(handles, indices, ids, strict=True)):
             stream = streams.get(handle)
             if stream is None or index != stream.count or handle in stream_ends:
@@ -129,7 +153,7 @@ class DetokCore:
                 finish, stopped = self._stop(Handle(handle), stream)
                 notices.append(stopped)
             chances = [self._with_text(token, logprobs[row])] if logprobs and row in logprobs else None
-            id_bytes = packed[4 * row : 4 * row + 4]
+            id_bytes = packed[width * row : width * row + width]
             rid, choice, attempt = stream.identity
             item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
             gathered = items.get(stream.reply_to)
@@ -142,7 +166,7 @@ class DetokCore:
         return [*((api, Delta(found)) for api, found in items.items()), *notices]
 
     def _stream_ends(self, ends: list[End]) -> dict[int, StreamEnd]:
-        """Return the streams that this frame ends, which are open no longer."""
+        """Close the streams that this frame ends, and return their ends by handle."""
         stream_ends: dict[int, StreamEnd] = {}
         for end in ends:
             stream = self._streams.get(end.handle)
@@ -156,7 +180,7 @@ class DetokCore:
     def _take_unusual(
         self, stream_end: StreamEnd | None, handle: int, index: int, token: int, logprobs: TokenLogprobs | None
     ) -> None:
-        """Give a row to the ending of its stream, or count why it is dropped."""
+        """Add a row to the end of its stream, or count why it is dropped."""
         stream = stream_end.stream if stream_end else self._streams.get(handle)
         if stream is None:
             self.counters["detok_late_rows" if handle in self._stopped else "detok_unknown_handles"] += 1

@@ -1,6 +1,6 @@
 """Incremental detokenisation: one id in, the text it completes out.
 
-The text after k ids is a pure function of those k ids and of the prompt's tail: whatever happens, it can be computed
+The text after k ids is a pure function of those k ids and of the prompt's tail, so that it can always be computed
 again. Text never ends inside a character; bytes that can never become one are replaced by U+FFFD as soon as that is
 certain. The first space follows the prompt: after text of the prompt it stays, while at the start of a text, or after
 a special token (a new turn), a space that SentencePiece put there is dropped.
@@ -21,11 +21,11 @@ class Decoder(Protocol):
     """The decoder of one stream."""
 
     def push(self, token: int) -> str:
-        """Take the next id; return the text that is certain now and was not before."""
+        """Take the next id; return the text that it completes."""
         ...
 
     def flush(self) -> str:
-        """The stream has ended: return what was waiting for more bytes, as U+FFFD."""
+        """End the stream: return bytes of an incomplete character as U+FFFD."""
         ...
 
 
@@ -48,7 +48,7 @@ class PieceDecoder:
             self.push(token)
 
     def push(self, token: int) -> str:
-        """Take the next id; return the text that is certain now and was not before."""
+        """Take the next id; return the text that it completes."""
         piece = self._pieces[token]
         if self._waiting or isinstance(piece, bytes):
             piece = self._join(piece)
@@ -58,7 +58,7 @@ class PieceDecoder:
         return piece
 
     def flush(self) -> str:
-        """The stream has ended: return what was waiting for more bytes, as U+FFFD."""
+        """End the stream: return bytes of an incomplete character as U+FFFD."""
         text, self._waiting = self._waiting.decode("utf-8", "replace"), b""
         return text
 
@@ -72,7 +72,7 @@ class PieceDecoder:
 
 
 class WindowDecoder:
-    """Decodes a short window of ids twice, without and with the newest: right for any decoder, and slower.
+    """Decodes a short window of ids twice, without and with the newest: correct for any decoder, and slower.
 
     Args:
         decode: ids to text, by the tokenizers library.
@@ -85,7 +85,7 @@ class WindowDecoder:
         self._shown = len(self._ids)
 
     def push(self, token: int) -> str:
-        """Take the next id; return the text that is certain now and was not before."""
+        """Take the next id; return the text that it completes."""
         self._ids.append(token)
         before, after = self._decode(self._ids[: self._shown]), self._decode(self._ids)
         is_certain = not after.endswith(_REPLACEMENT) or len(self._ids) - self._shown > _MAX_WAITING_TOKENS
@@ -97,7 +97,7 @@ class WindowDecoder:
         return after[len(before) :]
 
     def flush(self) -> str:
-        """The stream has ended: return what was waiting for more bytes, as U+FFFD."""
+        """End the stream: return bytes of an incomplete character as U+FFFD."""
         before, after = self._decode(self._ids[: self._shown]), self._decode(self._ids)
         self._shown = len(self._ids)
         return after[len(before) :]

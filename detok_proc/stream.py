@@ -1,8 +1,8 @@
-"""One attempt of one choice: decoder, stop strings, and how much has been taken and shown."""
+"""One attempt of one choice: its decoder, its stop strings, and the ids and characters so far."""
 
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stop_strings import StopMatcher
-from quartet.wire.frames import DeltaItem, Finish, Open, TextLogprobs, unpack_ids
+from quartet.wire.frames import ID_BYTES, DeltaItem, Finish, Open, TextLogprobs, unpack_ids
 
 
 class Stream:
@@ -43,7 +43,7 @@ class Stream:
         self.count += 1
 
     def flush(self) -> str:
-        """The stream has ended: return the text that was held back."""
+        """End the stream: return the text that was held back."""
         text = self._decoder.flush()
         if self.matcher is not None and self.matcher.matched is None:
             text = self.matcher.push(text)
@@ -54,7 +54,7 @@ class Stream:
 
 
 class PendingDelta:
-    """Output of one stream that is still being gathered, for the item that ends it or replays it."""
+    """Output of one stream, gathered for the item that ends or replays it."""
 
     def __init__(self, stream: Stream) -> None:
         self._index = stream.count
@@ -65,7 +65,7 @@ class PendingDelta:
 
     def add(self, token: int, text: str, logprobs: TextLogprobs | None = None) -> None:
         """Append one id and the text it completed."""
-        self._ids += token.to_bytes(4, "little", signed=True)
+        self._ids += token.to_bytes(ID_BYTES, "little", signed=True)
         self._texts.append(text)
         if logprobs is not None:
             self._logprobs.append(logprobs)

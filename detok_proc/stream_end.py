@@ -9,9 +9,9 @@ class StreamEnd:
     """One End of a Tokens frame and the stream it ends.
 
     Args:
-        end: the scheduler's word.
-        stream: the stream as it is before this frame's rows.
-        factory: to compute the stream again if the stop token was replayed to it as ordinary output.
+        end: the scheduler's frame part.
+        stream: the stream's state before this frame's rows.
+        factory: rebuilds the stream if the stop token was replayed as ordinary output.
     """
 
     def __init__(self, end: End, stream: Stream, factory: DecoderFactory) -> None:
@@ -30,7 +30,7 @@ class StreamEnd:
             self._pending.add(token, "", logprobs)
 
     def item(self) -> DeltaItem | None:
-        """Return the item that finishes the choice, or None if ids are missing: the edge will submit again."""
+        """Return the item that finishes the choice, or None if ids are missing (a replay follows)."""
         stream, end = self.stream, self._end
         if stream.matched is None and stream.count != end.count:
             return None
@@ -42,9 +42,9 @@ class StreamEnd:
         return self._pending.item(stream, finish)
 
     def _without_hidden(self, stream: Stream, factory: DecoderFactory) -> Stream:
-        """Return the state of `stream` had it known that its last ids give no text.
+        """Return `stream` rebuilt with its last ids hidden.
 
-        That happens when only the finish was lost: all ids, the stop token too, came with the replaying Open.
+        Needed when only the finish was lost: all ids, the stop token too, came with the replaying Open.
         """
         ids = unpack_ids(stream.opened.output_ids)
         if len(ids) != stream.count:

@@ -1,6 +1,6 @@
-"""What each token id stands for: the pieces of text or bytes that output is put together from.
+"""The piece of text or bytes that each token id stands for; output is put together from them.
 
-Read straight from tokenizer.json, without the tokenizers library: a replacement process is up in a fraction of a
+Read straight from tokenizer.json, without the tokenizers library: a restarted process is ready in a fraction of a
 second. Two families of decoders are known, byte-level BPE and SentencePiece; between them they cover the supported
 models. For any other decoder `Vocabulary.family` is None and the general path decodes with the library.
 """

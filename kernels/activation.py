@@ -1,4 +1,4 @@
-"""The gated activation of a Llama-style feed-forward block: SiLU of one half times the other.
+"""The gated activation of a Llama-style feed-forward block: SiLU of the first half times the second half.
 
 Rounding follows the Hugging Face models: SiLU is rounded to the model dtype before the product.
 """
@@ -7,14 +7,14 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.overlap import early, take_turn
+from kernels.pdl import pdl_options, wait_for_prior_kernel
 
 BLOCK = 1024
 
 
 @triton.jit
-def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    take_turn(OVERLAP)
+def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr):
+    wait_for_prior_kernel(USE_PDL)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -34,7 +34,7 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     y = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
     if rows:
         grid = (rows, triton.cdiv(width, BLOCK))
-        options = early(gate_up.device)
+        options = pdl_options(gate_up.device)
         _silu_mul_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4, **options)
     return y
 

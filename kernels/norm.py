@@ -1,35 +1,35 @@
-"""RMS norm of rows, plain and with the residual addition in front.
+"""RMS norm of rows, plain and after a residual addition.
 
 One program per row, so a row's bits depend on that row alone. Rounding follows the Hugging Face models: the normalised
 value is rounded to the model dtype, then multiplied by the weight; the residual is rounded before it is normalised, so
-that whoever later reads the stored residual sees what was normalised.
+that the stored residual is exactly what was normalised.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels.overlap import early, take_turn
+from kernels.pdl import pdl_options, wait_for_prior_kernel
 
 MAX_WIDTH = 65536
 
 
-@triton.jit(do_not_specialize=["stride_part"])
+@triton.jit(do_not_specialize=["stride_split"])
 def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, stride_x, stride_residual, eps,
-    stride_part, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    stride_split, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, SPLITS: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     model_dtype = y_ptr.dtype.element_ty
     weight = tl.load(weight_ptr + columns, mask=mask, other=0.0).to(tl.float32)
-    take_turn(OVERLAP)
+    wait_for_prior_kernel(USE_PDL)
     x = tl.load(x_ptr + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
-    if PARTS > 1:
-        for part in tl.static_range(1, PARTS):
-            x += tl.load(x_ptr + part * stride_part + row * stride_x + columns, mask=mask, other=0.0)
+    if SPLITS > 1:
+        for split in tl.static_range(1, SPLITS):
+            x += tl.load(x_ptr + split * stride_split + row * stride_x + columns, mask=mask, other=0.0)
         x = x.to(model_dtype).to(tl.float32)
     if ADD:
         residual = tl.load(residual_ptr + row * stride_residual + columns, mask=mask, other=0.0).to(tl.float32)
@@ -62,8 +62,8 @@ def add_rms_norm(
     """Return (rms_norm(x + residual), x + residual), both fresh [T, N] tensors of x's dtype; the inputs stay unchanged.
 
     x and residual [T, N] of one dtype with contiguous rows, weight [N]. The sum is rounded to that dtype, then
-    normalised. x may also be [parts, T, N] fp32: parts that are added in order and rounded to the residual's dtype
-    first. Raises ValueError for other shapes.
+    normalised. x may also be [splits, T, N] fp32: split-K partial sums, which are added in order and rounded to the
+    residual's dtype first. Raises ValueError for other shapes.
     """
     return _launch(x, residual, weight, eps)
 
@@ -82,7 +82,7 @@ def _launch(
     x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows, width = x.shape[-2:]
-    parts = x.shape[0] if x.dim() == 3 else 1
+    splits = x.shape[0] if x.dim() == 3 else 1
     other = x if residual is None else residual
     dtype = torch.float32 if x.dim() == 3 else other.dtype
     if weight.shape != (width,) or other.shape != (rows, width) or x.dtype != dtype or width > MAX_WIDTH:
@@ -94,8 +94,8 @@ def _launch(
     if rows:
         block = triton.next_power_of_2(width)
         _rms_norm_kernel[(rows,)](
-            x, other, weight, y, new_residual, x.stride(-2), other.stride(0), eps, x.stride(0) if parts > 1 else 0,
-            WIDTH=width, BLOCK=block, ADD=residual is not None, PARTS=parts,
-            num_warps=min(16, max(4, block // 1024)), **early(x.device),
+            x, other, weight, y, new_residual, x.stride(-2), other.stride(0), eps, x.stride(0) if splits > 1 else 0,
+            WIDTH=width, BLOCK=block, ADD=residual is not None, SPLITS=splits,
+            num_warps=min(16, max(4, block // 1024)), **pdl_options(x.device),
         )  # fmt: skip
     return y, new_residual

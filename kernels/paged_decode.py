@@ -1,12 +1,12 @@
-"""Attention of one new token per sequence over a paged KV cache: split-KV, then a reduce for the rows that need one.
+"""Attention of one new token per sequence over a paged KV cache: split-KV, then a reduction of the rows that need one.
 
-A row's result is defined by splits at absolute positions: each gets an online softmax of its own, and the splits are
-folded one after another. Who computes which split (kernels.decode_plan) changes no bits. A program that holds all
-splits of a (sequence, kv head) pair folds them in registers; the others leave theirs to the reduce, which folds in the
-same order by the same instructions.
+A row's result is defined by splits at absolute positions: each split has an online softmax of its own, and the splits
+are folded one after another. Which program computes which split (kernels.decode_partition) changes no bits. A program
+that computes all splits of a (sequence, kv head) pair folds them in registers; the others store partial results for
+the reduce kernel, which folds in the same order with the same instructions.
 
-A tile packs the query heads that share a kv head, so each K/V byte is read once. The grid depends on the device alone:
-it can be captured in a CUDA graph. The caller has written the new token's K/V before.
+A tile packs the query heads that share a kv head, so that each K/V byte is read once. The grid depends on the device
+alone, so it can be captured in a CUDA graph. The new token's K/V must be in the cache already.
 """
 
 from typing import Any
@@ -15,25 +15,33 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.decode_plan import block_b, decode_tile, default_split_size, locate, owner, plan_decode, units_per_split
-from kernels.overlap import early, take_turn
+from kernels.decode_partition import (
+    block_b,
+    decode_tile,
+    default_split_size,
+    locate,
+    owner,
+    partition_decode,
+    units_per_split,
+)
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
+from kernels.pdl import pdl_options, wait_for_prior_kernel
 
-# Splits whose partial results the reduce loads at once.
+# Splits whose partial results the reduce kernel loads at once.
 REDUCE_BLOCK = 8
 
 
 def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
-    """fp32 elements that `splits` splits need, summed over the rows of a batch.
+    """Return the fp32 elements that `splits` splits need, summed over the rows of a batch.
 
-    A row has at most ceil(context / split_size) splits, and one at least; split_size may be default_split_size.
+    A row has at least one and at most ceil(context / split_size) splits; split_size may be default_split_size.
     """
     return splits * heads * (head_dim + 2)
 
 
 @triton.jit
 def _fold(acc, peak, total, part, part_peak, part_total):
-    """Add one split to the splits before it; explicit fused multiply-adds, so that both callers round alike."""
+    """Add one split to the splits before it, with explicit fused multiply-adds so that both callers round alike."""
     new_peak = tl.maximum(peak, part_peak)
     decay = tl.exp2(peak - new_peak)
     weight = tl.exp2(part_peak - new_peak)
@@ -43,36 +51,36 @@ def _fold(acc, peak, total, part, part_peak, part_total):
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "stride_table"])
 def _split_kernel(
-    q_ptr, cache_ptr, table_ptr, lens_ptr, plan_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, num_seqs, kv_heads,
-    capacity, stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    q_ptr, cache_ptr, table_ptr, lens_ptr, partition_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, num_seqs,
+    kv_heads, capacity, stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROWS: tl.constexpr, BLOCK_B: tl.constexpr, OVERLAP: tl.constexpr,
-    SETTLED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr, USE_PDL: tl.constexpr,
+    METADATA_READY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    if not SETTLED:
-        take_turn(OVERLAP)
-    bounds_ptr = plan_ptr + 1 + tl.program_id(0)
+    if not METADATA_READY:
+        wait_for_prior_kernel(USE_PDL)
+    bounds_ptr = partition_ptr + 1 + tl.program_id(0)
     unit = tl.load(bounds_ptr)
-    run_end = tl.load(bounds_ptr + 1)
-    ends_ptr = plan_ptr + tl.num_programs(0) + 2
+    range_end = tl.load(bounds_ptr + 1)
+    ends_ptr = partition_ptr + tl.num_programs(0) + 2
     tokens = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     rows = tl.arange(0, BLOCK_M)
     row_mask = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
-    if SETTLED:
-        take_turn(OVERLAP)
-    while unit < run_end:
-        seq, before, context, units, per_split = locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROWS, BLOCK_B)
+    if METADATA_READY:
+        wait_for_prior_kernel(USE_PDL)
+    while unit < range_end:
+        seq, before, context, units, per_split = locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROW_SPLITS, BLOCK_B)
         splits = (units + per_split - 1) // per_split
         head = (unit - before) // units
         pair = before + head * units
-        # Splits of this pair that begin in the run: perhaps none, where the run begins inside the pair's last split.
+        # Splits of this pair that start in the range: none if the range starts inside the pair's last split.
         split = (unit - pair + per_split - 1) // per_split
-        left = (run_end - pair - split * per_split + per_split - 1) // per_split
+        left = (range_end - pair - split * per_split + per_split - 1) // per_split
         taken = tl.maximum(tl.minimum(splits - split, left), 0)
         whole = taken == splits
         slot = before // kv_heads + split
-        # Nothing is done where its parts have no room; the reduce says so.
+        # Partial results that exceed the workspace are skipped; the reduce kernel writes NaN for the row.
         has_room = whole | (slot - split + units <= capacity)
         size = per_split * UNIT
         begin = split * size
@@ -135,30 +143,30 @@ def _load_part(
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "programs"])
 def _reduce_kernel(
-    plan_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
-    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, GROWS: tl.constexpr,
-    OVERLAP: tl.constexpr, SETTLED: tl.constexpr, BLOCK_S: tl.constexpr,
+    partition_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
+    GROW_SPLITS: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    if not SETTLED:
-        take_turn(OVERLAP)
+    if not METADATA_READY:
+        wait_for_prior_kernel(USE_PDL)
     seq = tl.program_id(0)
     head = tl.program_id(1)
-    ends_ptr = plan_ptr + programs + 2
+    ends_ptr = partition_ptr + programs + 2
     before = tl.load(ends_ptr + seq - 1, mask=seq > 0, other=0)
     units = (tl.load(ends_ptr + seq) - before) // kv_heads
     total_units = tl.load(ends_ptr + num_seqs - 1)
-    per_split = units_per_split(units, GROWS)
+    per_split = units_per_split(units, GROW_SPLITS)
     splits = (units + per_split - 1) // per_split
     pair = before + head * units
     last = pair + (splits - 1) * per_split
-    active = tl.load(plan_ptr)
+    active = tl.load(partition_ptr)
     owners = tl.maximum(active, 1)
     has_one_owner = (active == 0) | (owner(pair, total_units, owners) == owner(last, total_units, owners))
     slot = before // kv_heads
-    if SETTLED:
-        take_turn(OVERLAP)
+    if METADATA_READY:
+        wait_for_prior_kernel(USE_PDL)
     if has_one_owner:
-        # One program had them all and has written the rows.
+        # One program computed all splits and has written the result.
         return
     rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
@@ -168,15 +176,15 @@ def _reduce_kernel(
     q_heads = head * GROUP + rows
     out_ptrs = out_ptr + (seq.to(tl.int64) * heads + q_heads)[:, None] * HEAD_DIM + dims[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    # Rows of padding stay at 0: -inf - -inf would be NaN.
+    # Padding rows stay at 0, because -inf - -inf is NaN.
     peak = tl.where(row_mask, float("-inf"), 0.0)
     total = tl.zeros([BLOCK_M], tl.float32)
     if slot + units > capacity:
-        # A workspace too small for the batch must not pass for an answer.
+        # A workspace too small for the batch must show in the result.
         tl.store(out_ptrs, (acc + float("nan")).to(out_ptr.dtype.element_ty), mask=mask)
         return
     for start in range(0, splits, BLOCK_S):
-        # All loads of a block are written ahead of its folds, which wait for one another.
+        # All loads of a block are issued before its folds, which depend on one another.
         parts = ()
         for step in tl.static_range(BLOCK_S):
             index = start + step
@@ -192,19 +200,19 @@ def _reduce_kernel(
 
 def paged_decode(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float, *,
-    split_size: int | None = None, workspace: torch.Tensor | None = None, plan: torch.Tensor | None = None,
-    settled: bool = False,
+    split_size: int | None = None, workspace: torch.Tensor | None = None, partition: torch.Tensor | None = None,
+    metadata_ready: bool = False,
 ) -> torch.Tensor:  # fmt: skip
-    """Return softmax(q K^T * scale) V per sequence, a fresh [B, H, D] tensor of q's dtype; no context gives zeros.
+    """Return softmax(q K^T * scale) V per sequence, a fresh [B, H, D] tensor of q's dtype; zeros for an empty context.
 
     q [B, H, D] fp32/fp16/bf16, last dim contiguous. kv_cache [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy.
     page_table [B, max_pages] int32, context_lens [B] int32, the new token included; scale > 0.
-    split_size: tokens per split, a multiple of the tile; None takes default_split_size, and twice and four times that
-    for long rows. It decides the bits, so keep it fixed for an engine's life.
+    split_size: tokens per split, a multiple of the tile; None takes default_split_size, and two or four times that for
+    long rows. The result's bits depend on it, so it must stay fixed for an engine's life.
     workspace: fp32 scratch of decode_workspace_numel(...) elements, free for reuse by the next call on the same stream;
     None allocates for B rows as long as the page table allows. Rows whose splits do not fit come out NaN.
-    plan: of plan_decode, for the same lengths; None makes one. `settled`: page_table, context_lens and the plan given
-    were written before the last ordinary launch, see kernels.overlap.
+    partition: of partition_decode for the same lengths; None makes one. `metadata_ready`: page_table, context_lens and
+    the given partition were written before the last launch without PDL, see kernels.pdl.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
     Split-KV after Flash-Decoding.
     """
@@ -218,26 +226,28 @@ def paged_decode(
     out = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
     if batch == 0:
         return out
-    if plan is None:
-        # Made here, it is not settled, and the split kernel reads it first of all.
-        plan, settled = plan_decode(context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size), False
+    if partition is None:
+        # The split kernel reads the partition first, and this one is written by a PDL launch just before it.
+        partition = partition_decode(context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size)
+        metadata_ready = False
     most_units = -(-page_table.shape[1] * page // unit)
     partial, stats, capacity = _scratch(out, batch * most_units if most_units > 1 else 0, workspace)
-    programs = plan.shape[0] - 2 - batch
+    programs = partition.shape[0] - 2 - batch
     block_d, block_m = max(16, triton.next_power_of_2(head_dim)), max(4, triton.next_power_of_2(group))
     shared: dict[str, Any] = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_d, "GROUP": group, "BLOCK_M": block_m, "GROWS": split_size is None,
-        "SETTLED": settled, **early(q.device),
+        "HEAD_DIM": head_dim, "BLOCK_D": block_d, "GROUP": group, "BLOCK_M": block_m, "GROW_SPLITS": split_size is None,
+        "METADATA_READY": metadata_ready, **pdl_options(q.device),
     }  # fmt: skip
     _split_kernel[(programs,)](
-        q, kv_cache, page_table, context_lens, plan, out, partial, stats, scale * LOG2_E, batch, kv_heads, capacity,
-        q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
-        PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch), PRECISION=dot_precision(q.dtype),
-        num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers, **shared,
+        q, kv_cache, page_table, context_lens, partition, out, partial, stats, scale * LOG2_E, batch, kv_heads,
+        capacity, q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
+        page_table.stride(0), PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch),
+        PRECISION=dot_precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
+        **shared,
     )  # fmt: skip
     if most_units > 1:
         _reduce_kernel[(batch, kv_heads)](
-            plan, partial, stats, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
+            partition, partial, stats, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
             num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
         )  # fmt: skip
     return out
@@ -266,7 +276,7 @@ def paged_decode_reference(
 def _scratch(
     out: torch.Tensor, worst_splits: int, workspace: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Cut the workspace into partial accumulators and (peak, total) pairs; return both and the number of slots."""
+    """Cut the workspace into partial accumulators and (peak, total) pairs; return both and the number of splits."""
     _, heads, head_dim = out.shape
     if worst_splits == 0:
         return out, out, 0

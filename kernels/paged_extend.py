@@ -1,8 +1,8 @@
-"""Causal attention of ragged runs of new tokens over a paged KV cache that already holds them: prefill and its chunks.
+"""Causal attention of ragged sequences of new tokens over a paged KV cache that already holds them: chunked prefill.
 
 A program takes BLOCK_M rows of one sequence and kv head: BLOCK_M / GROUP tokens times the GROUP query heads that share
-the kv head. Tiles of keys sit at absolute positions, so chunking a prompt elsewhere changes no bits. The
-grid is bounded from shapes; each program finds its sequence by binary search, so no length is read by the host.
+the kv head. Tiles of keys sit at absolute positions, so the result's bits do not depend on how a prompt is chunked. The
+grid is bounded by shapes; each program finds its sequence by binary search, so the host reads no length.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.paged_extend_hopper import extend_on_hopper, fits_hopper
+from kernels.paged_extend_hopper import GROUP_ROWS, extend_on_hopper
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids, tile_key
+from kernels.pdl import is_hopper
 
 
 class ExtendTile(NamedTuple):
@@ -24,9 +25,9 @@ class ExtendTile(NamedTuple):
     stages: int
 
 
-# By tile_key. block_n is that of decode in both tables, so that a row's reduction
-# order does not depend on how many tokens came with it. SMALL_TILES lacks fp32, whose tiles are small anyway (no tensor
-# cores), and 256, where fewer rows would spread a row's keys over more warps and so change its sums.
+# Keyed by tile_key. block_n equals decode's in both tables, so that a row's reduction order does not depend on the
+# number of tokens in its batch. SMALL_TILES lacks fp32, whose tiles are small anyway (no tensor cores), and head dim
+# 256, where fewer rows would spread a row's keys over more warps and so change its sums.
 LARGE_TILES = {
     (64, 2): ExtendTile(128, 64, 4, 3),
     (128, 2): ExtendTile(128, 64, 8, 2),
@@ -44,7 +45,7 @@ INTERPRETER_TILE = ExtendTile(32, 32, 4, 1)
 
 
 def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_rows: int) -> ExtendTile:
-    """The tile for a head dim up to 256 and at most `max_rows` = longest run x group rows per sequence and kv head."""
+    """Return the tile for a head dim up to 256 and `max_rows` = max_q_len x group rows per sequence and kv head."""
     if device.type == "cpu":
         return INTERPRETER_TILE
     key = tile_key(head_dim, dtype)
@@ -54,7 +55,7 @@ def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_row
 
 @triton.jit
 def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
-    """The sequence whose query blocks contain number `block`, when sequence s starts at block cu_q[s] // TOKENS + s."""
+    """Return the sequence that contains query block `block`; sequence s starts at block cu_q[s] // TOKENS + s."""
     low = 0
     high = num_seqs
     while high - low > 1:
@@ -74,7 +75,7 @@ def _extend_kernel(
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = BLOCK_M // GROUP
-    # The last blocks of a sequence meet the most keys: start those first, of all heads.
+    # The last blocks of a sequence attend to the most keys: start those first, of all heads.
     head = tl.program_id(0)
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
@@ -106,7 +107,7 @@ def _extend_kernel(
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     ids = page_ids(table_row, 0, end, PAGE, BLOCK_N)
-    # Tiles that every row sees whole, then the tiles on the diagonal.
+    # Tiles that are unmasked for every row, then the tiles on the diagonal.
     for start in range(0, unmasked_end, BLOCK_N):
         next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
         k, v = load_kv_tile(
@@ -138,7 +139,7 @@ def paged_extend(
     q [T, H, D] fp32/fp16/bf16, last dim contiguous: the new tokens of B sequences one after another. kv_cache
     [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy, with the new tokens' K/V written already. page_table
     [B, max_pages] int32; cu_q [B + 1] int32, ascending from 0; context_lens [B] int32, new tokens included; scale > 0.
-    max_q_len: upper bound of a sequence's new tokens, picks the tile and nothing else. Runs of length 0 are fine.
+    max_q_len: upper bound of a sequence's new tokens; it selects the tile only. Sequences of length 0 are allowed.
     Rows at or beyond cu_q[B] (padding) are not written. No host sync. Raises ValueError for shapes that do not fit.
     """
     total, heads, head_dim = q.shape
@@ -166,6 +167,13 @@ def paged_extend(
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
+
+
+def fits_hopper(q: torch.Tensor, kv_cache: torch.Tensor) -> bool:
+    """Return whether the Hopper kernel supports the GPU, the type, the shape and the cache's layout."""
+    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[2] not in (64, 128):
+        return False
+    return q.shape[1] // kv_cache.shape[2] <= GROUP_ROWS and kv_cache.is_contiguous() and is_hopper(q.device)
 
 
 def paged_extend_reference(

@@ -1,11 +1,11 @@
 """The extend kernel for Hopper GPUs: 16-bit types, head dim 64 or 128, a contiguous cache. Called by paged_extend.
 
-Written in Gluon, Triton's lower layer, because keeping the tensor cores busy during the softmax takes what Triton does
-not do on Hopper: one warp copies K and V pages by TMA, and two groups of four warps, each with 64 of the 128 query
-rows, multiply and exponentiate at their own pace. Each group also issues the next scores ahead of its softmax, after
-FlashAttention-3 (arXiv 2407.08608). Tiles of keys sit at absolute positions, as in paged_extend.
+Written in Gluon, Triton's lower layer, because Triton does not keep Hopper's tensor cores busy during the softmax. One
+warp copies K and V pages by TMA, and two warp groups, each with 64 of the 128 query rows, multiply and exponentiate
+independently. Each group also issues the next scores before its softmax, after FlashAttention-3 (arXiv 2407.08608).
+Tiles of keys sit at absolute positions, as in paged_extend.
 
-Buffers and who may touch them, for `stage` in 0..1:
+Ownership of the buffers, for `stage` in 0..1:
     k_ring[stage], v_ring[stage]   the copying warp between *_free and *_ready, the query groups from *_ready to *_free
 
 A tile of values that reaches past the last token is cleared there by the first query group; the other waits for that.
@@ -23,8 +23,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.overlap import on_hopper
-
 BLOCK_N = 128
 GROUP_ROWS = 64
 STAGES = 2
@@ -32,7 +30,7 @@ STAGES = 2
 PANEL = 64
 COPY_REGISTERS = 24
 QUERY_REGISTERS = 240
-# A launch for short runs uses one group of query warps, which saves the other's idle multiplications.
+# A launch for short sequences uses one group of query warps, which saves the other's idle multiplications.
 SMALL_ROWS = 64
 # Values cleared at a time: a whole tile would take too many registers.
 CLEARED = gl.constexpr(32)
@@ -40,7 +38,7 @@ CLEARED = gl.constexpr(32)
 
 @gluon.jit
 def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: gl.constexpr):
-    """The sequence whose query blocks contain number `block`, when sequence s starts at block cu_q[s] // TOKENS + s."""
+    """Return the sequence that contains query block `block`; sequence s starts at block cu_q[s] // TOKENS + s."""
     low = 0
     high = num_seqs
     while high - low > 1:
@@ -105,7 +103,7 @@ def _step(
     MASKED: gl.constexpr, SCORES: gl.constexpr, OPERAND: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Scores and softmax of `tile` while the values of the tile before are multiplied."""
+    """Compute scores and softmax of `tile` while the values of the previous tile are multiplied."""
     stage = tile % STAGES
     last = tile - 1
     mbarrier.wait(k_ready.index(stage), tile // STAGES & 1)
@@ -131,7 +129,7 @@ def _attend(
     OFFSET: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr,
     BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """The work of one group of four warps: query rows OFFSET to OFFSET + ROWS of the program."""
+    """Run one group of four warps: query rows OFFSET to OFFSET + ROWS of the program."""
     PLAIN: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -160,7 +158,7 @@ def _attend(
     new_weights, _decay, peak, total = _softmax(scores, position, 0, peak, total, scale_log2, True, SCORES)
     weights = gl.convert_layout(new_weights.to(k.dtype), OPERAND)
     acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, ACC)
-    # Tiles that every row sees whole, then the tiles on the diagonal.
+    # Tiles that are unmasked for every row, then the tiles on the diagonal.
     for tile in range(1, unmasked_tiles):
         weights, acc, peak, total = _step(
             tile, q_rows, k, v, weights, acc, peak, total, position, scale_log2, k_ready, k_free, v_ready, v_free,
@@ -176,7 +174,7 @@ def _attend(
     stage = last % STAGES
     mbarrier.wait(v_ready.index(stage), last // STAGES & 1)
     if tiles * BLOCK_N > context:
-        # What a page holds past the last token may be NaN, and 0 * NaN would reach the output: cleared, by one group.
+        # A page may hold NaN past the last token, and 0 * NaN would reach the output: one group clears it.
         if OFFSET == 0:
             for part in gl.static_range(BLOCK_N // CLEARED):
                 tokens = last * BLOCK_N + part * CLEARED + gl.arange(0, CLEARED, layout=gl.SliceLayout(1, PLAIN))
@@ -207,7 +205,7 @@ def _extend_hopper_kernel(
     TOKENS: gl.constexpr = ROWS * GROUPS // GROUP
     PANELS: gl.constexpr = HEAD_DIM // PANEL
     DTYPE: gl.constexpr = desc.dtype
-    # The last blocks of a sequence meet the most keys: start those first, of all heads.
+    # The last blocks of a sequence attend to the most keys: start those first, of all heads.
     head = gl.program_id(0)
     block = gl.num_programs(1) - 1 - gl.program_id(1)
     seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
@@ -232,7 +230,7 @@ def _extend_hopper_kernel(
         k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
         k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
         v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-        # The last one says that the first group has cleared what lies past the last token.
+        # The last barrier signals that the first group has cleared the values past the last token.
         v_free = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], BARRIER)
         for stage in gl.static_range(STAGES):
             mbarrier.init(k_ready.index(stage), count=1)
@@ -281,7 +279,7 @@ def extend_on_hopper(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
     out: torch.Tensor, scale_log2: float, max_q_len: int,
 ) -> None:  # fmt: skip
-    """Fill out [T, H, D] as paged_extend says, for checked arguments that fits_hopper accepts."""
+    """Fill out [T, H, D] as paged_extend documents, for checked arguments that paged_extend routes to this kernel."""
     total, heads, head_dim = q.shape
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     group = heads // kv_heads
@@ -296,10 +294,3 @@ def extend_on_hopper(
         HEAD_DIM=head_dim, GROUP=group, PAGE=page, BLOCK_N=BLOCK_N, STAGES=STAGES, ROWS=GROUP_ROWS, GROUPS=groups,
         PANEL=PANEL, COPY_REGISTERS=COPY_REGISTERS, QUERY_REGISTERS=QUERY_REGISTERS, num_warps=4,
     )  # fmt: skip
-
-
-def fits_hopper(q: torch.Tensor, kv_cache: torch.Tensor) -> bool:
-    """Whether the GPU, the type, the shape and the cache's layout suit this kernel."""
-    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[2] not in (64, 128):
-        return False
-    return q.shape[1] // kv_cache.shape[2] <= GROUP_ROWS and kv_cache.is_contiguous() and on_hopper(q.device)

@@ -1,7 +1,7 @@
 """Device functions shared by the paged attention kernels: page lookup, K/V tile loads and one online softmax step.
 
-Decode and extend call the very same functions, so that a token gets the same arithmetic on either road.
-Nothing here is launched by itself and nothing here writes memory. Also what both launchers check and agree on.
+Decode and extend call the same functions, so that a token gets the same arithmetic in either kernel. Nothing here is
+launched by itself, and nothing here writes memory. The checks and tables that both launchers share are here too.
 """
 
 import math
@@ -14,19 +14,19 @@ LOG2_E = math.log2(math.e)
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """fp32 asks for exact products (the default would round operands to TF32); narrower types ignore the setting."""
+    """Return tl.dot's precision: exact products for fp32, where the default is TF32; 16-bit types ignore it."""
     return "ieee" if dtype == torch.float32 else "tf32"
 
 
 def tile_key(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
-    """By what the launchers' tables of tiles are keyed: (padded head dim, bytes per element)."""
+    """Return the key of the launchers' tile tables: (padded head dim, bytes per element)."""
     return max(64, triton.next_power_of_2(head_dim)), dtype.itemsize
 
 
 def check_paged(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float
 ) -> None:
-    """Raise ValueError unless q [rows, H, D], cache, page table and lengths fit together and are laid out as needed."""
+    """Raise ValueError unless q [rows, H, D], cache, page table and lengths have matching shapes and layouts."""
     _, heads, head_dim = q.shape
     _, two, kv_heads, page, cache_dim = kv_cache.shape
     if two != 2 or cache_dim != head_dim or heads % kv_heads or kv_cache.dtype != q.dtype:
@@ -43,9 +43,9 @@ def check_paged(
 def page_ids(table_row, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
     """Page ids of the tile of BLOCK_N tokens at `start`, a multiple of BLOCK_N; a scalar if it lies in one page.
 
-    Entries at or beyond `end` are never read; they come back as page 0, the dummy page. Loops call this one tile ahead
-    and carry the ids: loading them in the iteration that uses them makes the K/V addresses wait for a load, and the
-    compiler then gives up multi-buffering.
+    Entries at or beyond `end` are never read and come back as page 0, the dummy page. Loops call this one tile ahead
+    and carry the ids: loaded in the iteration that uses them, they would make the K/V addresses depend on a load, and
+    the compiler would not multi-buffer.
     """
     if PAGE >= BLOCK_N:
         ids = tl.load(table_row + start // PAGE, mask=start < end, other=0)
@@ -62,12 +62,12 @@ def load_kv_tile(
 ):  # fmt: skip
     """K as [BLOCK_D, BLOCK_N] and V as [BLOCK_N, BLOCK_D] of one kv head, columns beyond HEAD_DIM zero.
 
-    With MASKED, tokens at or beyond `end` are zero: what a page holds past the last token may be NaN, and 0 * NaN
-    would reach the output through V.
+    With MASKED, tokens at or beyond `end` are zero: a page may hold NaN past the last token, and 0 * NaN would reach
+    the output through V.
     """
     tokens = start + tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
-    # 64 bits before the multiplication: a cache of more than 2^31 elements is normal.
+    # 64 bits before the multiplication: caches exceed 2^31 elements.
     rows = ids.to(tl.int64) * stride_page + (tokens % PAGE) * HEAD_DIM
     k_ptrs = head_ptr + rows[None, :] + dims[:, None]
     v_ptrs = head_ptr + stride_value + rows[:, None] + dims[None, :]
@@ -87,9 +87,9 @@ def load_kv_tile(
 def attend_tile(q, k, v, keep, acc, peak, total, scale_log2, MASKED: tl.constexpr, PRECISION: tl.constexpr):
     """One online softmax step in the exp2 domain; returns acc, peak, total (fp32; peak in units of log2).
 
-    Masking acts on the raw product, ahead of the scale: the expression after it is then the same with and without a
-    mask, gets contracted alike, and a row's bits do not tell which loop it went through. Needs scale > 0, and
-    every row must have met a kept key by the end of its first tile.
+    Masking acts on the raw product, before the scale: the expression after it is then the same with and without a
+    mask and is contracted alike, so a row's bits do not depend on the loop that computed it. Needs scale > 0, and every
+    row must keep at least one key of its first tile.
     """
     scores = tl.dot(q, k, input_precision=PRECISION)
     if MASKED:

@@ -1,15 +1,15 @@
 """Rotary embedding of q and k and the write of k and v into the paged cache, optionally after Qwen3's q/k norm.
 
-One program per token holds all heads as a tile. The rotation is half-split (GPT-NeoX): dim i turns with dim i + D/2.
+One program per token holds all heads as a tile. The rotation is half-split (GPT-NeoX): dim i pairs with dim i + D/2.
 fp32 maths with one rounding at the end; the optional norm rounds as the Hugging Face models do, after the
-normalisation and after the weight.
+normalisation and again after the weight.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels.overlap import early, take_turn
+from kernels.pdl import pdl_options, wait_for_prior_kernel
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def _rotated(
     base_ptr, stride_head, low_weight, high_weight, cos, sin, eps,
     HEADS: tl.constexpr, BLOCK_H: tl.constexpr, HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """Both halves [BLOCK_H, BLOCK_HALF] of one token's heads, normalised where asked and rotated, fp32."""
+    """Both halves [BLOCK_H, BLOCK_HALF] of one token's heads, optionally normalised, then rotated, fp32."""
     heads = tl.arange(0, BLOCK_H)
     dims = tl.arange(0, BLOCK_HALF)
     mask = (heads[:, None] < HEADS) & (dims[None, :] < HALF)
@@ -55,10 +55,10 @@ def _rope_kv_kernel(
     stride_page, stride_value, stride_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_KV: tl.constexpr,
     HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, PAGE: tl.constexpr, Q_NORM: tl.constexpr, K_NORM: tl.constexpr,
-    OVERLAP: tl.constexpr, SETTLED: tl.constexpr,
+    USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr,
 ):  # fmt: skip
-    if not SETTLED:
-        take_turn(OVERLAP)
+    if not METADATA_READY:
+        wait_for_prior_kernel(USE_PDL)
     token = tl.program_id(0).to(tl.int64)
     dims = tl.arange(0, BLOCK_HALF)
     slot = tl.load(slots_ptr + token)
@@ -67,8 +67,8 @@ def _rope_kv_kernel(
     sin = tl.load(table + HALF, mask=dims < HALF, other=0.0)[None, :]
     q_low, q_high = _norm_weight(q_norm_ptr, HALF, BLOCK_HALF, Q_NORM)
     k_low, k_high = _norm_weight(k_norm_ptr, HALF, BLOCK_HALF, K_NORM)
-    if SETTLED:
-        take_turn(OVERLAP)
+    if METADATA_READY:
+        wait_for_prior_kernel(USE_PDL)
 
     q_base = q_ptr + token * stride_q_token
     low, high = _rotated(q_base, stride_q_head, q_low, q_high, cos, sin, eps, HEADS, BLOCK_H, HALF, BLOCK_HALF, Q_NORM)
@@ -98,16 +98,16 @@ def _rope_kv_kernel(
 def rope_and_write_kv(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor,
     slot_mapping: torch.Tensor, kv_cache: torch.Tensor, *, q_norm: torch.Tensor | None = None,
-    k_norm: torch.Tensor | None = None, eps: float = 1e-6, settled: bool = False,
+    k_norm: torch.Tensor | None = None, eps: float = 1e-6, metadata_ready: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """Write rotated k and plain v to their slots in kv_cache; return the rotated q as a fresh [T, H, D] tensor.
 
     q [T, H, D], k and v [T, Hkv, D] of one dtype, last dim contiguous (views of a fused projection are fine).
     cos_sin [max_pos, D] fp32, row = D/2 cosines then D/2 sines; positions [T] int32 or int64 below max_pos.
-    slot_mapping [T] int64: page * PAGE + offset, no slot twice; -1 leaves the cache alone (q is rotated all the same).
+    slot_mapping [T] int64: page * PAGE + offset, no slot twice; -1 skips the cache write (q is still rotated).
     kv_cache [pages, 2, Hkv, PAGE, D], mutated. q_norm, k_norm [D]: RMS norm weights applied per head before the
-    rotation, with eps. `settled`: positions and slot_mapping were written before the last ordinary launch, see
-    kernels.overlap. Raises ValueError for shapes that do not fit together.
+    rotation, with eps. `metadata_ready`: positions and slot_mapping were written before the last launch without PDL,
+    see kernels.pdl. Raises ValueError for shapes that do not fit together.
     """
     _check(q, k, v, cos_sin, positions, slot_mapping, kv_cache)
     tokens, heads, head_dim = q.shape
@@ -122,7 +122,7 @@ def rope_and_write_kv(
         kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
         HEADS=heads, KV_HEADS=kv_heads, BLOCK_H=block_h, BLOCK_KV=triton.next_power_of_2(kv_heads),
         HALF=head_dim // 2, BLOCK_HALF=block_half, PAGE=page, Q_NORM=q_norm is not None, K_NORM=k_norm is not None,
-        SETTLED=settled, num_warps=min(8, max(4, block_h * block_half // 512)), **early(q.device),
+        METADATA_READY=metadata_ready, num_warps=min(8, max(4, block_h * block_half // 512)), **pdl_options(q.device),
     )  # fmt: skip
     return q_out
 

@@ -1,10 +1,11 @@
-"""The skinny linear for Hopper GPUs, in Gluon: weights are on their way before the rows exist. Called by skinny_linear.
+"""The skinny linear for Hopper GPUs, in Gluon: weights load before the activations exist. Called by skinny_linear.
 
-A program owns 64 weight rows and a part of the depth. It copies weight tiles by TMA into a ring in shared memory ahead
-of its turn (see kernels.overlap), which for a small model is all of them; then the activations, and multiplies. The
-gated form takes 32 rows of the gate and the same 32 of `up`, so that one program has both halves of its outputs.
+A program owns 64 weight rows and a split of the depth. Before it waits for the prior kernel (see kernels.pdl) it copies
+weight tiles by TMA into a ring in shared memory, which for a small model is all of them; then it copies the activations
+and multiplies. The gated form takes 32 rows of the gate and the same 32 of `up`, so that one program has both halves of
+its outputs.
 
-Rings, `stage` in 0..STAGES-1; a stage is filled again once the product of its tile is done:
+Rings, `stage` in 0..STAGES-1; a stage is refilled once the product of its tile is done:
     w_ring[stage]   64 weight rows x BLOCK_K, in panels of 64 columns
     x_ring[stage]   BLOCK_M activation rows x BLOCK_K, likewise
 """
@@ -32,7 +33,7 @@ def _copy_tile(
     desc, tile, first_row, second_row, first_column, ring, ready, pred,
     ROWS: gl.constexpr, HALVES: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr,
 ):  # fmt: skip
-    """Start the copies of ROWS rows from `first_row` on into their stage; a second half is from `second_row` on."""
+    """Start the copies of ROWS rows at `first_row` into their stage; with HALVES == 2 half of them at `second_row`."""
     PANELS: gl.constexpr = BLOCK_K // PANEL
     stage = tile % STAGES
     mbarrier.expect(ready.index(stage), ROWS * BLOCK_K * 2, pred=pred)
@@ -95,7 +96,7 @@ def _skinny_hopper_kernel(
         mbarrier.wait(x_ready.index(stage), phase)
         acc = warpgroup_mma(w.index(stage), x.index(stage).permute((1, 0)), acc, is_async=True)
         acc = warpgroup_mma_wait(1, deps=[acc])
-        # The product before this one is done: its stage takes the next tile that has not been asked for.
+        # The previous product is done: its stage takes the next tile not yet requested.
         following = tile - 1 + STAGES
         if (tile > 0) & (following < tiles):
             gl.thread_barrier()
@@ -130,7 +131,7 @@ def skinny_on_hopper(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, *, gated: bool, splits: int,
     block_k: int, stages: int,
 ) -> None:  # fmt: skip
-    """Fill out as skinny_linear says, for checked arguments on a Hopper GPU."""
+    """Fill out as skinny_linear documents, for checked arguments on a Hopper GPU."""
     rows, depth = x.shape
     width = weight.shape[0] // 2 if gated else weight.shape[0]
     outputs = ROWS // 2 if gated else ROWS

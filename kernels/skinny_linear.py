@@ -1,33 +1,34 @@
-"""Linears of a few rows, where reading the weight is all the work: tiles of weight rows stream past the activations.
+"""Linears over few rows, which are bound by reading the weight: tiles of weight rows stream past the activations.
 
-The weight is the left operand of the product, so that its rows fill the matrix unit and the few activations its narrow
-side. With `splits` above 1 the depth is cut into equal parts whose fp32 results lie side by side, for whoever reads
-them next to add up in order; with 1 the result is rounded and stored. The gated form computes silu(gate) * up.
+The weight is the left operand of the product, so that its rows fill the tensor core tile and the few activations its
+narrow side. With `splits` above 1 (split-K) the depth is cut into equal parts whose fp32 partial results are stored
+side by side, and the consumer adds them in order; with 1 the result is rounded and stored. The gated form computes
+silu(gate) * up.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels.overlap import early, fetch_into_cache, let_next_begin, take_turn
+from kernels.pdl import launch_dependents, pdl_options, prefetch_to_l2, wait_for_prior_kernel
 from kernels.skinny_hopper import ROWS, skinny_on_hopper
 from kernels.skinny_tiles import HopperTile, SkinnyTile, Tile
 
-# What a launch fetches into the L2 cache while its predecessor runs; the cache has 50 MB.
-FETCH_BYTES = 16 << 20
-# Programs that can be there that early: about three a multiprocessor.
-EARLY_PROGRAMS = 396
+# Bytes that a launch prefetches into the L2 cache (50 MB) while its predecessor runs.
+PREFETCH_BYTES = 16 << 20
+# Programs that can be resident at that time: about three per multiprocessor.
+PREFETCH_PROGRAMS = 396
 
 
 @triton.jit
-def _fetch_weights(w_ptr, first_row, first_column, stride_w, columns, BLOCK_N: tl.constexpr, THREADS: tl.constexpr):
-    """Fetch the first `columns` of the program's part of BLOCK_N weight rows, each row in THREADS / BLOCK_N pieces."""
+def _prefetch_weights(w_ptr, first_row, first_column, stride_w, columns, BLOCK_N: tl.constexpr, THREADS: tl.constexpr):
+    """Prefetch the first `columns` of the program's BLOCK_N weight rows, each row in THREADS / BLOCK_N pieces."""
     PIECES: tl.constexpr = THREADS // BLOCK_N
     thread = tl.arange(0, THREADS)
     piece = columns // PIECES
     row = first_row + thread // PIECES
     pointers = w_ptr + row.to(tl.int64) * stride_w + first_column + thread % PIECES * piece
-    fetch_into_cache(pointers, tl.zeros_like(thread) + piece * 2)
+    prefetch_to_l2(pointers, tl.zeros_like(thread) + piece * 2)
 
 
 @triton.jit
@@ -42,20 +43,20 @@ def _product(x_ptrs, w_ptrs, row_mask, depth, BLOCK_N: tl.constexpr, BLOCK_M: tl
     return acc
 
 
-@triton.jit(do_not_specialize=["rows", "fetched"])
+@triton.jit(do_not_specialize=["rows", "prefetched"])
 def _skinny_kernel(
-    x_ptr, w_ptr, bias_ptr, y_ptr, rows, width, depth, stride_x, stride_w, stride_split, fetched,
+    x_ptr, w_ptr, bias_ptr, y_ptr, rows, width, depth, stride_x, stride_w, stride_split, prefetched,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
-    THREADS: tl.constexpr, OVERLAP: tl.constexpr,
+    THREADS: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     # width: outputs; depth: of this split. Gated: outputs n and width + n of the product make output n.
     split = tl.program_id(1)
-    if OVERLAP:
+    if USE_PDL:
         first = tl.program_id(0) * BLOCK_N
-        _fetch_weights(w_ptr, first, split * depth, stride_w, fetched, BLOCK_N, THREADS)
+        _prefetch_weights(w_ptr, first, split * depth, stride_w, prefetched, BLOCK_N, THREADS)
         if GATED:
-            _fetch_weights(w_ptr, first + width, split * depth, stride_w, fetched, BLOCK_N, THREADS)
-    take_turn(OVERLAP, HOLD=True)
+            _prefetch_weights(w_ptr, first + width, split * depth, stride_w, prefetched, BLOCK_N, THREADS)
+    wait_for_prior_kernel(USE_PDL, HOLD_DEPENDENTS=True)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
     k = split * depth + tl.arange(0, BLOCK_K)
@@ -81,7 +82,7 @@ def _skinny_kernel(
         acc = (gate / (1.0 + tl.exp(-gate))).to(y_dtype).to(tl.float32) * up
     else:
         acc = _product(x_ptrs, w_ptrs, row_mask, depth, BLOCK_N, BLOCK_M, BLOCK_K)
-    let_next_begin(OVERLAP)
+    launch_dependents(USE_PDL)
     if BIASED:
         acc += tl.load(bias_ptr + n).to(tl.float32)[:, None]
     y_ptrs = y_ptr + split.to(tl.int64) * stride_split + m[None, :] * width + n[:, None]
@@ -92,11 +93,11 @@ def skinny_linear(
     x: torch.Tensor, weight: torch.Tensor, tile: Tile, bias: torch.Tensor | None = None, *,
     gated: bool = False, out: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Return x W^T + b: [M, N] of x's dtype, or with tile.splits > 1 fp32 parts [splits, M, N] that add up to it.
+    """Return x W^T + b: [M, N] of x's dtype, or with tile.splits > 1 fp32 partial sums [splits, M, N].
 
     x [M, K] and weight [N, K] (gated: [2 N, K], the gate first) of one 16-bit dtype with contiguous rows; K a multiple
     of block_k * splits, N of block_n. A bias needs one split and no gate. `out`: contiguous, filled and returned.
-    Raises ValueError for what does not fit.
+    Raises ValueError for shapes and layouts that do not fit.
     """
     rows, depth = x.shape
     width = weight.shape[0] // 2 if gated else weight.shape[0]
@@ -113,20 +114,20 @@ def skinny_linear(
         return out
     block_m = max(16, triton.next_power_of_2(rows))
     grid = (width // tile.block_n, tile.splits)
-    fetched = _fetched_columns(tile, depth // tile.splits, grid[0] * grid[1], 2 if gated else 1)
+    prefetched = _prefetch_columns(tile, depth // tile.splits, grid[0] * grid[1], 2 if gated else 1)
     _skinny_kernel[grid](
-        x, weight, bias, out, rows, width, depth // tile.splits, x.stride(0), weight.stride(0), rows * width, fetched,
-        BLOCK_M=block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GATED=gated, BIASED=bias is not None,
-        THREADS=32 * tile.warps, num_warps=tile.warps, num_stages=tile.stages, **early(x.device),
+        x, weight, bias, out, rows, width, depth // tile.splits, x.stride(0), weight.stride(0), rows * width,
+        prefetched, BLOCK_M=block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GATED=gated, BIASED=bias is not None,
+        THREADS=32 * tile.warps, num_warps=tile.warps, num_stages=tile.stages, **pdl_options(x.device),
     )  # fmt: skip
     return out
 
 
-def _fetched_columns(tile: SkinnyTile, depth: int, programs: int, weights: int) -> int:
-    """Elements of each weight row that a program fetches ahead: a multiple of 8 for each of the row's pieces."""
-    rows = min(programs, EARLY_PROGRAMS) * tile.block_n * weights
+def _prefetch_columns(tile: SkinnyTile, depth: int, programs: int, weights: int) -> int:
+    """Return the elements of each weight row that a program prefetches: a multiple of 8 for each piece of the row."""
+    rows = min(programs, PREFETCH_PROGRAMS) * tile.block_n * weights
     step = 8 * max(1, 32 * tile.warps // tile.block_n)
-    return min(depth, FETCH_BYTES // 2 // rows) // step * step
+    return min(depth, PREFETCH_BYTES // 2 // rows) // step * step
 
 
 def skinny_linear_reference(

@@ -1,7 +1,7 @@
-"""Entry of the scheduler process."""
+"""Entry of the scheduler process; started by the supervisor."""
 
 from quartet.runtime.process import run_process
-from scheduler_proc.actor import SchedulerActor
+from scheduler_proc.process import main
 
 if __name__ == "__main__":
-    run_process(SchedulerActor)
+    run_process(main)

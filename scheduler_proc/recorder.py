@@ -2,16 +2,17 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from io import BufferedWriter
 from pathlib import Path
 
 import msgspec
 
 from quartet.wire.errors import ConfigError
+from quartet.wire.frames import ID_BYTES
 from scheduler_proc.core.request import Request
 
 HASH_BYTES = 8
-ID_BYTES = 4
 
 
 class TraceRecorder:
@@ -32,6 +33,11 @@ class TraceRecorder:
         self._page_tokens = page_tokens
         self._start_s: float | None = None
         self._encode = msgspec.json.Encoder().encode
+
+    def record_all(self, requests: Iterable[Request]) -> None:
+        """Write requests that ended by themselves, in that order."""
+        for request in requests:
+            self.record(request)
 
     def record(self, request: Request) -> None:
         """Write one request that ended by itself; the rest says nothing about true lengths."""

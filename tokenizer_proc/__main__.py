@@ -1,7 +1,7 @@
 """Entry of the tokenizer process; started by the supervisor."""
 
 from quartet.runtime.process import run_process
-from tokenizer_proc.actor import TokenizerActor
+from tokenizer_proc.process import main
 
 if __name__ == "__main__":
-    run_process(TokenizerActor)
+    run_process(main)

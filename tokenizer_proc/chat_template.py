@@ -45,7 +45,7 @@ class ChatTemplate:
     def render(self, prompt: ChatPrompt, guard: Guard) -> str:
         """Return the prompt's text.
 
-        `guard` is applied to everything that the client wrote before the template sees it. Raises RequestError 400
+        `guard` is applied to every string of the client before the template is rendered. Raises RequestError 400
         for a conversation that is malformed or that the template does not accept.
         """
         if self._template is None:
@@ -74,13 +74,13 @@ class ChatTemplate:
         except TooMuch as error:
             reason = f"The conversation could not be rendered: {error}."
         except Exception as error:
-            # Whatever model-supplied code raises is the request's failure alone; its text may quote the prompt.
+            # An exception of the model's template fails this request alone; its text may quote the prompt.
             reason = f"The conversation does not fit the model's chat template ({type(error).__name__})."
         raise RequestError(400, "chat_template_error", reason, "messages")
 
 
 def _cut_after_final(text: str, messages: list[Message]) -> str:
-    """Return `text` up to the end of the last message's content, so that the model goes on with it."""
+    """Return `text` up to the end of the last message's content, so that the model continues it."""
     content = messages[-1]["content"]
     for found in (content, content.strip()):
         at = text.rfind(found)

@@ -1,4 +1,4 @@
-"""From the JSON of a chat request to what templates expect: content as text, tool call arguments as objects."""
+"""The JSON of a ChatPrompt -> what templates expect: content as text, tool call arguments as objects."""
 
 from typing import Any
 
@@ -86,7 +86,7 @@ def _content(content: Any, where: str) -> str:
 
 
 def _tool_calls(calls: Any, where: str) -> list[Any]:
-    """Decode the arguments, which clients send as a string of JSON and templates want as an object."""
+    """Decode the arguments: clients send them as a string of JSON, templates expect an object."""
     if not isinstance(calls, list):
         raise invalid(f"{where} must be a list.", where)
     decoded = []

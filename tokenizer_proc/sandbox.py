@@ -1,9 +1,9 @@
 """The jinja2 environment in which a model's chat template runs, and what it may not do.
 
 A template comes with the model and is not trusted; the conversation is data and never becomes template code. The
-immutable sandbox keeps templates from Python's internals. On top of it: a deadline that also ends loops which print
-nothing, and bounds on everything that makes something long out of something short. Memory beyond that is bounded by
-the process's address space limit (tokenizer_proc.actor).
+immutable sandbox keeps templates from Python's internals. On top of it: a deadline that also ends loops without output,
+and bounds on every operation whose result can be much longer than its operands. Any other use of memory is bounded by
+the address space limit of the process (tokenizer_proc.actor).
 """
 
 import functools
@@ -34,15 +34,15 @@ _WIDE_FORMAT = re.compile(r"[%:][^%:}\s]{0,8}?\d{6}")
 
 
 class Refused(TemplateError):
-    """The template itself has refused the conversation, by raise_exception; the message is its own."""
+    """The template has refused the conversation by raise_exception; the message is the template's."""
 
 
 class TooMuch(TemplateError):
-    """The template has passed a bound."""
+    """The template has exceeded a bound."""
 
 
 class _BoundedCode(CodeGenerator):
-    """Has `a ~ b` checked too, the one operator that the sandbox does not intercept."""
+    """Checks `a ~ b` too, the one operator that the sandbox does not intercept."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.concatenate((")
@@ -53,7 +53,7 @@ class _BoundedCode(CodeGenerator):
 
 
 class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}`: marks assistant text for training; here it means nothing."""
+    """`{% generation %} ... {% endgeneration %}`: marks assistant text for training; without effect here."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -111,7 +111,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_s: float = DEADLINE_S) -> str:
-    """Return the rendered text; raises jinja2's errors, or whatever else the template provokes."""
+    """Return the rendered text; raises jinja2's errors and any exception of the template's code."""
     parts: list[str] = []
     length = 0
     with _deadline(deadline_s):
@@ -126,8 +126,8 @@ def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_
 def _deadline(seconds: float) -> Iterator[None]:
     """Raise TooMuch from within template code that is still running after `seconds`.
 
-    A thread cannot be killed, but it can be traced: every line of Python that the template causes to run, filters
-    included, is a chance to look at the clock. The sandbox's own checks, which never loop, are left out for speed.
+    A thread cannot be killed, but it can be traced: the clock is read at every line of Python that the template
+    runs, filters included. The sandbox's own checks, which never loop, are left out for speed.
     """
     end = time.monotonic() + seconds
 
@@ -153,7 +153,7 @@ def _check_length(length: int) -> None:
 
 
 def _check_numbers(arguments: Iterable[Any]) -> None:
-    """Refuse a width or count that is absurd: `center(10**10)`."""
+    """Refuse an absurd width or count: `center(10**10)`."""
     if any(isinstance(argument, int) and abs(argument) > MAX_WIDTH for argument in arguments):
         raise TooMuch(f"a number above {MAX_WIDTH} in the chat template is too large")
 

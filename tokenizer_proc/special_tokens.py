@@ -1,10 +1,10 @@
 """Keeps the text that clients write from turning into control tokens.
 
 A chat template writes control tokens as text, `<|im_end|>`, and so can a user. Before rendering, each control token's
-text inside client strings is broken by a mark. After rendering, what is still whole is the template's own: it is
-replaced by a stand-in, the marks go, and the text is encoded by a tokenizer that reads control tokens as plain text
-and knows the stand-ins instead. Mark and stand-ins contain a secret, so that no client can write them. All this
-happens only for a conversation that does contain such text; any other is encoded as it is.
+text inside client strings is broken by a mark. After rendering, an unbroken control token is the template's own: it is
+replaced by a stand-in, the marks are removed, and the text is encoded by a tokenizer that reads control tokens as plain
+text and stand-ins as control tokens. Mark and stand-ins contain a secret, so that no client can write them. Only a
+conversation that contains such text is treated so; any other is encoded as it is.
 """
 
 import re
@@ -16,9 +16,9 @@ from tokenizers import AddedToken, Tokenizer
 
 
 def encode_freely(tokenizer: Tokenizer, text: str, adds_special_tokens: bool) -> list[int]:
-    """Return the ids of `text`; other threads run meanwhile.
+    """Return the ids of `text`, without holding the interpreter lock.
 
-    Of the library's calls only those for batches let go of the interpreter, and a long prompt must not stop the loop.
+    Of the library's calls only those for batches release it, and a long prompt must not stop the event loop.
     """
     ids: list[int] = tokenizer.encode_batch_fast([text], add_special_tokens=adds_special_tokens)[0].ids
     return ids
@@ -58,7 +58,7 @@ class SpecialTokenGuard:
         return value
 
     def is_protected(self, text: str) -> bool:
-        """Tell whether the rendered `text` contains something that was broken."""
+        """Return whether the rendered `text` contains a mark."""
         return self._mark in text
 
     def reveal(self, text: str) -> str:

@@ -37,14 +37,14 @@ class TextEncoder:
             self._bos_id = self._tokenizer.token_to_id(self.names.tokens["bos_token"])
 
     def encode_text(self, text: str) -> list[int]:
-        """Return the ids of plain text, with the tokens around it that the model was trained with (bos)."""
+        """Return the ids of plain text, with the special tokens that the model expects around it (bos)."""
         ids = encode_freely(self._tokenizer, text, adds_special_tokens=True)
         if self._bos_id is not None and ids[:1] != [self._bos_id]:
             ids.insert(0, self._bos_id)
         return ids
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Return the ids of text that a chat template has made; it brings its own special tokens."""
+        """Return the ids of text that a chat template has made; it contains its own special tokens."""
         if self.guard.is_protected(text):
             return self.guard.encode(text)
         return encode_freely(self._tokenizer, text, adds_special_tokens=False)
@@ -54,9 +54,9 @@ class TextEncoder:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def is_longer_than(self, text: str, limit: int) -> bool:
-        """Tell, without encoding all of a very long `text`, whether it surely has more than `limit` tokens.
+        """Return whether `text` certainly has more than `limit` tokens, without encoding all of a very long one.
 
-        It is encoded in pieces until the count is too high; cutting can add at most a few tokens a piece.
+        It is encoded in pieces until the count is too high; cutting adds at most a few tokens to each piece.
         """
         if len(text) <= _PIECE_CHARACTERS:
             return False
@@ -89,7 +89,7 @@ class TextEncoder:
 
 
 def _declare(tokenizer: Tokenizer, entry: AddedTokenEntry) -> None:
-    """Add a token that only tokenizer_config.json knows; one that is there already stays as it is."""
+    """Add a token that only tokenizer_config.json declares; an existing one is not changed."""
     token = AddedToken(
         entry.content,
         single_word=entry.is_single_word,

@@ -1,4 +1,4 @@
-"""Entry of the worker process. The OpenMP settings must stand before torch is loaded."""
+"""Entry point of the worker process. The OpenMP settings must precede the import of torch."""
 
 import os
 
@@ -6,7 +6,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from quartet.runtime.process import run_process
-from worker_proc.actor import WorkerActor
+from worker_proc.process import main
 
 if __name__ == "__main__":
-    run_process(WorkerActor)
+    run_process(main)

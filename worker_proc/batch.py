@@ -1,7 +1,7 @@
-"""One step as tensors: what the model and the sampler need, built from a StepPlan without waiting for the device.
+"""One step as tensors: the inputs of the model and the sampler, built from StepRows without waiting for the device.
 
-Token order: the tokens of the chunks one after the other, then one token of each decode row. Rows that sample: the
-last token of each last chunk, then all decode rows, as in StepPlan.sampled.
+Token order: the tokens of the chunks one after the other, then one token of each decode row. Sampled rows: the last
+token of each last chunk, then all decode rows, as in StepRows.sampled.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker_proc.slots import IntArray, SlotTable, StepPlan
+from worker_proc.slots import IntArray, SlotTable, StepRows
 
 Upload = Callable[[Sequence[NDArray[np.generic]]], list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkBatch:
-    """The prefill part: C chunks. `lengths` and `context_lengths` stand on the host, in tokens; a context length
+    """The prefill part: C chunks. `lengths` and `context_lengths` are on the host, in tokens; a context length
     includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32."""
 
     lengths: list[int]
@@ -32,23 +32,23 @@ class ChunkBatch:
 
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
-    """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token at hand; on the
+    """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token being computed; on the
     device `context_lens` [B] and `page_table` [B, n], int32. `workspace` is scratch of the attention kernel at a fixed
-    place, if the caller has one that is large enough; then `context_lengths` is not looked at. `plan` is added by
-    operations that deal the rows out once for all layers."""
+    address, if the caller has one that is large enough; then `context_lengths` is not used. `partition` is added by
+    operations that partition the rows over programs once for all layers."""
 
     context_lengths: IntArray
     context_lens: Tensor
     page_table: Tensor
     workspace: Tensor | None = None
-    plan: Tensor | None = None
+    partition: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """T tokens and R sampling rows. On the device: `input_ids`, `positions`, `slot_mapping` [T] int64 (page *
+    """T tokens and R sampling layout. On the device: `input_ids`, `positions`, `slot_mapping` [T] int64 (page *
     page_size + offset), `sample_rows` (rows of T), `sample_slots` [R] int64 and `sample_positions` [R] int32, the
-    indices in the sequences of the tokens to sample. `host_positions` is the same on the host, int64."""
+    indices of the tokens to sample in their sequences. `host_positions` is the same on the host, int64."""
 
     num_tokens: int
     input_ids: Tensor
@@ -58,14 +58,14 @@ class ForwardBatch:
     sample_slots: Tensor
     sample_positions: Tensor
     host_positions: IntArray
-    samples_all: bool
+    is_all_sampled: bool
     chunks: ChunkBatch | None
     decode: DecodeBatch | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """The step's rows on the host: per token slot and position, per chunk slot, length, bounds, context and ids."""
+class _TokenLayout:
+    """The step's rows on the host: per token slot and position, per chunk slot, length, cu_q, context and ids."""
 
     slots: IntArray
     positions: IntArray
@@ -73,45 +73,45 @@ class _Layout:
     lengths: list[int]
     chunk_slots: IntArray
     chunk_ids: IntArray
-    bounds: NDArray[np.int32]
+    cu_q: NDArray[np.int32]
     chunk_contexts: NDArray[np.int32]
 
 
 def build_batch(
-    plan: StepPlan, table: SlotTable, page_size: int, page_table: Tensor, last_token: Tensor, upload: Upload
+    rows: StepRows, table: SlotTable, page_size: int, page_table: Tensor, last_token: Tensor, upload: Upload
 ) -> ForwardBatch:
-    """Return the batch of a plan that has at least one token.
+    """Return the batch of a step that has at least one token.
 
     Args:
-        plan: what to run; `table` not yet committed.
-        table: host truth of lengths and pages.
+        rows: the step, not yet committed to `table`.
+        table: the host's lengths and pages.
         page_size: tokens per page.
         page_table: the device's copy of the page table, [slots + 1, max_pages] int32.
         last_token: newest id of each slot, on the device, int64.
         upload: copies host arrays to the device without waiting.
     """
-    rows = _lay_out(plan, table)
-    pages = table.pages_at(rows.slots, rows.positions)
-    host_positions = rows.positions[rows.sample_rows] + 1
+    layout = _lay_out(rows, table)
+    pages = table.pages_at(layout.slots, layout.positions)
+    host_positions = layout.positions[layout.sample_rows] + 1
     positions, mapping, sample_rows, sample_slots, sample_positions, decode_slots, decode_lens = upload(
         (
-            rows.positions,
-            pages.astype(np.int64) * page_size + rows.positions % page_size,
-            rows.sample_rows,
-            plan.sampled,
+            layout.positions,
+            pages.astype(np.int64) * page_size + layout.positions % page_size,
+            layout.sample_rows,
+            rows.sampled,
             host_positions.astype(np.int32),
-            plan.decode,
-            plan.contexts.astype(np.int32),
+            rows.decode,
+            rows.contexts.astype(np.int32),
         )
     )
     input_ids, decode, chunks = last_token.index_select(0, decode_slots), None, None
-    if len(plan.decode):
-        decode = DecodeBatch(plan.contexts, decode_lens, _rows_of(page_table, decode_slots, plan.contexts, page_size))
-    if plan.chunks:
-        ids, chunks = _chunk_batch(rows, page_size, page_table, upload)
+    if len(rows.decode):
+        decode = DecodeBatch(rows.contexts, decode_lens, _page_rows(page_table, decode_slots, rows.contexts, page_size))
+    if rows.chunks:
+        ids, chunks = _chunk_batch(layout, page_size, page_table, upload)
         input_ids = torch.cat((ids, input_ids))
     return ForwardBatch(
-        num_tokens=len(rows.slots),
+        num_tokens=len(layout.slots),
         input_ids=input_ids,
         positions=positions,
         slot_mapping=mapping,
@@ -119,39 +119,39 @@ def build_batch(
         sample_slots=sample_slots,
         sample_positions=sample_positions,
         host_positions=host_positions,
-        samples_all=len(rows.sample_rows) == len(rows.slots),
+        is_all_sampled=len(layout.sample_rows) == len(layout.slots),
         chunks=chunks,
         decode=decode,
     )
 
 
-def _lay_out(plan: StepPlan, table: SlotTable) -> _Layout:
-    chunks, decode = plan.chunks, plan.decode
+def _lay_out(rows: StepRows, table: SlotTable) -> _TokenLayout:
+    chunks, decode = rows.chunks, rows.decode
     lengths = [len(chunk.ids) for chunk in chunks]
     chunk_slots = np.array([chunk.slot for chunk in chunks], dtype=np.int64)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
-    bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    last_rows = [end - 1 for end, chunk in zip(bounds[1:].tolist(), chunks, strict=True) if chunk.is_last]
+    cu_q = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    last_rows = [end - 1 for end, chunk in zip(cu_q[1:].tolist(), chunks, strict=True) if chunk.is_last]
     positions = [np.arange(start, start + n) for start, n in zip(starts.tolist(), lengths, strict=True)]
-    return _Layout(
+    return _TokenLayout(
         slots=np.concatenate((np.repeat(chunk_slots, lengths), decode)),
         positions=np.concatenate((*positions, table.kv_length[decode])),
-        sample_rows=np.concatenate((last_rows, np.arange(bounds[-1], bounds[-1] + len(decode)))).astype(np.int64),
+        sample_rows=np.concatenate((last_rows, np.arange(cu_q[-1], cu_q[-1] + len(decode)))).astype(np.int64),
         lengths=lengths,
         chunk_slots=chunk_slots,
         chunk_ids=np.concatenate([chunk.ids for chunk in chunks]) if chunks else np.empty(0, dtype=np.int64),
-        bounds=bounds,
+        cu_q=cu_q,
         chunk_contexts=(starts + lengths).astype(np.int32),
     )
 
 
-def _chunk_batch(rows: _Layout, page_size: int, page_table: Tensor, upload: Upload) -> tuple[Tensor, ChunkBatch]:
-    contexts = rows.chunk_contexts
-    slots, ids, bounds, context_lens = upload((rows.chunk_slots, rows.chunk_ids, rows.bounds, contexts))
-    table = _rows_of(page_table, slots, contexts, page_size)
-    return ids, ChunkBatch(rows.lengths, contexts.tolist(), bounds, context_lens, table, int(rows.bounds[-1]))
+def _chunk_batch(layout: _TokenLayout, page_size: int, page_table: Tensor, upload: Upload) -> tuple[Tensor, ChunkBatch]:
+    contexts = layout.chunk_contexts
+    slots, ids, cu_q, context_lens = upload((layout.chunk_slots, layout.chunk_ids, layout.cu_q, contexts))
+    table = _page_rows(page_table, slots, contexts, page_size)
+    return ids, ChunkBatch(layout.lengths, contexts.tolist(), cu_q, context_lens, table, int(layout.cu_q[-1]))
 
 
-def _rows_of(page_table: Tensor, rows: Tensor, contexts: NDArray[np.integer], page_size: int) -> Tensor:
-    # Whole rows are gathered, so that the stride, for which Triton specialises, does not follow the contexts.
+def _page_rows(page_table: Tensor, rows: Tensor, contexts: NDArray[np.integer], page_size: int) -> Tensor:
+    # Gathers whole rows, so that the stride, for which Triton specialises, does not depend on the context lengths.
     return page_table.index_select(0, rows)[:, : -(-int(contexts.max()) // page_size)]

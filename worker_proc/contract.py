@@ -1,4 +1,4 @@
-"""What the executor asks of a runner: the seam between the step protocol and the model, and its simulated twin.
+"""The interface between the executor and a runner: the model's, or the simulated one.
 
 Nothing here imports torch, so that a simulated worker never loads it.
 """
@@ -12,7 +12,7 @@ from quartet.wire.ids import Epoch
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a runner can hold. `page_count` excludes the dummy page 0."""
+    """The limits of a runner. `page_count` excludes the dummy page 0."""
 
     page_size: int
     page_count: int
@@ -22,7 +22,7 @@ class Capacity:
     device: str
 
 
-class Pending(Protocol):
+class InFlightStep(Protocol):
     """A launched step whose ids may not have reached the host yet."""
 
     def is_done(self) -> bool:
@@ -30,7 +30,7 @@ class Pending(Protocol):
         ...
 
     def wait(self) -> StepResult:
-        """Block until the device has finished the step; raises what the step raised."""
+        """Block until the device has finished the step; raises the step's error."""
         ...
 
 
@@ -38,37 +38,41 @@ class Runner(Protocol):
     """Runs steps on one device. Used by one thread."""
 
     capacity: Capacity
-    late_compiles: int
-    """Kernels compiled or loaded since `allocate` returned: 0, if the warm-up was whole."""
+
+    @property
+    def late_compiles(self) -> int:
+        """Kernels compiled or loaded after `allocate` returned: 0 if the warm-up is complete."""
+        ...
 
     def facts(self) -> dict[str, str | int | float]:
-        """Return what the ready line should say, e.g. device, dtype and kv_tokens."""
+        """Return the facts of the ready line, e.g. device, dtype and kv_tokens."""
         ...
 
     def allocate(self, page_count: int) -> None:
         """Make the KV pool with exactly `page_count` pages and the dummy page, and warm up.
 
-        Raises RuntimeError when another count is allocated already; the same count again is no change."""
+        Raises RuntimeError if another count is allocated already; the same count again changes nothing."""
         ...
 
     def reset(self) -> None:
         """Forget every slot; the KV pool stays."""
         ...
 
-    def launch(self, step: Step, scheduler_epoch: Epoch) -> Pending:
-        """Apply the step's deltas and start it. Raises StepError, OutOfMemoryError or what the model raised; then the
-        slots that took part are inactive until they are released and entered again. After DeviceLostError nothing
-        can be run any more."""
+    def launch(self, step: Step, scheduler_epoch: Epoch) -> InFlightStep:
+        """Apply the step's deltas and start it.
+
+        Raises StepError, OutOfMemoryError or the model's error; then the slots of the step are inactive until they are
+        released and entered again. After DeviceLostError no step can run any more."""
         ...
 
 
 class StepError(Exception):
-    """A step contradicts the slots or pages it names; nothing of it may be used."""
+    """A step contradicts the state of the slots or pages it names; none of it may be used."""
 
 
 class OutOfMemoryError(Exception):
-    """The device had no memory for a step."""
+    """The device does not have the memory for a step."""
 
 
 class DeviceLostError(Exception):
-    """The device is in a state that only a new process ends; the worker must not go on."""
+    """The device is in an error state that only a new process clears; the worker must exit."""

@@ -1,174 +1,103 @@
 """The executor thread: owns the link, the runner and with it torch and the device.
 
-It keeps up to two steps in flight: while one runs, it waits for whichever comes first, the frame of the next, which is
-launched behind it, or its end. With two in flight it sleeps until the older one is done.
+While one step runs, it waits for whichever comes first: the next step's frame, which is launched behind it, or the end
+of the running step. With two in flight the core waits for the older one.
 """
 
-import logging
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from quartet.runtime.actor import BlockingLink, Context
-from quartet.wire.codec import Source
-from quartet.wire.frames import SchedulerHello, Step, StepFailed
-from quartet.wire.ids import Epoch, Role, process_name
-from worker_proc.contract import DeviceLostError, OutOfMemoryError, Pending, Runner
-from worker_proc.session import Session
+from quartet.runtime.context import BlockingLink, Context, Facts
+from quartet.runtime.core import Metrics, Sent
+from quartet.wire.frames import WorkerInbound
+from worker_proc.contract import Runner
+from worker_proc.core import WorkerCore, WorkerCounters
 
-logger = logging.getLogger(__name__)
-
-SCHEDULER = process_name(Role.SCHEDULER, 0)
-DEPTH = 2
-POLL_S = 0.05
-# While one step runs, both its end and the next step's frame are awaited. As long as its end is not due, the link can
-# sleep until the frame comes, in whole milliseconds, of which a little more than one leaves one; after that neither may
-# wait for the other.
+IDLE_POLL_S = 0.05
+# Until the end of a step is due, the link may sleep: its timeouts are whole milliseconds, rounded down, hence a little
+# more than one. After that, short polls alternate between the link and the device.
 FRAME_POLL_S = 0.0012
 NEXT_STEP_POLL_S = 0.0001
 LOAD_DEADLINE_S = 300.0
 
 
-@dataclass
-class Counters:
-    """What the executor has done so far; written by its thread, read by the main loop."""
-
-    steps: int = 0
-    failed_steps: int = 0
-    stale_frames: int = 0
-    sampled_tokens: int = 0
-    prefill_tokens: int = 0
-    busy_s: float = 0.0
-    compiles_after_ready: int = 0
-
-
 class Executor:
-    """Serves steps until told to stop.
+    """Serves steps until `stop` is called.
 
     Args:
-        context: the runtime; of it only the thread-safe parts are used, and the link, which this thread binds.
+        context: the runtime; only its thread-safe parts are used, and the link, which this thread binds.
         make_runner: loads the model; called in this thread, may take minutes.
-        on_ready: called from this thread with the facts once the first scheduler has been answered.
+        on_ready: called from this thread with the runner's facts once the first scheduler has been answered.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        make_runner: Callable[[], Runner],
-        on_ready: Callable[[dict[str, str | int | float]], None],
-    ) -> None:
+    def __init__(self, context: Context, make_runner: Callable[[], Runner], on_ready: Callable[[Facts], None]) -> None:
         self._context = context
         self._make_runner = make_runner
         self._on_ready = on_ready
-        self._in_flight: deque[tuple[Pending, float]] = deque()
-        self._finished_at = self._last_step_s = 0.0
+        self._core: WorkerCore | None = None
         self._is_stopping = False
         self.is_ready = False
-        self._phase = ""
-        self.counters = Counters()
+
+    @property
+    def counters(self) -> WorkerCounters:
+        """What has been done so far. May be read from any thread."""
+        return self._core.counters if self._core is not None else WorkerCounters()
+
+    def metrics(self) -> Metrics:
+        """Return the counters as metrics. May be called from any thread."""
+        return self._core.metrics() if self._core is not None else Metrics({}, {})
 
     def stop(self) -> None:
-        """Ask the thread to end after the frame at hand. Safe from any thread."""
+        """Make the thread end after the current frame. May be called from any thread."""
         self._is_stopping = True
 
     def run(self) -> None:
-        """Load the model, then serve. Raises what ends the process: a model that cannot be loaded, a lost device."""
+        """Load the model, then serve. Raises the errors that end the process: a failed load, a lost device."""
         self.load()
         while not self._is_stopping:
-            self.turn()
+            self.poll_once()
 
     def load(self) -> None:
-        """Bind the link and load the model, in the thread that will use both."""
-        self._link: BlockingLink = self._context.blocking_link()
-        self._declare("loading weights", LOAD_DEADLINE_S)
+        """Bind the link and load the model, in the thread that uses both."""
+        context = self._context
+        self._link: BlockingLink = context.blocking_link(WorkerInbound)
+        context.set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
-        self._session = Session(self._context.epoch, lambda: self._runner.capacity)
+        self._core = WorkerCore(
+            context.epoch,
+            self._runner,
+            context.clock,
+            context.config.server.step_timeout,
+            context.set_phase,
+            context.progress,
+        )
 
-    def turn(self) -> None:
-        """Greet a new scheduler, take at most one frame, and send every result that is due."""
-        hello = self._session.greet(self._context.process_table, self._context.clock.now())
-        if hello is not None:
-            self._link.send(SCHEDULER, hello)
-        if not self._in_flight:
-            self._declare("idle", 0.0)
-        timeout_s = self._patience()
+    def poll_once(self) -> None:
+        """Send a hello if one is due, handle at most one frame, and send every result that is done."""
+        core = self._core
+        assert core is not None, "load() comes first"
+        now = self._context.clock.now()
+        self._send(core.greet(now, self._context.process_table))
+        if core.is_idle():
+            core.set_phase("idle", 0.0)
+            timeout_s = IDLE_POLL_S
+        else:
+            timeout_s = NEXT_STEP_POLL_S if core.end_is_due_within(2 * FRAME_POLL_S, now) else FRAME_POLL_S
         received = self._link.recv(timeout_s)
         if received is not None:
-            self._take(*received)
-        elif timeout_s == NEXT_STEP_POLL_S and not self._in_flight[0][0].is_done():
-            # The link rounds short waits down to none, and a core is worth more than these microseconds.
+            self._send(core.handle(*received, self._context.clock.now()))
+            self._note_readiness(core)
+        elif timeout_s == NEXT_STEP_POLL_S and not core.is_oldest_done():
+            # The link rounds short waits down to zero; without this sleep the thread would keep a core busy.
             time.sleep(NEXT_STEP_POLL_S)
-        while self._in_flight and (len(self._in_flight) >= DEPTH or self._in_flight[0][0].is_done()):
-            self._finish_oldest()
+        while core.is_oldest_done():
+            self._send(core.finish_oldest())
 
-    def _patience(self) -> float:
-        """Return how long the link may be waited for."""
-        if not self._in_flight:
-            return POLL_S
-        running_s = self._context.clock.now() - max(self._in_flight[0][1], self._finished_at)
-        return FRAME_POLL_S if running_s + 2 * FRAME_POLL_S < self._last_step_s else NEXT_STEP_POLL_S
-
-    def _take(self, source: Source, frame: Any) -> None:
-        match frame:
-            case Step() if self._session.accepts_step(source.epoch, frame):
-                self._launch(frame)
-            case SchedulerHello() if self._session.accepts_hello(source.epoch, frame):
-                self._begin(source.epoch, frame.page_count)
-            case _:
-                self.counters.stale_frames += 1
-
-    def _begin(self, scheduler_epoch: Epoch, page_count: int) -> None:
-        while self._in_flight:
-            self._in_flight.popleft()[0].wait()
-        self._declare("warming up", LOAD_DEADLINE_S)
-        self._runner.reset()
-        self._runner.allocate(page_count)
-        self._link.send(SCHEDULER, self._session.begin(scheduler_epoch))
-        if not self.is_ready:
+    def _note_readiness(self, core: WorkerCore) -> None:
+        if core.is_ready and not self.is_ready:
             self.is_ready = True
             self._on_ready(self._runner.facts())
 
-    def _launch(self, step: Step) -> None:
-        self._declare("step", self._context.config.server.step_timeout)
-        started = self._context.clock.now()
-        try:
-            pending = self._runner.launch(step, self._session.scheduler_epoch)
-        except DeviceLostError:
-            raise
-        except OutOfMemoryError as error:
-            self._fail(step, "oom", error)
-        except Exception as error:
-            logger.exception("step %d failed", step.step)
-            self._fail(step, "error", error)
-        else:
-            self._in_flight.append((pending, started))
-            self.counters.compiles_after_ready = self._runner.late_compiles
-            self.counters.prefill_tokens += sum(chunk.length for chunk in step.chunks)
-
-    def _fail(self, step: Step, kind: str, error: Exception) -> None:
-        # Results leave in the order of their steps, failures included.
-        while self._in_flight:
-            self._finish_oldest()
-        self.counters.failed_steps += 1
-        message = f"{type(error).__name__}: {error}"
-        self._link.send(SCHEDULER, StepFailed(self._session.scheduler_epoch, step.step, kind, message))
-        self._context.progress()
-
-    def _finish_oldest(self) -> None:
-        pending, started = self._in_flight.popleft()
-        result = pending.wait()
-        self._link.send(SCHEDULER, result)
-        self._context.progress()
-        self.counters.steps += 1
-        self.counters.sampled_tokens += len(result.ids) // 4
-        now = self._context.clock.now()
-        self.counters.busy_s += now - started
-        self._last_step_s = now - max(started, self._finished_at)
-        self._finished_at = now
-
-    def _declare(self, phase: str, deadline_s: float) -> None:
-        if phase != self._phase:
-            self._phase = phase
-            self._context.set_phase(phase, deadline_s)
+    def _send(self, sent: Iterable[Sent]) -> None:
+        for destination, frame in sent:
+            self._link.send(destination, frame)

@@ -1,4 +1,4 @@
-"""How many KV pages fit: worked out once, after the weights are loaded and before the pool is made."""
+"""The number of KV pages that fit: computed once, after the weights are loaded and before the pool is allocated."""
 
 import psutil
 import torch
@@ -13,9 +13,9 @@ _CPU_LIMIT_BYTES = 2 << 30
 def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int) -> int:
     """Return the number of pages of `page_bytes` (all layers of this rank) to allocate, dummy page excluded.
 
-    `max_total_tokens` decides where given. Otherwise on CUDA what `mem_fraction_static` of the card leaves beside
-    what is used now, and on the CPU a quarter of the available memory, at most 2 GiB.
-    Raises ConfigError where not one page fits."""
+    `max_total_tokens` decides if it is set. Otherwise the budget is, on CUDA, `mem_fraction_static` of the GPU's memory
+    less what is in use, and on the CPU a quarter of the available memory, at most 2 GiB.
+    Raises ConfigError if not even one page fits."""
     if config.max_total_tokens:
         pages = config.max_total_tokens // config.page_size
         if pages < 1:

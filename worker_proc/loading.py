@@ -1,4 +1,4 @@
-"""From configuration to a runner with its weights loaded: the one place that chooses device, dtype and kernels."""
+"""From the configuration to a runner with loaded weights: the one place that chooses device, dtype and operations."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError
-from worker_proc.compiles import keep_kernels
+from worker_proc.compilation import set_kernel_cache
 from worker_proc.contract import Capacity
 from worker_proc.kv_pool import count_pages
 from worker_proc.models.decoder import Decoder
@@ -25,10 +25,10 @@ from worker_proc.weights.tensors import Shard
 
 _MAX_SLOTS = 512
 _CPU_MAX_SLOTS = 64
-# Measured on an H100 and its host: what a layer's launches cost, and the matrix rate of a few hundred tokens.
+# Measured on an H100 and its host: time to launch a layer's kernels, and FLOP/s of linears over a few hundred tokens.
 _LAUNCH_S_PER_LAYER = 1e-3
 _FLOPS = 5e14
-_LEAST_GRAPH_TOKENS, _MOST_GRAPH_TOKENS = 128, 4096
+_MIN_GRAPH_TOKENS, _MAX_GRAPH_TOKENS = 128, 4096
 
 
 def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
@@ -64,7 +64,7 @@ def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
 
 
 def choose_device(config: WorkerConfig) -> torch.device:
-    """Return the device; raises ConfigError if cuda is asked for and there is none."""
+    """Return the device; raises ConfigError if CUDA is requested and there is no CUDA device."""
     has_cuda = torch.cuda.is_available() if config.device != "cpu" else False
     if config.device == "cuda" and not has_cuda:
         raise ConfigError("device cuda: torch finds no CUDA device; give --device cpu or install the CUDA build")
@@ -86,8 +86,8 @@ def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 def choose_ops(
     config: WorkerConfig, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int
 ) -> Ops:
-    """Return the operations for the device; raises ConfigError where the backend asked for cannot run on it."""
-    # The surplus row of a sequence that has just reached the context's end still looks up its angle.
+    """Return the operations for the device; raises ConfigError if the requested backend cannot run on it."""
+    # The surplus row of a sequence that has just reached the context length still looks up its angle.
     table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1).to(device)
     heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
     shape = AttentionShape(heads, kv_heads, spec.head_dim, config.page_size, table)
@@ -98,7 +98,7 @@ def choose_ops(
         return TorchOps(shape, dtype, device)
     if device.type != "cuda" and not _is_interpreting():
         raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
-    keep_kernels()
+    set_kernel_cache()
     from worker_proc.ops.triton_ops import TritonOps
 
     return TritonOps(shape, dtype)
@@ -109,8 +109,8 @@ def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype,
     kv_heads = spec.num_kv_heads // shard.size
     page_bytes = spec.num_layers * 2 * kv_heads * spec.head_dim * page_size * dtype.itemsize
     page_count = count_pages(config.worker, device, page_bytes)
-    most = _MAX_SLOTS if device.type == "cuda" else _CPU_MAX_SLOTS
-    default_slots = max(1, min(page_count * page_size // 2, most))
+    limit = _MAX_SLOTS if device.type == "cuda" else _CPU_MAX_SLOTS
+    default_slots = max(1, min(page_count * page_size // 2, limit))
     return Capacity(
         page_size=page_size,
         page_count=page_count,
@@ -122,15 +122,15 @@ def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype,
 
 
 def _max_graph_tokens(spec: ModelSpec, shard: Shard) -> int:
-    """Return about how many prompt tokens take the device as long as it takes the host to launch a step's kernels."""
+    """Return about how many prefill tokens take the device as long as the host takes to launch a step's kernels."""
     attention = 2 * spec.hidden_size * spec.head_dim * (spec.num_heads + spec.num_kv_heads)
     weights = spec.num_layers * (attention + 3 * spec.hidden_size * spec.intermediate_size) // shard.size
     seconds = spec.num_layers * _LAUNCH_S_PER_LAYER
-    return max(_LEAST_GRAPH_TOKENS, min(_MOST_GRAPH_TOKENS, int(seconds * _FLOPS / (2 * weights))))
+    return max(_MIN_GRAPH_TOKENS, min(_MAX_GRAPH_TOKENS, int(seconds * _FLOPS / (2 * weights))))
 
 
 def _is_interpreting() -> bool:
-    """Say whether Triton runs kernels in its interpreter, as the tests have it do on the CPU."""
+    """Return whether Triton runs kernels in its interpreter, as in the tests on the CPU."""
     import triton
 
     return bool(triton.knobs.runtime.interpret)
@@ -141,5 +141,5 @@ def _device_name(device: torch.device) -> str:
 
 
 def _set_threads(config: WorkerConfig) -> None:
-    # More threads than cores would only take turns.
+    # More threads than cores would be slower.
     torch.set_num_threads(min(config.cpu_threads or 1, os.cpu_count() or 1))

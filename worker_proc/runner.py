@@ -1,7 +1,7 @@
-"""One step on the device: apply the deltas, run the model, sample, and keep each sampled id for the next step.
+"""One step on the device: apply its deltas, run the model, sample, and keep each sampled id for the next step.
 
 The host knows every length in advance and the device keeps the newest ids, so a step is launched before the ids of the
-one before it have reached the host. Used by the executor's thread alone.
+previous one have reached the host. Used by the executor's thread alone.
 """
 
 import time
@@ -9,30 +9,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from quartet.wire.frames import Step, StepTimes, TokenLogprobs
+from quartet.wire.frames import Step, StepTimes
 from quartet.wire.ids import Epoch
-from worker_proc.batch import ForwardBatch, build_batch
-from worker_proc.compiles import CompileWatch, compile_ahead
+from worker_proc.batch import build_batch
+from worker_proc.compilation import LateCompileCounter, compile_ahead
+from worker_proc.completion_poller import CompletionPoller
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
-from worker_proc.graphs import Places
-from worker_proc.launched import Launched, PendingStep
+from worker_proc.device_step import DeviceStep
+from worker_proc.fused_sampler import FusedSampler
+from worker_proc.graphs import GraphRunner, SharedBuffers
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
-from worker_proc.pace import Pace
-from worker_proc.sampler import Entering, Sampler
-from worker_proc.slots import IntArray, SlotTable, StepPlan
-from worker_proc.transfer import Arrival, Downloader, PatchedDownload, Uploader
+from worker_proc.sampler import Sampler, SamplingEntry
+from worker_proc.slots import SlotTable, StepRows
+from worker_proc.step_sampler import StepSampler
+from worker_proc.transfer import Downloader, Uploader
 from worker_proc.warm_up import warm_up
 
 if TYPE_CHECKING:
-    from worker_proc.decode_loop import DecodeLoop
-    from worker_proc.picker import Picker
-    from worker_proc.prompt_loop import PromptLoop
-
-Sampled = tuple[Arrival | None, list[tuple[int, TokenLogprobs]]]
+    from worker_proc.decode_graph_runner import DecodeGraphRunner
+    from worker_proc.prefill_graph_runner import PrefillGraphRunner
 
 _CPU_WARM_UP = (20,)
 _CUDA_WARM_UP = (20, 300, 2000)
@@ -42,8 +40,8 @@ _CUDA_WARM_UP = (20, 300, 2000)
 class LoadedModel:
     """A model on its device, ready to run: `facts` are for the ready line, `num_layers` for the KV pool.
 
-    `max_graph_rows` is the largest decode batch with a CUDA graph, 0 for none at all; `max_graph_tokens` the largest
-    step of prompt chunks with one."""
+    `max_graph_rows` is the largest decode batch with a CUDA graph, 0 for no graphs at all; `max_graph_tokens` the
+    largest step with prefill chunks that has one."""
 
     decoder: Decoder
     ops: Ops
@@ -72,13 +70,12 @@ class ModelRunner:
         self._kv_cache: list[torch.Tensor] = []
         self._upload = Uploader(model.device)
         self._downloader = Downloader(model.device, capacity.max_slots)
-        self._pace = Pace(model.device)
+        self._poller = CompletionPoller(model.device)
         self._finished_at = time.perf_counter()
         self._has_bad_kv = False
-        self._picker: Picker | None = None
-        self._decode_loop: DecodeLoop | None = None
-        self._prompt_loop: PromptLoop | None = None
-        self._compiles = CompileWatch()
+        self._decode_graphs: DecodeGraphRunner | None = None
+        self._prefill_graphs: PrefillGraphRunner | None = None
+        self._late_compiles = LateCompileCounter()
         self._start_up: dict[str, float] = {}
         self._make_slots()
 
@@ -89,8 +86,8 @@ class ModelRunner:
 
     @property
     def late_compiles(self) -> int:
-        """Kernels that Triton compiled or loaded since `allocate` returned; each held a step up."""
-        return self._compiles.late
+        """Kernels that Triton compiled or loaded after `allocate` returned; each of them delayed a step."""
+        return self._late_compiles.count
 
     @torch.inference_mode()
     def allocate(self, page_count: int) -> None:
@@ -103,17 +100,17 @@ class ModelRunner:
         uses_kernels = self._model.ops.name == "triton" and self._model.device.type == "cuda"
         started = time.perf_counter()
         if uses_kernels:
-            twin = self._twin()
-            compile_ahead(twin.run_once, self._progress)
-            # What else loads at first use, be it in cuBLAS, loads here, by a layer instead of all.
-            twin.run_once()
-            del twin
+            warm_up_runner = self._warm_up_runner()
+            compile_ahead(warm_up_runner.run_once, self._progress)
+            # Whatever else loads at its first use, e.g. in cuBLAS, is loaded by one layer here instead of by all.
+            warm_up_runner.run_once()
+            del warm_up_runner
         compiled = time.perf_counter()
         self._prepare()
         warm = time.perf_counter()
         if uses_kernels:
             self._capture()
-            self._compiles.begin()
+            self._late_compiles.start()
         self.reset()
         phases = compiled - started, warm - compiled, time.perf_counter() - warm
         self._start_up = dict(zip(("kernels_s", "warm_up_s", "graphs_s"), phases, strict=True))
@@ -121,9 +118,8 @@ class ModelRunner:
     def run_once(self) -> None:
         """Run every kind of step once without CUDA graphs."""
         self._prepare()
-        for loop in (self._prompt_loop, self._decode_loop):
-            if loop is not None:
-                loop.run_once()
+        for runner in self._graph_runners():
+            runner.run_once()
 
     def reset(self) -> None:
         """Forget every slot."""
@@ -131,17 +127,17 @@ class ModelRunner:
         self._model.sampler.clear()
 
     @torch.inference_mode()
-    def launch(self, step: Step, scheduler_epoch: Epoch) -> PendingStep:
+    def launch(self, step: Step, scheduler_epoch: Epoch) -> DeviceStep:
         """See Runner.launch; returns once the last kernel is queued."""
         started = time.perf_counter()
-        plan = None
+        rows = None
         try:
-            plan = self._slots.apply(step)
-            pending = self._run(plan, step.step, scheduler_epoch, started)
-            self._slots.commit(plan)
-            return pending
+            rows = self._slots.apply(step)
+            in_flight = self._run(rows, step.step, scheduler_epoch, started)
+            self._slots.commit(rows)
+            return in_flight
         except Exception as error:
-            self._slots.abandon(step, plan)
+            self._slots.abandon(step, rows)
             if _is_out_of_memory(error):
                 if self._model.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -155,156 +151,121 @@ class ModelRunner:
         finally:
             self._finished_at = time.perf_counter()
 
-    def _run(self, plan: StepPlan, step: int, scheduler_epoch: Epoch, started: float) -> PendingStep:
+    def _run(self, rows: StepRows, step: int, scheduler_epoch: Epoch, started: float) -> DeviceStep:
         wait_s = started - self._finished_at
-        loop = self._loop_for(plan)
-        has_letter = loop is not None and len(plan.page_writes) <= loop.max_writes
-        self._apply_entries(plan, writes_pages=not has_letter)
-        if not plan.chunks and not len(plan.decode):
+        runner = self._graph_runner_for(rows)
+        writes_by_graph = runner is not None and len(rows.page_writes) <= runner.max_page_writes
+        self._apply_deltas(rows, writes_pages=not writes_by_graph)
+        if not rows.chunks and not len(rows.decode):
             times = StepTimes(wait_s, 0.0, 0.0, 0.0)
-            return PendingStep(scheduler_epoch, step, plan, None, [], times, self._distrust_pages, self._pace)
-        if loop is not None:
+            return DeviceStep(scheduler_epoch, step, rows, None, [], times, self._on_bad_rows, self._poller)
+        if runner is not None:
             prepared = time.perf_counter()
-            launched = self._run_loop(loop, plan, plan.page_writes if has_letter else plan.page_writes[:0])
+            self._check_pages(rows)
+            launched = runner.launch(rows, rows.page_writes if writes_by_graph else rows.page_writes[:0])
             computed = time.perf_counter()
-            download, logprobs = self._with_special_rows(plan.sampled, launched)
+            ids, logprobs = self._step_sampler.resample(rows.sampled, launched)
         else:
             page_size = self.capacity.page_size
-            batch = build_batch(plan, self._slots, page_size, self._page_table, self._last_token, self._upload)
+            batch = build_batch(rows, self._slots, page_size, self._page_table, self._last_token, self._upload)
             prepared = time.perf_counter()
             logits = self._model.decoder.forward(batch, self._kv_cache, self._progress)
             computed = time.perf_counter()
-            download, logprobs = self._sample(plan, batch, logits)
+            ids, logprobs = self._step_sampler.sample(rows.sampled, batch, logits)
         sampled = time.perf_counter()
         times = StepTimes(wait_s, prepared - started, computed - prepared, sampled - computed)
-        return PendingStep(scheduler_epoch, step, plan, download, logprobs, times, self._distrust_pages, self._pace)
+        return DeviceStep(scheduler_epoch, step, rows, ids, logprobs, times, self._on_bad_rows, self._poller)
 
     def _recover(self) -> None:
-        """Bring the device back in step with the host: what the failed step would have written may be missing."""
+        """Make the device agree with the host again: writes of the failed step may be missing."""
         if self._model.device.type != "cpu":
             self._page_table.copy_(torch.from_numpy(self._slots.page_table))
-        for loop in (self._decode_loop, self._prompt_loop):
-            if loop is not None:
-                loop.recover()
+        for runner in self._graph_runners():
+            runner.recover()
 
-    def _loop_for(self, plan: StepPlan) -> "DecodeLoop | PromptLoop | None":
-        if plan.chunks:
-            return self._prompt_loop if self._prompt_loop is not None and self._prompt_loop.takes(plan) else None
-        if self._decode_loop is not None and self._decode_loop.takes(plan.contexts):
-            return self._decode_loop
-        return None
+    def _graph_runners(self) -> list[GraphRunner]:
+        return [runner for runner in (self._prefill_graphs, self._decode_graphs) if runner is not None]
 
-    def _run_loop(self, loop: "DecodeLoop | PromptLoop", plan: StepPlan, page_writes: IntArray) -> Launched:
-        self._slots.pages_at(plan.decode, plan.contexts - 1)
-        for chunk in plan.chunks:
+    def _graph_runner_for(self, rows: StepRows) -> GraphRunner | None:
+        runner = self._prefill_graphs if rows.chunks else self._decode_graphs
+        return runner if runner is not None and runner.can_run(rows) else None
+
+    def _check_pages(self, rows: StepRows) -> None:
+        """Raise StepError unless every position that the step writes has a page."""
+        self._slots.pages_at(rows.decode, rows.contexts - 1)
+        for chunk in rows.chunks:
             self._slots.check_pages(chunk.slot, chunk.start, chunk.start + len(chunk.ids))
-        if loop is self._prompt_loop:
-            return loop.launch(plan, self._slots, page_writes)
-        return loop.launch(plan.decode, plan.contexts, page_writes)
 
-    def _sample(self, plan: StepPlan, batch: ForwardBatch, logits: torch.Tensor | None) -> Sampled:
-        if logits is None:
-            # Nothing comes back, but the staging memory of the step is in use until it is over.
-            return self._downloader.start(self._last_token[:0]), []
-        if self._picker is not None:
-            post = torch.empty((1, len(logits)), dtype=torch.int32, device=logits.device)
-            self._picker.pick(logits, batch.sample_slots, batch.sample_positions, post, self._no_turn)
-            download = self._downloader.start(post[0])
-            rows = np.arange(len(logits))
-            return self._with_special_rows(plan.sampled, Launched(download, logits, rows, batch.host_positions))
-        sampled = self._model.sampler.sample(
-            logits, torch.from_numpy(plan.sampled), torch.from_numpy(batch.host_positions)
-        )
-        self._last_token.index_copy_(0, batch.sample_slots, sampled.ids)
-        return self._downloader.start(torch.where(sampled.finite, sampled.ids, -1)), sampled.logprobs
-
-    def _with_special_rows(self, slots: IntArray, launched: Launched) -> Sampled:
-        """Sample the rows again that the picker does not do justice to."""
-        special = self._model.sampler.special_rows(slots)
-        if not len(special):
-            return launched.download, []
-        own_slots, own_positions = slots[special], launched.positions[special]
-        rows_there, slots_there = self._upload([launched.logit_rows[special], own_slots])
-        logits = launched.logits.index_select(0, rows_there)
-        sampled = self._model.sampler.sample(logits, torch.from_numpy(own_slots), torch.from_numpy(own_positions))
-        self._last_token.index_copy_(0, slots_there, sampled.ids)
-        patch = self._downloader.start(torch.where(sampled.finite, sampled.ids, -1))
-        logprobs = [(int(special[row]), value) for row, value in sampled.logprobs]
-        return PatchedDownload(launched.download, special, patch), logprobs
-
-    def _apply_entries(self, plan: StepPlan, writes_pages: bool) -> None:
-        for slot in plan.released:
+    def _apply_deltas(self, rows: StepRows, writes_pages: bool) -> None:
+        for slot in rows.released:
             self._model.sampler.drop_slot(slot)
-        if plan.entered:
-            frames = [(one, one.frame) for one in plan.entered]
+        if rows.entered:
+            frames = [(one, one.frame) for one in rows.entered]
             self._model.sampler.set_slots(
-                [Entering(one.slot, frame.params, one.ids, frame.prompt_length, frame.choice) for one, frame in frames]
+                [
+                    SamplingEntry(one.slot, frame.params, one.ids, frame.prompt_length, frame.choice)
+                    for one, frame in frames
+                ]
             )
-        # On the CPU the table is the host's own memory.
-        if writes_pages and len(plan.page_writes) and self._model.device.type != "cpu":
-            (writes,) = self._upload([plan.page_writes])
+        # On the CPU the page table is the host's own memory.
+        if writes_pages and len(rows.page_writes) and self._model.device.type != "cpu":
+            (writes,) = self._upload([rows.page_writes])
             self._page_table.index_put_((writes[:, 0], writes[:, 1]), writes[:, 2].int())
-        if self._has_bad_kv and len(plan.fresh_pages):
-            (pages,) = self._upload([plan.fresh_pages])
+        if self._has_bad_kv and len(rows.fresh_pages):
+            (pages,) = self._upload([rows.fresh_pages])
             for kv in self._kv_cache:
                 kv.index_fill_(0, pages, 0.0)
 
-    def _distrust_pages(self) -> None:
-        """From here on clear pages before use: masked keys and values weigh nothing, but nothing times NaN is NaN.
+    def _on_bad_rows(self) -> None:
+        """Clear pages before use from here on: masked keys have weight 0, but 0 * NaN is NaN.
 
-        The scheduler learns of bad rows from the same result, so none of their pages has been given away yet."""
+        The scheduler learns of bad rows from the same result, so it has not reused any of their pages yet."""
         self._has_bad_kv = True
 
-    def _twin(self) -> "ModelRunner":
+    def _warm_up_runner(self) -> "ModelRunner":
         """Return a runner of the model's first layer with a small pool: it launches every kernel that this one does."""
         model = replace(self._model, decoder=self._model.decoder.first_layer(), num_layers=1)
         pages = min(self.capacity.page_count, max(_CUDA_WARM_UP) // self.capacity.page_size + 2)
         return ModelRunner(model, replace(self.capacity, page_count=pages), self._progress)
 
     def _prepare(self) -> None:
-        """Make what steps need, and run steps that no loop takes."""
+        """Make what steps need, and run the steps that no graph runner takes."""
         model = self._model
         self._kv_cache = model.ops.allocate_kv(model.num_layers, self.capacity.page_count + 1, model.dtype)
         self._make_slots()
-        self._make_picker()
         lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
         warm_up(self.launch, self.capacity, lengths, self._progress)
-        self._make_loops()
+        self._make_graph_runners()
 
     def _make_slots(self) -> None:
-        device = self._model.device
+        device, sampler = self._model.device, self._model.sampler
         self._slots = SlotTable(self.capacity)
         table = torch.from_numpy(self._slots.page_table)
         self._page_table = table if device.type == "cpu" else table.to(device)
         self._last_token = torch.zeros(self.capacity.max_slots + 1, dtype=torch.int64, device=device)
-        self._no_turn = torch.zeros(1, dtype=torch.int32, device=device)
+        self._fused_sampler = FusedSampler(sampler, self._last_token) if self._model.ops.name == "triton" else None
+        self._step_sampler = StepSampler(sampler, self._fused_sampler, self._last_token, self._upload, self._downloader)
 
-    def _make_picker(self) -> None:
-        """Where our own kernels run, plain rows are drawn by one of them."""
-        if self._model.ops.name == "triton":
-            from worker_proc.picker import Picker
-
-            self._picker = Picker(self._model.sampler, self._last_token)
-
-    def _make_loops(self) -> None:
-        """Where our own kernels run, small steps run at fixed places; made after the other road is warm."""
-        model = self._model
+    def _make_graph_runners(self) -> None:
+        """Where our own kernels run, small steps run as graphs; made after steps without graphs are warm."""
+        model, sampler = self._model, self._fused_sampler
         rows = min(model.max_graph_rows, self.capacity.max_slots)
-        if self._picker is None or not rows:
+        if sampler is None or not rows:
             return
-        from worker_proc.decode_loop import DecodeLoop
-        from worker_proc.prompt_loop import PromptLoop
+        from worker_proc.decode_graph_runner import DecodeGraphRunner
+        from worker_proc.ops.triton_ops import TritonOps
+        from worker_proc.prefill_graph_runner import PrefillGraphRunner
 
+        assert isinstance(model.ops, TritonOps)
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
-        places = Places(self._kv_cache, self._page_table, self._last_token, self._pace)
-        self._decode_loop = DecodeLoop(decoder, ops, self._picker, places, capacity, dtype, rows)
-        self._prompt_loop = PromptLoop(decoder, self._picker, places, capacity, dtype, model.max_graph_tokens)
+        buffers = SharedBuffers(self._kv_cache, self._page_table, self._last_token, self._poller)
+        self._decode_graphs = DecodeGraphRunner(decoder, ops, sampler, buffers, capacity, dtype, rows)
+        self._prefill_graphs = PrefillGraphRunner(decoder, sampler, buffers, capacity, dtype, model.max_graph_tokens)
 
     def _capture(self) -> None:
         pool = torch.cuda.graph_pool_handle()
-        for loop in (self._prompt_loop, self._decode_loop):
-            if loop is not None:
-                loop.capture(pool, self._progress)
+        for runner in self._graph_runners():
+            runner.capture(pool, self._progress)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

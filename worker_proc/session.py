@@ -1,4 +1,4 @@
-"""The hello protocol between a worker and the schedulers it lives to see; sans-IO, driven by the executor.
+"""The hello protocol between a worker and successive schedulers; sans-IO, driven by the executor.
 
 In order::
 
@@ -15,47 +15,56 @@ from worker_proc.contract import Capacity
 
 REPEAT_S = 0.5
 MAX_REPEATS = 10
-NOBODY = Epoch(-1)
+NO_EPOCH = Epoch(-1)
 
 
 class Session:
-    """Which scheduler the worker serves.
+    """The scheduler that the worker serves.
 
     Args:
         worker_epoch: this incarnation of the worker.
-        capacity: returns what the runner can hold at present.
+        capacity: returns the runner's current limits.
     """
 
     def __init__(self, worker_epoch: Epoch, capacity: Callable[[], Capacity]) -> None:
         self._worker_epoch = worker_epoch
         self._capacity = capacity
-        self._seen = NOBODY
+        self._seen = NO_EPOCH
         self._greeted_at = float("-inf")
         self._last_step = 0
         self._repeats_left = 0
-        self.scheduler_epoch = NOBODY
+        self.scheduler_epoch = NO_EPOCH
 
     def greet(self, process_table: ProcessTable, now: float) -> WorkerHello | None:
-        """Return the hello due at `now`: to a scheduler newer than the one served, or the last one again, for it may
-        have been lost, until the first step shows that it was not."""
-        newest = max((p.epoch for p in process_table.processes if p.role == Role.SCHEDULER), default=NOBODY)
+        """Return the hello due at `now`, if any: to a scheduler newer than the one served, or the last hello again,
+        which may have been lost, until the first step shows that it arrived."""
+        newest = max((p.epoch for p in process_table.processes if p.role == Role.SCHEDULER), default=NO_EPOCH)
         if newest > self._seen:
             self._seen, self._greeted_at = newest, float("-inf")
-        if now - self._greeted_at < REPEAT_S:
+        due_s = self.next_greeting_s()
+        if due_s is None or now < due_s:
             return None
-        is_served = self._seen <= self.scheduler_epoch
-        if is_served and (self._last_step or self._repeats_left == 0):
-            return None
+        is_served = self._is_served
         self._greeted_at = now
         self._repeats_left -= is_served
         return self._hello(self._seen, is_ready=is_served)
+
+    def next_greeting_s(self) -> float | None:
+        """Return when the next hello is due, or None if none is."""
+        if self._is_served and (self._last_step or self._repeats_left == 0):
+            return None
+        return self._greeted_at + REPEAT_S
+
+    @property
+    def _is_served(self) -> bool:
+        return self._seen <= self.scheduler_epoch
 
     def accepts_hello(self, source_epoch: Epoch, frame: SchedulerHello) -> bool:
         """Return whether the hello is from a scheduler newer than the one served, to this incarnation."""
         return frame.worker_epoch == self._worker_epoch and source_epoch > max(self.scheduler_epoch, self._seen - 1)
 
     def begin(self, source_epoch: Epoch) -> WorkerHello:
-        """Serve the scheduler of that epoch from here on; return the hello that says so."""
+        """Serve the scheduler of that epoch from here on; return the hello that confirms it."""
         self.scheduler_epoch = self._seen = source_epoch
         self._last_step = 0
         self._repeats_left = MAX_REPEATS

@@ -1,8 +1,8 @@
 """A runner without a model: the next id is a hash of all ids before it, so any lost, doubled or altered token shows.
 
-It keeps the ids it was given in simulated KV pages and checks them: a prefix that the pages do not hold, or a page
-that was given to two sequences, fails the step. Never samples an end-of-sequence id, so that only length ends a
-request. No torch; numpy only, about a tenth of a microsecond a row.
+It keeps the ids of each step in simulated KV pages and checks them: a prefix that the pages do not hold, or a page that
+belongs to two sequences, fails the step. It never samples an end-of-sequence id, so that only length ends a request. No
+torch; numpy only, about a tenth of a microsecond a row.
 """
 
 import time
@@ -16,7 +16,7 @@ from quartet.wire.config import Config
 from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
-from worker_proc.slots import Entered, IntArray, SlotTable, StepPlan
+from worker_proc.slots import Entered, IntArray, SlotTable, StepRows
 
 Words = NDArray[np.uint64]
 
@@ -29,7 +29,7 @@ DEFAULT_SLOTS = 512
 class HashModel:
     """The function from a sequence to its next id: a polynomial in an odd FACTOR modulo 2**64, then a finaliser.
 
-    The state of ids a, b, c is ((a+1)*F + b+1)*F + c+1: it can be carried on token by token.
+    The state of ids a, b, c is ((a+1)*F + b+1)*F + c+1: it can be extended token by token.
     """
 
     def __init__(self, vocab_size: int, eos_token_ids: tuple[int, ...], context_length: int) -> None:
@@ -60,7 +60,7 @@ class HashModel:
         return self._allowed[(mixed % np.uint64(len(self._allowed))).astype(np.int64)]
 
     def continuation(self, ids: list[int], count: int) -> list[int]:
-        """Return the `count` ids that the simulated worker gives after `ids`: what a test expects to see."""
+        """Return the `count` ids that the simulated worker samples after `ids`, for tests."""
         state = np.array([self.extend(0, np.array(ids, dtype=np.int64))], dtype=np.uint64)
         out: list[int] = []
         for _ in range(count):
@@ -70,8 +70,8 @@ class HashModel:
         return out
 
 
-class SimulatedPending:
-    """A simulated step: done when its time is over."""
+class SimulatedStep:
+    """An InFlightStep that is done when its simulated time is over."""
 
     def __init__(self, result: StepResult, done_at_s: float, clock: Clock, sleep: Callable[[float], None]) -> None:
         self._result = result
@@ -84,7 +84,7 @@ class SimulatedPending:
         return self._clock.now() >= self._done_at_s
 
     def wait(self) -> StepResult:
-        """Sleep for what is left of the simulated time."""
+        """Sleep for the rest of the simulated time."""
         left_s = self._done_at_s - self._clock.now()
         if left_s > 0:
             self._sleep(left_s)
@@ -92,12 +92,12 @@ class SimulatedPending:
 
 
 class SimulatedRunner:
-    """Runner twin of the model: same deltas, same results, no device.
+    """In-memory Runner: the same deltas and results as the model runner's, without a device.
 
     Args:
-        config: for the model's limits, page size, capacity and the time of a step.
-        clock: tells when a step of `simulated_step_ms` is over.
-        sleep: waits that long; replaced together with the clock in tests.
+        config: the model's limits, page size, capacity and the time of a step.
+        clock: the time by which a step of `simulated_step_ms` is over.
+        sleep: waits for that time; replaced together with the clock in tests.
     """
 
     late_compiles = 0
@@ -143,58 +143,58 @@ class SimulatedRunner:
         """Forget every slot and what the pages held."""
         self._make_state()
 
-    def launch(self, step: Step, scheduler_epoch: Epoch) -> SimulatedPending:
-        """Run the step at once; its result counts as done after the simulated time."""
+    def launch(self, step: Step, scheduler_epoch: Epoch) -> SimulatedStep:
+        """Run the step at once; its result is done after the simulated time."""
         started = self._clock.now()
-        plan = None
+        rows = None
         try:
             self._check_released(step)
-            plan = self._slots.apply(step)
-            ids = self._run(plan)
-            self._slots.commit(plan)
+            rows = self._slots.apply(step)
+            ids = self._run(rows)
+            self._slots.commit(rows)
         except Exception:
-            self._slots.abandon(step, plan)
+            self._slots.abandon(step, rows)
             raise
         spent_s = self._clock.now() - started
         result = StepResult(
             scheduler_epoch=scheduler_epoch,
             step=step.step,
-            slots=plan.names.slots,
-            generations=plan.names.generations,
+            slots=rows.owners.slots,
+            generations=rows.owners.generations,
             ids=ids.astype("<i4").tobytes(),
-            logprobs=self._logprobs(plan, ids) if self._with_logprobs else [],
+            logprobs=self._logprobs(rows, ids) if self._with_logprobs else [],
             bad_rows=[],
             times=StepTimes(0.0, 0.0, spent_s, 0.0),
         )
         self._free_at_s = max(self._free_at_s, started) + self._step_s
-        return SimulatedPending(result, self._free_at_s if self._step_s else started, self._clock, self._sleep)
+        return SimulatedStep(result, self._free_at_s if self._step_s else started, self._clock, self._sleep)
 
     def _make_state(self) -> None:
         rows = self.capacity.max_slots + 1
         self._slots = SlotTable(self.capacity)
         self._kv = np.full((self.capacity.page_count + 1) * self.capacity.page_size, -1, dtype=np.int64)
-        # `states` covers every known id, `kv_states` those whose KV is written.
+        # `states` covers all ids of a slot, `kv_states` those whose KV is written.
         self._states = np.zeros(rows, dtype=np.uint64)
         self._kv_states = np.zeros(rows, dtype=np.uint64)
         self._newest = np.zeros(rows, dtype=np.int64)
         self._with_logprobs: dict[int, SamplingParams] = {}
 
-    def _run(self, plan: StepPlan) -> IntArray:
-        slots, decode = self._slots, plan.decode
-        for entered in plan.entered:
+    def _run(self, rows: StepRows) -> IntArray:
+        slots, decode = self._slots, rows.decode
+        for entered in rows.entered:
             self._begin(entered)
-        for chunk in plan.chunks:
+        for chunk in rows.chunks:
             positions = chunk.start + np.arange(len(chunk.ids))
             self._write(np.full_like(positions, chunk.slot), positions, chunk.ids)
             self._kv_states[chunk.slot] = self.model.extend(int(self._kv_states[chunk.slot]), chunk.ids)
-        for entered in plan.entered:
+        for entered in rows.entered:
             self._check_cached(entered)
         if len(decode):
             self._write(decode, slots.kv_length[decode], self._newest[decode])
             self._kv_states[decode] = self._states[decode]
-        ids = self.model.sample(self._states[plan.sampled])
-        self._newest[plan.sampled] = ids
-        self._states[plan.sampled] = self.model.step(self._states[plan.sampled], ids)
+        ids = self.model.sample(self._states[rows.sampled])
+        self._newest[rows.sampled] = ids
+        self._states[rows.sampled] = self.model.step(self._states[rows.sampled], ids)
         return ids
 
     def _begin(self, entered: Entered) -> None:
@@ -206,7 +206,7 @@ class SimulatedRunner:
             self._with_logprobs[slot] = entered.frame.params
 
     def _check_cached(self, entered: Entered) -> None:
-        # After the step's writes, as a device would read: a prefix may be written by a chunk of the same step.
+        # After the step's writes, as on a device: a chunk of the same step may write the prefix.
         cached = entered.frame.cached_length
         if cached and not np.array_equal(self._read(entered.slot, cached), entered.ids[:cached]):
             raise StepError(f"the pages of slot {entered.slot} do not hold the {cached} ids said to be cached")
@@ -230,9 +230,9 @@ class SimulatedRunner:
         held: IntArray = self._kv[pages * page_size + positions % page_size]
         return held
 
-    def _logprobs(self, plan: StepPlan, ids: IntArray) -> list[tuple[int, TokenLogprobs]]:
+    def _logprobs(self, rows: StepRows, ids: IntArray) -> list[tuple[int, TokenLogprobs]]:
         found = []
-        for row, (slot, token) in enumerate(zip(plan.sampled.tolist(), ids.tolist(), strict=True)):
+        for row, (slot, token) in enumerate(zip(rows.sampled.tolist(), ids.tolist(), strict=True)):
             params = self._with_logprobs.get(slot)
             if params is not None:
                 others = ((token + i) % self.capacity.vocab_size for i in range(params.logprobs))

@@ -1,4 +1,4 @@
-"""The slots: host-side truth about what each running sequence occupies, and what one step means for them.
+"""The slots: the host's authoritative state of each running sequence, and what one step means for them.
 
 A slot goes  free ──enter──► prefill ──last chunk──► decode ──release──► free.  Its KV holds `kv_length` tokens. In
 decode the newest token is known (to the device) but not yet in KV, so it sits at position `kv_length`:
@@ -7,7 +7,7 @@ decode the newest token is known (to the device) but not yet in KV, so it sits a
     0                                       prefill end                        kv_length
 
 Row `max_slots` of the page table is the dummy row: every entry is the dummy page 0. Numpy only, never torch: the
-device's copy of what changes is kept by the runner.
+runner keeps the device's copy of what changes.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ FREE, PREFILL, DECODE = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """A sequence that took a slot: its ids so far and the frame it came with."""
+    """A sequence that entered a slot: its ids so far and its Enter frame."""
 
     slot: int
     ids: IntArray
@@ -36,8 +36,8 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkPlan:
-    """Prefill of `ids` at positions from `start` on, in one slot; samples if `is_last`."""
+class ChunkRows:
+    """Prefill of `ids` at positions from `start` on, in one slot; its last token is sampled from if `is_last`."""
 
     slot: int
     start: int
@@ -46,39 +46,39 @@ class ChunkPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class RowNames:
-    """Whose rows they are, as a result says it: int32 bytes of slots and generations."""
+class RowOwners:
+    """Slot and generation of each sampled row, as int32 bytes as in StepResult."""
 
     slots: bytes
     generations: bytes
 
 
-_NO_NAMES = RowNames(b"", b"")
+_NO_OWNERS = RowOwners(b"", b"")
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One step, resolved against the slots.
+class StepRows:
+    """The rows of one step, resolved against the slots on the host.
 
-    `page_writes` are (slot, index, page) rows of the page table that changed, [n, 3]; `fresh_pages` are those of them
-    that hold nothing yet, which leaves out cached ones. `decode` are the slots that
-    decode one token, ascending, and `contexts` their lengths with that token. The sampled rows are those of the last
-    chunks in the order of `chunks`, then `decode`: `sampled`, and their `names`.
+    `page_writes` are the changed (slot, index, page) entries of the page table, [n, 3]; `fresh_pages` are those of
+    their pages that hold nothing yet, which excludes cached ones. `decode` are the slots that decode one token,
+    ascending, and `contexts` their lengths including that token. `sampled` are the slots of the sampled rows: those of
+    the last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result.
     """
 
     released: Sequence[int]
     entered: Sequence[Entered]
     page_writes: IntArray
     fresh_pages: IntArray
-    chunks: Sequence[ChunkPlan]
+    chunks: Sequence[ChunkRows]
     decode: IntArray
     contexts: IntArray
     sampled: IntArray
-    names: RowNames
+    owners: RowOwners
 
 
 def ids_of(data: bytes) -> IntArray:
-    """Return little-endian int32 bytes as int64; raises StepError for a torn array."""
+    """Return little-endian int32 bytes as int64; raises StepError for a partial element."""
     if len(data) % 4:
         raise StepError(f"an id array of {len(data)} bytes")
     return np.frombuffer(data, _WIRE).astype(np.int64)
@@ -90,7 +90,7 @@ class SlotTable:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         rows = capacity.max_slots + 1
-        # One page beyond the context: the surplus row of a sequence that has just ended may still write there.
+        # One page beyond the context: the surplus row of a sequence that has just ended may still write to it.
         self.max_pages = -(-(capacity.context_length + 1) // capacity.page_size)
         self.page_count = capacity.page_count
         self.page_table = np.zeros((rows, self.max_pages), dtype=np.int32)
@@ -101,13 +101,8 @@ class SlotTable:
         self._least_write = np.array((0, 0, 1), dtype=np.int64)
         self._writes_extent = np.array((capacity.max_slots, self.max_pages, self.page_count), dtype=np.uint64)
         self._prompt: dict[int, IntArray] = {}
-        # From step to step the same slots decode, mostly.
-        self._decoding: tuple[IntArray, RowNames] | None = None
-
-    @property
-    def num_active(self) -> int:
-        """Number of slots that hold a sequence."""
-        return int(np.count_nonzero(self._state))
+        # Cached, because most steps decode the same slots as the step before.
+        self._decoding: tuple[IntArray, RowOwners] | None = None
 
     def clear(self) -> None:
         """Free every slot."""
@@ -117,10 +112,10 @@ class SlotTable:
         self.kv_length[:] = 0
         self._prompt.clear()
 
-    def apply(self, step: Step) -> StepPlan:
-        """Apply the deltas of `step` in field order and return what to run; raises StepError if they make no sense.
+    def apply(self, step: Step) -> StepRows:
+        """Apply the deltas of `step` in field order and return its rows; raises StepError if they contradict the slots.
 
-        The lengths move only with `commit`."""
+        The lengths change only in `commit`."""
         released = [self._checked(slot) for slot in ids_of(step.release).tolist()] if step.release else []
         for slot in released:
             self._free(slot)
@@ -130,7 +125,7 @@ class SlotTable:
         if step.pages:
             writes.append(self._write_pages(ids_of(step.pages)))
             fresh.append(writes[-1][:, 2])
-        decode, names = self._decode_rows(step)
+        decode, owners = self._decode_rows(step)
         if len(step.chunks) > 1 and len({chunk.slot for chunk in step.chunks}) < len(step.chunks):
             raise StepError("two chunks of one slot in a step")
         chunks = [self._chunk(chunk) for chunk in step.chunks]
@@ -138,26 +133,26 @@ class SlotTable:
         sampled = decode
         if last:
             sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS)
-            names = self._names(sampled)
+            owners = self._owners(sampled)
         page_writes, fresh_pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
         contexts = self.kv_length[decode] + 1
-        return StepPlan(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, names)
+        return StepRows(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, owners)
 
-    def commit(self, plan: StepPlan) -> None:
-        """Count the tokens of a launched plan as being in KV."""
-        self.kv_length[plan.decode] = plan.contexts
-        for chunk in plan.chunks:
+    def commit(self, rows: StepRows) -> None:
+        """Count the tokens of a launched step as being in KV."""
+        self.kv_length[rows.decode] = rows.contexts
+        for chunk in rows.chunks:
             self.kv_length[chunk.slot] += len(chunk.ids)
             if chunk.is_last:
                 self._state[chunk.slot] = DECODE
                 self._decoding = None
                 self._prompt.pop(chunk.slot, None)
 
-    def abandon(self, step: Step, plan: StepPlan | None) -> None:
-        """Deactivate every slot that took part in a step that failed; without a plan, every slot it could name."""
+    def abandon(self, step: Step, rows: StepRows | None) -> None:
+        """Deactivate every slot of a failed step; if it was not resolved to rows, every slot that it could name."""
         slots = {enter.slot for enter in step.enter} | {chunk.slot for chunk in step.chunks}
-        if plan is not None:
-            slots.update(plan.decode.tolist())
+        if rows is not None:
+            slots.update(rows.decode.tolist())
         elif step.decode:
             slots.update(np.flatnonzero(self._state == DECODE).tolist())
         for slot in slots:
@@ -165,7 +160,7 @@ class SlotTable:
                 self._free(slot)
 
     def pages_at(self, slots: IntArray, positions: IntArray) -> NDArray[np.int32]:
-        """Return the page that holds each position; raises StepError where none was granted."""
+        """Return the page that holds each position; raises StepError if a position has none."""
         try:
             pages: NDArray[np.int32] = self.page_table[slots, positions // self._capacity.page_size]
         except IndexError:
@@ -213,7 +208,7 @@ class SlotTable:
         return Entered(slot, ids, frame)
 
     def _grant(self, entered: Entered) -> IntArray:
-        """Write the pages a sequence enters with; its slot has been checked."""
+        """Write the pages with which a sequence enters; its slot has been checked."""
         slot, pages = entered.slot, ids_of(entered.frame.pages)
         count = len(pages)
         if count > self.max_pages or not _lies_within(pages, 1, self.page_count + 1):
@@ -239,18 +234,18 @@ class SlotTable:
         bounds = (self._capacity.max_slots, self.max_pages, self.page_count + 1)
         return StepError(f"a page write outside slots, row and pool {bounds}")
 
-    def _decode_rows(self, step: Step) -> tuple[IntArray, RowNames]:
+    def _decode_rows(self, step: Step) -> tuple[IntArray, RowOwners]:
         if not step.decode:
-            return _NO_SLOTS, _NO_NAMES
+            return _NO_SLOTS, _NO_OWNERS
         if self._decoding is None:
             slots = np.flatnonzero(self._state == DECODE)
-            self._decoding = slots, self._names(slots)
+            self._decoding = slots, self._owners(slots)
         return self._decoding
 
-    def _names(self, slots: IntArray) -> RowNames:
-        return RowNames(slots.astype(_WIRE).tobytes(), self.generation[slots].astype(_WIRE).tobytes())
+    def _owners(self, slots: IntArray) -> RowOwners:
+        return RowOwners(slots.astype(_WIRE).tobytes(), self.generation[slots].astype(_WIRE).tobytes())
 
-    def _chunk(self, chunk: Chunk) -> ChunkPlan:
+    def _chunk(self, chunk: Chunk) -> ChunkRows:
         slot = self._checked(chunk.slot)
         if self._state[slot] != PREFILL:
             raise StepError(f"slot {slot} is not in prefill")
@@ -258,17 +253,18 @@ class SlotTable:
         end = start + chunk.length
         if chunk.length < 1 or end > len(ids) or chunk.is_last != (end == len(ids)):
             raise StepError(f"chunk {start}..{end} (last: {chunk.is_last}) of {len(ids)} ids in slot {slot}")
-        return ChunkPlan(slot, start, ids[start:end], chunk.is_last)
+        return ChunkRows(slot, start, ids[start:end], chunk.is_last)
 
 
 def _lies_within(values: IntArray, least: int, end: int) -> bool:
-    """Return whether `least` <= each value < `end`. By argmin and argmax, which take half the time of min and max where
-    nothing is in the processor's caches: as a lone request finds them."""
+    """Return whether `least` <= each value < `end`.
+
+    Uses argmin and argmax, which take half the time of min and max with cold caches, as for a single request."""
     return not len(values) or (values[values.argmin()] >= least and values[values.argmax()] < end)
 
 
 def _joined(parts: list[IntArray], nothing: IntArray) -> IntArray:
-    """Return one array of all parts; copies only if there are several that hold something."""
+    """Return one array of all parts; copies only if several of them are not empty."""
     filled = [part for part in parts if len(part)]
     if not filled:
         return nothing

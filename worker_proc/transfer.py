@@ -1,4 +1,4 @@
-"""Host arrays to the device without waiting for it, and sampled ids back."""
+"""Copies of host arrays to the device without waiting for it, and of sampled ids back."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Twice what two steps in flight can use: a buffer is never rewritten while its copy may still be under way.
+# Twice what two steps in flight can use: a buffer is never rewritten while its copy may still be in flight.
 _RING = 8
 _ALIGNMENT = 16
 
@@ -19,7 +19,7 @@ class Uploader:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._ring: list[Tensor] = []
-        self._turn = 0
+        self._index = 0
 
     def __call__(self, arrays: Sequence[NDArray[np.generic]]) -> list[Tensor]:
         """Return one tensor per array, of the same dtype and shape, valid in the stream's order."""
@@ -42,35 +42,35 @@ class Uploader:
     def _staging(self, size: int) -> Tensor:
         if len(self._ring) < _RING:
             self._ring.append(torch.empty(max(size, 1 << 16), dtype=torch.uint8, pin_memory=True))
-        self._turn = (self._turn + 1) % len(self._ring)
-        if self._ring[self._turn].numel() < size:
-            self._ring[self._turn] = torch.empty(size * 2, dtype=torch.uint8, pin_memory=True)
-        return self._ring[self._turn]
+        self._index = (self._index + 1) % len(self._ring)
+        if self._ring[self._index].numel() < size:
+            self._ring[self._index] = torch.empty(size * 2, dtype=torch.uint8, pin_memory=True)
+        return self._ring[self._index]
 
 
 _TORCH = {"int64": torch.int64, "int32": torch.int32}
 
 
 class Downloader:
-    """Brings sampled ids back. On CUDA an event tells when they are there.
+    """Copies sampled ids to the host. On CUDA an event signals when they are there.
 
     Args:
-        device: where the ids are made.
+        device: the device of the ids.
         max_rows: most ids of one step.
     """
 
     def __init__(self, device: torch.device, max_rows: int) -> None:
         self._is_cuda = device.type == "cuda"
-        self._turn = 0
+        self._index = 0
         if self._is_cuda:
             self._ring = torch.empty((_RING, max_rows), dtype=torch.int32, pin_memory=True)
 
     def start(self, ids: Tensor) -> "Download":
-        """Begin to copy `ids` [R] int64; at most `_RING` downloads may be open at once."""
+        """Start to copy `ids` [R] int64; at most `_RING` downloads may be open at once."""
         if not self._is_cuda:
             return Download(ids, None)
-        self._turn = (self._turn + 1) % _RING
-        host = self._ring[self._turn, : ids.shape[0]]
+        self._index = (self._index + 1) % _RING
+        host = self._ring[self._index, : ids.shape[0]]
         host.copy_(ids, non_blocking=True)
         # A blocking event: a spinning one would take a core from the other processes.
         event = torch.cuda.Event(blocking=True)
@@ -78,8 +78,8 @@ class Downloader:
         return Download(host, event)
 
 
-class Arrival(Protocol):
-    """Ids on their way to the host."""
+class InFlightIds(Protocol):
+    """Sampled ids that may not have reached the host yet."""
 
     def is_done(self) -> bool:
         """Return whether `wait` would return at once."""
@@ -91,7 +91,7 @@ class Arrival(Protocol):
 
 
 class Download:
-    """Ids that are copied to the host: the memory they will be in, and the event that says they are."""
+    """Ids that are copied to the host: their destination, and the event that signals their arrival."""
 
     def __init__(self, host: Tensor, event: "torch.cuda.Event | None") -> None:
         self._host = host
@@ -109,9 +109,9 @@ class Download:
 
 
 class PatchedDownload:
-    """Ids of which some `rows` come by another road, which wins."""
+    """Ids of which `rows` are replaced by those of `patch`."""
 
-    def __init__(self, whole: Arrival, rows: NDArray[np.int64], patch: Arrival) -> None:
+    def __init__(self, whole: InFlightIds, rows: NDArray[np.int64], patch: InFlightIds) -> None:
         self._whole = whole
         self._rows = rows
         self._patch = patch

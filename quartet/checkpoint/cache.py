@@ -31,7 +31,7 @@ def cache_root() -> Path:
 
 
 def entry_path(source: Path) -> Path:
-    """Return where the converted form of the file `source` belongs, whether it is there or not.
+    """Return the path of the converted form of the file `source`, whether it exists or not.
 
     The key is made of size, modification time and both ends of the file: reading all of it would cost a large model
     seconds at every start.
@@ -46,7 +46,7 @@ def entry_path(source: Path) -> Path:
 
 
 def is_complete(entry: Path) -> bool:
-    """Tell whether `entry` holds every file of its manifest in its full size."""
+    """Return whether `entry` holds every file of its manifest at its full size."""
     try:
         sizes = json.loads((entry / _MANIFEST).read_bytes())["sizes"]
         return bool(sizes) and all((entry / name).stat().st_size == size for name, size in sizes.items())
@@ -55,7 +55,7 @@ def is_complete(entry: Path) -> bool:
 
 
 def build(entry: Path, make: Callable[[Path], None]) -> None:
-    """Have `make` fill the place of `entry` unless it is complete; blocks while another process builds it.
+    """Call `make` to build `entry` unless it is complete; blocks while another process builds it.
 
     `make` gets an empty folder. If it raises, nothing is left behind. Raises OSError if the cache cannot be written.
     """

@@ -1,7 +1,7 @@
 """`python -m quartet.checkpoint.convert SOURCE`: make a model a local folder in Hugging Face layout.
 
 SOURCE is a GGUF file or `smollm2`, which are converted into the cache once, or a hub id, which is downloaded. It is a
-process of its own so that whoever starts it imports neither numpy, tokenizers nor the hub's client. The one line on
+process of its own so that its parent imports neither numpy, tokenizers nor the hub's client. The one line on
 stdout is the folder (exit code 0) or why there is none (exit code 3); progress goes to stderr.
 """
 
@@ -18,7 +18,7 @@ _EXIT_INTERRUPTED = 130
 
 
 def make_local(source: str, revision: str = "") -> Path:
-    """Return the folder for `source`, converting or downloading it if need be.
+    """Return the folder for `source`, converting or downloading it if necessary.
 
     Raises ModelError with one line that says what to do.
     """

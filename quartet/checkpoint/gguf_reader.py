@@ -1,10 +1,10 @@
-"""Reads the header of a GGUF file: metadata and where each tensor lies. Owns no tensor data.
+"""Reads the header of a GGUF file: metadata and the position of each tensor. Reads no tensor data.
 
 The layout (GGUF versions 2 and 3, little-endian) is that of ggml's `docs/gguf.md`:
 
     "GGUF" | version u32 | tensor count u64 | key count u64 | keys and values | tensor infos | padding | tensor data
 
-Every length is checked against the file size before it is believed, so that a damaged or hostile file is refused
+Every length is checked against the file size before it is used, so that a damaged or hostile file is refused
 with one line instead of exhausting memory. Called by the converter alone, because gguf's constants import numpy.
 """
 
@@ -42,7 +42,7 @@ _U64 = _SCALARS[10]
 
 
 class TensorInfo(NamedTuple):
-    """Where one tensor lies: `shape` outermost dimension first, `start` in bytes from the start of the file."""
+    """The position of one tensor: `shape` outermost dimension first, `start` in bytes from the start of the file."""
 
     name: str
     shape: tuple[int, ...]

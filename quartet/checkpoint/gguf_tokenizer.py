@@ -104,7 +104,7 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
 def _merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """Return every pair of tokens that makes a token, the best-scored result first.
 
-    SentencePiece always merges the pair whose result scores highest; ranking merges so gives the same encoding.
+    SentencePiece always merges the pair whose result scores highest; merges ranked by it give the same encoding.
     """
     ranked: list[tuple[float, int, int, int, str, str]] = []
     for token, index in vocab.items():

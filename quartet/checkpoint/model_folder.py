@@ -1,6 +1,6 @@
-"""Reads the small JSON files of a model folder in Hugging Face layout. Light: json only.
+"""Reads the small JSON files of a model folder in Hugging Face layout. Imports json alone.
 
-Code that a model repository brings (`auto_map`) is never looked at; an architecture we do not know is refused.
+Code in a model repository (`auto_map`) is never read; an unsupported architecture is refused.
 """
 
 import json
@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -93,7 +93,7 @@ def _added_token_ids(text: str, tokenizer: dict[str, Any], tokenizer_json: Path)
 
 
 def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
-    """Return the model's chat template from wherever it stands, the `default` one if there are several, or None."""
+    """Return the model's chat template from whichever file has it, the `default` one of several, or None."""
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")

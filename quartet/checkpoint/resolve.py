@@ -1,4 +1,4 @@
-"""Start-up's first question: which model is this, and what does everyone need to know about it?
+"""The first step of start-up: find the model and read what every process needs to know about it.
 
 Imports nothing heavy; a GGUF file is converted and a hub id downloaded by a child process. Called once, by the
 command line, before any other process of the launch exists.
@@ -17,7 +17,7 @@ from quartet.wire.errors import ConfigError, ModelError
 
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:
-    """Return what the processes need to know about the model that `config` names, made local if it is not yet.
+    """Return the resolved model that `config` names, after making it local if necessary.
 
     Raises ModelError (missing, damaged, unsupported, offline, gated) or ConfigError (a setting does not fit the
     model); both say in one line what to do. Conversion and download report progress on stderr.
@@ -65,7 +65,7 @@ def _local_folder(config: ModelConfig) -> Path:
 
 
 def _run_converter(arguments: list[str]) -> Path:
-    """Run quartet.checkpoint.convert and return the folder it names; its stderr is ours."""
+    """Run quartet.checkpoint.convert and return the folder it prints; its stderr is inherited."""
     command = [sys.executable, "-m", "quartet.checkpoint.convert", *arguments]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = child.stdout.strip().splitlines()

@@ -1,4 +1,4 @@
-"""Tells what the user's word for a model stands for: a folder, a GGUF file or a hub id."""
+"""Resolves --model to its source: a folder, a GGUF file or a hub id."""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +25,7 @@ def locate_gguf(model: str) -> Path | None:
 
 
 def _bundled_gguf() -> Path:
-    """Find the file without importing the package, whose own code needs llama.cpp."""
+    """Find the file without importing the package, since its code needs llama.cpp."""
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):

@@ -1,4 +1,4 @@
-"""Where the tokenizer's files are, and the added tokens that they declare. Light: json only.
+"""Where the tokenizer's files are, and the added tokens that they declare. Imports json alone.
 
 Shared by the tokenizer and the detokenizer process, which must agree on what is a special token.
 """

@@ -1,7 +1,7 @@
 """A chat in the terminal, over HTTP: `quartet chat`.
 
-Talks to any OpenAI-compatible server; it knows nothing of the engine. With a terminal it is a conversation; with a
-pipe each line is a question of the same conversation and the answers go to standard output.
+A client of any OpenAI-compatible server, independent of the engine. In a terminal it is a conversation; from a pipe,
+each line is one question of the same conversation, and the answers are written to standard output.
 
     /reset   forget the conversation        Ctrl-C   stop the answer (the server frees the request)
     /exit    leave (or end of input)
@@ -20,18 +20,18 @@ from typing import Any, TextIO
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 120.0
-"""A server that says nothing for so long is taken for dead; ours writes a comment every 15 s."""
+"""A server that sends nothing for this long counts as dead; quartet's sends a comment every 15 s."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ChatFailed(Exception):
-    """The server cannot be reached, refuses the request, or breaks off; the message is for the user."""
+    """The server cannot be reached, refuses the request or closes the connection; the message is for the user."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """One answer as it came: the text, and why it ended, if the server has said so."""
+    """One answer as received: the text, and the finish reason if the server has sent one."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -40,7 +40,7 @@ class Answer:
 
 
 class ChatServer:
-    """One server, asked over a fresh connection each time: closing it is how an answer is stopped."""
+    """One server, with a connection for each request: closing it stops the answer."""
 
     def __init__(self, base_url: str, api_key: str = "") -> None:
         parts = urllib.parse.urlsplit(base_url if "://" in base_url else f"http://{base_url}")
@@ -63,9 +63,9 @@ class ChatServer:
                 raise ChatFailed(f"{self.address} serves no model") from None
 
     def events(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """Yield the decoded events of a streamed chat completion until the server says it is done.
+        """Yield the decoded events of a streamed chat completion until [DONE].
 
-        Closing the iterator closes the connection. Raises ChatFailed, also when the stream breaks off.
+        Closing the iterator closes the connection. Raises ChatFailed, also when the stream ends before [DONE].
         """
         with self._ask("POST", "/v1/chat/completions", {**body, "stream": True}) as response:
             for line in self._lines(response):
@@ -107,7 +107,7 @@ class ChatServer:
 
 @dataclass(slots=True)
 class Conversation:
-    """The turns so far and how to ask for the next one."""
+    """The turns so far and the settings of the next request."""
 
     server: ChatServer
     model: str
@@ -116,11 +116,11 @@ class Conversation:
     _turns: list[dict[str, str]] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Forget everything that was said."""
+        """Forget all turns."""
         self._turns.clear()
 
     def ask(self, question: str, out: TextIO) -> Answer:
-        """Write the answer to `out` as it comes. Ctrl-C stops it; what was said by then stays in the conversation.
+        """Write the answer to `out` as it arrives. Ctrl-C stops it; the text up to then stays in the conversation.
 
         Raises ChatFailed; the question is then forgotten, so that it can be asked again.
         """
@@ -157,7 +157,7 @@ def run_chat(
     """Hold a conversation until the input ends; return the exit code.
 
     `source`, `out` and `notes` (prompts, errors, timings) default to the standard streams. Without a terminal the
-    first failure ends the run with 1; in a terminal it is shown and the conversation goes on.
+    first failure ends the run with 1; in a terminal it is shown and the conversation continues.
     """
     source, out, notes = source or sys.stdin, out or sys.stdout, notes or sys.stderr
     options: dict[str, Any] = {"stream_options": {"include_usage": True}}
@@ -242,7 +242,7 @@ def _take(event: dict[str, Any], answer: Answer, out: TextIO) -> None:
         text = (choice.get("delta") or {}).get("content")
         if text:
             answer.text += text
-            # What a model writes must not steer the terminal.
+            # A model's output must not control the terminal.
             out.write(_CONTROL.sub("", text))
             out.flush()
         answer.finish_reason = choice.get("finish_reason") or answer.finish_reason

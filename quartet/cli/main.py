@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="quartet", description="Serve large language models.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"quartet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
-    serve = commands.add_parser("serve", help="start the engine and its HTTP endpoint", allow_abbrev=False)
+    serve = commands.add_parser("serve", help="start the engine and its HTTP server", allow_abbrev=False)
     serve.add_argument("model", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or smollm2 (the default)")
     add_options(serve)
     serve.add_argument(
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_simulator(commands: Any, is_wanted: bool) -> None:
-    """Add the simulator's commands; their options only when one is used, since they bring the scheduler with them."""
+    """Add the simulator's commands; their options only when one is used, since those import the scheduler."""
     if not is_wanted:
         for name, text in SIMULATOR_COMMANDS.items():
             commands.add_parser(name, help=text)

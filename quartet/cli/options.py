@@ -1,4 +1,4 @@
-"""Flags and environment twins, derived from the fields of quartet.wire.config: one setting, one place.
+"""Flags and environment variables, derived from the fields of quartet.wire.config: each setting has one origin.
 
 Precedence: flag, `QUARTET_<NAME>`, default. Every message names the flag, the value given and the bound that it was
 compared with.
@@ -19,6 +19,7 @@ from quartet.wire.config import (
     MULTI_LEVELS,
     POLICIES,
     RARE,
+    TRITON_PAGE_SIZES,
     Config,
     ModelConfig,
     SchedulerConfig,
@@ -47,7 +48,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "disable_radix_cache": ("--no-enable-prefix-caching",),
     "random_seed": ("--seed",),
 }
-"""Names that users of vLLM and SGLang know, beside the flag named after the field."""
+"""Flags of vLLM and SGLang for the same setting, beside the flag named after the field."""
 
 FD_NAMES = frozenset(
     {
@@ -59,10 +60,9 @@ FD_NAMES = frozenset(
         "clip_max_new_tokens_estimation",
     }
 )
-"""Fields whose environment variable FastDeploy named with the prefix FD_ (scheduling.md 3.2)."""
+"""Fields that FastDeploy sets by an environment variable with the prefix FD_."""
 
 DEFAULT_DECAY_STEPS = SchedulerConfig().new_token_ratio_decay_steps
-PAGE_SIZES_TRITON = (16, 32, 64, 128)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -101,7 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _scheduler_set(given: list[str]) -> dict[str, str]:
-    """Take `name=value` pairs of --scheduler-set apart; any scheduler field may be named."""
+    """Parse the `name=value` pairs of --scheduler-set; any scheduler field may be named."""
     known = [field.name for field in _fields(SchedulerConfig)]
     values = {}
     for pair in given:
@@ -141,7 +141,7 @@ def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = 
 
 
 def _variables(section: str, field: str) -> list[str]:
-    """Return the environment twins of a field, the one that counts most first."""
+    """Return the environment variables of a field, in order of precedence."""
     prefixes = ["QUARTET_"] + (["SGLANG_"] if section == "scheduler" else []) + (["FD_"] if field in FD_NAMES else [])
     return [prefix + field.upper() for prefix in prefixes]
 
@@ -203,14 +203,14 @@ def _check_together(config: Config) -> None:
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
     if chunk > 0 and chunk % page_size:
         raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
-    if config.worker.attention_backend == "triton" and page_size not in PAGE_SIZES_TRITON:
-        raise ConfigError(f"--page-size: {page_size} is not one of {PAGE_SIZES_TRITON}, which triton attention needs")
+    if config.worker.attention_backend == "triton" and page_size not in TRITON_PAGE_SIZES:
+        raise ConfigError(f"--page-size: {page_size} is not one of {TRITON_PAGE_SIZES}, which triton attention needs")
     if config.worker.max_total_tokens and config.worker.max_total_tokens < 2 * page_size:
         raise ConfigError(
             f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
         )
     if any(not key.strip() for key in config.server.api_key):
-        raise ConfigError("--api-key: an empty key would let everybody in; leave it out or give a key")
+        raise ConfigError("--api-key: an empty key would admit every client; leave it out or give a key")
     loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
     if not loopback and not config.server.api_key and not config.server.insecure:
         raise ConfigError(

@@ -1,14 +1,14 @@
-"""The Encode jobs of one edge: each is sent again until it is answered, or given up.
+"""The Encode jobs of one api process: each is sent again until it is answered, or given up. Sans-IO.
 
-Owned by the Engine, on its loop. A job knows nothing of its request but two callbacks, of which one is called, once, in
-the very turn of the loop in which the answer arrives, so that what follows from it leaves at once.
+A job knows two callbacks of its request, one of which is called, once, while the answer is handled, so that the frames
+that follow from it leave at once.
 """
 
-import asyncio
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quartet.runtime.actor import Context
+from quartet.runtime.core import Sent
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ChatPrompt, Encode, Encoded, EncodeFailed, IdsPrompt, SamplingParams, TextPrompt
 from quartet.wire.ids import Role, process_name
@@ -16,85 +16,107 @@ from quartet.wire.ids import Role, process_name
 RETRY_S = 15.0
 TRIES = 4
 
-OnEncoded = Callable[[Encoded], None]
+OnEncoded = Callable[[Encoded, float], list[Sent]]
 OnError = Callable[[RequestError], None]
 
 
 @dataclass(slots=True)
 class _Job:
-    """One job on its way: how often it was sent, and whom its end is told."""
+    """A job without an answer so far. `deadline_s` is absolute."""
 
     frame: Encode
+    deadline_s: float | None
     on_encoded: OnEncoded
     on_error: OnError
     tries: int = 1
-    again: asyncio.TimerHandle | None = None
-    deadline: asyncio.TimerHandle | None = None
 
 
 class EncodeJobs:
-    """Jobs that are not answered yet. Needs a Context for its name, its configuration and its links."""
+    """Jobs that are not answered yet.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Args:
+        name: the address that answers go to.
+        tokenizers: how many tokenizer processes share the jobs.
+    """
+
+    def __init__(self, name: str, tokenizers: int) -> None:
+        self._name = name
+        self._tokenizers = tokenizers
         self._jobs: dict[int, _Job] = {}
+        self._due: list[tuple[float, int]] = []
+        """When to look at which job; entries of answered jobs are passed over."""
         self._last_id = 0
 
-    def send(self, prompt: TextPrompt | IdsPrompt | ChatPrompt, params: SamplingParams) -> Encode:
-        """Send a job and return it, to be passed to `expect` in the same turn of the loop: whatever is made ready for
-        its answer is made while the tokenizer works. Raises FrameError if it fits into no frame."""
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def start(
+        self,
+        prompt: TextPrompt | IdsPrompt | ChatPrompt,
+        params: SamplingParams,
+        deadline_s: float | None,
+        now: float,
+        on_encoded: OnEncoded,
+        on_error: OnError,
+    ) -> tuple[int, Sent]:
+        """Begin a job; returns its number and the frame to send.
+
+        `on_error` is called if the job is refused, or not answered by `deadline_s` (absolute) or in TRIES tries.
+        """
         self._last_id += 1
-        frame = Encode(self._last_id, self._context.name, prompt, params)
-        self._context.send(self._tokenizer(frame), frame)
-        return frame
-
-    def expect(self, frame: Encode, deadline_s: float | None, on_encoded: OnEncoded, on_error: OnError) -> None:
-        """Have the answer to a job told; or that it was refused, or not answered in time or to several tries."""
-        job = self._jobs[frame.job] = _Job(frame, on_encoded, on_error)
-        loop = asyncio.get_running_loop()
-        job.again = loop.call_later(RETRY_S, self._send_again, job)
+        frame = Encode(self._last_id, self._name, prompt, params)
+        self._jobs[frame.job] = _Job(frame, deadline_s, on_encoded, on_error)
+        heapq.heappush(self._due, (now + RETRY_S, frame.job))
         if deadline_s is not None:
-            error = RequestError(408, "deadline_exceeded", "The request's deadline has passed.")
-            job.deadline = loop.call_later(deadline_s, self._fail, frame.job, error)
+            heapq.heappush(self._due, (deadline_s, frame.job))
+        return frame.job, self._addressed(frame)
 
-    def _send_again(self, job: _Job) -> None:
-        """A frame can be lost without its tokenizer dying."""
-        if job.tries == TRIES:
-            error = RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0)
-            self._fail(job.frame.job, error)
-            return
-        job.tries += 1
-        self._context.send(self._tokenizer(job.frame), job.frame)
-        job.again = asyncio.get_running_loop().call_later(RETRY_S, self._send_again, job)
+    def _addressed(self, frame: Encode) -> Sent:
+        return process_name(Role.TOKENIZER, frame.job % self._tokenizers), frame
 
-    def send_all(self, tokenizer: str) -> None:
-        """Send what a tokenizer that has died took with it to its successor."""
-        for job in self._jobs.values():
-            if self._tokenizer(job.frame) == tokenizer:
-                self._context.send(tokenizer, job.frame)
+    def send_all(self, tokenizer: str) -> list[Sent]:
+        """Return the jobs that a tokenizer took with it when it died, for its successor."""
+        sent = [self._addressed(job.frame) for job in self._jobs.values()]
+        return [one for one in sent if one[0] == tokenizer]
 
-    def _tokenizer(self, frame: Encode) -> str:
-        return process_name(Role.TOKENIZER, frame.job % self._context.config.server.tokenizer_procs)
-
-    def take(self, answer: Encoded | EncodeFailed) -> None:
-        """Take an answer; a second one to the same job, or one that nobody waits for, is ignored."""
+    def take(self, answer: Encoded | EncodeFailed, now: float) -> list[Sent]:
+        """Take an answer; one to a job that has ended is ignored."""
+        job = self._jobs.pop(answer.job, None)
+        if job is None:
+            return []
         if isinstance(answer, EncodeFailed):
-            self._fail(answer.job, RequestError(answer.status, answer.code, answer.message, answer.param))
-            return
-        job = self.end(answer.job)
-        if job is not None:
-            job.on_encoded(answer)
+            job.on_error(RequestError(answer.status, answer.code, answer.message, answer.param))
+            return []
+        return job.on_encoded(answer, now)
 
-    def _fail(self, job_id: int, error: RequestError) -> None:
-        job = self.end(job_id)
-        if job is not None:
-            job.on_error(error)
+    def end(self, job_id: int) -> None:
+        """Forget a job without a call of its callbacks. Idempotent."""
+        self._jobs.pop(job_id, None)
 
-    def end(self, job_id: int) -> _Job | None:
-        """Forget a job, of which nobody will be told any more. Idempotent."""
-        job = self._jobs.pop(job_id, None)
-        if job is not None:
-            for timer in (job.again, job.deadline):
-                if timer is not None:
-                    timer.cancel()
-        return job
+    def next_deadline(self) -> float | None:
+        """Return when a job must be looked at next."""
+        while self._due and self._due[0][1] not in self._jobs:
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    def tick(self, now: float) -> list[Sent]:
+        """Send again what has not been answered (a frame can be lost without its tokenizer's death), or give it up."""
+        sent: list[Sent] = []
+        while self._due and self._due[0][0] <= now:
+            _, job_id = heapq.heappop(self._due)
+            job = self._jobs.get(job_id)
+            if job is None:
+                continue
+            if job.deadline_s is not None and job.deadline_s <= now:
+                self._give_up(job, RequestError(408, "deadline_exceeded", "The request's deadline has passed."))
+            elif job.tries == TRIES:
+                self._give_up(job, RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0))
+            else:
+                job.tries += 1
+                heapq.heappush(self._due, (now + RETRY_S, job_id))
+                sent.append(self._addressed(job.frame))
+        return sent
+
+    def _give_up(self, job: _Job, error: RequestError) -> None:
+        del self._jobs[job.frame.job]
+        job.on_error(error)

@@ -1,5 +1,10 @@
-"""The actor runtime: what an actor is, the links it speaks over, and how a process is entered.
+"""The actor runtime: what a core is, and what runs one.
 
-actor.py says what the runtime asks of an actor and gives it; link.py is ZeroMQ; memory.py its in-memory twin;
-control.py the socketpair to the supervisor; process.py the entry of every child process.
+core.py       the face of a core: frames and time in, frames out
+shell.py      runs a core on the event loop of its process
+context.py    what the runtime gives the main coroutine of a process
+process.py    the entry of every child process: assignment, heartbeats, snapshots
+link.py       the ZeroMQ links between processes;  control.py  the socketpair to the supervisor
+pump.py       carries frames between cores of one process;  memory.py  the in-memory wire beneath it
+clock.py      time as a parameter
 """

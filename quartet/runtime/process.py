@@ -1,4 +1,4 @@
-"""The entry of every child process: takes the assignment, binds the inbox, keeps the heart beating.
+"""The entry of every child process: takes the assignment, runs the main coroutine, sends heartbeats and snapshots.
 
 A child dies with its supervisor: by the parent-death signal, and by end of file on the control socket should the
 signal be lost.
@@ -15,15 +15,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import uvloop
 import zmq
 
-from quartet.runtime.actor import Actor, BlockingLink, Context
 from quartet.runtime.clock import Clock, MonotonicClock
+from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
+from quartet.runtime.core import Metrics
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
 from quartet.wire.codec import Decoder, Encoder, Source
 from quartet.wire.errors import ConfigError, ModelError
@@ -47,42 +49,46 @@ SNAPSHOT_S = 1.0
 EXIT_FATAL = 3
 PR_SET_PDEATHSIG = 1
 
+Main = Callable[[Context], Awaitable[None]]
+"""The main coroutine of a process: returns when a requested drain is over; raises ConfigError or ModelError when a
+restart cannot help."""
+
 
 class ProcessContext:
-    """The runtime's side of quartet.runtime.actor.Context, for one process incarnation."""
+    """Implements runtime.context.Context for one process incarnation."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, channel: "ControlChannel[ChildInbound]") -> None:
         self.role: Role = assignment.role
         self.rank = assignment.rank
         self.epoch = assignment.epoch
         self.name = process_name(assignment.role, assignment.rank)
         self.config = assignment.config
-        self.listen_fd = assignment.listen_fd
         self.clock: Clock = MonotonicClock()
         self.process_table = ProcessTable([], False)
-        self.dropped: collections.Counter[str] = collections.Counter()
-        self.inbound: object = None
-        self.run_dir = assignment.run_dir
-        self.boot_id = assignment.boot_id
-        self.zmq = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-        self.encoder = Encoder(Source(self.role, self.rank, self.epoch), self.boot_id)
-        self.outboxes = Outboxes(self.zmq, self.run_dir, self.encoder)
+        self.listen_fd = assignment.listen_fd
+        self._run_dir = assignment.run_dir
+        self._boot_id = assignment.boot_id
+        self._channel = channel
+        self._dropped: collections.Counter[str] = collections.Counter()
+        self._zmq = zmq.Context[zmq.Socket[bytes]](io_threads=1)
+        self._encoder = Encoder(Source(self.role, self.rank, self.epoch), self._boot_id)
+        self._outboxes = Outboxes(self._zmq, self._run_dir, self._encoder)
         self._phase_lock = threading.Lock()
         self._phase = ("starting", 0, 0.0)
+        self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
+        self._metrics: Callable[[], Metrics] | None = None
+        self._on_process_table: Callable[[ProcessTable], None] | None = None
+
+    # What the main coroutine uses
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
         """Queue a frame for the process of that name; never blocks. Loop thread only."""
-        self.outboxes.send(destination, frame)
+        self._outboxes.send(destination, frame)
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
-        """Declare what is being done, and how long it may go without progress (0: only heartbeats count)."""
+        """Declare the current phase, and how long it may go without progress (0: only heartbeats count)."""
         with self._phase_lock:
             self._phase = (phase, self._phase[1] + 1, deadline_s)
-
-    def leave_phase(self, old: str, new: str) -> None:
-        """Move on from a phase unless the actor has declared another itself."""
-        if self._phase[0] == old:
-            self.set_phase(new)
 
     def progress(self) -> None:
         """Count one unit of progress."""
@@ -90,101 +96,94 @@ class ProcessContext:
             phase, count, deadline_s = self._phase
             self._phase = (phase, count + 1, deadline_s)
 
-    def heartbeat(self) -> Heartbeat:
-        """Return the heartbeat for this moment."""
-        return Heartbeat(*self._phase, self.process_table.serial)
-
-    def blocking_link(self) -> BlockingLink:
-        """Bind the inbox for the calling thread."""
-        decoder = self.decoder()
-        return ThreadLink(self.zmq, self.run_dir, self.name, decoder, self.encoder, self.dropped)
-
-    def decoder(self) -> "Decoder[object]":
-        """Return a decoder for the actor's inbox."""
-        return Decoder(self.inbound, self.boot_id)
-
-
-class _Process:
-    """One child's main coroutine and the tasks it owns."""
-
-    def __init__(self, context: ProcessContext, channel: "ControlChannel[ChildInbound]", actor: Actor) -> None:
-        self._context = context
-        self._channel = channel
-        self._actor = actor
-        self._drain_wanted: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel.socket.fileno(), self._on_control)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._beat()), group.create_task(self._report())]
-            inbox = self._bind()
-            facts = await self._actor.start()
-            if inbox:
-                inbox.open()
-            _settle_memory()
-            self._context.leave_phase("starting", "serving")
-            self._channel.send(Ready(facts))
-            drain = await self._drain_wanted
-            self._context.set_phase("draining")
-            await self._actor.drain(drain.limit_s)
-            if inbox:
-                inbox.close()
-            await self._actor.close()
-            for task in tasks:
-                task.cancel()
-        self._channel.send(Drained())
-
-    def _bind(self) -> Inbox | None:
-        context, actor = self._context, self._actor
-        context.inbound = actor.inbound
-        if actor.is_threaded:
-            return None
-        return Inbox(
-            context.zmq,
-            context.run_dir,
-            context.name,
-            context.decoder(),
-            actor.on_frame,
-            actor.on_batch_end,
-            context.dropped,
+    def open_inbox(self, inbound: Any, handler: FrameHandler) -> OpenInbox:
+        """Bind the inbox and deliver frames, process tables and requests for metrics to `handler`."""
+        self._metrics = handler.metrics
+        self._on_process_table = handler.on_process_table
+        if self.process_table.processes:
+            handler.on_process_table(self.process_table)
+        inbox = Inbox(
+            self._zmq,
+            self._run_dir,
+            self.name,
+            Decoder(inbound, self._boot_id),
+            handler.on_frame,
+            handler.on_batch_end,
+            self._dropped,
         )
+        inbox.open()
+        return inbox
 
-    def _on_control(self) -> None:
-        process_table = None
+    def blocking_link(self, inbound: Any) -> BlockingLink:
+        """Bind the inbox for the calling thread."""
+        decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
+        return ThreadLink(self._zmq, self._run_dir, self.name, decoder, self._encoder, self._dropped)
+
+    def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
+        """Put the metrics that the function returns into the Snapshot of each second."""
+        self._metrics = metrics
+
+    def ready(self, facts: Facts) -> None:
+        """Report Ready. A phase that the main coroutine has declared itself is kept."""
+        _settle_memory()
+        if self._phase[0] == "starting":
+            self.set_phase("serving")
+        self._channel.send(Ready(facts))
+
+    async def drain_requested(self) -> float:
+        """Wait for the supervisor's Drain; return its limit."""
+        return (await self._drain).limit_s
+
+    # What the runtime does beside it
+
+    def on_control(self) -> None:
+        """Read the control socket until it is empty."""
+        table = None
         while True:
             try:
                 message = self._channel.receive()
             except BlockingIOError:
                 break
             if message is None:
-                # The supervisor is gone, and with it every reason to live. Nothing is flushed: clients are gone too.
+                # The supervisor is gone, and with it every client. Nothing is flushed.
                 os._exit(1)
             if isinstance(message, ProcessTable):
-                process_table = message
-            elif isinstance(message, Drain) and not self._drain_wanted.done():
-                self._drain_wanted.set_result(message)
-        if process_table is not None:
-            self._context.process_table = process_table
-            self._actor.on_process_table(process_table)
-            self._channel.send_if_possible(self._context.heartbeat())
+                table = message
+            elif isinstance(message, Drain) and not self._drain.done():
+                self._drain.set_result(message)
+        if table is not None:
+            self.process_table = table
+            try:
+                if self._on_process_table is not None:
+                    self._on_process_table(table)
+            finally:
+                self._channel.send_if_possible(self._heartbeat())
 
-    async def _beat(self) -> None:
+    async def send_heartbeats(self) -> None:
+        """Send a heartbeat four times a second, from the main loop."""
         while True:
-            self._channel.send_if_possible(self._context.heartbeat())
+            self._channel.send_if_possible(self._heartbeat())
             await asyncio.sleep(HEARTBEAT_S)
 
-    async def _report(self) -> None:
-        context = self._context
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(*self._phase, self.process_table.serial)
+
+    async def send_snapshots(self) -> None:
+        """Send the metrics to every api process each second."""
         while True:
             await asyncio.sleep(SNAPSHOT_S)
-            gauges, counters = self._actor.metrics()
-            dropped = {f"frames_dropped.{reason}": float(count) for reason, count in context.dropped.items()}
-            snapshot = Snapshot(context.role, context.rank, context.epoch, dict(gauges), {**counters, **dropped})
-            for process in context.process_table.processes:
+            gauges, counters = self._metrics() if self._metrics is not None else Metrics({}, {})
+            dropped = {f'frames_dropped{{reason="{reason}"}}': float(count) for reason, count in self._dropped.items()}
+            snapshot = Snapshot(self.role, self.rank, self.epoch, dict(gauges), {**counters, **dropped})
+            for process in self.process_table.processes:
                 name = process_name(process.role, process.rank)
-                if process.role is Role.API and name != context.name:
-                    context.send(name, snapshot)
+                if process.role is Role.API and name != self.name:
+                    self.send(name, snapshot)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self._outboxes.close()
+        self._zmq.destroy(linger=0)
 
 
 def _settle_memory() -> None:
@@ -209,10 +208,10 @@ def configure_logging(level: str, name: str) -> None:
     )
 
 
-def run_process(make_actor: Callable[[Context], Actor]) -> None:
-    """Run one actor until the supervisor has it drained, or dies. Never returns.
+def run_process(main: Main) -> None:
+    """Run a main coroutine until the supervisor has the process drained, or dies. Never returns.
 
-    Reads `--control-fd` and `--parent-pid` from the command line. Exit code 0 after a drain, 3 if the actor could
+    Reads `--control-fd` and `--parent-pid` from the command line. Exit code 0 after a drain, 3 if the process could
     not start and a restart would not help.
     """
     parser = argparse.ArgumentParser()
@@ -229,23 +228,25 @@ def run_process(make_actor: Callable[[Context], Actor]) -> None:
         sys.exit(1)
     control.setblocking(False)
     configure_logging(assignment.config.server.log_level, process_name(assignment.role, assignment.rank))
-    sys.exit(uvloop.run(_main(assignment, channel, make_actor)))
+    sys.exit(uvloop.run(_run(assignment, channel, main)))
 
 
-async def _main(
-    assignment: Assignment, channel: "ControlChannel[ChildInbound]", make_actor: Callable[[Context], Actor]
-) -> int:
-    context = ProcessContext(assignment)
+async def _run(assignment: Assignment, channel: "ControlChannel[ChildInbound]", main: Main) -> int:
+    context = ProcessContext(assignment, channel)
     exit_code = 0
     try:
-        process = _Process(context, channel, make_actor(context))
-        await process.run()
-    except* (ConfigError, ModelError) as group:
-        channel.send(Fatal(str(_first(group))))
+        asyncio.get_running_loop().add_reader(channel.socket.fileno(), context.on_control)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(context.send_heartbeats()), group.create_task(context.send_snapshots())]
+            await main(context)
+            for task in tasks:
+                task.cancel()
+        channel.send(Drained())
+    except* (ConfigError, ModelError) as group_of_errors:
+        channel.send(Fatal(str(_first(group_of_errors))))
         exit_code = EXIT_FATAL
     finally:
-        context.outboxes.close()
-        context.zmq.destroy(linger=0)
+        context.close()
     return exit_code
 
 

@@ -13,12 +13,11 @@ from bisect import bisect_left
 from quartet.simulator.cost import StepCost, pairs
 from quartet.simulator.prompts import EOS_ID, OUTPUT_ID
 from quartet.simulator.record import NEVER, Gaps, Run
-from quartet.wire.frames import Chunk, Enter, Step, StepResult, StepTimes, pack_ids, unpack_ids
+from quartet.wire.frames import ID_BYTES, Chunk, Enter, Step, StepResult, StepTimes, pack_ids, unpack_ids
 from quartet.wire.ids import Epoch
 
 OUTPUT_BYTES = pack_ids([OUTPUT_ID])
 EOS_BYTES = pack_ids([EOS_ID])
-ID_BYTES = 4
 ENDLESS = 1 << 40
 """Output tokens still to come of a request that only its length ends."""
 

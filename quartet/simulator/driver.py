@@ -15,7 +15,7 @@ from quartet.simulator.device import SimulatedDevice
 from quartet.simulator.prompts import EOS_ID, PromptMaker
 from quartet.simulator.record import Run, Sample
 from quartet.simulator.request import Workload
-from quartet.wire.config import SchedulerConfig
+from quartet.wire.config import DEFAULT_SLOTS, SchedulerConfig
 from quartet.wire.errors import QuartetError
 from quartet.wire.frames import Failed, Open, Rejected, SamplingParams, Step, StepResult, Submit, Tokens
 from quartet.wire.ids import Epoch, Rid
@@ -37,7 +37,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int
     context_length: int
     page_size: int = 16
-    max_slots: int = 512
+    max_slots: int = DEFAULT_SLOTS
     is_cpu: bool = False
 
 

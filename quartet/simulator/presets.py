@@ -1,8 +1,8 @@
 """Engines that ship with the simulator: what a step costs on them, and how much KV they hold.
 
 `smollm2-cpu` is fitted to steps of SmolLM2-135M in bfloat16 on one thread of a server core, measured through our own
-worker (benchmarks/fit_step_cost.py; the steps are in benchmarks/results/smollm2-cpu-steps.jsonl). One step of 21 is
-22 % off, the others at most 13 %; fit it again on the machine that you want to know about.
+worker (benchmarks/simulation/fit_step_cost.py; the steps are in benchmarks/results/smollm2-cpu-steps.jsonl). One step
+of 21 is 22 % off, the others at most 13 %; fit it again on the machine that you want to know about.
 
 The two H100 presets are fitted to published figures of another engine, vLLM 0.24.0 on one H100 80GB, until our worker
 is measured there. Each row below is one measurement, and the fit is made from them when the preset is asked for. It is

@@ -14,8 +14,8 @@ import msgspec
 
 from quartet.simulator.request import Workload
 from quartet.wire.errors import QuartetError
+from quartet.wire.frames import ID_BYTES
 
-ID_BYTES = 4
 HASH_BYTES = 8
 """64 bits: a collision within a million pages has a chance of 3e-8."""
 

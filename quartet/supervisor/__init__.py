@@ -1,11 +1,11 @@
 """The supervisor: parent of every process. Owns the process table, the epochs, the listening socket, the run directory.
 
-It speaks no ZeroMQ, sees no user data and imports nothing heavy, so that nothing but a signal can end it.
+It uses no ZeroMQ, sees no user data and imports nothing heavy, so that nothing but a signal can end it.
 
     plan.py         configuration -> which processes
     rundir.py       the private run directory, its lock, and the janitor that removes it
     spawn.py        one child incarnation: exec, control channel, pidfd
     restart.py      when to start a dead process again, and when to give up
-    supervisor.py   the loop: readiness, heartbeats, restarts, who is up, ordered drain
-    progress.py     what start-up shows to a person
+    supervisor.py   the loop: readiness, heartbeats, restarts, the process table, ordered drain
+    progress.py     what the terminal shows of start-up and recovery
 """

@@ -15,16 +15,16 @@ class ProcessSpec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its address."""
+        """The process's address."""
         return process_name(self.role, self.rank)
 
 
 DRAIN_ORDER = (Role.API, Role.TOKENIZER, Role.SCHEDULER, Role.DETOK, Role.WORKER)
-"""Clients first: each role is drained when nobody upstream can send it anything."""
+"""Clients first: a role is drained once every role that sends to it has been drained."""
 
 
 def plan_processes(config: Config) -> list[ProcessSpec]:
-    """Return the processes of one launch; the worker first, because it takes longest to get ready."""
+    """Return the processes of one launch; the worker first, because it takes longest to become ready."""
     counts = [
         (Role.WORKER, 1),
         (Role.API, config.server.api_procs),

@@ -1,4 +1,4 @@
-"""What start-up and recovery show to a person: plain lines on standard error, the ready line on standard output."""
+"""What the terminal shows of start-up and recovery: lines on standard error, the ready line on standard output."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ class Progress:
         self._shown: dict[str, str] = {}
 
     def phase(self, name: str, phase: str) -> None:
-        """Show a process's phase if it is another than before."""
+        """Show a process's phase if it has changed."""
         if self._shown.get(name) != phase:
             self._shown[name] = phase
             self.line(f"{name}: {phase}")
@@ -26,7 +26,7 @@ class Progress:
         print(f"[{time.monotonic() - self._started_s:6.2f} s] {text}", file=sys.stderr, flush=True)
 
     def ready(self, config: Config, url: str, facts: Facts) -> None:
-        """Show where to send requests, and what serves them."""
+        """Show the address, the model and its device, and a request to try."""
         model = config.require_model()
         seconds = time.monotonic() - self._started_s
         capacity = int(facts.get("kv_tokens", 0))

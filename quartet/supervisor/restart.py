@@ -6,10 +6,10 @@ HEALTHY_S = 60.0
 
 
 class RestartPolicy:
-    """One process's deaths.
+    """The deaths of one process and the delay before each restart.
 
     Args:
-        limit: deaths within WINDOW_S before it was of any use that are put up with.
+        limit: deaths before readiness that are allowed within WINDOW_S.
     """
 
     def __init__(self, limit: int) -> None:
@@ -20,7 +20,7 @@ class RestartPolicy:
     def on_death(self, now: float, lived_s: float, was_useful: bool) -> float | None:
         """Return how long to wait before the next start, or None to give up.
 
-        `was_useful`: the process had become ready. Deaths of useful processes only slow the restarts down.
+        `was_useful`: the process had become ready. The deaths of a useful process only delay its restarts.
         """
         if lived_s > HEALTHY_S:
             self._streak = 0

@@ -1,7 +1,7 @@
 """The private run directory of one launch: 0700, locked while the launch lives, removed when it ends.
 
-Removal must work even after SIGKILL, when no code of ours runs: a janitor process, forked first of all, waits for the
-end of file on a pipe that only the supervisor holds.
+Removal must work even after SIGKILL, when the supervisor runs no code: a janitor process, forked at the start, waits
+for the end of file on a pipe that only the supervisor holds.
 """
 
 import fcntl
@@ -47,7 +47,7 @@ class RunDirectory:
     def start_janitor(self) -> None:
         """Fork the process that removes the directory when this one ends, however it ends.
 
-        Call while the process is single-threaded and holds no other descriptors of value.
+        Call while the process is single-threaded and holds no descriptors that a fork must not copy.
         """
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         if os.fork():
@@ -71,7 +71,7 @@ class RunDirectory:
 
 
 def _detach_output() -> None:
-    """Let go of the terminal or pipe, whose reader would wait for us otherwise."""
+    """Close the terminal or pipe: its reader would otherwise wait for the janitor."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)

@@ -1,4 +1,4 @@
-"""One incarnation of a child process: its pid, its control channel, what it last said."""
+"""One incarnation of a child process: its pid, its control channel, its last heartbeat."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from quartet.wire.frames import Assignment, Heartbeat, SupervisorInbound
 
 
 class Child:
-    """A spawned process. `beat` is its last heartbeat; `beat_s` and `progress_s` say when it came and last rose."""
+    """A spawned process. `beat` is the last heartbeat, `beat_s` its time; `progress_s` is when it last progressed."""
 
     def __init__(self, spec: ProcessSpec, assignment: Assignment, listen_fd: int, now: float) -> None:
         ours, theirs = control_pair()
@@ -53,11 +53,11 @@ class Child:
         self.beat, self.beat_s = beat, now
 
     def grant_grace(self, now: float) -> None:
-        """Restart the deadlines, after the supervisor itself has been held up (faults R11)."""
+        """Restart the deadlines, after the supervisor itself was not scheduled for a while (faults R11)."""
         self.beat_s = self.progress_s = now
 
     def hang(self, now: float, hang_timeout_s: float, start_timeout_s: float) -> str | None:
-        """Say why the process counts as hung, or None."""
+        """Return why the process counts as hung, or None."""
         if self.beat is None:
             return f"silent for {start_timeout_s:g} s" if now - self.beat_s > start_timeout_s else None
         if now - self.beat_s > hang_timeout_s:
@@ -72,7 +72,7 @@ class Child:
             os.kill(self.process.pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Wait for the dead process and close what belonged to it; returns the exit code, negative for a signal."""
+        """Wait for the dead process and close its descriptors; returns the exit code, negative for a signal."""
         code = self.process.wait()
         os.close(self.pidfd)
         self.channel.socket.close()

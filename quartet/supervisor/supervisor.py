@@ -25,7 +25,7 @@ EXIT_FATAL = 3
 
 
 class ProcessSlot:
-    """One place of the plan: its current child, epoch and history."""
+    """One process of the plan: its current child, epoch and restarts."""
 
     def __init__(self, spec: ProcessSpec, policy: RestartPolicy) -> None:
         self.spec = spec
@@ -35,7 +35,7 @@ class ProcessSlot:
         self.restarts = 0
 
     def has_seen(self, process_table: ProcessTable) -> bool:
-        """Say whether the process has read this process table."""
+        """Return whether the process has read this process table."""
         return (
             self.child is not None
             and self.child.beat is not None
@@ -58,7 +58,7 @@ class Supervisor:
 
     Args:
         config: complete and validated, with the model resolved.
-        plan: the processes; benchmarks put another client in the place of the api processes.
+        plan: the processes; benchmarks replace the api processes by another client.
     """
 
     def __init__(self, config: Config, plan: list[ProcessSpec] | None = None) -> None:
@@ -77,8 +77,8 @@ class Supervisor:
         self._pending_starts: set[asyncio.TimerHandle] = set()
 
     def run(self) -> int:
-        """Serve until told to stop; returns the exit code. Raises ConfigError if the port or run directory is not
-        to be had."""
+        """Serve until a signal; returns the exit code. Raises ConfigError if the port or the run directory cannot be
+        used."""
         server = self._config.server
         run_dir = RunDirectory.create(server.run_dir, self._boot_id)
         run_dir.start_janitor()
@@ -106,7 +106,7 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """Where clients reach the service."""
+        """The address of the HTTP API."""
         host, port = self._listener.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -125,7 +125,7 @@ class Supervisor:
             watch.cancel()
             self._kill_all()
 
-    # Start, death, restart
+    # Starts, deaths, restarts
 
     def _start(self, slot: ProcessSlot) -> None:
         slot.epoch += 1
@@ -148,7 +148,7 @@ class Supervisor:
 
     def _on_exit(self, slot: ProcessSlot, child: Child) -> None:
         self._loop.remove_reader(child.pidfd)
-        # Its last words may still be unread: a Fatal or Drained that was sent just before the end.
+        # A Fatal or Drained that was sent just before the end may still be unread.
         self._on_control(slot, child)
         self._loop.remove_reader(child.channel.socket.fileno())
         code = child.reap()
@@ -193,7 +193,7 @@ class Supervisor:
                 self._loop.remove_reader(slot.child.channel.socket.fileno())
                 slot.child.reap()
 
-    # What children say
+    # Frames from children
 
     def _on_control(self, slot: ProcessSlot, child: Child) -> None:
         while True:
@@ -225,7 +225,7 @@ class Supervisor:
                 child.fatal = message.message
 
     def _announce(self) -> None:
-        """Say that the service is ready, once the api processes know it too."""
+        """Print the ready line once the api processes have read a process table with every role ready."""
         if self._was_ready or not all(slot.child is not None and slot.child.is_ready for slot in self._slots):
             return
         if all(slot.has_seen(self._process_table) for slot in self._slots if slot.spec.role is Role.API):
@@ -242,7 +242,7 @@ class Supervisor:
             if slot.child is not None:
                 slot.child.channel.send(process_table)
 
-    # Watching
+    # Hang detection
 
     async def _watch(self) -> None:
         last = self._loop.time()

@@ -3,7 +3,7 @@
     magic 4s | version u8 | type u8 | source role u8 | source rank u8 | boot id u64 | source epoch u32 |
     body length u32 | CRC32 of the body u32 | body (tagged msgspec array)
 
-ZeroMQ is treated as a lossy pipe that may deliver alien bytes; `Decoder.decode` raises FrameError for everything
+ZeroMQ is treated as a lossy pipe that may deliver foreign bytes; `Decoder.decode` raises FrameError for everything
 that must not be acted upon and nothing else.
 """
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Who sent a frame."""
+    """The process that sent a frame."""
 
     role: Role
     rank: int

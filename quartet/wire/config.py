@@ -1,8 +1,8 @@
 """Configuration: made once by the command line, validated there, handed to every process, never changed.
 
-Each setting is one field: its default, bounds and help stand here and nowhere else; the flags, the environment twins
-and the error messages are derived from them (quartet.cli.options). What is learnt later, such as the page count, is a
-frame.
+Each setting is one field: its default, bounds and help are written here and nowhere else; the flags, the environment
+variables and the error messages are derived from them (quartet.cli.options). What is learnt later, such as the page
+count, is a frame.
 """
 
 from typing import Annotated, Literal
@@ -10,9 +10,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Architectures, as config.json names them, that the model worker can run."""
+TRITON_PAGE_SIZES = (16, 32, 64, 128)
+"""Tokens per KV page that the triton kernels are written for."""
+DEFAULT_SLOTS = 512
+DEFAULT_SLOTS_CPU = 64
+"""Most requests that run at once without --max-running-requests, on a GPU and on the CPU."""
+
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the sections; a wire type too."""
+    """Base of the sections; also travels in frames."""
 
 
 class ResolvedModel(_Section, frozen=True):
@@ -53,7 +61,7 @@ class ModelConfig(_Section, frozen=True):
 
 
 class ServerConfig(_Section, frozen=True):
-    """The HTTP endpoint."""
+    """The HTTP server, the number of processes, and the supervisor's limits."""
 
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 30000
@@ -138,7 +146,7 @@ class SchedulerConfig(_Section, frozen=True):
     abort_on_priority_when_disabled: Annotated[
         bool, Meta(description="refuse requests with a priority while priority scheduling is off")
     ] = False
-    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but preempt nobody")] = False
+    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but never preempt")] = False
     priority_scheduling_preemption_threshold: Annotated[
         int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this (PRE-3)")
     ] = 10
@@ -146,11 +154,11 @@ class SchedulerConfig(_Section, frozen=True):
         Literal["accurate", "compat"], Meta(description="what a preemption victim gives (PRE-4)")
     ] = "accurate"
     retraction_policy: Annotated[
-        Literal["length", "priority"], Meta(description="who gives way when KV runs out (RET-2)")
+        Literal["length", "priority"], Meta(description="which request is retracted when KV runs out (RET-2)")
     ] = "length"
     radix_eviction_policy: Annotated[
         Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
-        Meta(description="which cached prefixes go first (TREE-7)"),
+        Meta(description="which cached prefixes are evicted first (TREE-7)"),
     ] = "lru"
     cache_priority_isolation: Annotated[
         bool, Meta(description="a request evicts no cached prefix of a more urgent one (4.7)")
@@ -189,8 +197,12 @@ class SchedulerConfig(_Section, frozen=True):
     reserve_basis: Annotated[
         Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode (BLK-1)")
     ] = "remaining"
-    req_waiting_timeout: Annotated[float, Meta(description="seconds a request may wait; 0 or less: for ever")] = -1.0
-    req_running_timeout: Annotated[float, Meta(description="seconds a request may run; 0 or less: for ever")] = -1.0
+    req_waiting_timeout: Annotated[
+        float, Meta(description="seconds a request may wait; 0 or less: without limit")
+    ] = -1.0
+    req_running_timeout: Annotated[
+        float, Meta(description="seconds a request may run; 0 or less: without limit")
+    ] = -1.0
     stream_interval: Annotated[int, Meta(ge=1, description="output tokens from one flush to the next")] = 1
     allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
         False
@@ -237,7 +249,10 @@ class WorkerConfig(_Section, frozen=True):
     attention_backend: Annotated[
         Literal["auto", "torch", "triton"], Meta(description="auto: triton on cuda, torch on the cpu")
     ] = "auto"
-    page_size: Annotated[int, Meta(ge=1, le=128, description="tokens per KV page; triton: 16, 32, 64 or 128")] = 16
+    page_size: Annotated[
+        int,
+        Meta(ge=1, le=128, description=f"tokens per KV page; triton: one of {', '.join(map(str, TRITON_PAGE_SIZES))}"),
+    ] = 16
     mem_fraction_static: Annotated[
         float, Meta(gt=0, lt=1, description="share of device memory for weights and KV (cuda)")
     ] = 0.88
@@ -254,7 +269,7 @@ class WorkerConfig(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """Everything a launch is told."""
+    """The whole configuration of a launch."""
 
     model: ModelConfig = ModelConfig()
     server: ServerConfig = ServerConfig()
@@ -263,7 +278,7 @@ class Config(_Section, frozen=True):
     resolved: ResolvedModel | None = None
 
     def require_model(self) -> ResolvedModel:
-        """Return what start-up learnt about the model; it is there in every child."""
+        """Return the resolved model; every child has it."""
         if self.resolved is None:
             raise ValueError("the model has not been resolved")
         return self.resolved

@@ -3,7 +3,7 @@
 QuartetError
 ├── ConfigError              start-up refused: one line on stderr, exit code 2
 ├── ModelError               model missing or damaged: one line on stderr, exit code 3
-├── FrameError               a damaged, alien or stale frame; counted and dropped, never raised out of a loop
+├── FrameError               a damaged, foreign or stale frame; counted and dropped, never raised out of a loop
 ├── InvariantViolation       a bug: the scheduler's state contradicts itself
 └── RequestError             one request is refused or failed; carries OpenAI's error fields
       400 invalid_value, context_length_exceeded, ...   a retry cannot help

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NewType
 
 Rid = NewType("Rid", bytes)
-"""128-bit request id, 16 bytes, chosen by the edge that accepted the request."""
+"""128-bit request id, 16 bytes, chosen by the api process that accepted the request."""
 
 Epoch = NewType("Epoch", int)
 """Incarnation number of a process, given by the supervisor; it only rises."""

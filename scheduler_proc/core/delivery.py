@@ -2,9 +2,20 @@
 
 import msgspec
 
-from quartet.wire.frames import Accepted, Close, End, Failed, Open, Step, Submit, TokenLogprobs, Tokens, pack_ids
+from quartet.wire.frames import (
+    ID_BYTES,
+    Accepted,
+    Close,
+    End,
+    Failed,
+    Open,
+    Step,
+    Submit,
+    TokenLogprobs,
+    Tokens,
+    pack_ids,
+)
 from quartet.wire.ids import Handle
-from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.request import Request
 
 Sent = tuple[str, msgspec.Struct]

@@ -1,9 +1,9 @@
 """What length a request may have (rules LEN-1 to LEN-3)."""
 
 from quartet.wire.errors import RequestError
+from quartet.wire.lengths import MARGIN_TOKENS, context_length_exceeded, is_too_long
 
 UNLIMITED = 1 << 30
-MARGIN_TOKENS = 5
 
 
 def ceil_to(tokens: int, page_size: int) -> int:
@@ -37,14 +37,8 @@ class LengthRules:
 
     def check_prompt(self, prompt_tokens: int) -> None:
         """Raise RequestError 400 for a prompt that can never run (LEN-1)."""
-        if prompt_tokens >= self.context_length - 1 - MARGIN_TOKENS:
-            raise RequestError(
-                400,
-                "context_length_exceeded",
-                f"This model's maximum context length is {self.context_length} tokens. However, your prompt has "
-                f"{prompt_tokens} tokens. Please shorten it.",
-                "messages",
-            )
+        if is_too_long(self.context_length, prompt_tokens):
+            raise context_length_exceeded(self.context_length, prompt_tokens, "messages")
         if (
             prompt_tokens >= self.max_request_tokens - MARGIN_TOKENS
             or prompt_tokens + self.page_size >= self.capacity_tokens

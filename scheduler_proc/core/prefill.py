@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 
 from quartet.wire.config import SchedulerConfig
-from quartet.wire.frames import Chunk, Enter, pack_ids
+from quartet.wire.frames import ID_BYTES, Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
 from scheduler_proc.core.batch import Batch, LaterWrite, PageWrite
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.queue import WaitingQueue
-from scheduler_proc.core.radix import ID_BYTES
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import Retraction

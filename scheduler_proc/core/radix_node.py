@@ -1,7 +1,7 @@
 """The node of the radix tree: a run of pages and what the tree knows about it. Only radix.py changes one."""
 
-ID_BYTES = 4
-"""Bytes of a token id in a key."""
+from quartet.wire.frames import ID_BYTES as ID_BYTES
+
 Namespace = tuple[str, ...]
 ChildKey = bytes | tuple[Namespace, bytes]
 """A node's first page; at the root, where the namespaces part, (namespace, first page)."""

@@ -269,7 +269,7 @@ class Scheduler:
                 body = {"freed_tokens": self._kv.flush()}
             case _:
                 body = {"error": f"unknown question {query.what!r}"}
-        self._delivery.put(query.reply_to, QueryReply(query.ask, msgspec.json.encode(body)))
+        self._delivery.put(query.reply_to, QueryReply(query.number, msgspec.json.encode(body)))
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""

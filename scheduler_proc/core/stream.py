@@ -3,9 +3,8 @@
 delivery.py changes it. The hot loop of results.py sends plain tokens itself and brings `sent_count` up to date.
 """
 
-from quartet.wire.frames import Submit, TokenLogprobs
+from quartet.wire.frames import ID_BYTES, Submit, TokenLogprobs
 from quartet.wire.ids import Handle
-from scheduler_proc.core.radix import ID_BYTES
 
 
 class Stream:

@@ -1,7 +1,7 @@
 """Compiles every kernel for sm_90 without a GPU and prints one JSON list of what the compiler made of each.
 
-Runs the public functions themselves on meta tensors under a stand-in driver, so that what is compiled is what a GPU
-would be given: same tiles, same specialisation. A script of its own: Triton must not be in interpreter mode here.
+Runs the public functions themselves on meta tensors under a stub driver, so that the same code is compiled as
+for a GPU: same tiles, same specialisation. A separate script, because Triton must not be in interpreter mode here.
 """
 
 import json
@@ -28,7 +28,7 @@ from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
 from kernels.rope_kv import rope_and_write_kv
 from kernels.skinny_linear import skinny_linear
-from kernels.skinny_tiles import gated_tile, parts_tile, whole_tile
+from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # (query heads, kv heads, head dim, page size, dtype)
@@ -56,10 +56,13 @@ def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         cache = empty(4096, 2, kv_heads, page, dim, dtype=dtype)
         table, lens = empty(4, 512, dtype=torch.int32), empty(4, dtype=torch.int32)
         cu_q, q = empty(5, dtype=torch.int32), empty(4096, heads, dim, dtype=dtype)
-        for settled in (False, True):
+        for metadata_ready in (False, True):
             args = q[:4], cache, table, lens
-            plan = empty(134, dtype=torch.int32) if settled else None
-            yield f"decode {label}", lambda a=args, s=settled, p=plan: paged_decode(*a, 0.1, plan=p, settled=s)
+            partition = empty(134, dtype=torch.int32) if metadata_ready else None
+            yield (
+                f"decode {label}",
+                lambda a=args, s=metadata_ready, p=partition: paged_decode(*a, 0.1, partition=p, metadata_ready=s),
+            )
         if (dim, page, dtype) == (128, 16, BF16):
             short = table[:, :8].contiguous()
             yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
@@ -90,15 +93,15 @@ def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         weight = empty(width, depth)
         for rows in (1, 64, 128):
             x = empty(rows, depth)
-            for kind, tile in (("whole", whole_tile), ("parts", parts_tile), ("gated", gated_tile)):
+            for kind, tile in (("unsplit", unsplit_tile), ("split-k", split_k_tile), ("gated", gated_tile)):
                 chosen = tile(weight, rows)
-                if chosen is not None and (width < 65536 or kind == "whole"):
+                if chosen is not None and (width < 65536 or kind == "unsplit"):
                     call = lambda x=x, w=weight, t=chosen, g=kind == "gated": skinny_linear(x, w, t, gated=g)  # noqa: E731
                     yield f"linear {kind} {rows} x {width} x {depth}", call
 
 
-def stand_in_driver() -> SimpleNamespace:
-    """The three questions a launch asks of a driver before it compiles."""
+def stub_driver() -> SimpleNamespace:
+    """The three methods of a driver that a launch calls before it compiles."""
     return SimpleNamespace(
         get_current_device=lambda: 0,
         get_current_stream=lambda device: 0,
@@ -134,7 +137,7 @@ def measured(label: str, kernel: Any) -> dict[str, Any]:
 def main() -> None:
     """Compile all calls (or those whose label contains the first argument) and print the JSON list."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    triton.runtime.driver.set_active(stand_in_driver())
+    triton.runtime.driver.set_active(stub_driver())
     compiled: list[Any] = []
     plain_run = JITFunction.run
 

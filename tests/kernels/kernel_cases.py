@@ -11,7 +11,7 @@ DTYPES = (FP32, FP16, BF16)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
 
-# Largest absolute error for inputs of unit variance. Attention stands against float64, the rest against the
+# Largest absolute error for inputs of unit variance. Attention is compared with float64, the rest with the
 # reference in the same dtype, where one flipped rounding of a value near 4 must pass. A GPU's exp2 and division are
 # approximate in the last bits.
 TOLERANCE = {
@@ -64,7 +64,7 @@ class PagedBatch:
 def paged_batch(
     lens: Sequence[int], kv_heads: int, head_dim: int, dtype: torch.dtype, *, page: int = 16, seed: int = 0
 ) -> PagedBatch:
-    """Sequences of the given lengths; a sequence's K/V depends on the seed and its place, its pages on the batch."""
+    """Sequences of the given lengths; a sequence's K/V depends on the seed and its index, its pages on the batch."""
     counts = [-(-length // page) for length in lens]
     order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(seed)) + 1
     cache = torch.full((sum(counts) + 1, 2, kv_heads, page, head_dim), float("nan"), dtype=dtype, device=DEVICE)
@@ -86,13 +86,13 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
 
 
 def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Nearly all bits agree: the same roundings at the same places, which a tolerance cannot see."""
+    """Nearly all bits agree: the same roundings at the same buffers, which a tolerance cannot see."""
     share = (actual == expected).double().mean().item()
     assert actual.dtype == FP32 or share > 0.99, f"only {share:.1%} of the values are bit-equal"
 
 
 class GuardedAllocator:
-    """A stand-in for torch.empty: floating outputs start as NaN between two runs of canaries."""
+    """A replacement for torch.empty: floating outputs start as NaN between two runs of canaries."""
 
     def __init__(self, plain: Callable[..., torch.Tensor]) -> None:
         self._plain = plain

@@ -1,4 +1,4 @@
-"""Bits that must not change: with chunking, with the batch, with the pages' places, between decode and extend."""
+"""Bits that must not change: with chunking, with the batch, with the pages' buffers, between decode and extend."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from kernel_cases import BF16, FP16, FP32, TOLERANCE, assert_close, integers, normal, paged_batch
 
-from kernels import decode_plan
+from kernels import decode_partition
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
 
@@ -87,7 +87,7 @@ def test_number_of_programs_does_not_matter(monkeypatch, heads):
     q = normal(3, heads, 64, dtype=BF16, seed=2)
     results = []
     for programs in (1, 5, 100):
-        monkeypatch.setattr(decode_plan, "PROGRAMS_WITHOUT_GPU", programs)
+        monkeypatch.setattr(decode_partition, "PROGRAMS_WITHOUT_GPU", programs)
         results.append(decode(q, batch))
     assert all(torch.equal(result, results[0]) for result in results)
 

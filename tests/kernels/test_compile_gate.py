@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.decode_plan import decode_tile
+from kernels.decode_partition import decode_tile
 
 SCRIPT = Path(__file__).with_name("cross_compile.py")
 SHARED_LIMIT_BYTES = 227 * 1024

@@ -1,4 +1,4 @@
-"""On a GPU: one captured graph serves other lengths, pages and splits, so launches do not depend on data."""
+"""On a GPU: one capture_graphs graph serves other lengths, pages and splits, so launches do not depend on data."""
 
 import kernel_cases as cases
 import pytest
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cases.ON_GPU, reason="need
 SCALE = 0.125
 
 
-def captured(call):
+def capture_graphs(call):
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -25,7 +25,7 @@ def test_decode_graph_follows_the_lengths():
     batch = paged_batch([600, 130, 900, 64], 2, 64, BF16)
     full = batch.lens.clone()
     q = normal(4, 4, 64, dtype=BF16, seed=1)
-    graph, out = captured(lambda: paged_decode(q, batch.cache, batch.table, batch.lens, SCALE))
+    graph, out = capture_graphs(lambda: paged_decode(q, batch.cache, batch.table, batch.lens, SCALE))
     for lens in (full, integers([1, 0, 257, 64]), integers([256, 100, 512, 63])):
         batch.lens.copy_(lens)
         graph.replay()
@@ -38,7 +38,7 @@ def test_extend_graph_follows_the_runs():
     cu_q = integers([0, 150, 151, 190])
     q = normal(192, 4, 64, dtype=BF16, seed=1)
     rest = (batch.cache, batch.table, cu_q, batch.lens, SCALE)
-    graph, out = captured(lambda: paged_extend(q, *rest, max_q_len=192))
+    graph, out = capture_graphs(lambda: paged_extend(q, *rest, max_q_len=192))
     for bounds, lens in (([0, 150, 151, 190], [200, 90, 40]), ([0, 1, 80, 80], [17, 90, 3])):
         cu_q.copy_(integers(bounds))
         batch.lens.copy_(integers(lens))

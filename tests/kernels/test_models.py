@@ -1,4 +1,4 @@
-"""Every architecture through the Triton backend, token for token as transformers said: interpreted, or on the card."""
+"""Every architecture through the Triton backend, token for token equal to transformers: interpreted, or on the GPU."""
 
 from pathlib import Path
 

@@ -8,8 +8,8 @@ import torch
 from interpreter_options import raising_on_overflow
 from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, integers, normal, paged_batch
 
-from kernels import decode_plan
-from kernels.decode_plan import default_split_size, plan_decode
+from kernels import decode_partition
+from kernels.decode_partition import default_split_size, partition_decode
 from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference
 
 # (query heads, kv heads, head dim)
@@ -147,61 +147,61 @@ def test_bad_arguments_are_named():
         paged_decode(q.repeat(1, 1, 2)[:, :, ::2], batch.cache, batch.table, batch.lens, 0.1)
 
 
-def planned(lens, kv_heads=2, unit=64):
-    """(programs that take part, 0 for whole pairs; bounds of the runs; ends of the rows) of a plan."""
-    plan = plan_decode(integers(lens), kv_heads, 2, 64, FP32, split_size=unit).tolist()
-    return plan[0], plan[1 : -len(lens)], plan[-len(lens) :]
+def partitioned(lens, kv_heads=2, unit=64):
+    """(programs that take part, 0 for whole pairs; bounds of the runs; ends of the rows) of a partition."""
+    partition = partition_decode(integers(lens), kv_heads, 2, 64, FP32, split_size=unit).tolist()
+    return partition[0], partition[1 : -len(lens)], partition[-len(lens) :]
 
 
-def test_a_plan_deals_out_every_unit_once_and_evenly(monkeypatch):
-    monkeypatch.setattr(decode_plan, "_resident_programs", lambda device, per_sm: 8)
-    active, bounds, ends = planned([129, 40, 0, 500])
+def test_a_partition_assigns_every_unit_once_and_evenly(monkeypatch):
+    monkeypatch.setattr(decode_partition, "_resident_programs", lambda device, per_sm: 8)
+    active, bounds, ends = partitioned([129, 40, 0, 500])
     assert ends == [6, 8, 10, 26]
     # Four splits each for seven programs: with the eighth none would be done sooner.
     assert active == 7 and bounds == [0, 4, 8, 12, 16, 20, 23, 26, 26]
 
 
 def test_programs_have_equally_many_splits_of_long_rows(monkeypatch):
-    monkeypatch.setattr(decode_plan, "_resident_programs", lambda device, per_sm: 24)
-    active, bounds, ends = planned([16 * 128, 16 * 128], unit=None)
+    monkeypatch.setattr(decode_partition, "_resident_programs", lambda device, per_sm: 24)
+    active, bounds, ends = partitioned([16 * 128, 16 * 128], unit=None)
     # A split has two units here, and 24 programs would have one or two splits.
     assert ends == [32, 64] and active == 16
     assert bounds == [4 * min(program, 16) for program in range(25)]
     # Of 9 units the last split is not whole. Each of 20 splits has a program to itself only if none is left out.
-    monkeypatch.setattr(decode_plan, "_resident_programs", lambda device, per_sm: 40)
-    active, bounds, ends = planned([9 * 128, 9 * 128], unit=None)
+    monkeypatch.setattr(decode_partition, "_resident_programs", lambda device, per_sm: 40)
+    active, bounds, ends = partitioned([9 * 128, 9 * 128], unit=None)
     assert ends == [18, 36] and active == 40
     begins = [pair * 9 + 2 * split for pair in range(4) for split in range(5)]
     taken = [sum(before <= unit < after for unit in begins) for before, after in itertools.pairwise(bounds)]
     assert max(taken) == 1 and sum(taken) == 20
 
 
-def test_a_plan_deals_out_whole_pairs_of_rows_that_are_alike():
-    programs = len(planned([64])[1]) - 1
+def test_a_partition_assigns_whole_pairs_of_rows_of_similar_length():
+    programs = len(partitioned([64])[1]) - 1
     rows = programs // 2
-    active, bounds, ends = planned([190] * (rows - 1) + [130])
+    active, bounds, ends = partitioned([190] * (rows - 1) + [130])
     assert active == 0 and ends[-1] == 6 * rows
     assert bounds == [3 * min(pair, 2 * rows) for pair in range(programs + 1)]
 
 
 @pytest.mark.parametrize(
-    ("lens", "is_by_pairs"),
+    ("lens", "is_whole_pairs"),
     [([190] * 2, True), ([190] * 3, True), ([190], False), ([190, 190, 600], False), ([600, 600, 500], True)],
 )
-def test_fewer_pairs_than_programs_are_dealt_out_whole_if_they_are_alike_and_not_too_few(
-    monkeypatch, lens, is_by_pairs
+def test_fewer_pairs_than_programs_are_assigned_whole_if_they_are_similar_and_not_too_few(
+    monkeypatch, lens, is_whole_pairs
 ):
-    monkeypatch.setattr(decode_plan, "_resident_programs", lambda device, per_sm: 11)
-    active, bounds, ends = planned(lens)
-    assert (active == 0) == is_by_pairs and bounds[-1] == ends[-1]
-    if is_by_pairs:
+    monkeypatch.setattr(decode_partition, "_resident_programs", lambda device, per_sm: 11)
+    active, bounds, ends = partitioned(lens)
+    assert (active == 0) == is_whole_pairs and bounds[-1] == ends[-1]
+    if is_whole_pairs:
         units = [-(-length // 64) for length in lens for _ in range(2)]
         assert bounds == [sum(units[:pair]) for pair in range(12)]
 
 
-def test_rows_dealt_out_in_whole_pairs_have_the_bits_they_have_alone():
-    rows = (len(planned([64])[1]) - 1) // 2
+def test_rows_assigned_in_whole_pairs_have_the_bits_they_have_alone():
+    rows = (len(partitioned([64])[1]) - 1) // 2
     batch = paged_batch([190] * rows, 2, 64, FP32)
     q = normal(rows, 4, 64, dtype=FP32, seed=5)
-    assert not planned([190] * rows)[0] and planned([190])[0]
+    assert not partitioned([190] * rows)[0] and partitioned([190])[0]
     assert torch.equal(run(q, batch)[:1], run(q[:1], batch.rows(slice(0, 1))))

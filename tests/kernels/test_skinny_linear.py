@@ -6,7 +6,7 @@ from kernel_cases import BF16, FP16, FP32, assert_close, normal
 
 from kernels import skinny_tiles
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference
-from kernels.skinny_tiles import HopperTile, SkinnyTile, gated_tile, parts_tile, whole_tile
+from kernels.skinny_tiles import HopperTile, SkinnyTile, gated_tile, split_k_tile, unsplit_tile
 
 TOLERANCE = {BF16: 3e-2, FP16: 4e-3}
 
@@ -47,28 +47,28 @@ SHAPES = ((1024, 2048), (1024, 3072), (4096, 4096), (4096, 14336), (28672, 4096)
 
 
 def test_tiles_fit_what_they_are_chosen_for(monkeypatch):
-    monkeypatch.setattr(skinny_tiles, "on_hopper", lambda device: False)
+    monkeypatch.setattr(skinny_tiles, "is_hopper", lambda device: False)
     for width, depth in SHAPES:
         for rows in (1, 16, 17, 64):
-            tile = parts_tile(meta(width, depth), rows)
+            tile = split_k_tile(meta(width, depth), rows)
             assert depth % (tile.block_k * tile.splits) == 0 and width % tile.block_n == 0
-    assert parts_tile(meta(1024, 2048), 8).splits == 8 and parts_tile(meta(4096, 14336), 40).splits == 2
-    assert parts_tile(meta(1024, 2048), 65) is None and whole_tile(meta(1000, 128), 1) is None
+    assert split_k_tile(meta(1024, 2048), 8).splits == 8 and split_k_tile(meta(4096, 14336), 40).splits == 2
+    assert split_k_tile(meta(1024, 2048), 65) is None and unsplit_tile(meta(1000, 128), 1) is None
     assert gated_tile(meta(6144, 1024), 1).splits == 1 and gated_tile(meta(64, 128), 1) is None
 
 
 def test_tiles_for_hopper_fit_its_shared_memory(monkeypatch):
-    monkeypatch.setattr(skinny_tiles, "on_hopper", lambda device: True)
+    monkeypatch.setattr(skinny_tiles, "is_hopper", lambda device: True)
     for width, depth in SHAPES:
         for rows in (1, 8, 33, 64, 65, 128):
-            for tile in (parts_tile(meta(width, depth), rows), gated_tile(meta(width, depth), rows)):
+            for tile in (split_k_tile(meta(width, depth), rows), gated_tile(meta(width, depth), rows)):
                 assert isinstance(tile, HopperTile) and tile.stages >= 2
                 assert depth % (tile.block_k * tile.splits) == 0
                 padded = max(8, 1 << (rows - 1).bit_length())
                 assert tile.stages * tile.block_k * 2 * (64 + padded) <= skinny_tiles.SHARED_BYTES
-    assert parts_tile(meta(1024, 2048), 8).splits == 2 and parts_tile(meta(4096, 4096), 8).splits == 1
-    assert parts_tile(meta(4096, 14336), 8).splits == 2 and parts_tile(meta(1024, 3072), 8).splits == 4
-    assert parts_tile(meta(1024, 2048), 129) is None and isinstance(whole_tile(meta(151936, 1024), 1), SkinnyTile)
+    assert split_k_tile(meta(1024, 2048), 8).splits == 2 and split_k_tile(meta(4096, 4096), 8).splits == 1
+    assert split_k_tile(meta(4096, 14336), 8).splits == 2 and split_k_tile(meta(1024, 3072), 8).splits == 4
+    assert split_k_tile(meta(1024, 2048), 129) is None and isinstance(unsplit_tile(meta(151936, 1024), 1), SkinnyTile)
 
 
 def test_what_does_not_fit_is_refused():
@@ -86,11 +86,11 @@ def test_the_kernel_for_hopper_matches_the_reference(guarded, width, depth, rows
     """The ring comes round at the deepest; rows that do not fill the tile write nothing beyond themselves."""
     x, weight = normal(rows, depth, dtype=BF16, seed=1), normal(width, depth, dtype=BF16, seed=2) / depth**0.5
     bias = normal(width, dtype=BF16, seed=3)
-    if not isinstance(whole_tile(weight, rows), HopperTile):
+    if not isinstance(unsplit_tile(weight, rows), HopperTile):
         pytest.skip("no Hopper GPU")
-    whole = skinny_linear(x, weight, whole_tile(weight, rows), bias)
+    whole = skinny_linear(x, weight, unsplit_tile(weight, rows), bias)
     assert_close(whole, skinny_linear_reference(x, weight, bias), TOLERANCE[BF16])
-    parts = skinny_linear(x, weight, parts_tile(weight, rows))
+    parts = skinny_linear(x, weight, split_k_tile(weight, rows))
     summed = parts.sum(0).to(BF16) if parts.dim() == 3 else parts
     assert_close(summed, skinny_linear_reference(x, weight), TOLERANCE[BF16])
     gated = skinny_linear(x, weight, gated_tile(weight, rows), gated=True)

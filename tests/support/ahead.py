@@ -1,7 +1,6 @@
-"""LocalEngine as a process would run it: steps are launched when they are issued, with another still under way.
+"""LocalEngine with two steps in flight, as the worker process runs: a step is launched when the scheduler issues it.
 
-LocalEngine by itself launches a step when the one before it is over, so that no step ever meets ids that have not
-reached the host. Here the runner is given each step as soon as the scheduler has made it, up to two at a time.
+LocalEngine by itself launches a step when the one before it has ended, so every id has reached the host by then.
 """
 
 from collections import Counter, deque
@@ -21,14 +20,14 @@ class Seen:
     kinds: Counter[str] = field(default_factory=Counter)
     most_rows: int = 0
 
-    def note(self, plan: Any) -> None:
-        rows = len(plan.decode)
-        if plan.chunks or rows:
-            self.kinds["decode" if not plan.chunks else "mixed" if rows else "prefill"] += 1
+    def note(self, step: Any) -> None:
+        rows = len(step.decode)
+        if step.chunks or rows:
+            self.kinds["decode" if not step.chunks else "mixed" if rows else "prefill"] += 1
         self.most_rows = max(self.most_rows, rows)
 
 
-class Road:
+class Pipeline:
     """Stands in for scheduler and runner of a LocalEngine while it generates.
 
     Args:
@@ -56,7 +55,7 @@ class Road:
             match frame:
                 case Step():
                     pending = self._runner.launch(frame, EPOCH)
-                    self._seen.note(pending.plan)
+                    self._seen.note(pending.rows)
                     self._launched.append((frame.step, pending))
                 case Open():
                     self._rids[frame.handle] = frame.rid
@@ -86,9 +85,9 @@ def generate_ahead(
 
     Returns the output ids of each, and their log-probabilities where asked for."""
     scheduler, runner = engine.scheduler, engine.runner
-    road = Road(engine, params, seen)
-    engine.scheduler = engine.runner = road
+    pipeline = Pipeline(engine, params, seen)
+    engine.scheduler = engine.runner = pipeline
     try:
-        return engine.generate(prompts, 1), list(road.logprobs.values())
+        return engine.generate(prompts, 1), list(pipeline.logprobs.values())
     finally:
         engine.scheduler, engine.runner = scheduler, runner

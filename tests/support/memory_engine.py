@@ -1,69 +1,64 @@
-"""The whole engine in one synchronous rig: Engine, scheduler, simulated worker and detokenizer on in-memory links.
+"""The whole engine in one synchronous rig: client, scheduler, simulated worker and detokenizer on the in-memory wire.
 
-Any of them can be killed; its successor has the next epoch, and everybody is told as the supervisor would tell them.
+Any of them can be killed; its successor has the next epoch, and every core gets the process table as from a supervisor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
-from quartet.client.engine import Engine
+from quartet.client.async_engine import AsyncEngine
+from quartet.client.core import ClientCore
 from quartet.runtime.clock import ManualClock
-from quartet.runtime.memory import MemoryNetwork
+from quartet.runtime.core import Core, Metrics, Sent
+from quartet.runtime.memory import MemoryWire
+from quartet.runtime.pump import Pump
 from quartet.wire.codec import Source
 from quartet.wire.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
-from quartet.wire.frames import (
-    ApiInbound,
-    DetokInbound,
-    Encode,
-    Encoded,
-    IdsPrompt,
-    ProcessStatus,
-    ProcessTable,
-    SchedulerHello,
-    SchedulerInbound,
-    Step,
-    TokenizerInbound,
-    WorkerHello,
-    WorkerInbound,
-)
+from quartet.wire.frames import Encode, Encoded, IdsPrompt, ProcessStatus, ProcessTable, TokenizerInbound
 from quartet.wire.ids import Epoch, Role, process_name
-from scheduler_proc.core.events import WorkerLost
-from scheduler_proc.core.scheduler import Scheduler
-from scheduler_proc.worker_session import WorkerSession
+from scheduler_proc.scheduler_core import SchedulerCore
 from tests.golden.oracles import FOLDER
-from worker_proc.session import Session
+from worker_proc.core import WorkerCore
 from worker_proc.simulated import SimulatedRunner
 
 MODEL = FOLDER / "models" / "qwen3"
 ROLES = (Role.API, Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 
 
-class MemoryContext:
-    """A Context on a MemoryNetwork."""
+class IdsTokenizer:
+    """A tokenizer core for prompts of ids."""
 
-    def __init__(self, rig: "MemoryEngine", role: Role) -> None:
-        self.role, self.rank, self.epoch = role, 0, rig.epochs[role]
-        self.name = process_name(role, 0)
-        self.config = rig.config
-        self.clock = rig.clock
-        self.send = rig.network.sender(Source(role, 0, self.epoch))
-        self._rig = rig
+    inbound: Any = TokenizerInbound
 
-    @property
-    def process_table(self) -> ProcessTable:
-        return self._rig.process_table()
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        if not isinstance(frame, Encode):
+            return []
+        assert isinstance(frame.prompt, IdsPrompt)
+        return [(frame.reply_to, Encoded(frame.job, frame.prompt.ids, "", frame.params))]
 
-    def set_phase(self, phase: str, deadline_s: float = 0.0) -> None: ...
+    def tick(self, now: float) -> list[Sent]:
+        return []
 
-    def progress(self) -> None: ...
+    def next_deadline(self) -> float | None:
+        return None
 
-    def blocking_link(self) -> Any:
-        raise NotImplementedError
+    def is_idle(self) -> bool:
+        return True
+
+    def metrics(self) -> Metrics:
+        return Metrics({}, {})
+
+
+class AuditedScheduler(SchedulerCore):
+    """A scheduler core that checks every invariant after every frame."""
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        sent = super().handle(source, frame, now)
+        self.scheduler.audit()
+        return sent
 
 
 class MemoryEngine:
@@ -77,115 +72,66 @@ class MemoryEngine:
             resolved=ResolvedModel(str(MODEL), "tiny", "Qwen3ForCausalLM", vocab, 1024, (2,)),
         )
         self.clock = ManualClock()
-        self.network = MemoryNetwork()
-        self.epochs = {role: Epoch(1) for role in ROLES}
+        self.wire = MemoryWire()
+        self.pump = Pump(self.clock, self.wire)
+        self.epochs = {role: Epoch(0) for role in ROLES}
         self._factory = DecoderFactory(Path(MODEL))
-        self._start: dict[Role, Callable[[], None]] = {
-            Role.TOKENIZER: self._start_tokenizer,
-            Role.SCHEDULER: self._start_scheduler,
-            Role.WORKER: self._start_worker,
-            Role.DETOK: self._start_detok,
+        self._make: dict[Role, Callable[[], Core]] = {
+            Role.API: lambda: ClientCore("api-0"),
+            Role.TOKENIZER: IdsTokenizer,
+            Role.SCHEDULER: lambda: AuditedScheduler(self.config, self.epochs[Role.SCHEDULER]),
+            Role.WORKER: self._make_worker,
+            Role.DETOK: lambda: DetokCore(self._factory),
         }
-        self.engine = Engine(MemoryContext(self, Role.API))
-        self.network.bind("api-0", ApiInbound, self.engine.on_frame)
-        for start in self._start.values():
-            start()
-        self.engine.on_process_table(self.process_table())
+        self._cores: dict[Role, Core] = {}
+        for role in ROLES:
+            self._start(role)
+        client = self._cores[Role.API]
+        assert isinstance(client, ClientCore)
+        self.engine = AsyncEngine(client, self, self.clock)
+        self.pump.announce(self.process_table())
         self.run()
+
+    @property
+    def scheduler(self) -> Any:
+        return getattr(self._cores[Role.SCHEDULER], "scheduler")  # noqa: B009
 
     def process_table(self) -> ProcessTable:
         return ProcessTable([ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0) for role in ROLES], False)
 
+    def send(self, sent: Iterable[Sent]) -> None:
+        """Send what a call of the client has returned."""
+        self.pump.send(Source(Role.API, 0, self.epochs[Role.API]), sent)
+
     def kill(self, role: Role) -> None:
-        """Replace a process by its successor, which knows nothing, and tell everybody."""
-        self.network.unbind(process_name(role, 0))
-        self.epochs[role] = Epoch(self.epochs[role] + 1)
-        self._start[role]()
-        self.engine.on_process_table(self.process_table())
-        event = self._session.on_processes(self.process_table().processes)
-        if event is not None:
-            self._handle(event)
-        self._greet()
+        """Replace a process by its successor, which knows nothing, and tell every core."""
+        self._start(role)
+        self.pump.announce(self.process_table())
 
     def deliver(self, frames: int) -> None:
         """Deliver at most that many frames."""
         for _ in range(frames):
-            if not self.network.deliver():
+            if not (self.pump.deliver() or self.pump.tick()):
                 return
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a frame waits, or a step is in flight."""
+        return self.pump.is_busy or not self._cores[Role.WORKER].is_idle()
+
     def run(self) -> None:
-        self.network.run_until_idle()
+        self.pump.run(limit=1_000_000)
 
     def second(self) -> None:
-        """Let a second pass, as the edge's live set does."""
+        """Let a second pass: the client names its live requests."""
         self.clock.advance(1.0)
-        self.engine.send_live_requests()
         self.run()
 
-    def _start_tokenizer(self) -> None:
-        send = self.network.sender(Source(Role.TOKENIZER, 0, self.epochs[Role.TOKENIZER]))
+    def _start(self, role: Role) -> None:
+        self.epochs[role] = Epoch(self.epochs[role] + 1)
+        core = self._cores[role] = self._make[role]()
+        self.pump.add(process_name(role, 0), Source(role, 0, self.epochs[role]), core)
 
-        def encode(source: Source, job: Encode) -> None:
-            assert isinstance(job.prompt, IdsPrompt)
-            send(job.reply_to, Encoded(job.job, job.prompt.ids, "", job.params))
-
-        self.network.bind("tokenizer-0", TokenizerInbound, encode)
-
-    def _start_detok(self) -> None:
-        core = DetokCore(self._factory)
-        send = self.network.sender(Source(Role.DETOK, 0, self.epochs[Role.DETOK]))
-
-        def handle(source: Source, frame: Any) -> None:
-            for destination, answer in core.handle(source, frame):
-                send(destination, answer)
-
-        self.network.bind("detok-0", DetokInbound, handle)
-
-    def _start_scheduler(self) -> None:
-        model = self.config.require_model()
-        epoch = self.epochs[Role.SCHEDULER]
-        self.scheduler = Scheduler(
-            self.config.scheduler, self.config.worker.page_size, model.context_length, model.eos_token_ids
-        )
-        self._session = WorkerSession(epoch)
-        self._scheduler_send = self.network.sender(Source(Role.SCHEDULER, 0, epoch))
-        self.network.bind("scheduler-0", SchedulerInbound, self._on_scheduler_frame)
-
-    def _on_scheduler_frame(self, source: Source, frame: Any) -> None:
-        if isinstance(frame, WorkerHello):
-            answer = self._session.on_hello(source, frame)
-            if isinstance(answer, SchedulerHello):
-                self._scheduler_send("worker-0", answer)
-            elif answer is not None:
-                self._handle(answer)
-            return
-        if hasattr(frame, "scheduler_epoch"):
-            self._session.check(source, frame.scheduler_epoch)
-        self._handle(frame)
-
-    def _handle(self, event: "msgspec.Struct | WorkerLost | Any") -> None:
-        for destination, frame in self.scheduler.handle(event, self.clock.now()):
-            self._scheduler_send(destination, frame)
-        self.scheduler.audit()
-
-    def _start_worker(self) -> None:
-        epoch = self.epochs[Role.WORKER]
-        self._runner = SimulatedRunner(self.config, self.clock, lambda seconds: None)
-        self._worker_session = Session(epoch, lambda: self._runner.capacity)
-        self._worker_send = self.network.sender(Source(Role.WORKER, 0, epoch))
-        self.network.bind("worker-0", WorkerInbound, self._on_worker_frame)
-        self._greet()
-
-    def _greet(self) -> None:
-        hello = self._worker_session.greet(self.process_table(), self.clock.now())
-        if hello is not None:
-            self._worker_send("scheduler-0", hello)
-
-    def _on_worker_frame(self, source: Source, frame: Any) -> None:
-        session = self._worker_session
-        if isinstance(frame, SchedulerHello) and session.accepts_hello(source.epoch, frame):
-            self._runner.reset()
-            self._runner.allocate(frame.page_count)
-            self._worker_send("scheduler-0", session.begin(source.epoch))
-        elif isinstance(frame, Step) and session.accepts_step(source.epoch, frame):
-            self._worker_send("scheduler-0", self._runner.launch(frame, source.epoch).wait())
+    def _make_worker(self) -> WorkerCore:
+        runner = SimulatedRunner(self.config, self.clock, lambda seconds: None)
+        return WorkerCore(self.epochs[Role.WORKER], runner, self.clock)

@@ -1,1 +1,1 @@
-"""The decoder-only transformer and the spec, read from config.json, that says which variant a model is."""
+"""The decoder-only transformer, and the spec, read from config.json, of its variants."""

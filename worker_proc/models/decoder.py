@@ -1,4 +1,4 @@
-"""The decoder-only transformer: Llama, Mistral, Qwen2 and Qwen3 differ by their spec alone.
+"""The decoder-only transformer: Llama, Mistral, Qwen2 and Qwen3 differ only by their spec.
 
 Plain objects instead of nn.Module: a step is a short list of calls into `Ops`, and nothing is ever trained.
 """
@@ -15,7 +15,7 @@ from worker_proc.models.spec import ModelSpec
 from worker_proc.ops.interface import HeadNorms, Linear, Mlp, Ops
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
-# A layer of this many tokens may take long on a CPU; each one then counts as progress.
+# A layer over this many tokens may take long on a CPU; each layer then counts as progress.
 _PROGRESS_TOKENS = 128
 
 
@@ -37,8 +37,8 @@ class Decoder:
     Args:
         spec: its shape.
         ops: the kernels to use.
-        tensors: the weights of `shard`, on the device in the model's dtype; taken over layer by layer.
-        shard: which part of heads and MLP this rank holds.
+        tensors: the weights of `shard`, on the device in the model's dtype; consumed layer by layer.
+        shard: the part of heads and MLP that this rank holds.
         all_reduce: sums [T, hidden] over ranks; None with one rank.
     """
 
@@ -66,9 +66,9 @@ class Decoder:
         progress: Callable[[], None],
         logits: Tensor | None = None,
     ) -> Tensor | None:
-        """Run the batch's tokens, write their KV, and return logits [R, vocab] of the rows that sample, if any do.
+        """Run the batch's tokens, write their KV, and return the sampled rows' logits [R, vocab], None without any.
 
-        They are written to `logits`, if it is given, and are a fresh tensor otherwise."""
+        The result is `logits` if that is given, otherwise a fresh tensor."""
         ops, eps = self._ops, self._spec.norm_eps
         plan = ops.plan(batch)
         residual = functional.embedding(batch.input_ids, self._embedding)
@@ -84,7 +84,7 @@ class Decoder:
                 progress()
         if not len(batch.sample_rows):
             return None
-        sampled = normed if batch.samples_all else normed.index_select(0, batch.sample_rows)
+        sampled = normed if batch.is_all_sampled else normed.index_select(0, batch.sample_rows)
         if logits is None:
             return self._lm_head(sampled)
         self._lm_head.write(sampled, logits)

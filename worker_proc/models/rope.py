@@ -1,4 +1,4 @@
-"""The table of rotary angles."""
+"""The table of rotary embedding angles."""
 
 import math
 
@@ -11,8 +11,9 @@ from worker_proc.models.spec import RopeSpec
 def cos_sin_table(spec: RopeSpec, head_dim: int, num_positions: int) -> Tensor:
     """Return [num_positions, head_dim] fp32 on the CPU: the first half cosines, the second half sines.
 
-    llama3 scaling follows Meta's rule as Hugging Face publishes it: wavelengths beyond the original context over
-    `low_freq_factor` are stretched by `factor`, those below it over `high_freq_factor` stay, between them it blends.
+    llama3 scaling follows Meta's rule as published by Hugging Face: wavelengths above original_context /
+    low_freq_factor are stretched by `factor`, those below original_context / high_freq_factor are kept, and those
+    between are interpolated.
     """
     frequencies = 1.0 / spec.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
     if spec.kind == "linear":

@@ -1,7 +1,7 @@
-"""What a model's config.json says about its shape, checked; everything not supported is refused here, by name.
+"""The shape of a model as described by its config.json, checked; unsupported settings are refused by name.
 
 Both spellings of rotary settings are read: `rope_theta` with `rope_scaling`, and the newer `rope_parameters`.
-No torch: the simulated worker and the tests of this page need none.
+No torch: the simulated worker and the tests of this module need none.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from quartet.wire.errors import ModelError
 
-# Which architectures have biases on q, k and v by their nature, and which norm q and k per head.
+# Architectures that always have biases on q, k and v, and those that norm q and k per head.
 _QKV_BIAS = {"Qwen2ForCausalLM"}
 _QK_NORM = {"Qwen3ForCausalLM"}
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -52,7 +52,7 @@ class ModelSpec:
 def read_spec(folder: Path, context_length: int) -> ModelSpec:
     """Return the spec of the model in `folder`, to be run with at most `context_length` tokens.
 
-    Raises ModelError in one line for a missing or malformed file and for whatever is not supported."""
+    Raises ModelError in one line for a missing or malformed file and for unsupported settings."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -65,7 +65,7 @@ def read_spec(folder: Path, context_length: int) -> ModelSpec:
 
 
 def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
-    """Return the spec in a parsed config.json; raises ModelError for what is not supported."""
+    """Return the spec in a parsed config.json; raises ModelError for unsupported settings."""
     architecture = (config.get("architectures") or ["(none)"])[0]
     if architecture not in SUPPORTED:
         raise ModelError(f"architecture {architecture} is not supported; supported: {', '.join(SUPPORTED)}")
@@ -103,7 +103,7 @@ def _refuse_unsupported(config: dict[str, Any], context_length: int) -> None:
     if config.get("partial_rotary_factor", 1.0) != 1.0:
         raise ModelError("partial_rotary_factor is not supported")
     window = config.get("sliding_window")
-    # Qwen's switch is separate: without it the window in its config means nothing.
+    # Qwen has a separate switch, without which the window in its config has no effect.
     if window is not None and config.get("use_sliding_window", True) and window < context_length:
         raise ModelError(
             f"sliding window attention ({window} tokens) is not supported beyond its window; "

@@ -1,1 +1,1 @@
-"""The device operations behind one interface: torch (the CPU, and the reference everywhere) and Triton kernels."""
+"""The device operations behind one interface: in torch (for the CPU, and as the reference) and as Triton kernels."""

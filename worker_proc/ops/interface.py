@@ -1,4 +1,4 @@
-"""What the model asks of a set of device operations.
+"""The device operations that the model needs.
 
 Shapes: T tokens of a batch, H query heads, Hkv KV heads, D head size, I MLP width of this rank. Activations are
 [T, n] in the model's dtype. `qkv` rows are q heads, then k heads, then v heads.
@@ -29,7 +29,7 @@ class AttentionShape:
     @property
     def scale(self) -> float:
         """Factor on q K^T."""
-        return self.head_dim**-0.5
+        return float(self.head_dim**-0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ class Linear(Protocol):
 class Mlp(Protocol):
     """The gated MLP's packed weights."""
 
-    down: Linear
+    @property
+    def down(self) -> Linear:
+        """The linear from I back to hidden."""
+        ...
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return silu(x G^T) * (x U^T), [T, I]."""
@@ -68,7 +71,7 @@ class Mlp(Protocol):
 
 
 class Ops(Protocol):
-    """One way to compute everything a decoder needs. Plans and packed weights are opaque to the model."""
+    """One implementation of everything a decoder needs. Plans and packed weights are opaque to the model."""
 
     name: str
 
@@ -91,11 +94,11 @@ class Ops(Protocol):
         ...
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
-        """Return one zeroed cache a layer, in this implementation's layout; `num_pages` includes the dummy page."""
+        """Return one zeroed cache per layer, in this implementation's layout; `num_pages` includes the dummy page."""
         ...
 
     def plan(self, batch: ForwardBatch) -> Any:
-        """Prepare what all layers share for one batch."""
+        """Return the attention plan of a batch: what all layers share."""
         ...
 
     def attention(self, plan: Any, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Packed linears: plain ones for any device, and oneDNN's prepacked, fused ones for the CPU.
 
-The prepacked ones use private operators of torch, so `can_prepack` tries them once, with numbers, and everything
-falls back to the plain ones.
+The prepacked ones use private operators of torch, so `can_prepack` tries them once and compares their results; where
+that fails, the plain ones are used.
 """
 
 import torch
@@ -29,7 +29,7 @@ class PlainLinear:
         return residual + self(x)
 
     def write(self, x: Tensor, out: Tensor) -> None:
-        """Fill `out` with x W^T; for weights without bias that no rank shares."""
+        """Fill `out` with x W^T; for unsharded weights without bias."""
         torch.mm(x, self._weight.t(), out=out)
 
 
@@ -49,8 +49,8 @@ class PlainMlp:
 class PackedLinear:
     """oneDNN's prepacked linear for the CPU, with the residual add in its epilogue.
 
-    In fp32 a row's bits do not depend on how many rows it is computed with, once there are two: a single row takes
-    another code path in oneDNN, so it is computed twice. This is what makes a replay after a crash exact in fp32.
+    In fp32 a row's bits do not depend on the number of rows, as long as there are two: a single row takes another code
+    path in oneDNN, so it is computed twice. This makes a replay after a crash exact in fp32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
@@ -77,14 +77,16 @@ class PackedLinear:
     def unary(self, x: Tensor, epilogue: str) -> Tensor:
         """Return epilogue(x W^T + b)."""
         if self._needs_two_rows and x.shape[0] == 1:
-            return self._run(x.repeat(2, 1), self._weight, self._bias, epilogue, [], "")[:1]
-        return self._run(x, self._weight, self._bias, epilogue, [], "")
+            return self.unary(x.repeat(2, 1), epilogue)[:1]
+        y: Tensor = self._run(x, self._weight, self._bias, epilogue, [], "")
+        return y
 
     def binary(self, x: Tensor, other: Tensor, epilogue: str) -> Tensor:
         """Return (x W^T + b) combined with `other` by the epilogue add or mul."""
         if self._needs_two_rows and x.shape[0] == 1:
-            return self._run_binary(x.repeat(2, 1), other.repeat(2, 1), self._weight, self._bias, epilogue)[:1]
-        return self._run_binary(x, other, self._weight, self._bias, epilogue)
+            return self.binary(x.repeat(2, 1), other.repeat(2, 1), epilogue)[:1]
+        y: Tensor = self._run_binary(x, other, self._weight, self._bias, epilogue)
+        return y
 
 
 class PackedMlp:
@@ -102,7 +104,7 @@ class PackedMlp:
 
 
 def can_prepack(dtype: torch.dtype) -> bool:
-    """Return whether this torch build and CPU run the prepacked linears, and right, in `dtype`."""
+    """Return whether this torch build and CPU run the prepacked linears correctly in `dtype`."""
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     generator = torch.Generator().manual_seed(1)

@@ -1,7 +1,7 @@
-"""The operations in plain torch: how the CPU serves, and the reference for every other implementation.
+"""The operations in plain torch: used on the CPU, and the reference for every other implementation.
 
-KV layout of a layer: [pages, page_size, 2, Hkv, D]. One token's k and v are one run, as the fused qkv row has them,
-and one `index_select` by page gathers both.
+KV layout of a layer: [pages, page_size, 2, Hkv, D]. One token's k and v are contiguous, as in the fused qkv row, and
+one `index_select` by page gathers both.
 """
 
 import math
@@ -17,15 +17,15 @@ from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Line
 from worker_proc.ops.linear import PackedLinear, PackedMlp, PlainLinear, PlainMlp, can_prepack
 from worker_proc.slots import IntArray
 
-# Queries of a chunk attend in blocks: later keys are not even read, and the mask stays small.
+# Queries of a chunk attend in blocks, so that later keys are not read and the mask stays small.
 _QUERY_BLOCK = 256
-# Decode rows are attended in groups of like length, if that saves this many padded tokens.
+# Decode rows attend in groups of similar length, if that saves this many padded tokens.
 _WASTED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Decode rows attended together: `rows` of the decode part (None: all, in order), `pages` [B * n], `mask`
+    """Decode rows that attend together: `rows` of the decode part (None: all, in order), `pages` [B * n], `mask`
     [B, 1, 1, n * page_size] or None, and n * page_size as `width`."""
 
     rows: Tensor | None
@@ -46,7 +46,8 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TorchPlan:
-    """What all layers of a step share. `cos` and `signed_sin` are [T, 1, D] fp32, the sine's first half negated."""
+    """The attention plan of a step, shared by all layers. `cos` and `signed_sin` are [T, 1, D] fp32, the first half of
+    the sine negated."""
 
     cos: Tensor
     signed_sin: Tensor
@@ -84,7 +85,7 @@ class TorchOps:
         """See Ops.rms_norm; normalises over the last dimension."""
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        # Few operators matter more than few flops: a decode step on the CPU calls this 2 * layers + 1 times.
+        # The number of operators matters more than flops: a decode step on the CPU calls this 2 * layers + 1 times.
         inverse = torch.addcmul(self._scalar(eps), length, length, value=1.0 / x.shape[-1]).rsqrt_()
         return (wide * inverse).to(self._dtype).mul_(weight)
 
@@ -101,12 +102,12 @@ class TorchOps:
         size = (num_pages, shape.page_size, 2, shape.num_kv_heads, shape.head_dim)
         if shape.cos_sin.device.type != "cpu":
             return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
-        # numpy asks the system for zeroed memory, which costs nothing until it is used; torch would write the zeros.
+        # numpy gets zeroed memory from the system, which costs nothing until it is used; torch would write the zeros.
         num_bytes = math.prod(size) * dtype.itemsize
         return [torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(size) for _ in range(num_layers)]
 
     def plan(self, batch: ForwardBatch) -> TorchPlan:
-        """Gather rotation angles and work out pages and masks, once for all layers."""
+        """Gather rotation angles and compute pages and masks, once for all layers."""
         return TorchPlan(
             cos=self._cos.index_select(0, batch.positions),
             signed_sin=self._signed_sin.index_select(0, batch.positions),
@@ -167,7 +168,7 @@ class TorchOps:
         return out.reshape(batch, -1)
 
     def _extend(self, chunk: _Chunk, query: Tensor, kv: Tensor, out: Tensor) -> None:
-        """Attend a chunk's queries to its cached and new tokens; KV heads are the batch, their q heads the heads."""
+        """Attend a chunk's queries to its cached and new tokens; KV heads are the batch dimension of the attention."""
         shape = self._shape
         heads_per_kv = shape.num_heads // shape.num_kv_heads
         width = chunk.pages.shape[0] * shape.page_size
@@ -191,7 +192,8 @@ class TorchOps:
         return tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)
 
     def _plan_chunks(self, chunks: ChunkBatch) -> list[_Chunk]:
-        page_size, plans, first = self._shape.page_size, [], 0
+        page_size, first = self._shape.page_size, 0
+        plans: list[_Chunk] = []
         for row, (length, context) in enumerate(zip(chunks.lengths, chunks.context_lengths, strict=True)):
             pages = chunks.page_table[row, : -(-context // page_size)]
             plans.append(_Chunk(first, first + length, pages, self._blocks(length, context, pages.device)))
@@ -221,21 +223,21 @@ class TorchOps:
         page_size, device = self._shape.page_size, decode.page_table.device
         num_pages = -(-int(lengths.max()) // page_size)
         table, lens = decode.page_table[:, :num_pages], decode.context_lens
-        on_device = None
+        device_rows = None
         if rows is not None:
-            on_device = torch.from_numpy(rows).to(device)
-            table, lens = table.index_select(0, on_device), lens.index_select(0, on_device)
+            device_rows = torch.from_numpy(rows).to(device)
+            table, lens = table.index_select(0, device_rows), lens.index_select(0, device_rows)
         width = num_pages * page_size
         mask = None
         if int(lengths.min()) < width:
             hidden = torch.arange(width, device=device) >= lens.unsqueeze(1)
             mask = torch.zeros(hidden.shape, dtype=self._dtype, device=device).masked_fill_(hidden, float("-inf"))
             mask = mask[:, None, None, :]
-        return _Group(on_device, table.reshape(-1), mask, width)
+        return _Group(device_rows, table.reshape(-1), mask, width)
 
 
 def _group_by_length(lengths: IntArray) -> list[IntArray]:
-    """Return the rows in groups of like length; one group where splitting saves too little padding."""
+    """Return the rows in groups of similar length; one group if splitting saves too little padding."""
     longest = int(lengths.max())
     if longest * len(lengths) - int(lengths.sum()) <= _WASTED_TOKENS:
         return [np.arange(len(lengths))]

@@ -1,6 +1,6 @@
 """The operations on our Triton kernels, for CUDA: thin calls, no host sync.
 
-KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels take it.
+KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels require.
 """
 
 from dataclasses import dataclass, replace
@@ -12,17 +12,17 @@ from torch import Tensor
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
-from worker_proc.ops.streamed import StreamedLinear, StreamedMlp
+from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 
 PAGE_SIZES = (16, 32, 64, 128)
-# Beyond this the rows of a batch attend to many times the cache, which takes prefixes that most of them share.
+# Only rows that share long prefixes could need more: their contexts then add up to many times the cache.
 _SCRATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeScratch:
-    """Scratch of the decode attention at a fixed place. It serves a batch whose rows, padding included, have at most
-    `splits` splits of `split_size` tokens, the smallest there are, one at least each."""
+    """Scratch of decode attention at a fixed address, for a batch whose rows, padding included, have at most `splits`
+    splits of `split_size` tokens (the smallest split), at least one each."""
 
     workspace: Tensor
     split_size: int
@@ -30,7 +30,7 @@ class DecodeScratch:
 
 
 def check_kernels_package() -> None:
-    """Raise ConfigError if `kernels` is somebody else's package; ours is the folder beside worker_proc."""
+    """Raise ConfigError unless `kernels` is Quartet's folder beside worker_proc, rather than another package."""
     import kernels
 
     ours = Path(__file__).resolve().parents[2] / "kernels"
@@ -52,7 +52,7 @@ class TritonOps:
         check_kernels_package()
         from kernels import (
             activation,
-            decode_plan,
+            decode_partition,
             norm,
             paged_decode,
             paged_extend,
@@ -62,22 +62,22 @@ class TritonOps:
         )
 
         self._shape, self._dtype = shape, dtype
-        self._activation = activation
+        self._silu_mul = activation.silu_mul
         self._norm = norm
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._paged_decode = paged_decode
-        self._plan_decode = decode_plan.plan_decode
-        self._split_size = decode_plan.default_split_size(shape.num_heads // shape.num_kv_heads)
+        self._partition_decode = decode_partition.partition_decode
+        self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)
         self._extend = paged_extend.paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
-        return StreamedLinear(self._skinny, weight, bias, all_reduce)
+        return SkinnyLinear(self._skinny, weight, bias, all_reduce)
 
     def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
         """See Ops.mlp."""
-        return StreamedMlp(self._skinny, self._activation, gate_up, down, all_reduce)
+        return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm."""
@@ -87,8 +87,8 @@ class TritonOps:
         self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
-        assert isinstance(linear, StreamedLinear)
-        return self._norm.add_rms_norm(linear.parts(x), residual, weight, eps)
+        assert isinstance(linear, SkinnyLinear)
+        return self._norm.add_rms_norm(linear.partial_sums(x), residual, weight, eps)
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, 2, Hkv, page_size, D]."""
@@ -97,28 +97,28 @@ class TritonOps:
         return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
 
     def plan(self, batch: ForwardBatch) -> ForwardBatch:
-        """See Ops.plan: how the decode rows' attention is dealt out; the batch has the rest."""
+        """See Ops.plan: partitions the decode rows' attention over programs; the batch holds everything else."""
         shape = self._shape
         if batch.decode is None:
             return batch
         heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        dealt = self._plan_decode(batch.decode.context_lens, *heads, shape.head_dim, self._dtype)
-        return replace(batch, decode=replace(batch.decode, plan=dealt))
+        partition = self._partition_decode(batch.decode.context_lens, *heads, shape.head_dim, self._dtype)
+        return replace(batch, decode=replace(batch.decode, partition=partition))
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
-        """Return scratch for decode batches of up to `rows` rows, as much as is sensible."""
+        """Return scratch for decode batches of up to `rows` rows, at most about _SCRATCH_BYTES."""
         shape, kernel = self._shape, self._paged_decode
         split = self._split_size
         numel = kernel.decode_workspace_numel(1, shape.num_heads, shape.head_dim)
-        most = max(rows, _SCRATCH_BYTES // (4 * numel))
-        splits = min(rows * -(-max_pages * shape.page_size // split), most)
+        limit = max(rows, _SCRATCH_BYTES // (4 * numel))
+        splits = min(rows * -(-max_pages * shape.page_size // split), limit)
         workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.cos_sin.device)
         return DecodeScratch(workspace, split, splits)
 
     def attention(self, plan: ForwardBatch, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
         """See Ops.attention: one launch for the chunks, one for the decode rows.
 
-        What says where tokens lie is settled: the embedding is launched in the ordinary way after it."""
+        The metadata is ready in the sense of kernels.pdl: the embedding, which is launched without PDL, follows it."""
         shape = self._shape
         heads = qkv.view(-1, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim)
         q, k, v = heads.split((shape.num_heads, shape.num_kv_heads, shape.num_kv_heads), dim=1)
@@ -133,7 +133,7 @@ class TritonOps:
             q_norm=None if norms is None else norms.q,
             k_norm=None if norms is None else norms.k,
             eps=1e-6 if norms is None else norms.eps,
-            settled=True,
+            metadata_ready=True,
         )
         parts: list[Tensor] = []
         at = 0
@@ -148,7 +148,16 @@ class TritonOps:
             run = self._paged_decode.paged_decode
             scratch = decode.workspace
             parts.append(
-                run(query[at:], kv, table, lens, shape.scale, workspace=scratch, plan=decode.plan, settled=True)
+                run(
+                    query[at:],
+                    kv,
+                    table,
+                    lens,
+                    shape.scale,
+                    workspace=scratch,
+                    partition=decode.partition,
+                    metadata_ready=True,
+                )
             )
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return attended.view(plan.num_tokens, -1)

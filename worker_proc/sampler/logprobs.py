@@ -1,7 +1,7 @@
-"""Log-probabilities of sampled tokens and of the best alternatives, from the raw logits.
+"""Log-probabilities of sampled tokens and of the most likely alternatives, from the raw logits.
 
-Best ids first, then one log-sum-exp a row: no [R, V] table of log-probabilities is made. This is the one stage that
-waits for the device.
+Selects the best ids first, then computes one log-sum-exp a row, so that no [R, V] table of log-probabilities is made.
+This is the only stage that waits for the device.
 """
 
 import torch
@@ -11,10 +11,10 @@ from quartet.wire.frames import TokenLogprobs
 
 
 def row_logprobs(logits: Tensor, ids: Tensor, num_alternatives: list[int]) -> list[TokenLogprobs]:
-    """Return what each row of `logits` [R, V] (any float type, before any edit) says of its `ids` [R] and its best ids.
+    """Return log-probabilities of `ids` [R] and of the best ids, from raw `logits` [R, V] of any float type.
 
-    `num_alternatives[r]` of the best are listed for row r, the lower id first where two are equal. The sum is taken in
-    float64, so that its order does not show in float32.
+    `num_alternatives[r]` of the best are listed for row r, the lower id first among equals. The sum is taken in
+    float64, so that its order does not change the float32 result.
     """
     rows = logits.to(torch.float32)
     best = rows.topk(min(max(num_alternatives), rows.shape[1]), dim=1)

@@ -1,7 +1,7 @@
 """Counter-based random numbers: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
 Plain torch on int64, bit-exact with Triton's `tl.philox` on int32 counters and with `tl.uint_to_uniform_float`, so that
-the torch sampler and a Triton kernel see the same noise. One call serves four neighbouring token ids:
+the torch sampler and a Triton kernel use the same noise. One call yields the words of four neighbouring token ids:
 
     key      (low, high) halves of the stream key, a hash of (seed, choice)
     counter  (token id // 4, position, 0, 0);  word `token id % 4` of the output belongs to the token
@@ -29,7 +29,7 @@ def stream_key(seed: int, choice: int) -> int:
 
 
 def _splitmix64(value: int) -> int:
-    """One output of splitmix64 (Steele, Lea, Flood 2014) from state `value`."""
+    """Return one output of splitmix64 (Steele, Lea, Flood 2014) from state `value`."""
     mask = 0xFFFFFFFFFFFFFFFF
     value = (value + 0x9E3779B97F4A7C15) & mask
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -41,8 +41,8 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key_low: Tensor, key_
     """Return the four output words for each counter.
 
     Counters and keys are int64 tensors of values in [0, 2**32) that broadcast together; so are the four results, of
-    the broadcast shape. Products wrap modulo 2**64, which keeps both of their 32-bit halves; the upper halves of c1
-    and c3 are left dirty between rounds because each round masks what it mixes them into.
+    the broadcast shape. Products wrap modulo 2**64, which preserves both of their 32-bit halves. The upper halves of
+    c1 and c3 are not cleared between rounds, because each round masks the words it mixes them into.
     """
     c0, c1, c2, c3 = (word.clone(memory_format=torch.contiguous_format) for word in _spread(counter, key_low))
     product_a, product_b = torch.empty_like(c0), torch.empty_like(c0)
@@ -78,7 +78,7 @@ def exponentials(key_low: Tensor, key_high: Tensor, positions: Tensor, vocab_siz
 
 
 def exponentials_at(key_low: Tensor, key_high: Tensor, position: Tensor, ids: Tensor) -> Tensor:
-    """Return the noise of some tokens of one row, float32 of the shape of `ids` [n]: what `exponentials` has there."""
+    """Return the noise of some tokens, float32 of the shape of `ids` [n]: the same values as in `exponentials`."""
     zero = torch.zeros_like(ids)
     words = philox((ids >> 2, position, zero, zero), key_low, key_high)
     lanes = (ids & 3)[None]
@@ -91,6 +91,6 @@ def _uniform(words: Tensor) -> Tensor:
 
 
 def _exponential(uniforms: Tensor) -> Tensor:
-    """Return -log(1 - u), in [2**-31, 16.7). The clamp bounds how far noise can lift a token; log1p keeps the fine
-    grid of float32 near 0, which is where winners come from."""
+    """Return -log(1 - u), in [2**-31, 16.7). The clamp bounds how far noise can raise a token; log1p keeps float32's
+    resolution near 0, where the winners' noise lies."""
     return uniforms.clamp_(min=_SMALLEST_UNIFORM).neg_().log1p_().neg_()

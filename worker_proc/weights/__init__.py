@@ -1,1 +1,1 @@
-"""Weights: files checked and read, names fused into the tensors the model takes; random ones for dummies."""
+"""Weights: checkpoint files, checked and read into the fused tensors of the model; random ones as dummies."""

@@ -1,4 +1,4 @@
-"""Random weights in the shape of a spec, made on the device: for measuring speed without a checkpoint."""
+"""Random weights in the shape of a spec, generated on the device: for measuring speed without a checkpoint."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The safetensors files of a Hugging Face folder: checked against their own headers before a byte is trusted."""
+"""The safetensors files of a Hugging Face folder: checked against their own headers before their data is used."""
 
 import json
 import os
@@ -17,8 +17,8 @@ _INDEX = "model.safetensors.index.json"
 def find_tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Return file and shape of every tensor in the folder.
 
-    Raises ModelError in one line for no weights, a missing shard, a header that is no header, or a file whose size
-    contradicts its header (a torn download)."""
+    Raises ModelError in one line for a folder without weights, a missing shard, a damaged header, or a file whose size
+    contradicts its header (an incomplete download)."""
     found: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for path in _files(folder):
         for name, info in _read_header(path).items():
@@ -28,7 +28,7 @@ def find_tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def prefetch(folder: Path) -> None:
-    """Ask the kernel to read the weights into the page cache; returns at once and never fails."""
+    """Have the operating system read the weights into the page cache; returns at once and never fails."""
     for path in folder.glob("*.safetensors"):
         with suppress(OSError), path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
@@ -39,7 +39,7 @@ def check_names(
 ) -> None:
     """Raise ModelError naming the first tensor that is missing, unexpected or of another shape than expected.
 
-    `ignored` are endings of names that carry nothing the model needs."""
+    `ignored` are suffixes of the names of tensors that the model does not need."""
     for name, shape in expected.items():
         if name not in found:
             raise ModelError(f"tensor {name} is missing from the checkpoint")
@@ -76,7 +76,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
             raise ModelError(f"{path.name} is no safetensors file or is cut short ({size} bytes)")
         try:
-            header = json.loads(file.read(length))
+            header: dict[str, Any] = json.loads(file.read(length))
             end = max((info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"{path.name} has a damaged header: {error}") from error

@@ -1,4 +1,4 @@
-"""Reads a checkpoint of safetensors, a layer at a time, into the fused tensors of one rank."""
+"""Reads a checkpoint of safetensors, one layer at a time, into the fused tensors of one rank."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,22 +11,22 @@ from torch import Tensor
 from quartet.wire.errors import ModelError
 from worker_proc.models.spec import ModelSpec
 from worker_proc.weights.folder import check_names, find_tensors
-from worker_proc.weights.stage import Stage
+from worker_proc.weights.staging import PinnedStaging
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard, expected_shapes
 
-# Buffers that old exports saved; and an lm_head beside a tied embedding repeats it.
+# Buffers saved by old exports. With tied embeddings a saved lm_head repeats the embedding.
 _IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 
 
 class Loader:
-    """Tensors of one folder, converted and placed as they are read.
+    """Tensors of one folder, converted and copied to the device as they are read.
 
     Args:
         folder: Hugging Face layout.
-        spec: what config.json promises.
+        spec: the model as described by config.json.
         shard: the part to read.
         dtype: to convert to.
-        device: to place on.
+        device: to copy to.
         progress: called per tensor.
     """
 
@@ -45,10 +45,10 @@ class Loader:
         ignored = (*_IGNORED, "lm_head.weight") if spec.is_tied else _IGNORED
         check_names(self._found, expected_shapes(spec), ignored)
         self._stack = ExitStack()
-        self._stage = None
+        self._staging = None
         if device.type == "cuda":
-            self._stage = Stage(device)
-            self._stack.callback(self._stage.close)
+            self._staging = PinnedStaging(device)
+            self._stack.callback(self._staging.close)
         paths = {path for path, _ in self._found.values()}
         try:
             self._files = {path: self._stack.enter_context(safe_open(path, framework="pt")) for path in paths}
@@ -56,7 +56,7 @@ class Loader:
             raise ModelError(f"the weights in {folder} cannot be read: {error}") from error
 
     def load(self) -> ModelTensors:
-        """Return the model's tensors; its layers are read as they are taken, then the files are closed."""
+        """Return the model's tensors; layers are read as the caller iterates over them, then the files are closed."""
         return ModelTensors(
             embedding=self._read("model.embed_tokens.weight"),
             layers=self._layers(),
@@ -88,17 +88,17 @@ class Loader:
 
     def _output_bias(self, attention: str) -> Tensor:
         bias = self._read(attention + "o_proj.bias")
-        # The ranks' outputs are summed: only one of them may bring the bias.
+        # The ranks' outputs are summed, so only one rank adds the bias.
         return bias if self._shard.rank == 0 else torch.zeros_like(bias)
 
     def _fused(self, names: list[str]) -> Tensor:
-        """Return this rank's rows of several tensors in one, converting straight into the fused one."""
+        """Return this rank's rows of several tensors as one, each converted directly into the fused tensor."""
         parts = [self._view(name, split=0) for name in names]
         rows = sum(part.shape[0] for part in parts)
         fused = torch.empty((rows, *parts[0].shape[1:]), dtype=self._dtype, device=self._device)
         at = 0
         for part in parts:
-            self._place(fused[at : at + part.shape[0]], part)
+            self._copy(fused[at : at + part.shape[0]], part)
             at += part.shape[0]
             self._progress()
         return fused
@@ -106,23 +106,25 @@ class Loader:
     def _read(self, name: str, split: int | None = None) -> Tensor:
         view = self._view(name, split)
         tensor = torch.empty(view.shape, dtype=self._dtype, device=self._device)
-        self._place(tensor, view)
+        self._copy(tensor, view)
         self._progress()
         return tensor
 
-    def _place(self, target: Tensor, source: Tensor) -> None:
-        if self._stage is None:
+    def _copy(self, target: Tensor, source: Tensor) -> None:
+        if self._staging is None:
             target.copy_(source)
         else:
-            self._stage.place(target, source)
+            self._staging.copy(target, source)
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
         path, shape = self._found[name]
         try:
             if split is None or self._shard.size == 1:
-                return self._files[path].get_tensor(name)
+                tensor: Tensor = self._files[path].get_tensor(name)
+                return tensor
             first, end = self._shard.span(shape[split])
             part = self._files[path].get_slice(name)
-            return part[first:end] if split == 0 else part[:, first:end]
+            view: Tensor = part[first:end] if split == 0 else part[:, first:end]
+            return view
         except (SafetensorError, ValueError) as error:
             raise ModelError(f"tensor {name} in {path.name} cannot be read: {error}") from error

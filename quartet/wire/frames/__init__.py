@@ -16,6 +16,7 @@ The integer tag of a frame is also the `type` of its header (quartet.wire.codec)
 """
 
 from quartet.wire.frames.base import (
+    ID_BYTES,
     Frame,
     pack_ids,
     unpack_ids,
@@ -88,6 +89,7 @@ ChildInbound = Assignment | ProcessTable | Drain
 SupervisorInbound = Ready | Heartbeat | Drained | Fatal
 
 __all__ = [
+    "ID_BYTES",
     "Abort",
     "Accepted",
     "ApiInbound",

@@ -1,6 +1,7 @@
 """supervisor ── Assignment | ProcessTable | Drain ──► child ── Ready | Heartbeat | Drained | Fatal ──► supervisor
 
-The link is the socketpair that a child inherits. A Snapshot goes from every process to each api process, over ZeroMQ.
+The link is the socketpair that each child inherits. Snapshots go from every process to each api process, over
+ZeroMQ.
 """
 
 from quartet.wire.config import Config
@@ -21,7 +22,7 @@ class ProcessStatus(Frame, frozen=True):
 
 
 class Assignment(Frame, frozen=True, tag=50):
-    """First message to a child: who it is, and the configuration of the launch."""
+    """First message to a child: its role, rank and epoch, and the configuration of the launch."""
 
     boot_id: int
     role: Role
@@ -34,7 +35,7 @@ class Assignment(Frame, frozen=True, tag=50):
 
 class ProcessTable(Frame, frozen=True, tag=51):
     """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down.
-    `serial` rises with each; a child's heartbeats say which it has seen."""
+    `serial` rises with each table; a heartbeat carries the serial of the last one that the child has read."""
 
     processes: list[ProcessStatus]
     is_draining: bool
@@ -64,7 +65,7 @@ class Heartbeat(Frame, frozen=True, tag=54):
 
 
 class Drained(Frame, frozen=True, tag=55):
-    """The child has finished what it had accepted."""
+    """The child has finished everything it had accepted."""
 
 
 class Fatal(Frame, frozen=True, tag=56):

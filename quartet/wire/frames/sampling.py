@@ -6,9 +6,9 @@ from quartet.wire.frames.base import Frame
 class SamplingParams(Frame, frozen=True):
     """Resolved sampling parameters of one request; nothing is left to be drawn or defaulted downstream.
 
-    `max_new_tokens` None means the rest of the context; the scheduler clamps it (LEN-2). `seed` is drawn by the edge
-    when the client gave none. `logprobs` is -1 for none, else the number of alternatives beside the sampled token.
-    `stop_token_ids` are the client's; the model's end-of-sequence ids are added unless `ignore_eos`.
+    `max_new_tokens` None means the rest of the context; the scheduler clamps it (LEN-2). `seed` is drawn by the api
+    process when the client gave none. `logprobs` is -1 for none, else the number of alternatives beside the sampled
+    token. `stop_token_ids` are the client's; the model's end-of-sequence ids are added unless `ignore_eos`.
     """
 
     max_new_tokens: int | None = None

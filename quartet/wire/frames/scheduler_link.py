@@ -8,7 +8,7 @@ from quartet.wire.ids import Rid
 
 
 class Submit(Frame, frozen=True, tag=10):
-    """One (rid, choice), self-contained: a second attempt carries the output ids the edge has delivered so far.
+    """One (rid, choice), self-contained: a second attempt carries the output ids delivered to the client so far.
 
     `deadline_s` is seconds left for the whole request when the frame was sent, or None.
     """
@@ -51,13 +51,13 @@ class Rejected(Frame, frozen=True, tag=12):
 
 
 class Abort(Frame, frozen=True, tag=13):
-    """The edge no longer wants any choice of `rid`. Idempotent; exact match only."""
+    """The client has left: end every choice of `rid`. Idempotent; exact match only."""
 
     rid: Rid
 
 
 class LiveRequest(Frame, frozen=True):
-    """One request of a live set."""
+    """One live request of an api process."""
 
     rid: Rid
     choice: int
@@ -65,7 +65,7 @@ class LiveRequest(Frame, frozen=True):
 
 
 class LiveRequests(Frame, frozen=True, tag=14):
-    """Each second: everything alive at the edge `reply_to`. What is absent from two of them in a row is freed."""
+    """Each second: the live requests of the api process `reply_to`. A request missing from two in a row is freed."""
 
     reply_to: str
     live: list[LiveRequest]
@@ -82,7 +82,7 @@ class HeldRequest(Frame, frozen=True):
 
 
 class HeldRequests(Frame, frozen=True, tag=15):
-    """Answer to LiveSet: what the scheduler holds for that edge."""
+    """Reply to LiveRequests: what the scheduler holds for that api process."""
 
     held: list[HeldRequest]
 
@@ -99,16 +99,19 @@ class Failed(Frame, frozen=True, tag=16):
 
 
 class Query(Frame, frozen=True, tag=17):
-    """A question to the scheduler: `timeline`, `config` or `flush`, with an argument where one is needed."""
+    """A query to the scheduler, numbered by its sender.
 
-    ask: int
+    `what` is `timeline` (with a request id as argument), `trace`, `config` or `flush`.
+    """
+
+    number: int
     reply_to: str
     what: str
     argument: str = ""
 
 
 class QueryReply(Frame, frozen=True, tag=18):
-    """Reply to Ask: JSON bytes."""
+    """Reply to the Query of that number: JSON bytes."""
 
-    ask: int
+    number: int
     body: bytes

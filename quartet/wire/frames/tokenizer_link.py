@@ -31,7 +31,7 @@ class ChatPrompt(Frame, frozen=True, tag="chat"):
 
 
 class Encode(Frame, frozen=True, tag=1):
-    """Job for a tokenizer. `job` is unique at the edge `reply_to`; a job lost with its tokenizer is sent again."""
+    """Job for a tokenizer. `job` is unique at the api process `reply_to`; a job whose tokenizer died is sent again."""
 
     job: int
     reply_to: str
@@ -40,7 +40,7 @@ class Encode(Frame, frozen=True, tag=1):
 
 
 class Encoded(Frame, frozen=True, tag=2):
-    """Answer to Encode: prompt ids (int32 bytes), the prompt's text (empty for ids that are not echoed), parameters
+    """Reply to Encode: prompt ids (int32 bytes), the prompt's text (empty for ids that are not echoed), parameters
     checked and cleaned."""
 
     job: int
@@ -50,7 +50,7 @@ class Encoded(Frame, frozen=True, tag=2):
 
 
 class EncodeFailed(Frame, frozen=True, tag=3):
-    """The job's request is at fault (or rendering failed): becomes a RequestError at the edge."""
+    """The job's request is at fault (or rendering failed): becomes a RequestError in the api process."""
 
     job: int
     status: int

@@ -13,13 +13,13 @@ from aiohttp import web
 from fake_engine import MODEL, FakeEngine
 
 from api_proc.app import build_app
-from api_proc.service import Service, Timeouts
+from api_proc.server.service import Service, Timeouts
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, ServerConfig
 
 
 @dataclass
-class Edge:
+class Api:
     """The server under test and a client session bound to it."""
 
     engine: FakeEngine
@@ -42,7 +42,7 @@ class Edge:
             return response.status, await (response.json() if is_json else response.text()), response.headers
 
 
-MakeEdge = Callable[..., Any]
+MakeApi = Callable[..., Any]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -51,11 +51,11 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture
-async def make_edge() -> AsyncIterator[MakeEdge]:
+async def make_api() -> AsyncIterator[MakeApi]:
     """Start servers; everything is closed at the end of the test."""
     closers: list[Callable[[], Any]] = []
 
-    async def make(timeouts: Timeouts | None = None, **server: Any) -> Edge:
+    async def make(timeouts: Timeouts | None = None, **server: Any) -> Api:
         engine = FakeEngine()
         config = Config(model=ModelConfig(), server=ServerConfig(**server), resolved=MODEL)
         seeds = iter(range(1, 10_000))
@@ -74,7 +74,7 @@ async def make_edge() -> AsyncIterator[MakeEdge]:
         port = runner.addresses[0][1]
         session = aiohttp.ClientSession()
         closers.extend((runner.cleanup, session.close))
-        return Edge(engine, service, f"http://127.0.0.1:{port}", port, session)
+        return Api(engine, service, f"http://127.0.0.1:{port}", port, session)
 
     yield make
     for close in reversed(closers):
@@ -82,13 +82,13 @@ async def make_edge() -> AsyncIterator[MakeEdge]:
 
 
 @pytest.fixture
-async def edge(make_edge: MakeEdge) -> Edge:
+async def api(make_api: MakeApi) -> Api:
     """A server with default settings."""
-    return await make_edge()
+    return await make_api()
 
 
 @pytest.fixture
-async def client(edge: Edge) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(api: Api) -> AsyncIterator[openai.AsyncOpenAI]:
     """The openai client, without retries."""
-    async with openai.AsyncOpenAI(base_url=edge.url + "/v1", api_key="none", max_retries=0) as made:
+    async with openai.AsyncOpenAI(base_url=api.url + "/v1", api_key="none", max_retries=0) as made:
         yield made

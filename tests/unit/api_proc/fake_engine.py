@@ -1,11 +1,11 @@
-"""The engine's in-memory twin for tests of the HTTP side: accepts, pushes what a test tells it, records aborts."""
+"""An in-memory engine client for tests of the api process: accepts, pushes a test's output, records aborts."""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from quartet.client.engine import GenerateRequest, Output
-from quartet.runtime.actor import Metrics
+from quartet.client.core import GenerateRequest, Output
+from quartet.runtime.core import Metrics
 from quartet.wire.config import ResolvedModel
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
@@ -34,7 +34,7 @@ def logprob_of(text: str, alternatives: int) -> TextLogprobs:
     return TextLogprobs(text, text.encode(), -0.5, top)
 
 
-class FakeGeneration:
+class FakeOutputStream:
     """One accepted request, driven by the test through `push`, `fail` and `finish_all`."""
 
     def __init__(self, request: GenerateRequest, rid: Rid) -> None:
@@ -80,8 +80,8 @@ class FakeGeneration:
         self._on_error(error)
 
 
-async def answer_words(output: FakeGeneration) -> None:
-    """The default script: every choice says WORDS, then stops."""
+async def answer_words(output: FakeOutputStream) -> None:
+    """The default script: every choice outputs WORDS, then stops."""
     limit = output.request.params.max_new_tokens
     words = WORDS if limit is None else WORDS[:limit]
     for word in words:
@@ -91,15 +91,15 @@ async def answer_words(output: FakeGeneration) -> None:
     output.finish_all("length" if len(words) < len(WORDS) else "stop", count=len(words))
 
 
-async def stay_silent(output: FakeGeneration) -> None:
+async def stay_silent(output: FakeOutputStream) -> None:
     """A script for tests that push by hand."""
 
 
-Script = Callable[[FakeGeneration], Awaitable[None]]
+Script = Callable[[FakeOutputStream], Awaitable[None]]
 
 
 class FakeEngine:
-    """Implements api_proc.service.EngineClient."""
+    """Implements api_proc.server.service.EngineClient."""
 
     def __init__(self) -> None:
         self.is_accepting = True
@@ -107,7 +107,7 @@ class FakeEngine:
         self.refusal: Exception | None = None
         self.refuse_after: int | None = None
         self.script: Script = answer_words
-        self.outputs: list[FakeGeneration] = []
+        self.outputs: list[FakeOutputStream] = []
         self.cancelled = 0
         self.accept = asyncio.Event()
         self.accept.set()
@@ -128,6 +128,7 @@ class FakeEngine:
                 {"num_running_reqs": 3.0, "token_usage": 0.25, 'cache_config_info{page_size="16"}': 1.0, "bad name": 1},
                 {
                     "generation_tokens": 1234.0,
+                    'frames_dropped{reason="crc"}': 2.0,
                     'step_seconds_bucket{le="+Inf"}': 2,
                     "step_seconds_sum": 0.5,
                     "step_seconds_count": 2,
@@ -136,8 +137,8 @@ class FakeEngine:
         }
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, what: str, argument: str = "") -> bytes:
-        """Answer with what was asked; nothing is known of a request called `gone`."""
+    async def query(self, what: str, argument: str = "") -> bytes:
+        """Reply with the query itself; no request is called `gone`."""
         if argument == "gone":
             return b'{"error":"no such request"}'
         return json.dumps({"what": what, "argument": argument}).encode()
@@ -145,7 +146,7 @@ class FakeEngine:
     def journal_metrics(self) -> Metrics:
         return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
 
-    async def generate(self, request: GenerateRequest) -> FakeGeneration:
+    async def generate(self, request: GenerateRequest) -> FakeOutputStream:
         self.waiting.set()
         try:
             await self.accept.wait()
@@ -154,7 +155,7 @@ class FakeEngine:
             raise
         if self.refusal is not None and len(self.outputs) >= (self.refuse_after or 0):
             raise self.refusal
-        output = FakeGeneration(request, Rid(len(self.outputs).to_bytes(16, "big")))
+        output = FakeOutputStream(request, Rid(len(self.outputs).to_bytes(16, "big")))
         self.outputs.append(output)
         self.arrived.set()
         task = asyncio.ensure_future(self.script(output))

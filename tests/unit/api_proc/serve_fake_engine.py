@@ -1,9 +1,9 @@
-"""The HTTP side alone, with a fake engine that pushes tokens as fast as it may: the server of the SSE benchmark.
+"""The HTTP application alone, with a fake engine that pushes tokens at full speed: the server of the SSE benchmark.
 
     python tests/unit/api_proc/serve_fake_engine.py --port 30001 --step-ms 0
     python benchmarks/sse_client.py --port 30001 --streams 256 --max-tokens 400 --pid PID
 
-Every step gives each open request one token, as a Delta of the engine would.
+Every step gives each open request one token, as a Delta does.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from aiohttp import web
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from api_proc.app import build_app
-from api_proc.service import Service
-from quartet.client.engine import GenerateRequest, Output
+from api_proc.server.service import Service
+from quartet.client.core import GenerateRequest, Output
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ResolvedModel
 from quartet.wire.errors import RequestError
@@ -30,7 +30,7 @@ from quartet.wire.frames import Finish, ProcessTable, Timings
 from quartet.wire.ids import Rid
 
 
-class SteppedGeneration:
+class SteppedOutputStream:
     """One request that gets a token a step until its limit."""
 
     def __init__(self, engine: "SteppedEngine", request: GenerateRequest, rid: Rid) -> None:
@@ -58,7 +58,7 @@ class SteppedGeneration:
 
 
 class SteppedEngine:
-    """Implements api_proc.service.EngineClient."""
+    """Implements api_proc.server.service.EngineClient."""
 
     is_accepting = True
     is_alive = True
@@ -66,20 +66,20 @@ class SteppedEngine:
 
     def __init__(self) -> None:
         self.snapshots: dict[str, object] = {}
-        self.live: set[SteppedGeneration] = set()
+        self.live: set[SteppedOutputStream] = set()
         self._ids = itertools.count()
         self.engine_s = 0.0
 
     def journal_metrics(self) -> object:
         raise NotImplementedError
 
-    async def generate(self, request: GenerateRequest) -> SteppedGeneration:
-        output = SteppedGeneration(self, request, Rid(next(self._ids).to_bytes(16, "big")))
+    async def generate(self, request: GenerateRequest) -> SteppedOutputStream:
+        output = SteppedOutputStream(self, request, Rid(next(self._ids).to_bytes(16, "big")))
         self.live.add(output)
         return output
 
     async def run(self, step_s: float, burst: int) -> None:
-        """Step for ever. The loop gets its turn after each step, as it does between two Delta frames."""
+        """Step until cancelled. The event loop runs between steps, as it does between two Delta frames."""
         while True:
             if len(self.live) >= burst:
                 burst = 1

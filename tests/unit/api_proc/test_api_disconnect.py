@@ -1,4 +1,4 @@
-"""Clients that leave, and clients that do not read: the engine is told, memory is bounded, others are unharmed."""
+"""Clients that disconnect or do not read: requests are aborted, memory is bounded, other clients are not affected."""
 
 import asyncio
 import json
@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from fake_engine import stay_silent
 
-from api_proc.service import Timeouts
+from api_proc.server.service import Timeouts
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-async def connect(edge: Any, body: dict[str, Any], receive_buffer: int = 0) -> socket.socket:
+async def connect(api: Any, body: dict[str, Any], receive_buffer: int = 0) -> socket.socket:
     """Send a chat request over a raw socket, which the test reads or does not read."""
     raw = socket.socket()
     if receive_buffer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     raw.setblocking(False)
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(raw, ("127.0.0.1", edge.port))
+    await loop.sock_connect(raw, ("127.0.0.1", api.port))
     payload = json.dumps({"messages": MESSAGES, **body}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload)
     await loop.sock_sendall(raw, head + payload)
@@ -45,63 +45,63 @@ def text_of(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-async def test_a_client_that_leaves_is_aborted(edge: Any, is_stream: bool) -> None:
-    edge.engine.script = stay_silent
-    raw = await connect(edge, {"stream": is_stream})
+async def test_a_client_that_leaves_is_aborted(api: Any, is_stream: bool) -> None:
+    api.engine.script = stay_silent
+    raw = await connect(api, {"stream": is_stream})
     async with asyncio.timeout(2):
-        await edge.engine.arrived.wait()
-        output = edge.engine.outputs[0]
+        await api.engine.arrived.wait()
+        output = api.engine.outputs[0]
         await output.subscribed.wait()
         output.text("one")
         await asyncio.sleep(0.01)
         raw.close()
         await output.aborted.wait()
-        assert await edge.service.open.wait_empty(2)
-    assert edge.service.stats.clients_closed == 1
+        assert await api.service.open.wait_empty(2)
+    assert api.service.stats.clients_closed == 1
 
 
-async def test_a_client_that_leaves_in_the_queue_cancels_generate(edge: Any) -> None:
-    edge.engine.accept.clear()
-    raw = await connect(edge, {"stream": True})
+async def test_a_client_that_leaves_in_the_queue_cancels_generate(api: Any) -> None:
+    api.engine.accept.clear()
+    raw = await connect(api, {"stream": True})
     async with asyncio.timeout(2):
-        await edge.engine.waiting.wait()
+        await api.engine.waiting.wait()
         raw.close()
-        assert await edge.service.open.wait_empty(2)
-    assert edge.engine.cancelled == 1
+        assert await api.service.open.wait_empty(2)
+    assert api.engine.cancelled == 1
 
 
-async def test_every_prompt_of_a_lost_client_is_aborted(edge: Any) -> None:
+async def test_every_prompt_of_a_lost_client_is_aborted(api: Any) -> None:
     subscribed = asyncio.Event()
 
     async def script(output: Any) -> None:
         await output.subscribed.wait()
-        if len(edge.engine.outputs) == 3:
+        if len(api.engine.outputs) == 3:
             subscribed.set()
 
-    edge.engine.script = script
-    task = asyncio.ensure_future(edge.post("/v1/completions", {"prompt": ["a", "b", "c"], "stream": True}))
+    api.engine.script = script
+    task = asyncio.ensure_future(api.post("/v1/completions", {"prompt": ["a", "b", "c"], "stream": True}))
     async with asyncio.timeout(2):
         await subscribed.wait()
         task.cancel()
-        for output in edge.engine.outputs:
+        for output in api.engine.outputs:
             await output.aborted.wait()
 
 
-async def test_a_slow_reader_gets_everything_in_fewer_events(edge: Any) -> None:
-    edge.engine.script = stay_silent
-    raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
-    await edge.engine.arrived.wait()
-    output = edge.engine.outputs[0]
+async def test_a_slow_reader_gets_everything_in_fewer_events(api: Any) -> None:
+    api.engine.script = stay_silent
+    raw = await connect(api, {"stream": True}, receive_buffer=1 << 16)
+    await api.engine.arrived.wait()
+    output = api.engine.outputs[0]
     await output.subscribed.wait()
     await asyncio.sleep(0.05)
     words = [f" word{i:06d}é" for i in range(60_000)]
     for word in words[:30_000]:
         output.text(word)
-    writes = edge.service.stats.sse_writes
+    writes = api.service.stats.sse_writes
     assert writes < 30_000, "the transport took everything: the test proves nothing"
     for word in words[30_000:]:
         output.text(word)
-    assert edge.service.stats.sse_writes == writes
+    assert api.service.stats.sse_writes == writes
     output.finish_all()
     data = await read_to_done(raw)
     raw.close()
@@ -125,33 +125,33 @@ def strip_chunks(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
-async def test_a_reader_that_reads_nothing_is_given_up(make_edge: Any, is_finished: bool) -> None:
-    edge = await make_edge(Timeouts(stall_s=0.3))
-    edge.engine.script = stay_silent
-    raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
-    await edge.engine.arrived.wait()
-    output = edge.engine.outputs[0]
+async def test_a_reader_that_reads_nothing_is_given_up(make_api: Any, is_finished: bool) -> None:
+    api = await make_api(Timeouts(stall_s=0.3))
+    api.engine.script = stay_silent
+    raw = await connect(api, {"stream": True}, receive_buffer=1 << 16)
+    await api.engine.arrived.wait()
+    output = api.engine.outputs[0]
     await output.subscribed.wait()
     await asyncio.sleep(0.05)
     for _ in range(30_000):
-        output.text(" a word that nobody reads")
+        output.text(" a word that is not read")
     if is_finished:
         output.finish_all()
-    status, _, _ = await edge.get("/health")
+    status, _, _ = await api.get("/health")
     assert status == 200
-    assert await edge.service.open.wait_empty(3)
-    assert edge.service.stats.clients_stalled == 1
+    assert await api.service.open.wait_empty(3)
+    assert api.service.stats.clients_stalled == 1
     assert is_finished or output.aborted.is_set()
     raw.close()
 
 
-async def test_an_error_reaches_a_slow_reader_after_the_text(edge: Any) -> None:
+async def test_an_error_reaches_a_slow_reader_after_the_text(api: Any) -> None:
     from quartet.wire.errors import RequestError
 
-    edge.engine.script = stay_silent
-    raw = await connect(edge, {"stream": True}, receive_buffer=1 << 16)
-    await edge.engine.arrived.wait()
-    output = edge.engine.outputs[0]
+    api.engine.script = stay_silent
+    raw = await connect(api, {"stream": True}, receive_buffer=1 << 16)
+    await api.engine.arrived.wait()
+    output = api.engine.outputs[0]
     await output.subscribed.wait()
     await asyncio.sleep(0.05)
     for _ in range(30_000):

@@ -5,11 +5,11 @@ from typing import Any
 
 from fake_engine import MODEL, FakeEngine, finish
 
-from api_proc.chat_rendering import ChatRenderer
-from api_proc.service import Service, Timeouts
-from api_proc.sse import EventStream
-from api_proc.usage import UsageCounter
-from quartet.client.engine import Output
+from api_proc.openai.chat_rendering import ChatRenderer
+from api_proc.server.service import Service, Timeouts
+from api_proc.server.sse import EventStream
+from api_proc.server.usage import UsageCounter
+from quartet.client.core import Output
 from quartet.runtime.clock import ManualClock
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
@@ -120,9 +120,9 @@ async def test_a_closed_connection_is_noticed_at_the_next_output() -> None:
         rig.stream.begin()
         rig.pipe.is_closed = True
         rig.pipe.is_writable = is_writable
-        rig.push("nobody hears this")
+        rig.push("this is never sent")
         assert rig.aborts == 1
-        assert "nobody" not in rig.text
+        assert "never sent" not in rig.text
         await rig.stream.serve()
 
 

@@ -1,4 +1,4 @@
-"""Bodies as clients really send them, and bodies no client would send: a Job or a RequestError, never anything else."""
+"""Bodies as clients send them, and random bodies: each gives a GenerationTask or a RequestError, and nothing else."""
 
 import json
 from typing import Any
@@ -9,13 +9,13 @@ from fake_engine import MODEL, FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_proc.bodies import decode_body
-from api_proc.chat import chat_job
-from api_proc.chat import decoder as chat_decoder
-from api_proc.completions import completion_job
-from api_proc.completions import decoder as completion_decoder
-from api_proc.openai_types import ChatRequest, CompletionRequest
-from api_proc.service import Service
+from api_proc.openai.chat import chat_task
+from api_proc.openai.chat import decoder as chat_decoder
+from api_proc.openai.completions import completion_task
+from api_proc.openai.completions import decoder as completion_decoder
+from api_proc.openai.schema import ChatRequest, CompletionRequest
+from api_proc.server.bodies import decode_body
+from api_proc.server.service import Service
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
@@ -38,7 +38,7 @@ def service() -> Service:
 def chat(headers: dict[str, str] | None = None, **fields: Any) -> Any:
     request = make_mocked_request("POST", "/v1/chat/completions", headers or {})
     body = json.dumps({"messages": MESSAGES, **fields}).encode()
-    return chat_job(request, service(), decode_body(chat_decoder, body)).requests[0]
+    return chat_task(request, service(), decode_body(chat_decoder, body)).requests[0]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def bodies(kind: type, needed: dict[str, Any]) -> st.SearchStrategy[dict[str, An
     return st.dictionaries(names, values, max_size=3).map(lambda fields: {**needed, **fields})
 
 
-def check(job: Any) -> None:
-    for request in job.requests:
+def check(task: Any) -> None:
+    for request in task.requests:
         params: SamplingParams = request.params
         assert 1 <= request.n <= 16
         assert 0 <= params.temperature <= 2
@@ -139,20 +139,20 @@ def check(job: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(bodies(ChatRequest, {"messages": MESSAGES}))
-def test_any_chat_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
+def test_any_chat_body_is_a_task_or_a_refusal(body: dict[str, Any]) -> None:
     request = make_mocked_request("POST", "/v1/chat/completions")
     try:
-        check(chat_job(request, service(), decode_body(chat_decoder, json.dumps(body).encode())))
+        check(chat_task(request, service(), decode_body(chat_decoder, json.dumps(body).encode())))
     except RequestError as error:
         assert error.status in (400, 404)
 
 
 @settings(max_examples=150, deadline=None)
 @given(bodies(CompletionRequest, {"prompt": "x"}))
-def test_any_completion_body_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
+def test_any_completion_body_is_a_task_or_a_refusal(body: dict[str, Any]) -> None:
     request = make_mocked_request("POST", "/v1/completions")
     try:
-        check(completion_job(request, service(), decode_body(completion_decoder, json.dumps(body).encode())))
+        check(completion_task(request, service(), decode_body(completion_decoder, json.dumps(body).encode())))
     except RequestError as error:
         assert error.status in (400, 404)
 

@@ -15,7 +15,7 @@ MESSAGES: Any = [{"role": "user", "content": "hi"}]
 TEXT = "".join(WORDS)
 
 
-async def test_chat(client: openai.AsyncOpenAI, edge: Any) -> None:
+async def test_chat(client: openai.AsyncOpenAI, api: Any) -> None:
     answer = await client.chat.completions.create(model="toy", messages=MESSAGES)
     assert answer.id.startswith("chatcmpl-")
     assert answer.object == "chat.completion"
@@ -60,7 +60,7 @@ async def test_chat_logprobs(client: openai.AsyncOpenAI) -> None:
     assert answer.choices[0].logprobs is None
 
 
-async def test_completions_in_every_prompt_form(client: openai.AsyncOpenAI, edge: Any) -> None:
+async def test_completions_in_every_prompt_form(client: openai.AsyncOpenAI, api: Any) -> None:
     forms: list[Any] = ["one", ["one", "two"], [1, 2, 3], [[1, 2], [3]]]
     expected = [
         [TextPrompt("one")],
@@ -69,25 +69,25 @@ async def test_completions_in_every_prompt_form(client: openai.AsyncOpenAI, edge
         [IdsPrompt(pack_ids([1, 2])), IdsPrompt(pack_ids([3]))],
     ]
     for form, prompts in zip(forms, expected, strict=True):
-        edge.engine.outputs.clear()
+        api.engine.outputs.clear()
         answer = await client.completions.create(model="toy", prompt=form, n=2)
-        assert [one.request.prompt for one in edge.engine.outputs] == prompts
+        assert [one.request.prompt for one in api.engine.outputs] == prompts
         assert [one.index for one in answer.choices] == list(range(2 * len(prompts)))
         assert {one.text for one in answer.choices} == {TEXT}
         assert answer.usage is not None
         assert answer.usage.prompt_tokens == 5 * len(prompts)
-    seeds = [one.request.params.seed for one in edge.engine.outputs]
+    seeds = [one.request.params.seed for one in api.engine.outputs]
     assert len(set(seeds)) == 2
-    assert edge.engine.outputs[0].request.params.max_new_tokens == 16
+    assert api.engine.outputs[0].request.params.max_new_tokens == 16
 
 
-async def test_completions_echo_and_zero_tokens(client: openai.AsyncOpenAI, edge: Any) -> None:
+async def test_completions_echo_and_zero_tokens(client: openai.AsyncOpenAI, api: Any) -> None:
     answer = await client.completions.create(model="toy", prompt="the prompt", echo=True, max_tokens=0)
     assert answer.choices[0].text == "the prompt"
     assert answer.choices[0].finish_reason == "length"
     answer = await client.completions.create(model="toy", prompt=[1, 2], echo=True, max_tokens=1)
     assert answer.choices[0].text == "decoded promptHello"
-    assert edge.engine.outputs[-1].request.prompt == IdsPrompt(pack_ids([1, 2]), is_echoed=True)
+    assert api.engine.outputs[-1].request.prompt == IdsPrompt(pack_ids([1, 2]), is_echoed=True)
 
 
 async def test_completions_stream_and_logprobs(client: openai.AsyncOpenAI) -> None:
@@ -114,32 +114,32 @@ async def test_completions_stream_and_logprobs(client: openai.AsyncOpenAI) -> No
     ],
 )
 async def test_error_classes(
-    client: openai.AsyncOpenAI, edge: Any, error: RequestError, expected: type[openai.APIStatusError]
+    client: openai.AsyncOpenAI, api: Any, error: RequestError, expected: type[openai.APIStatusError]
 ) -> None:
-    edge.engine.refusal = error
+    api.engine.refusal = error
     for is_stream in (False, True):
         with pytest.raises(expected) as caught:
             await client.chat.completions.create(model="toy", messages=MESSAGES, stream=is_stream)
         assert (caught.value.status_code, caught.value.code) == (error.status, error.code)
 
 
-async def test_auth_and_validation_errors(make_edge: Any) -> None:
-    edge = await make_edge(api_key=("right",))
+async def test_auth_and_validation_errors(make_api: Any) -> None:
+    api = await make_api(api_key=("right",))
     for key, expected in (("wrong", openai.AuthenticationError), ("right", openai.BadRequestError)):
-        async with openai.AsyncOpenAI(base_url=edge.url + "/v1", api_key=key, max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=api.url + "/v1", api_key=key, max_retries=0) as client:
             with pytest.raises(expected) as caught:
                 await client.chat.completions.create(model="toy", messages=MESSAGES, max_tokens=-1)
             assert caught.value.param == (None if key == "wrong" else "max_tokens")
 
 
-async def test_an_error_midway_raises(client: openai.AsyncOpenAI, edge: Any) -> None:
+async def test_an_error_midway_raises(client: openai.AsyncOpenAI, api: Any) -> None:
     async def script(output: Any) -> None:
         await output.subscribed.wait()
         await asyncio.sleep(0.01)
         output.text("some")
         output.fail(RequestError(500, "out_of_memory", "it does not fit"))
 
-    edge.engine.script = script
+    api.engine.script = script
     stream = await client.chat.completions.create(model="toy", messages=MESSAGES, stream=True)
     with pytest.raises(openai.APIError, match="does not fit"):
         async for _ in stream:
@@ -155,7 +155,7 @@ async def test_models(client: openai.AsyncOpenAI) -> None:
         await client.models.retrieve("other")
 
 
-async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, edge: Any) -> None:
+async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, api: Any) -> None:
     messages: Any = [
         {"role": "developer", "content": "be brief", "name": "boss"},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
@@ -173,10 +173,10 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, edge: Any) ->
                     "top_k": -1, "stop_token_ids": [8], "chat_template_kwargs": {"thinking": False}},
         extra_headers={"x-override-priority": "-4"},
     )  # fmt: skip
-    request = edge.engine.outputs[0].request
+    request = api.engine.outputs[0].request
     assert json.loads(request.prompt.messages) == [
         {"role": "system", "content": "be brief", "name": "boss"},
-        {"role": "user", "content": "a\nb"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": ""},
     ]
     assert json.loads(request.prompt.template_args) == {"thinking": False}
@@ -191,10 +191,10 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, edge: Any) ->
     assert params.logprobs == -1
 
 
-async def test_defaults_of_chat(client: openai.AsyncOpenAI, edge: Any) -> None:
+async def test_defaults_of_chat(client: openai.AsyncOpenAI, api: Any) -> None:
     await client.chat.completions.create(model="toy", messages=MESSAGES, temperature=0, top_p=1)
     await client.chat.completions.create(model="toy", messages=MESSAGES, temperature=1e-9)
-    first, second = (one.request for one in edge.engine.outputs)
+    first, second = (one.request for one in api.engine.outputs)
     assert (first.params.temperature, first.params.top_p, first.params.top_k) == (0.0, 1.0, 20)
     assert second.params.temperature == 0.0
     assert first.params.max_new_tokens is None

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from fake_engine import WORDS, stay_silent
 
-from api_proc.service import Timeouts
-from quartet.client.engine import Output
+from api_proc.server.service import Timeouts
+from quartet.client.core import Output
 from quartet.wire.errors import RequestError
 
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -32,8 +32,8 @@ async def read_until(response: Any, marker: bytes) -> bytes:
     return data
 
 
-async def test_chat_stream_frame_by_frame(edge: Any) -> None:
-    status, text, headers = await edge.post("/v1/chat/completions", CHAT)
+async def test_chat_stream_frame_by_frame(api: Any) -> None:
+    status, text, headers = await api.post("/v1/chat/completions", CHAT)
     assert status == 200
     assert headers["Content-Type"].startswith("text/event-stream")
     assert headers["Cache-Control"] == "no-cache"
@@ -57,8 +57,8 @@ async def test_chat_stream_frame_by_frame(edge: Any) -> None:
     assert not any("usage" in one for one in got[:-1])
 
 
-async def test_choices_are_opened_and_ended_one_by_one(edge: Any) -> None:
-    _, text, _ = await edge.post("/v1/chat/completions", {**CHAT, "n": 3})
+async def test_choices_are_opened_and_ended_one_by_one(api: Any) -> None:
+    _, text, _ = await api.post("/v1/chat/completions", {**CHAT, "n": 3})
     got = events(text)[:-1]
     roles = [one["choices"][0]["index"] for one in got if "role" in one["choices"][0]["delta"]]
     ends = [one["choices"][0]["index"] for one in got if one["choices"][0]["finish_reason"]]
@@ -69,8 +69,8 @@ async def test_choices_are_opened_and_ended_one_by_one(edge: Any) -> None:
         assert "".join(mine) == "".join(WORDS)
 
 
-async def test_usage_only_when_asked_and_with_no_choices(edge: Any) -> None:
-    _, text, _ = await edge.post("/v1/chat/completions", {**CHAT, "n": 2, "stream_options": {"include_usage": True}})
+async def test_usage_only_when_asked_and_with_no_choices(api: Any) -> None:
+    _, text, _ = await api.post("/v1/chat/completions", {**CHAT, "n": 2, "stream_options": {"include_usage": True}})
     usage = events(text)[-2]
     assert usage["choices"] == []
     assert usage["usage"] == {
@@ -83,16 +83,16 @@ async def test_usage_only_when_asked_and_with_no_choices(edge: Any) -> None:
     assert usage["timings"]["prefill_ms"] == 10.0
 
 
-async def test_continuous_usage_counts_up(edge: Any) -> None:
+async def test_continuous_usage_counts_up(api: Any) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
-    _, text, _ = await edge.post("/v1/chat/completions", {**CHAT, "stream_options": options})
+    _, text, _ = await api.post("/v1/chat/completions", {**CHAT, "stream_options": options})
     counts = [one["usage"]["completion_tokens"] for one in events(text)[:-1] if "usage" in one]
     assert counts == [1, 2, 3, 4, 4, 4]
 
 
-async def test_completion_stream_has_no_role_and_echoes(edge: Any) -> None:
+async def test_completion_stream_has_no_role_and_echoes(api: Any) -> None:
     body = {"prompt": ["one", "two"], "stream": True, "echo": True, "max_tokens": 2}
-    _, text, _ = await edge.post("/v1/completions", body)
+    _, text, _ = await api.post("/v1/completions", body)
     got = events(text)[:-1]
     assert {one["object"] for one in got} == {"text_completion"}
     texts = ["", ""]
@@ -102,45 +102,45 @@ async def test_completion_stream_has_no_role_and_echoes(edge: Any) -> None:
     assert [one["choices"][0]["finish_reason"] for one in got].count("length") == 2
 
 
-async def test_output_before_the_head_is_out_is_not_lost(edge: Any) -> None:
+async def test_output_before_the_head_is_out_is_not_lost(api: Any) -> None:
     async def early(output: Any) -> None:
         output.text("early")
         output.finish_all()
 
-    edge.engine.script = early
-    _, text, _ = await edge.post("/v1/chat/completions", CHAT)
+    api.engine.script = early
+    _, text, _ = await api.post("/v1/chat/completions", CHAT)
     got = events(text)
     assert got[1]["choices"][0]["delta"]["content"] == "early"
     assert got[-1] == "[DONE]"
 
 
-async def test_matched_stop_and_text_with_the_finish(edge: Any) -> None:
+async def test_matched_stop_and_text_with_the_finish(api: Any) -> None:
     async def script(output: Any) -> None:
         await output.subscribed.wait()
         from fake_engine import finish
 
         output.push(Output(0, [1, 2], "the end", None, finish("stop", "END", 2)))
 
-    edge.engine.script = script
-    _, text, _ = await edge.post("/v1/chat/completions", CHAT)
+    api.engine.script = script
+    _, text, _ = await api.post("/v1/chat/completions", CHAT)
     got = events(text)
     assert got[1]["choices"][0]["delta"]["content"] == "the end"
     assert got[2]["choices"][0]["matched_stop"] == "END"
 
 
-async def test_nothing_is_written_for_text_that_is_held_back(edge: Any) -> None:
+async def test_nothing_is_written_for_text_that_is_held_back(api: Any) -> None:
     async def script(output: Any) -> None:
         await output.subscribed.wait()
         output.push(Output(0, [1], "", None, None))
         output.text("ok")
         output.finish_all()
 
-    edge.engine.script = script
-    _, text, _ = await edge.post("/v1/chat/completions", CHAT)
+    api.engine.script = script
+    _, text, _ = await api.post("/v1/chat/completions", CHAT)
     assert len(events(text)) == 4
 
 
-async def test_an_error_midway_is_an_event_and_then_done(edge: Any) -> None:
+async def test_an_error_midway_is_an_event_and_then_done(api: Any) -> None:
     async def script(output: Any) -> None:
         await output.subscribed.wait()
         await asyncio.sleep(0.01)
@@ -148,8 +148,8 @@ async def test_an_error_midway_is_an_event_and_then_done(edge: Any) -> None:
         output.fail(RequestError(500, "out_of_memory", "it does not fit"))
         output.text("ignored")
 
-    edge.engine.script = script
-    status, text, _ = await edge.post("/v1/chat/completions", CHAT)
+    api.engine.script = script
+    status, text, _ = await api.post("/v1/chat/completions", CHAT)
     assert status == 200
     got = events(text)
     assert got[-2] == {
@@ -157,53 +157,53 @@ async def test_an_error_midway_is_an_event_and_then_done(edge: Any) -> None:
     }
     assert got[-1] == "[DONE]"
     assert "ignored" not in text
-    assert edge.engine.outputs[0].aborted.is_set()
+    assert api.engine.outputs[0].aborted.is_set()
 
 
-async def test_a_renderer_that_raises_ends_its_own_stream_only(edge: Any, monkeypatch: Any) -> None:
+async def test_a_renderer_that_raises_ends_its_own_stream_only(api: Any, monkeypatch: Any) -> None:
     async def script(output: Any) -> None:
         await output.subscribed.wait()
         await asyncio.sleep(0.01)
         output.text("half a pair \ud800")
 
-    edge.engine.script = script
-    _, text, _ = await edge.post("/v1/chat/completions", CHAT)
+    api.engine.script = script
+    _, text, _ = await api.post("/v1/chat/completions", CHAT)
     got = events(text)
     assert got[-2]["error"]["code"] == "internal_error"
     assert got[-1] == "[DONE]"
 
 
-async def test_keep_alive_when_silent_and_sooner_in_recovery(make_edge: Any) -> None:
-    edge = await make_edge(Timeouts(keep_alive_s=0.3, recovering_s=0.1))
-    edge.engine.script = stay_silent
+async def test_keep_alive_when_silent_and_sooner_in_recovery(make_api: Any) -> None:
+    api = await make_api(Timeouts(keep_alive_s=0.3, recovering_s=0.1))
+    api.engine.script = stay_silent
     clock = asyncio.get_running_loop().time
-    async with edge.http.post(edge.url + "/v1/chat/completions", json=CHAT) as response:
+    async with api.http.post(api.url + "/v1/chat/completions", json=CHAT) as response:
         start = clock()
         await read_until(response, b": keep-alive\n\n")
         assert 0.25 < clock() - start < 1.0
-        edge.engine.is_accepting = False
+        api.engine.is_accepting = False
         start = clock()
         await read_until(response, b": keep-alive\n\n")
         await read_until(response, b": keep-alive\n\n")
         assert clock() - start < 0.55
-        output = edge.engine.outputs[0]
+        output = api.engine.outputs[0]
         output.finish_all()
         assert b"[DONE]" in await read_until(response, b"[DONE]")
 
 
-async def test_logprobs_of_chat_and_completions(edge: Any) -> None:
-    _, text, _ = await edge.post("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2})
+async def test_logprobs_of_chat_and_completions(api: Any) -> None:
+    _, text, _ = await api.post("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2})
     entry = events(text)[2]["choices"][0]["logprobs"]["content"][0]
     assert entry["token"] == " wörld"
     assert bytes(entry["bytes"]).decode() == " wörld"
     assert [one["token"] for one in entry["top_logprobs"]] == ["alt0", "alt1"]
-    _, text, _ = await edge.post("/v1/completions", {"prompt": "x", "stream": True, "logprobs": 1, "max_tokens": 4})
+    _, text, _ = await api.post("/v1/completions", {"prompt": "x", "stream": True, "logprobs": 1, "max_tokens": 4})
     offsets = [one["choices"][0]["logprobs"]["text_offset"][0] for one in events(text)[:-2]]
     assert offsets == [0, 5, 11, 13]
 
 
-async def test_http_1_0_gets_the_plain_bytes(edge: Any) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+async def test_http_1_0_gets_the_plain_bytes(api: Any) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     body = json.dumps(CHAT).encode()
     writer.write(b"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     raw = await reader.read()
@@ -213,8 +213,8 @@ async def test_http_1_0_gets_the_plain_bytes(edge: Any) -> None:
     assert events(rest.decode())[-1] == "[DONE]"
 
 
-async def test_the_connection_can_be_used_again_after_a_stream(edge: Any) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+async def test_the_connection_can_be_used_again_after_a_stream(api: Any) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     body = json.dumps(CHAT).encode()
     request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with asyncio.timeout(5):
@@ -225,12 +225,12 @@ async def test_the_connection_can_be_used_again_after_a_stream(edge: Any) -> Non
     writer.close()
 
 
-async def test_an_error_before_the_head_keeps_its_status(edge: Any) -> None:
+async def test_an_error_before_the_head_keeps_its_status(api: Any) -> None:
     async def fail(output: Any) -> None: ...
 
-    edge.engine.script = fail
+    api.engine.script = fail
     error = RequestError(500, "out_of_memory", "it does not fit")
-    generate = edge.engine.generate
+    generate = api.engine.generate
 
     async def generate_and_fail(request: Any) -> Any:
         output = await generate(request)
@@ -243,17 +243,17 @@ async def test_an_error_before_the_head_keeps_its_status(edge: Any) -> None:
         output.subscribe = subscribe_and_fail
         return output
 
-    edge.engine.generate = generate_and_fail
-    status, body, _ = await edge.post("/v1/chat/completions", CHAT)
+    api.engine.generate = generate_and_fail
+    status, body, _ = await api.post("/v1/chat/completions", CHAT)
     assert (status, body["error"]["code"]) == (500, "out_of_memory")
-    assert edge.engine.outputs[0].aborted.is_set()
+    assert api.engine.outputs[0].aborted.is_set()
 
 
-async def test_a_bug_in_the_middle_of_a_stream_breaks_the_connection(edge: Any, monkeypatch: Any) -> None:
+async def test_a_bug_in_the_middle_of_a_stream_breaks_the_connection(api: Any, monkeypatch: Any) -> None:
     async def broken(self: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("api_proc.sse.EventStream.serve", broken)
+    monkeypatch.setattr("api_proc.server.sse.EventStream.serve", broken)
     with pytest.raises(aiohttp.ClientError):
-        await edge.post("/v1/chat/completions", CHAT)
-    assert len(edge.service.open) == 0
+        await api.post("/v1/chat/completions", CHAT)
+    assert len(api.service.open) == 0

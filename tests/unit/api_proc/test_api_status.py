@@ -1,21 +1,21 @@
-"""The routes that tell about the service: probes, process table, metrics."""
+"""Routes that describe the service: probes, process table, metrics."""
 
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from quartet.runtime.actor import Metrics
+from quartet.runtime.core import Metrics
 
 
-async def test_health_and_ready_follow_the_engine(edge: Any) -> None:
+async def test_health_and_ready_follow_the_engine(api: Any) -> None:
     states = {(False, False): (503, 503), (True, True): (200, 200), (True, False): (200, 503)}
     for (is_alive, is_accepting), expected in states.items():
-        edge.engine.is_alive, edge.engine.is_accepting = is_alive, is_accepting
-        assert ((await edge.get("/health"))[0], (await edge.get("/ready"))[0]) == expected
+        api.engine.is_alive, api.engine.is_accepting = is_alive, is_accepting
+        assert ((await api.get("/health"))[0], (await api.get("/ready"))[0]) == expected
 
 
-async def test_topology_and_index(edge: Any) -> None:
-    _, body, _ = await edge.get("/topology")
+async def test_topology_and_index(api: Any) -> None:
+    _, body, _ = await api.get("/topology")
     assert body["processes"][1] == {
         "role": "worker",
         "rank": 0,
@@ -25,22 +25,22 @@ async def test_topology_and_index(edge: Any) -> None:
         "phase": "loading",
         "restarts": 2,
     }
-    status, body, _ = await edge.get("/")
+    status, body, _ = await api.get("/")
     assert (status, body["name"]) == (200, "quartet")
 
 
-async def families(edge: Any) -> dict[str, Any]:
-    status, text, headers = await edge.get("/metrics")
+async def families(api: Any) -> dict[str, Any]:
+    status, text, headers = await api.get("/metrics")
     assert status == 200
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-async def test_metrics_of_every_process_can_be_parsed(edge: Any) -> None:
-    await edge.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
-    await edge.post("/v1/chat/completions", {"messages": []})
-    await edge.get("/nothing")
-    got = await families(edge)
+async def test_metrics_of_every_process_can_be_parsed(api: Any) -> None:
+    await api.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
+    await api.post("/v1/chat/completions", {"messages": []})
+    await api.get("/nothing")
+    got = await families(api)
     assert all(name.startswith("quartet_") for name in got)
     running = got["quartet_num_running_reqs"]
     assert (running.type, running.samples[0].value) == ("gauge", 3.0)
@@ -51,6 +51,8 @@ async def test_metrics_of_every_process_can_be_parsed(edge: Any) -> None:
         "quartet_generation_tokens_total",
         1234.0,
     )
+    dropped = got["quartet_frames_dropped"].samples[0]
+    assert (dropped.labels, dropped.value) == ({"process": "scheduler-0", "reason": "crc"}, 2.0)
     assert got["quartet_step_seconds"].type == "histogram"
     assert got["quartet_cache_config_info"].samples[0].labels["page_size"] == "16"
     assert "quartet_bad name" not in got
@@ -59,14 +61,14 @@ async def test_metrics_of_every_process_can_be_parsed(edge: Any) -> None:
     assert got["quartet_journal_requests"].samples[0].labels == {"process": "api-0"}
 
 
-async def test_own_counts_and_latencies(edge: Any) -> None:
+async def test_own_counts_and_latencies(api: Any) -> None:
     for _ in range(2):
-        await edge.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
-    await edge.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "n": 2})
-    await edge.post("/v1/chat/completions", {"messages": []})
-    await edge.get("/no/such/1")
-    await edge.get("/no/such/2")
-    got = await families(edge)
+        await api.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
+    await api.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "n": 2})
+    await api.post("/v1/chat/completions", {"messages": []})
+    await api.get("/no/such/1")
+    await api.get("/no/such/2")
+    got = await families(api)
     ttft = {one.name: one.value for one in got["quartet_time_to_first_token_seconds"].samples if "le" not in one.labels}
     assert ttft["quartet_time_to_first_token_seconds_count"] == 3
     generated = {one.name: one.value for one in got["quartet_request_generation_tokens"].samples}
@@ -81,13 +83,13 @@ async def test_own_counts_and_latencies(edge: Any) -> None:
     assert rejected == {"invalid_value": 1}
 
 
-async def test_own_snapshot_is_not_shown_twice(edge: Any) -> None:
-    from api_proc.metrics import own_metrics
+async def test_own_snapshot_is_not_shown_twice(api: Any) -> None:
+    from api_proc.admin.metrics import own_metrics
     from quartet.wire.frames import Snapshot
     from quartet.wire.ids import Epoch, Role
 
-    own = own_metrics(edge.service)
+    own = own_metrics(api.service)
     assert isinstance(own, Metrics)
-    edge.engine.snapshots["api-0"] = Snapshot(Role.API, 0, Epoch(1), dict(own.gauges), dict(own.counters))
-    got = await families(edge)
+    api.engine.snapshots["api-0"] = Snapshot(Role.API, 0, Epoch(1), dict(own.gauges), dict(own.counters))
+    got = await families(api)
     assert len(got["quartet_open_requests"].samples) == 1

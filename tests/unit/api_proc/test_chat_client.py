@@ -19,39 +19,39 @@ class Terminal(io.StringIO):
         return True
 
 
-async def chat(edge: Any, lines: str, terminal: bool = False, **more: Any) -> tuple[int, str, str]:
+async def chat(api: Any, lines: str, terminal: bool = False, **more: Any) -> tuple[int, str, str]:
     out, notes = io.StringIO(), io.StringIO()
     source = (Terminal if terminal else io.StringIO)(lines)
-    url = more.pop("url", edge.url)
+    url = more.pop("url", api.url)
     code = await asyncio.to_thread(run_chat, url, source=source, out=out, notes=notes, **more)
     return code, out.getvalue(), notes.getvalue()
 
 
-def turns(edge: Any, request: int) -> list[tuple[str, str]]:
-    messages = json.loads(edge.engine.outputs[request].request.prompt.messages)
+def turns(api: Any, request: int) -> list[tuple[str, str]]:
+    messages = json.loads(api.engine.outputs[request].request.prompt.messages)
     return [(one["role"], one["content"]) for one in messages]
 
 
-async def test_piped_lines_are_one_conversation(edge: Any) -> None:
-    code, out, notes = await chat(edge, "first\n\nsecond\n/reset\nthird\n/exit\nnever\n", max_tokens=9, system="brief")
+async def test_piped_lines_are_one_conversation(api: Any) -> None:
+    code, out, notes = await chat(api, "first\n\nsecond\n/reset\nthird\n/exit\nnever\n", max_tokens=9, system="brief")
     assert (code, notes) == (0, "")
     assert out == f"{TEXT}\n" * 3
-    assert len(edge.engine.outputs) == 3
-    assert turns(edge, 1) == [("system", "brief"), ("user", "first"), ("assistant", TEXT), ("user", "second")]
-    assert turns(edge, 2) == [("system", "brief"), ("user", "third")]
-    assert edge.engine.outputs[0].request.params.max_new_tokens == 9
+    assert len(api.engine.outputs) == 3
+    assert turns(api, 1) == [("system", "brief"), ("user", "first"), ("assistant", TEXT), ("user", "second")]
+    assert turns(api, 2) == [("system", "brief"), ("user", "third")]
+    assert api.engine.outputs[0].request.params.max_new_tokens == 9
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
-async def test_any_form_of_the_address(edge: Any, suffix: str) -> None:
-    code, out, _ = await chat(edge, "hi\n", url=edge.url.removeprefix("http://") + suffix)
+async def test_any_form_of_the_address(api: Any, suffix: str) -> None:
+    code, out, _ = await chat(api, "hi\n", url=api.url.removeprefix("http://") + suffix)
     assert (code, out) == (0, f"{TEXT}\n")
 
 
-async def test_a_terminal_gets_prompts_and_goes_on_after_an_error(edge: Any) -> None:
-    edge.engine.refusal = RequestError(503, "queue_full", "the queue is full")
-    edge.engine.refuse_after = 1
-    code, out, notes = await chat(edge, "one\ntwo\n/reset\n", terminal=True)
+async def test_a_terminal_gets_prompts_and_goes_on_after_an_error(api: Any) -> None:
+    api.engine.refusal = RequestError(503, "queue_full", "the queue is full")
+    api.engine.refuse_after = 1
+    code, out, notes = await chat(api, "one\ntwo\n/reset\n", terminal=True)
     assert code == 0
     assert out.startswith(f"> {TEXT}\n> ")
     assert "toy at http://127.0.0.1" in notes
@@ -60,45 +60,45 @@ async def test_a_terminal_gets_prompts_and_goes_on_after_an_error(edge: Any) -> 
     assert "forgotten" in notes
 
 
-async def test_failures_end_a_piped_run(edge: Any, make_edge: Any) -> None:
-    code, _, notes = await chat(edge, "hi\n", model="other")
+async def test_failures_end_a_piped_run(api: Any, make_api: Any) -> None:
+    code, _, notes = await chat(api, "hi\n", model="other")
     assert code == 1
     assert "toy" in notes
-    code, _, notes = await chat(edge, "hi\n", url="http://127.0.0.1:1")
+    code, _, notes = await chat(api, "hi\n", url="http://127.0.0.1:1")
     assert code == 1
     assert "cannot reach http://127.0.0.1:1" in notes
-    code, _, notes = await chat(edge, "hi\n", url="ftp://x")
+    code, _, notes = await chat(api, "hi\n", url="ftp://x")
     assert code == 1
-    locked = await make_edge(api_key=("k",))
+    locked = await make_api(api_key=("k",))
     assert (await chat(locked, "hi\n"))[0] == 1
     assert (await chat(locked, "hi\n", api_key="k"))[0] == 0
 
 
-async def test_an_error_event_and_a_broken_stream(edge: Any) -> None:
+async def test_an_error_event_and_a_broken_stream(api: Any) -> None:
     async def fail(output: Any) -> None:
         await output.subscribed.wait()
         await asyncio.sleep(0.01)
         output.fail(RequestError(500, "internal_error", "it broke"))
 
-    edge.engine.script = fail
-    code, _, notes = await chat(edge, "hi\n")
+    api.engine.script = fail
+    code, _, notes = await chat(api, "hi\n")
     assert code == 1
     assert "it broke" in notes
 
 
-async def test_control_characters_do_not_reach_the_terminal(edge: Any) -> None:
+async def test_control_characters_do_not_reach_the_terminal(api: Any) -> None:
     async def script(output: Any) -> None:
         await output.subscribed.wait()
         output.text("a\x1b[2Jb\tc\nd\x9b")
         output.finish_all()
 
-    edge.engine.script = script
-    _, out, _ = await chat(edge, "hi\n")
+    api.engine.script = script
+    _, out, _ = await chat(api, "hi\n")
     assert out == "a[2Jb\tc\nd\n"
 
 
-async def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(edge: Any) -> None:
-    edge.engine.script = stay_silent
+async def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(api: Any) -> None:
+    api.engine.script = stay_silent
 
     class Interrupting(io.StringIO):
         def write(self, text: str) -> int:
@@ -108,20 +108,20 @@ async def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(edge: Any) -> Non
             return len(text)
 
     async def speak() -> None:
-        await edge.engine.arrived.wait()
-        await edge.engine.outputs[0].subscribed.wait()
-        edge.engine.outputs[0].text("partly")
+        await api.engine.arrived.wait()
+        await api.engine.outputs[0].subscribed.wait()
+        api.engine.outputs[0].text("partly")
 
-    conversation = Conversation(ChatServer(edge.url), "toy", {})
+    conversation = Conversation(ChatServer(api.url), "toy", {})
     speaker = asyncio.ensure_future(speak())
     answer = await asyncio.to_thread(conversation.ask, "hi", Interrupting())
     await speaker
     assert (answer.text, answer.finish_reason) == ("partly", "interrupted")
     async with asyncio.timeout(2):
-        await edge.engine.outputs[0].aborted.wait()
-    edge.engine.script = lambda output: _finish(output)
+        await api.engine.outputs[0].aborted.wait()
+    api.engine.script = lambda output: _finish(output)
     await asyncio.to_thread(conversation.ask, "go on", io.StringIO())
-    assert turns(edge, 1) == [("user", "hi"), ("assistant", "partly"), ("user", "go on")]
+    assert turns(api, 1) == [("user", "hi"), ("assistant", "partly"), ("user", "go on")]
 
 
 async def _finish(output: Any) -> None:

@@ -1,4 +1,4 @@
-"""Drives the detokenizer's core as the scheduler would, and puts its Deltas together as the edge would."""
+"""Drives the detokenizer's core as the scheduler would, and puts its Deltas together as an api process does."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ TIMINGS = Timings(cached_tokens=3)
 
 @dataclass
 class Heard:
-    """What the edge has put together of one stream; checks that nothing is missing or doubled."""
+    """The output of one stream as its api process receives it; checks that nothing is missing or doubled."""
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
@@ -46,7 +46,7 @@ class Heard:
 
 
 class Rig:
-    """One core, the streams of its edges, and the Stopped frames it sent."""
+    """One core, the streams of its api processes, and the Stopped frames it sent."""
 
     def __init__(self, factory: DecoderFactory) -> None:
         self.core = DetokCore(factory)
@@ -60,7 +60,7 @@ class Rig:
         source = Source(Role.SCHEDULER, 0, Epoch(epoch or self.epoch))
         encoder = Encoder(Source(Role.DETOK, 0, Epoch(1)), BOOT_ID)
         decoder: Decoder[Any] = Decoder(ApiInbound | Stopped, BOOT_ID)
-        for destination, answer in self.core.handle(source, frame):
+        for destination, answer in self.core.handle(source, frame, 0.0):
             _, again = decoder.decode(encoder.encode(answer))
             if isinstance(again, Stopped):
                 assert destination == "scheduler-0"

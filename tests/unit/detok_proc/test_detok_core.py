@@ -69,13 +69,13 @@ def test_replay_at_every_point_gives_the_same_rest(
 ) -> None:
     ids = ids_of(byte_level, text)
     whole = run_split(byte_level, ids, list(range(len(ids))), (stop,), False).heard[rid_of(1)]
-    # Whoever has the last id has the finish as well, for they come in one item.
-    edge = data.draw(st.integers(0, len(whole.ids) - 1))
-    known = data.draw(st.integers(edge, len(whole.ids)))
-    offset = sum(len(item.text) for item in whole.items if item.index < edge)
+    # The last id and the finish come in one item, so that they are delivered together.
+    delivered = data.draw(st.integers(0, len(whole.ids) - 1))
+    known = data.draw(st.integers(delivered, len(whole.ids)))
+    offset = sum(len(item.text) for item in whole.items if item.index < delivered)
     rig = Rig(byte_level)
-    heard = rig.heard[rid_of(1)] = type(whole)(ids[:edge], whole.text[:offset])
-    rig.open(stop=(stop,), output_ids=pack_ids(ids[:known]), delivered_count=edge, attempt=2)
+    heard = rig.heard[rid_of(1)] = type(whole)(ids[:delivered], whole.text[:offset])
+    rig.open(stop=(stop,), output_ids=pack_ids(ids[:known]), delivered_count=delivered, attempt=2)
     if heard.finish is None:
         rest = [(1, index, ids[index]) for index in range(known, len(ids))]
         rig.tokens(rest, [end_of(len(ids))])
@@ -119,7 +119,7 @@ def test_the_scheduler_learns_of_a_stop_and_later_rows_are_ignored(byte_level: D
     assert rig.core.counters["detok_unknown_handles"] == 1, "after its end the handle is forgotten"
 
 
-def test_an_end_in_the_same_frame_as_a_stop_string_says_the_string(byte_level: DecoderFactory) -> None:
+def test_an_end_in_the_same_frame_as_a_stop_string_carries_the_string(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     heard = rig.open(stop=("b",))
     rig.tokens([(1, 0, ids_of(byte_level, "b")[0])], [end_of(1)])
@@ -204,7 +204,7 @@ def test_frames_of_others_and_columns_of_unequal_length_are_dropped(byte_level: 
     row = Tokens(0, pack_ids([1]), pack_ids([0, 1]), pack_ids([5]), [], [])
     rig.send(row)
     assert rig.core.counters["detok_malformed_frames"] == 1
-    assert rig.core.handle(Source(Role.API, 0, Epoch(9)), row) == []
+    assert rig.core.handle(Source(Role.API, 0, Epoch(9)), row, 0.0) == []
     assert rig.core.counters["detok_stale_frames"] == 1
 
 

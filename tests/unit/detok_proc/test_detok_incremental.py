@@ -124,7 +124,7 @@ def test_a_damaged_tokenizer_is_a_model_error(tmp_path: Path) -> None:
 
 
 def test_the_process_imports_neither_torch_nor_tokenizers() -> None:
-    code = "import sys, detok_proc.actor; sys.exit(any(m in sys.modules for m in ('torch', 'tokenizers', 'numpy')))"
+    code = "import sys, detok_proc.process; sys.exit(any(m in sys.modules for m in ('torch', 'tokenizers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Sampling the slow and obvious way, one row at a time in float64, for the tests to hold the sampler against."""
+"""Reference sampling, one row at a time in float64, for the sampler's tests."""
 
 import math
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sampler_reference import probabilities
+from sampler_slots import set_slot
 
 from quartet.wire.frames import SamplingParams
-from worker_proc.sampler import Entering, Sampler
+from worker_proc.sampler import Sampler, SamplingEntry
 from worker_proc.sampler.draw import draw_rows
 from worker_proc.sampler.draw_cpu import _candidates
-from worker_proc.sampler.slots import SlotTable
+from worker_proc.sampler.table import SamplingTable
 
 VOCAB = 512
 FILTERS = [
@@ -45,22 +46,22 @@ def draw(sampler: Sampler, logits: torch.Tensor, slots: list[int], positions: li
 def draw_both_ways(logits: torch.Tensor, params: SamplingParams, positions: range) -> tuple[list[int], list[int]]:
     """Draw at many positions from one row of logits: as the CPU does, and as a device does."""
     sampler = make(1, logits.shape[0])
-    sampler.set_slot(0, params, [], 0, 0)
+    set_slot(sampler, 0, params, [], 0, 0)
     rows, slots = logits.expand(len(positions), -1), torch.zeros(len(positions), dtype=torch.int64)
     narrowed = sampler.sample(rows, slots, torch.tensor(positions)).ids.tolist()
     return narrowed, draw_as_device(logits, params, positions)
 
 
-def asking(params: SamplingParams) -> Entering:
-    return Entering(0, params, np.empty(0, dtype=np.int64), 0, 0)
+def entry(params: SamplingParams) -> SamplingEntry:
+    return SamplingEntry(0, params, np.empty(0, dtype=np.int64), 0, 0)
 
 
 def draw_as_device(logits: torch.Tensor, params: SamplingParams, positions: range) -> list[int]:
-    table = SlotTable(1, logits.shape[0], (2,), torch.device("cpu"))
-    (plan,) = table.set([asking(params)], [0])
+    table = SamplingTable(1, logits.shape[0], (2,), torch.device("cpu"))
+    (resolved,) = table.set([entry(params)], [0])
     rows, slots = logits.expand(len(positions), -1), torch.zeros(len(positions), dtype=torch.int64)
-    places = torch.tensor(positions)
-    return draw_rows(rows, rows.amax(1), table, slots, places, plan.top_k, plan.top_p < 1.0).tolist()
+    device_positions = torch.tensor(positions)
+    return draw_rows(rows, rows.amax(1), table, slots, device_positions, resolved.top_k, resolved.top_p < 1.0).tolist()
 
 
 @pytest.mark.parametrize("filters", FILTERS)
@@ -70,8 +71,8 @@ def test_support_is_that_of_the_sorted_reference(filters, seed):
     logits = random_logits(1, seed=seed)[0]
     expected = probabilities(logits.tolist(), params)
     support = {token for token, p in enumerate(expected) if p > 0}
-    (plan,) = SlotTable(1, VOCAB, (), torch.device("cpu")).set([asking(params)], [0])
-    ids, _ = _candidates((logits - logits.max()) / plan.temperature, plan)
+    (resolved,) = SamplingTable(1, VOCAB, (), torch.device("cpu")).set([entry(params)], [0])
+    ids, _ = _candidates((logits - logits.max()) / resolved.temperature, resolved)
     # What cannot win is left out; the reference has it with next to no probability.
     candidates = set(range(VOCAB)) if ids is None else set(ids.tolist())
     assert candidates <= support or ids is None
@@ -82,7 +83,7 @@ def test_support_is_that_of_the_sorted_reference(filters, seed):
 
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("scale", [0.5, 3.0, 12.0])
-def test_cpu_and_device_roads_agree(filters, scale):
+def test_cpu_and_device_paths_agree(filters, scale):
     narrowed, whole = draw_both_ways(
         random_logits(1, scale=scale, seed=4)[0], SamplingParams(seed=1, **filters), range(60)
     )
@@ -111,7 +112,7 @@ def test_frequencies_pass_chi_square(filters):
     assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
 
 
-def test_batch_mates_and_slots_do_not_matter():
+def test_other_rows_and_slots_do_not_matter():
     sampler = make()
     mixed = [
         SamplingParams(temperature=0.8, seed=1),
@@ -123,18 +124,18 @@ def test_batch_mates_and_slots_do_not_matter():
     ]
     logits, ids = random_logits(len(mixed)), list(range(100, 120))
     for slot, params in enumerate(mixed):
-        sampler.set_slot(slot, params, ids, 10, 0)
+        set_slot(sampler, slot, params, ids, 10, 0)
     positions = [20 + slot for slot in range(len(mixed))]
     together = draw(sampler, logits, list(range(len(mixed))), positions)
     backwards = make()
     for slot, params in enumerate(mixed):
-        backwards.set_slot(15 - slot, params, ids, 10, 0)
+        set_slot(backwards, 15 - slot, params, ids, 10, 0)
     order = list(reversed(range(len(mixed))))
     reordered = draw(backwards, logits[order], [15 - row for row in order], [positions[row] for row in order])
     assert reordered == [together[row] for row in order]
     for row, params in enumerate(mixed):
         alone = make()
-        alone.set_slot(3, params, ids, 10, 0)
+        set_slot(alone, 3, params, ids, 10, 0)
         assert draw(alone, logits[row : row + 1], [3], [positions[row]]) == [together[row]]
 
 
@@ -143,7 +144,7 @@ def test_seed_choice_and_position_matter_and_repeat():
 
     def run(seed: int, choice: int, start: int = 0) -> list[int]:
         sampler = make()
-        sampler.set_slot(0, SamplingParams(seed=seed), [], 0, choice)
+        set_slot(sampler, 0, SamplingParams(seed=seed), [], 0, choice)
         return draw(sampler, logits, [0] * 8, list(range(start, start + 8)))
 
     assert run(7, 0) == run(7, 0)

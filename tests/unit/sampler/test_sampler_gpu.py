@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from sampler_slots import set_slot
 
 from quartet.wire.frames import SamplingParams
-from worker_proc.sampler import Sampler, draw, draw_device
+from worker_proc.sampler import Sampler, draw, draw_triton
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Synchronization debug mode")]
 VOCAB = 49152
@@ -25,7 +26,7 @@ def random_logits(rows: int, seed: int = 0) -> torch.Tensor:
 
 def fill(sampler: Sampler) -> Sampler:
     for slot, params in enumerate(MIXED):
-        sampler.set_slot(slot, params, list(range(40)), 20, 0)
+        set_slot(sampler, slot, params, list(range(40)), 20, 0)
     return sampler
 
 
@@ -41,15 +42,15 @@ def test_equal_to_the_cpu_without_waiting(slots_on):
             inputs = inputs[0], inputs[1].pin_memory(), inputs[2].pin_memory()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            answer = ours.sample(*inputs)
+            found = ours.sample(*inputs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         expected = theirs.sample(logits, slots, positions)
-        equal += int((answer.ids.cpu() == expected.ids).sum())
+        equal += int((found.ids.cpu() == expected.ids).sum())
         total += len(MIXED)
         for slot in range(len(MIXED)):
-            theirs.set_slot(slot, MIXED[slot], list(range(40)), 20, 0)
-            ours.set_slot(slot, MIXED[slot], list(range(40)), 20, 0)
+            set_slot(theirs, slot, MIXED[slot], list(range(40)), 20, 0)
+            set_slot(ours, slot, MIXED[slot], list(range(40)), 20, 0)
     # exp and log differ by an ulp between the two: a near-tie may fall the other way.
     assert equal >= total - 1
 
@@ -60,31 +61,31 @@ def test_rows_do_not_see_each_other():
     together = fill(Sampler(16, VOCAB, 4096, [2], "cuda")).sample(logits, torch.arange(len(MIXED)), positions)
     for row in range(len(MIXED)):
         alone = fill(Sampler(16, VOCAB, 4096, [2], "cuda"))
-        answer = alone.sample(logits[row : row + 1], torch.tensor([row]), positions[:1])
-        assert answer.ids[0] == together.ids[row]
+        found = alone.sample(logits[row : row + 1], torch.tensor([row]), positions[:1])
+        assert found.ids[0] == together.ids[row]
 
 
 def test_logprobs_and_bad_rows():
     sampler = fill(Sampler(16, VOCAB, 4096, [2], "cuda"))
-    sampler.set_slot(0, SamplingParams(temperature=0.0, logprobs=3), [1], 1, 0)
+    set_slot(sampler, 0, SamplingParams(temperature=0.0, logprobs=3), [1], 1, 0)
     logits = random_logits(2).cuda()
     logits[1, 5] = float("nan")
     for device in ("cpu", "cuda"):
         slots, positions = torch.arange(2, device=device), torch.ones(2, dtype=torch.int64, device=device)
-        answer = sampler.sample(logits, slots, positions)
-        assert answer.finite.tolist() == [True, False]
-        ((row, found),) = answer.logprobs
+        found = sampler.sample(logits, slots, positions)
+        assert found.finite.tolist() == [True, False]
+        ((row, found),) = found.logprobs
         assert row == 0
         assert found.logprob == pytest.approx(float(logits[0].double().log_softmax(0).max()), abs=1e-5)
 
 
-def test_kernels_equal_their_torch_twins():
+def test_kernels_equal_their_torch_versions():
     generator = torch.Generator(device="cuda").manual_seed(0)
     weights = (torch.randn(8, 151936, generator=generator, device="cuda") * 3).exp()
     weights /= weights.amax(dim=1, keepdim=True)
     low, high = torch.arange(8, device="cuda") * 99991, torch.arange(8, device="cuda") + 2**31
     positions = torch.arange(8, device="cuda") * 1000
-    ours = draw_device.race(weights, low, high, positions)
-    assert int((ours != draw.race(weights, low, high, positions)).sum()) <= 1
+    ours = draw_triton.gumbel_argmax(weights, low, high, positions)
+    assert int((ours != draw.gumbel_argmax(weights, low, high, positions)).sum()) <= 1
     top_p = torch.linspace(0.1, 1.0, 8, dtype=torch.float64, device="cuda")
-    assert torch.equal(draw_device.nucleus_edges(weights, top_p), draw.nucleus_edges(weights, top_p))
+    assert torch.equal(draw_triton.top_p_thresholds(weights, top_p), draw.top_p_thresholds(weights, top_p))

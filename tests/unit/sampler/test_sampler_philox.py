@@ -70,7 +70,7 @@ def test_equal_to_triton():
         assert _uniform(ours).tolist() == uniforms
 
 
-def test_device_kernels_equal_their_torch_twins():
+def test_triton_kernels_equal_their_torch_versions():
     assert interpret("triton_draw.py").strip() == "equal"
 
 

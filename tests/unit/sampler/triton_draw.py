@@ -1,8 +1,8 @@
-"""Runs the device kernels of the draw under Triton's interpreter against their torch twins, for test_sampler_philox."""
+"""Runs the Triton kernels of the draw in the interpreter against their torch versions, for test_sampler_philox."""
 
 import torch
 
-from worker_proc.sampler import draw, draw_device
+from worker_proc.sampler import draw, draw_triton
 
 
 def main() -> None:
@@ -14,9 +14,11 @@ def main() -> None:
         weights[2, vocab_size // 2 :] = weights[2, 0]
         low, high = torch.tensor([5, 2**32 - 1, 0]), torch.tensor([2**32 - 1, 9, 7])
         positions = torch.tensor([0, 131071, 5])
-        assert torch.equal(draw_device.race(weights, low, high, positions), draw.race(weights, low, high, positions))
+        assert torch.equal(
+            draw_triton.gumbel_argmax(weights, low, high, positions), draw.gumbel_argmax(weights, low, high, positions)
+        )
         top_p = torch.tensor([0.9, 0.3, 1.0], dtype=torch.float64)
-        assert torch.equal(draw_device.nucleus_edges(weights, top_p), draw.nucleus_edges(weights, top_p))
+        assert torch.equal(draw_triton.top_p_thresholds(weights, top_p), draw.top_p_thresholds(weights, top_p))
     print("equal")
 
 

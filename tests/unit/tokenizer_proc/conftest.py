@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tokenizer_rig import MakeEncodings, resolved
+from tokenizer_rig import MakeCore, resolved
 
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig
 from tests.support.tokenizer_folders import has_smollm2, write_byte_level, write_sentencepiece, write_smollm2
 from tokenizer_proc.chat_template import ChatTemplate
-from tokenizer_proc.job import Encodings
+from tokenizer_proc.core import TokenizerCore
 from tokenizer_proc.tokenizer import TextEncoder
 
 
@@ -30,27 +30,27 @@ def smollm2_encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
 
 
 @pytest.fixture(scope="session")
-def make_encodings(byte_level_folder: Path) -> MakeEncodings:
+def make_core(byte_level_folder: Path) -> MakeCore:
     """Make the job runner of a toy model; keywords change the resolved model."""
 
-    def make(folder: Path = byte_level_folder, is_cut_later: bool = False, **more: object) -> Encodings:
+    def make(folder: Path = byte_level_folder, is_cut_later: bool = False, **more: object) -> TokenizerCore:
         model = resolved(folder, **more)
         config = Config(
             model=ModelConfig(), scheduler=SchedulerConfig(allow_auto_truncate=is_cut_later), resolved=model
         )
         encoder = TextEncoder(folder)
-        return Encodings(config, encoder, ChatTemplate(model.chat_template, encoder.names))
+        return TokenizerCore(config, encoder, ChatTemplate(model.chat_template, encoder.names))
 
     return make
 
 
 @pytest.fixture
-def encodings(make_encodings: MakeEncodings) -> Encodings:
+def core(make_core: MakeCore) -> TokenizerCore:
     """The job runner of a toy model."""
-    return make_encodings()
+    return make_core()
 
 
 @pytest.fixture(scope="session")
-def roomy_encodings(make_encodings: MakeEncodings) -> Encodings:
+def roomy_core(make_core: MakeCore) -> TokenizerCore:
     """The job runner of a toy model with a context that no test fills."""
-    return make_encodings(context_length=4096)
+    return make_core(context_length=4096)

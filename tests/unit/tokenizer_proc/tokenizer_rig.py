@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quartet.wire.config import ResolvedModel
-from tokenizer_proc.job import Encodings
+from tokenizer_proc.core import TokenizerCore
 
 TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 VOCAB_SIZE = 265
-MakeEncodings = Callable[..., Encodings]
+MakeCore = Callable[..., TokenizerCore]
 
 
 def resolved(folder: Path, **more: object) -> ResolvedModel:

@@ -1,4 +1,4 @@
-"""The oracle of the model tests: a dense forward over the whole sequence, written from the papers, in float64."""
+"""Reference of the model tests: a dense forward pass over the whole sequence, written from the papers, in float64."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ def dense_logits(config: dict[str, Any], weights: dict[str, Tensor], ids: list[i
 
 
 def dense_greedy(config: dict[str, Any], weights: dict[str, Tensor], ids: list[int], count: int) -> list[int]:
-    """Return the next `count` ids; fails the test if a choice is too close to be told apart in fp32."""
+    """Return the next `count` ids; fails the test if two logits are too close to distinguish in fp32."""
     out: list[int] = []
     for _ in range(count):
         logits = dense_logits(config, weights, ids + out)[-1]
@@ -49,8 +49,8 @@ def _frequencies(config: dict[str, Any], dim: int) -> Tensor:
             old, low, high = (
                 scaling[k] for k in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
             )
-            turns = old * f / (2 * math.pi)
-            blend = min(1.0, max(0.0, (turns - low) / (high - low)))
+            rotations = old * f / (2 * math.pi)
+            blend = min(1.0, max(0.0, (rotations - low) / (high - low)))
             f = f * (blend + (1 - blend) / scaling["factor"])
         out.append(f)
     return torch.tensor(out, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A scheduler's hand: gives slots and pages to sequences, sends steps to a runner and gathers the sampled ids."""
+"""A minimal scheduler: assigns slots and pages to sequences, sends steps to a runner and collects the sampled ids."""
 
 from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, StepResult, pack_ids, unpack_ids
 from quartet.wire.ids import Epoch
@@ -9,7 +9,7 @@ WORKER, SCHEDULER = Epoch(7), Epoch(3)
 
 
 class StepFeeder:
-    """Feeds one runner. Pages are handed out in descending order, so that a mixed up page table shows."""
+    """Feeds one runner. Pages are assigned in descending order, so that a mixed-up page table shows."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner

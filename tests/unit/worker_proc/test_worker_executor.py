@@ -1,4 +1,4 @@
-"""The executor and the actor over an in-memory link: hellos, stale frames, failures, the pipeline of two."""
+"""The executor and the actor over an in-memory link: hellos, stale frames, failures, two steps in flight."""
 
 import asyncio
 import collections
@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from tiny_models import TINY, make_weights, resolved, write_folder
 
-from quartet.runtime.actor import Context
 from quartet.runtime.clock import ManualClock
 from quartet.wire.codec import Source
 from quartet.wire.config import Config, SchedulerConfig, WorkerConfig
@@ -30,16 +29,17 @@ from quartet.wire.frames import (
     unpack_ids,
 )
 from quartet.wire.ids import Epoch, Role
-from worker_proc.actor import WorkerActor
+from tests.support.fake_context import FakeContext, running
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
-from worker_proc.executor import FRAME_POLL_S, NEXT_STEP_POLL_S, POLL_S, Executor
+from worker_proc.executor import FRAME_POLL_S, IDLE_POLL_S, NEXT_STEP_POLL_S, Executor
+from worker_proc.process import main
 from worker_proc.simulated import SimulatedRunner
 
 WORKER = Epoch(4)
 
 
 class MemoryLink:
-    """BlockingLink twin: a queue of frames in, a list of frames out. Out of frames it moves the clock, not the test."""
+    """In-memory BlockingLink: a queue of frames in, a list of frames out. Without frames `recv` advances the clock."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -51,7 +51,7 @@ class MemoryLink:
         if self.inbox:
             return self.inbox.popleft()
         self.clock.advance(timeout_s)
-        self.is_idle = timeout_s >= POLL_S
+        self.is_idle = timeout_s >= IDLE_POLL_S
         return None
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
@@ -59,26 +59,20 @@ class MemoryLink:
         self.sent.append(frame)
 
 
-class FakeContext:
+class WorkerContext(FakeContext):
+    """A worker's context whose link is in memory."""
+
     def __init__(self, config: Config) -> None:
-        self.role, self.rank, self.epoch, self.name = Role.WORKER, 0, WORKER, "worker-0"
-        self.config = config
-        self.clock = ManualClock()
-        self.process_table = ProcessTable([], False)
-        self.phases: list[tuple[str, float]] = []
-        self.steps_of_progress = 0
-        self.link = MemoryLink(self.clock)
+        super().__init__(Role.WORKER, config, ManualClock())
+        self.epoch = WORKER
+        assert isinstance(self.clock, ManualClock)
+        self.manual_clock = self.clock
+        self.link = MemoryLink(self.manual_clock)
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
-        raise AssertionError("the worker speaks through its link")
+        raise AssertionError("the worker sends through its link")
 
-    def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
-        self.phases.append((phase, deadline_s))
-
-    def progress(self) -> None:
-        self.steps_of_progress += 1
-
-    def blocking_link(self) -> MemoryLink:
+    def blocking_link(self, inbound: Any) -> MemoryLink:
         return self.link
 
     def show_scheduler(self, epoch: int) -> None:
@@ -109,23 +103,23 @@ def entering(number: int, slot: int = 0) -> Step:
 
 
 class Rig:
-    """An executor on a simulated runner, turned by hand."""
+    """An executor on a simulated runner, polled by the test."""
 
     def __init__(self, step_ms: float = 0.0) -> None:
-        self.context = FakeContext(settings(step_ms))
+        self.context = WorkerContext(settings(step_ms))
         self.ready: list[dict[str, Any]] = []
-        self.runner = SimulatedRunner(self.context.config, self.context.clock, self.context.clock.advance)
+        self.runner = SimulatedRunner(self.context.config, self.context.clock, self.context.manual_clock.advance)
         self.executor = Executor(self.context, lambda: self.runner, self.ready.append)
 
     def run(self) -> list[msgspec.Struct]:
-        """Serve until nothing is left to do; return what was sent."""
+        """Poll until the executor is idle; return the frames it sent."""
         link = self.context.link
         if not link.is_loaded:
             link.is_loaded = True
             self.executor.load()
         link.is_idle = False
         while not link.is_idle:
-            self.executor.turn()
+            self.executor.poll_once()
         sent, link.sent = link.sent, []
         return sent
 
@@ -145,18 +139,18 @@ def test_hello_is_repeated_until_answered_and_ready_comes_last() -> None:
     (hello,) = rig.run()
     assert isinstance(hello, WorkerHello)
     assert (hello.scheduler_epoch, hello.is_ready, hello.page_count, hello.max_slots) == (1, False, 100, 4)
-    rig.context.clock.advance(1.0)
+    rig.context.manual_clock.advance(1.0)
     assert rig.run() == [hello]
     assert not rig.ready
     rig.context.arrive(SchedulerHello(WORKER, 90))
     (ready,) = rig.run()
     assert (ready.is_ready, ready.page_count) == (True, 90)
     assert rig.ready == [rig.runner.facts()]
-    rig.context.clock.advance(10.0)
+    rig.context.manual_clock.advance(10.0)
     assert rig.run() == [ready], "the last hello may have been lost"
     rig.context.arrive(entering(1))
     rig.run()
-    rig.context.clock.advance(10.0)
+    rig.context.manual_clock.advance(10.0)
     assert rig.run() == []
     assert [phase for phase, _ in rig.context.phases] == [
         "loading weights",
@@ -168,7 +162,7 @@ def test_hello_is_repeated_until_answered_and_ready_comes_last() -> None:
     ]
 
 
-def test_what_comes_twice_is_taken_once() -> None:
+def test_duplicate_frames_are_handled_once() -> None:
     rig = Rig()
     rig.connect()
     rig.context.arrive(SchedulerHello(WORKER, 100))
@@ -183,7 +177,7 @@ def test_what_comes_twice_is_taken_once() -> None:
     assert isinstance(result, StepResult) and len(result.slots) == 4
 
 
-def test_a_new_scheduler_finds_no_slots_and_the_old_one_is_not_heard() -> None:
+def test_a_new_scheduler_finds_no_slots_and_frames_of_the_old_one_are_stale() -> None:
     rig = Rig()
     rig.connect(epoch=1)
     rig.context.arrive(entering(1))
@@ -221,7 +215,7 @@ def test_another_page_count_than_the_allocated_one_ends_the_worker() -> None:
         rig.run()
 
 
-def test_a_step_that_makes_no_sense_fails_and_the_worker_goes_on() -> None:
+def test_a_contradictory_step_fails_and_the_worker_continues() -> None:
     rig = Rig()
     rig.connect()
     rig.context.arrive(entering(1))
@@ -263,7 +257,7 @@ def test_a_lost_device_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class SlowRunner:
-    """A runner that notes the order of launches and waits; its steps are done when told, or asked often enough."""
+    """A runner that logs launches and waits; its steps are done once `done` is set or after a few polls."""
 
     capacity = Capacity(4, 100, 4, 96, 256, "cpu")
     late_compiles = 0
@@ -281,24 +275,24 @@ class SlowRunner:
     def reset(self) -> None:
         self.log.append("reset")
 
-    def launch(self, frame: Step, scheduler_epoch: Epoch) -> "SlowRunner.Pending":
+    def launch(self, frame: Step, scheduler_epoch: Epoch) -> "SlowRunner.InFlight":
         self.log.append(f"launch {frame.step}")
-        return SlowRunner.Pending(self, frame.step)
+        return SlowRunner.InFlight(self, frame.step)
 
-    class Pending:
+    class InFlight:
         def __init__(self, runner: "SlowRunner", number: int) -> None:
-            self.runner, self.number, self.asked = runner, number, 0
+            self.runner, self.number, self.polls = runner, number, 0
 
         def is_done(self) -> bool:
-            self.asked += 1
-            return self.runner.done or self.asked > 3
+            self.polls += 1
+            return self.runner.done or self.polls > 3
 
         def wait(self) -> StepResult:
             self.runner.log.append(f"wait {self.number}")
             return StepResult(Epoch(1), self.number, b"", b"", b"", [], [], StepTimes(0, 0, 0, 0))
 
 
-def make_slow() -> tuple[Rig, SlowRunner]:
+def slow_rig() -> tuple[Rig, SlowRunner]:
     rig, runner = Rig(), SlowRunner()
     rig.runner = runner  # type: ignore[assignment]
     rig.connect()
@@ -308,7 +302,7 @@ def make_slow() -> tuple[Rig, SlowRunner]:
 
 
 def test_the_next_step_is_launched_before_the_one_before_is_waited_for() -> None:
-    rig, runner = make_slow()
+    rig, runner = slow_rig()
     for number in (1, 2, 3):
         rig.context.arrive(step(number))
     assert [frame.step for frame in rig.run()] == [1, 2, 3]
@@ -316,7 +310,7 @@ def test_the_next_step_is_launched_before_the_one_before_is_waited_for() -> None
 
 
 def test_a_result_that_is_done_is_not_held_back() -> None:
-    rig, runner = make_slow()
+    rig, runner = slow_rig()
     runner.done = True
     for number in (1, 2):
         rig.context.arrive(step(number))
@@ -324,36 +318,36 @@ def test_a_result_that_is_done_is_not_held_back() -> None:
     assert runner.log == ["launch 1", "wait 1", "launch 2", "wait 2"]
 
 
-def test_a_step_that_comes_while_another_runs_is_launched_behind_it() -> None:
-    rig, runner = make_slow()
+def test_a_step_that_arrives_while_another_runs_is_launched_behind_it() -> None:
+    rig, runner = slow_rig()
     rig.context.arrive(step(1))
     for _ in range(2):
-        rig.executor.turn()
+        rig.executor.poll_once()
     assert runner.log == ["launch 1"]
     rig.context.arrive(step(2))
-    rig.executor.turn()
+    rig.executor.poll_once()
     assert runner.log == ["launch 1", "launch 2", "wait 1"]
 
 
 def test_the_link_sleeps_while_the_end_of_a_step_is_not_due() -> None:
-    rig, _ = make_slow()
+    rig, _ = slow_rig()
     rig.context.arrive(step(1))
-    rig.executor.turn()
-    rig.context.clock.advance(0.010)
+    rig.executor.poll_once()
+    rig.context.manual_clock.advance(0.010)
     rig.run()
     rig.context.arrive(step(2))
-    rig.executor.turn()
+    rig.executor.poll_once()
     waits = []
     for _ in range(3):
         before = rig.context.clock.now()
-        rig.executor.turn()
+        rig.executor.poll_once()
         waits.append(round(rig.context.clock.now() - before, 4))
-        rig.context.clock.advance(0.004)
+        rig.context.manual_clock.advance(0.004)
     assert waits == [FRAME_POLL_S, FRAME_POLL_S, NEXT_STEP_POLL_S]
 
 
 def test_a_new_scheduler_gets_no_results_of_the_old_ones_steps() -> None:
-    rig, runner = make_slow()
+    rig, runner = slow_rig()
     rig.context.show_scheduler(2)
     rig.context.arrive(step(1), epoch=1)
     rig.context.arrive(SchedulerHello(WORKER, 100), epoch=2)
@@ -374,43 +368,33 @@ def test_steps_are_declared_with_their_deadline_and_count_as_progress() -> None:
     assert rig.executor.counters.sampled_tokens == 1
 
 
-async def test_the_actor_is_ready_when_the_scheduler_has_been_answered() -> None:
-    context = FakeContext(settings())
+async def test_the_process_is_ready_when_the_scheduler_has_been_answered() -> None:
+    context = WorkerContext(settings())
     context.show_scheduler(1)
     context.arrive(SchedulerHello(WORKER, 100))
     context.arrive(entering(1))
-    actor = WorkerActor(_as_context(context))
-    facts = await asyncio.wait_for(actor.start(), 10)
-    assert facts["kv_tokens"] == 400
-    while actor.metrics().counters["worker_sampled_tokens"] < 1:
-        await asyncio.sleep(0.005)
-    await actor.drain(1.0)
-    await actor.close()
-    assert actor.metrics().counters["worker_steps"] == 1
+    async with running(main, context, 10):
+        assert context.facts is not None and context.facts["kv_tokens"] == 400
+        while context.metrics().counters["worker_sampled_tokens"] < 1:
+            await asyncio.sleep(0.005)
+    assert context.metrics().counters["worker_steps"] == 1
 
 
 async def test_a_model_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> None:
     config = Config(worker=WorkerConfig(device="cpu"), resolved=resolved(tmp_path, TINY))
-    actor = WorkerActor(_as_context(FakeContext(config)))
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
-        await asyncio.wait_for(actor.start(), 60)
-    await actor.close()
+        async with running(main, WorkerContext(config)):
+            pass
 
 
 async def test_metrics_say_how_long_each_phase_of_the_start_took(tmp_path: Path) -> None:
     write_folder(tmp_path, TINY, make_weights(TINY))
     worker = WorkerConfig(device="cpu", max_total_tokens=400, page_size=4)
-    context = FakeContext(Config(worker=worker, resolved=resolved(tmp_path, TINY)))
+    context = WorkerContext(Config(worker=worker, resolved=resolved(tmp_path, TINY)))
     context.show_scheduler(1)
     context.arrive(SchedulerHello(WORKER, 100))
-    actor = WorkerActor(_as_context(context))
-    await asyncio.wait_for(actor.start(), 60)
-    phases = {name.removeprefix("worker_start_up_"): seconds for name, seconds in actor.metrics().gauges.items()}
+    async with running(main, context):
+        phases = {name.removeprefix("worker_start_up_"): seconds for name, seconds in context.metrics().gauges.items()}
     names = ("imports", "load", "kernels", "warm_up", "graphs")
     assert set(phases) == {f"{name}_seconds" for name in names} and min(phases.values()) >= 0.0
     assert phases["load_seconds"] > 0.0 and phases["warm_up_seconds"] > 0.0
-    await actor.close()
-
-
-def _as_context(context: FakeContext) -> Context:
-    return context

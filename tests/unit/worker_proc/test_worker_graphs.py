@@ -1,4 +1,4 @@
-"""The decode loop: letters instead of copies, special rows beside plain ones; on a GPU the graphs themselves."""
+"""Graph runners on a GPU: step descriptors, fused and other rows in one batch, and the CUDA graphs themselves."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.local_engine import LocalEngine, make_config
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 PROMPTS = [[5 + (7 * row + at) % 80 for at in range(3 + 11 * row)] for row in range(9)]
-ASKED = [
+PARAMS = [
     {},
     {"temperature": 0.8, "seed": 5},
     {"temperature": 0.8, "seed": 5, "top_p": 0.7},
@@ -34,7 +34,7 @@ def outputs(folder: Path, chunk: int, **worker: object) -> list[list[list[int]]]
     )
     engine = LocalEngine(config)
     engine.restart(chunked_prefill_size=chunk)
-    found = [engine.generate(PROMPTS, 40, **asked) for asked in ASKED]
+    found = [engine.generate(PROMPTS, 40, **params) for params in PARAMS]
     engine.restart(chunked_prefill_size=chunk, enable_mixed_chunk=True)
     found.append(engine.generate(PROMPTS, 40, temperature=0.9, seed=3))
     return found

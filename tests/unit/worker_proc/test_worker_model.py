@@ -60,7 +60,7 @@ def test_a_cached_prefix_is_read_from_another_sequences_pages(make_runner: MakeR
     assert feeder.outputs[0] == dense_greedy(TINY, weights, first, 3)
 
 
-def test_rows_of_very_different_length_are_grouped_and_keep_their_places(make_runner: MakeRunner) -> None:
+def test_rows_of_very_different_length_are_grouped_and_keep_their_order(make_runner: MakeRunner) -> None:
     weights = make_weights(TINY)
     feeder = StepFeeder(make_runner(TINY, weights))
     prompts = {slot: prompt(length, slot) for slot, length in enumerate((200, 3, 190, 4, 5, 90, 7, 6))}
@@ -89,8 +89,8 @@ def test_a_resumed_sequence_goes_on_as_if_never_interrupted(make_runner: MakeRun
 
 
 @pytest.mark.parametrize("resumed", [0, 1, 2])
-def test_the_sampler_is_told_the_place_of_the_token_it_samples(resumed: int, make_runner: MakeRunner) -> None:
-    """The end token is all but certain, yet must wait until three output tokens exist."""
+def test_the_sampler_gets_the_position_of_the_sampled_token(resumed: int, make_runner: MakeRunner) -> None:
+    """The end token has nearly all the probability, but is masked until three output tokens exist."""
     params = SamplingParams(temperature=0.0, min_new_tokens=3, logit_bias=((2, 100.0),))
     feeder = StepFeeder(make_runner(TINY))
     ids = prompt(6, 11)
@@ -102,13 +102,13 @@ def test_the_sampler_is_told_the_place_of_the_token_it_samples(resumed: int, mak
 
 
 def test_rows_are_the_same_alone_and_in_a_batch_bit_for_bit(make_runner: MakeRunner) -> None:
-    """In fp32 a decode row must not depend on its batch mates: this is what makes a replay exact."""
+    """In fp32 a decode row must not depend on the other rows of its batch: this makes a replay exact."""
     params = SamplingParams(temperature=0.0, logprobs=3)
     runner = make_runner(TINY)
     feeder = StepFeeder(runner)
 
-    def logprobs_of_slot_0(mates: int) -> list[Any]:
-        slots = range(mates + 1)
+    def logprobs_of_slot_0(others: int) -> list[Any]:
+        slots = range(others + 1)
         for slot in slots:
             ids = prompt(20 + slot, slot)
             feeder.step([feeder.enter(slot, ids, 6, params)], [Chunk(slot, len(ids), True)], decode=False)
@@ -156,7 +156,9 @@ def test_logits_that_are_not_finite_are_reported(make_runner: MakeRunner) -> Non
     assert feeder.outputs[0] == dense_greedy(TINY, weights, good, 1)
 
 
-def test_a_failed_step_leaves_the_others_alone(make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_does_not_affect_other_sequences(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = make_weights(TINY)
     runner = make_runner(TINY, weights)
     feeder = StepFeeder(runner)
@@ -227,8 +229,8 @@ def test_pages_granted_later_are_used(make_runner: MakeRunner) -> None:
     assert pack_ids(feeder.outputs[0]) == pack_ids(feeder.outputs[1][:3])
 
 
-def test_pages_of_a_sequence_gone_bad_do_no_harm_to_the_next_one(make_runner: MakeRunner) -> None:
-    """Masked keys weigh nothing, but nothing times NaN is NaN."""
+def test_pages_of_a_bad_sequence_do_not_affect_the_next_one(make_runner: MakeRunner) -> None:
+    """Masked keys have weight 0, but 0 * NaN is NaN."""
     weights = make_weights(TINY)
     weights["model.embed_tokens.weight"][50] = float("nan")
     feeder = StepFeeder(make_runner(TINY, weights))

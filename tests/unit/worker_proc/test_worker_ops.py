@@ -85,6 +85,6 @@ def test_the_triton_operations_compute_what_the_torch_ones_do(tmp_path: Path) ->
         "PYTHONPATH": f"{here.parents[2]}{os.pathsep}{here}",
         "OMP_NUM_THREADS": "1",
     }
-    program = [sys.executable, here / "triton_twin.py", tmp_path]
+    program = [sys.executable, here / "interpreted_models.py", tmp_path]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -72,7 +72,7 @@ def test_one_altered_lost_or_doubled_id_changes_the_state(ids: list[int], at: in
         assert model.extend(0, np.array([*ids[:at], token, *ids[at + 1 :]])) != state
 
 
-def test_a_prefix_that_the_pages_do_not_hold_is_noticed() -> None:
+def test_a_prefix_that_the_pages_do_not_hold_fails_the_step() -> None:
     runner = make_runner()
     feeder = StepFeeder(runner)
     ids = list(range(3, 13))
@@ -87,7 +87,7 @@ def test_a_prefix_that_the_pages_do_not_hold_is_noticed() -> None:
         feeder.step([bad], [Chunk(2, 1, True)])
 
 
-def test_a_page_given_to_two_sequences_is_noticed_at_release() -> None:
+def test_a_page_of_two_sequences_fails_the_release() -> None:
     feeder = StepFeeder(make_runner())
     first = feeder.enter(0, [3, 4, 5], 0)
     feeder.step([first], [Chunk(0, 3, True)])
@@ -109,11 +109,12 @@ def test_steps_take_their_simulated_time_one_after_the_other() -> None:
     assert clock.now() == pytest.approx(100.020)
 
 
-def test_logprobs_are_there_for_those_who_ask() -> None:
+def test_logprobs_are_returned_for_requests_that_want_them() -> None:
     feeder = StepFeeder(make_runner())
-    asks = SamplingParams(temperature=0.0, logprobs=2)
+    with_logprobs = SamplingParams(temperature=0.0, logprobs=2)
     result = feeder.step(
-        [feeder.enter(0, [3], 4, GREEDY), feeder.enter(1, [3], 4, asks)], [Chunk(0, 1, True), Chunk(1, 1, True)]
+        [feeder.enter(0, [3], 4, GREEDY), feeder.enter(1, [3], 4, with_logprobs)],
+        [Chunk(0, 1, True), Chunk(1, 1, True)],
     )
     assert [row for row, _ in result.logprobs] == [1]
     assert result.logprobs[0][1].top[0][0] == feeder.outputs[1][0]
@@ -121,7 +122,7 @@ def test_logprobs_are_there_for_those_who_ask() -> None:
 
 
 def test_a_simulated_worker_never_loads_torch() -> None:
-    code = "import worker_proc.actor, worker_proc.simulated, sys; assert 'torch' not in sys.modules"
+    code = "import worker_proc.process, worker_proc.simulated, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

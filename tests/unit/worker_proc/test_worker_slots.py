@@ -6,7 +6,7 @@ import pytest
 from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids, unpack_ids
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
-from worker_proc.slots import SlotTable, StepPlan
+from worker_proc.slots import SlotTable, StepRows
 
 CAPACITY = Capacity(page_size=4, page_count=10, max_slots=4, vocab_size=50, context_length=16, device="cpu")
 
@@ -34,10 +34,10 @@ def entry(slot: int, length: int, pages: list[int], cached: int = 0, generation:
     return Enter(slot, generation, ids, length, cached, pack_ids(pages), SamplingParams(), 0)
 
 
-def run(table: SlotTable, frame: Step) -> StepPlan:
-    plan = table.apply(frame)
-    table.commit(plan)
-    return plan
+def run(table: SlotTable, frame: Step) -> StepRows:
+    rows = table.apply(frame)
+    table.commit(rows)
+    return rows
 
 
 def test_decode_rows_are_the_active_slots_past_their_prefill() -> None:
@@ -56,20 +56,20 @@ def test_decode_rows_are_the_active_slots_past_their_prefill() -> None:
 
 def test_chunks_start_where_the_cache_ends() -> None:
     table = SlotTable(CAPACITY)
-    plan = run(table, step(enter=[entry(1, 9, [4, 5, 6], cached=4)], chunks=[Chunk(1, 3, False)]))
-    assert (plan.chunks[0].start, plan.chunks[0].ids.tolist()) == (4, [5, 6, 7])
-    plan = run(table, step(chunks=[Chunk(1, 2, True)]))
-    assert (plan.chunks[0].start, plan.chunks[0].ids.tolist()) == (7, [8, 9])
+    rows = run(table, step(enter=[entry(1, 9, [4, 5, 6], cached=4)], chunks=[Chunk(1, 3, False)]))
+    assert (rows.chunks[0].start, rows.chunks[0].ids.tolist()) == (4, [5, 6, 7])
+    rows = run(table, step(chunks=[Chunk(1, 2, True)]))
+    assert (rows.chunks[0].start, rows.chunks[0].ids.tolist()) == (7, [8, 9])
 
 
 def test_release_comes_before_enter_and_the_generation_changes() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 2, [1, 5], generation=5)], chunks=[Chunk(0, 2, True)]))
-    plan = run(table, step(release=[0], enter=[entry(0, 3, [2], generation=6)], chunks=[Chunk(0, 3, True)]))
-    assert (plan.released, unpack_ids(plan.names.generations)) == ([0], [6])
-    assert unpack_ids(run(table, step()).names.generations) == [6]
+    rows = run(table, step(release=[0], enter=[entry(0, 3, [2], generation=6)], chunks=[Chunk(0, 3, True)]))
+    assert (rows.released, unpack_ids(rows.owners.generations)) == ([0], [6])
+    assert unpack_ids(run(table, step()).owners.generations) == [6]
     run(table, step(release=[0], enter=[entry(0, 3, [2], generation=7)], chunks=[Chunk(0, 3, True)]))
-    assert unpack_ids(run(table, step()).names.generations) == [7]
+    assert unpack_ids(run(table, step()).owners.generations) == [7]
     assert table.page_table[0].tolist() == [2, 0, 0, 0, 0]
     assert table.kv_length[0] == 4
 
@@ -83,7 +83,7 @@ def test_decode_false_holds_rows_back() -> None:
     assert table.kv_length[[0, 1]].tolist() == [3, 3]
 
 
-def test_page_writes_of_enter_and_step_reach_the_plan_in_order() -> None:
+def test_page_writes_of_enter_and_step_reach_the_rows_in_order() -> None:
     table = SlotTable(CAPACITY)
     frame = step(enter=[entry(3, 5, [7, 8])], pages=[3, 2, 9, 3, 1, 10], chunks=[Chunk(3, 5, True)])
     assert run(table, frame).page_writes.tolist() == [[3, 0, 7], [3, 1, 8], [3, 2, 9], [3, 1, 10]]
@@ -97,9 +97,9 @@ def test_fresh_pages_are_those_that_hold_nothing_yet() -> None:
         pages=[0, 3, 9],
         chunks=[Chunk(0, 4, True)],
     )
-    plan = run(table, frame)
-    assert plan.fresh_pages.tolist() == [6, 7, 8, 9]
-    assert (plan.sampled.tolist(), len(run(table, step(decode=False)).page_writes)) == ([0], 0)
+    rows = run(table, frame)
+    assert rows.fresh_pages.tolist() == [6, 7, 8, 9]
+    assert (rows.sampled.tolist(), len(run(table, step(decode=False)).page_writes)) == ([0], 0)
 
 
 def test_positions_without_a_page_are_refused() -> None:
@@ -147,26 +147,26 @@ def test_positions_without_a_page_are_refused() -> None:
         (step(enter=[Enter(1, 1, b"\0\0\0", 2, 0, b"", SamplingParams(), 0)]), "id array of 3 bytes"),
     ],
 )
-def test_nonsense_is_refused(frame: Step, message: str) -> None:
+def test_contradictory_steps_are_refused(frame: Step, message: str) -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 2, [1])], chunks=[Chunk(0, 2, True)]))
     with pytest.raises(StepError, match=message):
         run(table, frame)
 
 
-def test_an_abandoned_step_deactivates_who_took_part_and_only_those() -> None:
+def test_an_abandoned_step_deactivates_its_slots_and_no_others() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 2, [1]), entry(1, 2, [2])], chunks=[Chunk(0, 2, True), Chunk(1, 2, True)]))
     frame = step(enter=[entry(2, 2, [3])], decode=False)
     table.abandon(frame, table.apply(frame))
     assert run(table, step()).sampled.tolist() == [0, 1]
     run(table, step(release=[0, 2], enter=[entry(0, 2, [4])], chunks=[Chunk(0, 2, True)]))
-    assert table.num_active == 2
+    assert np.count_nonzero(table._state) == 2
     table.clear()
-    assert (table.num_active, table.page_table.any()) == (0, np.False_)
+    assert (np.count_nonzero(table._state), table.page_table.any()) == (0, np.False_)
 
 
-def test_a_run_needs_a_page_for_every_position() -> None:
+def test_a_chunk_needs_a_page_for_every_position() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(1, 10, [5, 6])], chunks=[Chunk(1, 8, False)]))
     table.check_pages(1, 0, 8)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is refused and by which name, shards, tensor-parallel parts, and the model's description."""
+"""Checkpoints: damaged and unsupported ones are refused by name; shards, tensor-parallel parts, the model's spec."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from worker_proc.loading import choose_device
 from worker_proc.models.spec import parse_spec, read_spec
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
-from worker_proc.weights.stage import Stage
+from worker_proc.weights.staging import PinnedStaging
 from worker_proc.weights.tensors import ModelTensors, Shard
 
 CPU = torch.device("cpu")
@@ -176,7 +176,7 @@ def test_unsupported_models_are_refused_by_name(changes: dict[str, Any], message
         parse_spec({**TINY, **changes}, CONTEXT)
 
 
-def test_a_window_that_never_bites_is_accepted() -> None:
+def test_a_window_without_effect_is_accepted() -> None:
     parse_spec({**TINY, "sliding_window": CONTEXT}, CONTEXT)
     parse_spec({**TINY, "sliding_window": 8, "use_sliding_window": False}, CONTEXT)
 
@@ -203,17 +203,17 @@ def test_kv_capacity_is_a_whole_number_of_pages() -> None:
         count_pages(WorkerConfig(), CPU, 1 << 50)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without CUDA")
-def test_a_cuda_device_that_is_not_there_is_a_configuration_error() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests a machine without CUDA")
+def test_a_missing_cuda_device_is_a_configuration_error() -> None:
     assert choose_device(WorkerConfig()) == CPU
     with pytest.raises(ConfigError, match="device cuda: torch finds no CUDA device"):
         choose_device(WorkerConfig(device="cuda"))
 
 
-def test_a_checkpoint_read_through_the_stage_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_read_through_pinned_staging_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path, TINY, make_weights(TINY))
     plain = flat(load(folder))
     loader = Loader(folder, parse_spec(TINY, CONTEXT), Shard(), torch.float32, CPU, lambda: None)
-    monkeypatch.setattr(loader, "_stage", Stage(CPU, piece_bytes=1000))
+    monkeypatch.setattr(loader, "_staging", PinnedStaging(CPU, buffer_bytes=1000))
     for one, other in zip(flat(loader.load()), plain, strict=True):
         assert torch.equal(one, other)

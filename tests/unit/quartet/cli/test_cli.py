@@ -36,7 +36,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 class Launches:
-    """Stands in for the supervisor and keeps what it was asked to launch."""
+    """A supervisor that records the launch instead of starting it."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
@@ -61,7 +61,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
 # serve
 
 
-def test_serve_launches_what_flags_and_environment_say(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_launches_by_flags_and_environment(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUARTET_PAGE_SIZE", "32")
     launches.outcome = lambda: 70
     argv = ["serve", "some/model", "--port", "0", "--scheduler-set", "retract_decode_steps=3"]
@@ -172,7 +172,7 @@ def nothing_listens() -> str:
 
 
 class Service:
-    """An HTTP server that gives one answer to everything and keeps what it was asked."""
+    """An HTTP server that gives every request the same reply and records it."""
 
     def __init__(self) -> None:
         self.status, self.body = 200, json.dumps({"processes": [ROW]})

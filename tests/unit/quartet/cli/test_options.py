@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from quartet.cli.options import PAGE_SIZES_TRITON, OneLineParser, add_options, build_config
-from quartet.wire.config import MULTI_LEVELS, POLICIES, Config
+from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Config
 from quartet.wire.errors import ConfigError
 
 
@@ -68,7 +68,7 @@ def test_names_are_not_guessed_from_their_beginning(capsys: pytest.CaptureFixtur
     assert "unknown argument --por" in usage_error(["--por", "1"], capsys)
 
 
-def test_twins_of_other_engines_count_less_than_ours() -> None:
+def test_variables_of_other_engines_count_less_than_ours() -> None:
     variables = {
         "FD_RETRACT_DECODE_STEPS": "1",
         "SGLANG_RETRACT_DECODE_STEPS": "2",
@@ -79,7 +79,7 @@ def test_twins_of_other_engines_count_less_than_ours() -> None:
         variables.popitem()
 
 
-def test_only_the_scheduler_has_twins_of_other_engines() -> None:
+def test_only_the_scheduler_has_variables_of_other_engines() -> None:
     assert configured([], {"SGLANG_PORT": "1", "FD_PORT": "1"}).server.port == 30000
 
 
@@ -189,8 +189,8 @@ def test_chunks_are_whole_pages() -> None:
 
 def test_triton_takes_only_its_page_sizes() -> None:
     message = refusal(["--attention-backend", "triton", "--page-size", "8", "--chunked-prefill-size", "8"])
-    assert message.startswith(f"--page-size: 8 is not one of {PAGE_SIZES_TRITON}")
-    for size in PAGE_SIZES_TRITON:
+    assert message.startswith(f"--page-size: 8 is not one of {TRITON_PAGE_SIZES}")
+    for size in TRITON_PAGE_SIZES:
         configured(["--attention-backend", "triton", "--page-size", str(size)])
     configured(["--attention-backend", "torch", "--page-size", "8"])
 
@@ -201,7 +201,7 @@ def test_the_kv_cache_holds_two_pages() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.5"])
-def test_a_reachable_host_needs_a_key_or_a_word(host: str) -> None:
+def test_a_reachable_host_needs_a_key_or_insecure(host: str) -> None:
     message = refusal(["--host", host])
     assert message.startswith(f"--host {host}") and "--api-key" in message and "--insecure" in message
     configured(["--host", host, "--api-key", "secret"])

@@ -1,12 +1,15 @@
-"""An Engine whose frames are kept, and whose answers the test writes."""
+"""An AsyncEngine whose frames are kept, and whose answers the test writes."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from quartet.client.engine import Engine, GenerateRequest, Output, OutputStream
+from quartet.client.async_engine import AsyncEngine, OutputStream
+from quartet.client.core import ClientCore, GenerateRequest, Output
 from quartet.runtime.clock import ManualClock
+from quartet.runtime.core import Sent
 from quartet.wire.codec import Source
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
@@ -40,21 +43,30 @@ def table(is_draining: bool = False, down: Role | None = None, **epochs: int) ->
 
 
 class Rig:
-    """An Engine whose frames are kept, and whose answers the test writes."""
+    """An AsyncEngine whose frames are kept, and whose answers the test writes."""
 
-    role, rank, epoch, name, config = Role.API, 0, Epoch(1), "api-0", CONFIG
-
-    def __init__(self) -> None:
+    def __init__(self, first_table: ProcessTable | None = None) -> None:
         self.clock = ManualClock()
-        self.process_table = table()
         self.sent: list[tuple[str, Any]] = []
         self.outputs: list[Output] = []
         self.errors: list[RequestError] = []
-        self.engine = Engine(self)  # type: ignore[arg-type]
-        self.engine.on_process_table(self.process_table)
+        self.core = ClientCore("api-0", CONFIG.server.tokenizer_procs, CONFIG.server.detok_procs)
+        self.engine = AsyncEngine(self.core, self, self.clock)
+        self.announce(first_table or table())
 
-    def send(self, destination: str, frame: msgspec.Struct) -> None:
-        self.sent.append((destination, frame))
+    def send(self, sent: Iterable[Sent]) -> None:
+        self.sent += sent
+
+    def announce(self, process_table: ProcessTable) -> None:
+        self.answer(process_table)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass; the core is ticked when it is due, as a shell does."""
+        end_s = self.clock.now() + seconds
+        while (due_s := self.core.next_deadline()) is not None and due_s <= end_s:
+            self.clock.advance(max(0.0, due_s - self.clock.now()))
+            self.send(self.core.tick(self.clock.now()))
+        self.clock.advance(end_s - self.clock.now())
 
     def last(self, kind: type[msgspec.Struct]) -> Any:
         """Return the last frame of that type that was sent."""
@@ -62,8 +74,12 @@ class Rig:
         assert found, f"no {kind.__name__} was sent"
         return found[-1]
 
+    def all(self, kind: type[msgspec.Struct]) -> list[Any]:
+        """Return the frames of that type that were sent."""
+        return [frame for _, frame in self.sent if isinstance(frame, kind)]
+
     def answer(self, frame: msgspec.Struct) -> None:
-        self.engine.on_frame(SOURCE, frame)
+        self.send(self.core.handle(SOURCE, frame, self.clock.now()))
 
     async def begin(self, n: int = 1) -> "asyncio.Task[OutputStream]":
         """Begin a request; its choices have been submitted when this returns."""
@@ -79,9 +95,9 @@ class Rig:
         task = await self.begin(n)
         for choice in range(n):
             self.answer(Accepted(self.last(Submit).rid, choice, 0, 9))
-        generation = await task
-        generation.subscribe(self.outputs.extend, self.errors.append)
-        return generation
+        stream = await task
+        stream.subscribe(self.outputs.extend, self.errors.append)
+        return stream
 
 
 async def settle() -> None:

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from engine_rig import Rig, delta, settle, table
 
-from quartet.client.engine import Engine, GenerateRequest
-from quartet.runtime.clock import ManualClock
+from quartet.client import core as core_module
+from quartet.client.core import GenerateRequest
+from quartet.client.encode_jobs import RETRY_S
 from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import (
     Abort,
@@ -32,20 +33,20 @@ async def rig() -> Rig:
 
 
 async def test_a_request_goes_by_the_tokenizer_to_the_scheduler(rig: Rig) -> None:
-    generation = await rig.started(n=2)
+    stream = await rig.started(n=2)
     assert [(destination, type(frame)) for destination, frame in rig.sent] == [
         ("tokenizer-0", Encode), ("scheduler-0", Submit), ("scheduler-0", Submit),
     ]  # fmt: skip
     assert [frame.choice for _, frame in rig.sent[1:]] == [0, 1]
-    assert (generation.prompt_ids, generation.prompt_text, generation.max_new_tokens) == ([5, 6], "ab", 9)
+    assert (stream.prompt_ids, stream.prompt_text, stream.max_new_tokens) == ([5, 6], "ab", 9)
     assert rig.engine.live_count == 2
 
 
 async def test_output_comes_as_it_arrives_and_ends_once(rig: Rig) -> None:
-    generation = await rig.started()
-    rig.answer(delta(generation.rid, 0, [7, 8]))
-    rig.answer(delta(generation.rid, 2, [9], is_end=True))
-    rig.answer(delta(generation.rid, 2, [9], is_end=True))
+    stream = await rig.started()
+    rig.answer(delta(stream.rid, 0, [7, 8]))
+    rig.answer(delta(stream.rid, 2, [9], is_end=True))
+    rig.answer(delta(stream.rid, 2, [9], is_end=True))
     assert [output.ids for output in rig.outputs] == [[7, 8], [9]]
     assert sum(output.finish is not None for output in rig.outputs) == 1
     assert rig.engine.live_count == 0
@@ -56,11 +57,11 @@ async def test_iteration_takes_all_choices_to_their_ends(rig: Rig) -> None:
     rid = rig.last(Submit).rid
     for choice in (0, 1):
         rig.answer(Accepted(rid, choice, 0, 9))
-    generation = await task
+    stream = await task
     rig.answer(delta(rid, 0, [7], choice=1, is_end=True))
 
     async def read() -> list[tuple[int, list[int]]]:
-        return [(output.choice, output.ids) async for output in generation]
+        return [(output.choice, output.ids) async for output in stream]
 
     reading = asyncio.create_task(read())
     await settle()
@@ -72,12 +73,12 @@ async def test_iteration_takes_all_choices_to_their_ends(rig: Rig) -> None:
 async def test_leaving_an_iteration_early_aborts(rig: Rig) -> None:
     task = await rig.begin()
     rig.answer(Accepted(rig.last(Submit).rid, 0, 0, 9))
-    generation = await task
-    rig.answer(delta(generation.rid, 0, [7]))
-    stream = generation.__aiter__()
-    await anext(stream)
-    await stream.aclose()
-    assert rig.last(Abort).rid == generation.rid and rig.engine.live_count == 0
+    stream = await task
+    rig.answer(delta(stream.rid, 0, [7]))
+    iterator = stream.__aiter__()
+    await anext(iterator)
+    await iterator.aclose()
+    assert rig.last(Abort).rid == stream.rid and rig.engine.live_count == 0
 
 
 async def test_an_end_without_accepted_is_an_acceptance(rig: Rig) -> None:
@@ -141,36 +142,36 @@ async def test_cancelling_a_request_at_any_moment_ends_it(rig: Rig) -> None:
 
 
 async def test_a_failure_midway_ends_the_request_with_an_error(rig: Rig) -> None:
-    generation = await rig.started(n=2)
-    rig.answer(Failed(generation.rid, 1, 0, 500, "out_of_memory", "no room"))
-    rig.answer(Failed(generation.rid, 0, 0, 500, "out_of_memory", "no room"))
-    rig.answer(delta(generation.rid, 0, [7]))
+    stream = await rig.started(n=2)
+    rig.answer(Failed(stream.rid, 1, 0, 500, "out_of_memory", "no room"))
+    rig.answer(Failed(stream.rid, 0, 0, 500, "out_of_memory", "no room"))
+    rig.answer(delta(stream.rid, 0, [7]))
     assert [error.code for error in rig.errors] == ["out_of_memory"]
     assert rig.outputs == [] and rig.engine.live_count == 0
 
 
 async def test_a_failure_of_an_earlier_attempt_is_not_ours(rig: Rig) -> None:
-    generation = await rig.started()
-    rig.engine.on_process_table(table(scheduler=2))
-    rig.answer(Failed(generation.rid, 0, 0, 500, "out_of_memory", "no room"))
+    stream = await rig.started()
+    rig.announce(table(scheduler=2))
+    rig.answer(Failed(stream.rid, 0, 0, 500, "out_of_memory", "no room"))
     assert not rig.errors and rig.engine.live_count == 1
 
 
 async def test_a_new_scheduler_is_given_everything_again(rig: Rig) -> None:
-    generation = await rig.started()
-    rig.answer(delta(generation.rid, 0, [7, 8]))
-    rig.engine.on_process_table(table(scheduler=2))
+    stream = await rig.started()
+    rig.answer(delta(stream.rid, 0, [7, 8]))
+    rig.announce(table(scheduler=2))
     again = rig.last(Submit)
-    assert (again.rid, again.attempt, again.output_ids) == (generation.rid, 1, pack_ids([7, 8]))
+    assert (again.rid, again.attempt, again.output_ids) == (stream.rid, 1, pack_ids([7, 8]))
     count = len(rig.sent)
-    rig.engine.on_process_table(table(scheduler=2))
+    rig.announce(table(scheduler=2))
     assert len(rig.sent) == count, "once for each death"
 
 
 async def test_a_new_tokenizer_is_given_its_jobs_again(rig: Rig) -> None:
     task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
     await settle()
-    rig.engine.on_process_table(table(tokenizer=2))
+    rig.announce(table(tokenizer=2))
     first, second = rig.sent
     assert first == second and isinstance(first[1], Encode)
     task.cancel()
@@ -179,22 +180,22 @@ async def test_a_new_tokenizer_is_given_its_jobs_again(rig: Rig) -> None:
 async def test_the_death_of_a_worker_is_the_schedulers_business(rig: Rig) -> None:
     await rig.started()
     count = len(rig.sent)
-    rig.engine.on_process_table(table(worker=2))
+    rig.announce(table(worker=2))
     assert len(rig.sent) == count
 
 
 async def test_a_hole_in_the_output_is_asked_for_again(rig: Rig) -> None:
-    generation = await rig.started()
-    rig.answer(delta(generation.rid, 0, [7]))
-    rig.answer(delta(generation.rid, 2, [9]))
+    stream = await rig.started()
+    rig.answer(delta(stream.rid, 0, [7]))
+    rig.answer(delta(stream.rid, 2, [9]))
     assert (rig.last(Submit).attempt, rig.last(Submit).output_ids) == (1, pack_ids([7]))
-    rig.answer(delta(generation.rid, 1, [8, 9], attempt=1))
+    rig.answer(delta(stream.rid, 1, [8, 9], attempt=1))
     assert [token for output in rig.outputs for token in output.ids] == [7, 8, 9]
 
 
 async def test_what_the_scheduler_lost_is_submitted_again(rig: Rig) -> None:
     await rig.started()
-    rig.engine.send_live_requests()
+    rig.pass_time(1.0)
     assert [(key.choice, key.attempt) for key in rig.last(LiveRequests).live] == [(0, 0)]
     for _ in range(2):
         rig.clock.advance(1.0)
@@ -219,18 +220,18 @@ async def test_choices_lost_together_are_one_error(rig: Rig) -> None:
 
 
 async def test_a_drain_refuses_what_is_new(rig: Rig) -> None:
-    rig.engine.on_process_table(table(is_draining=True))
+    rig.announce(table(is_draining=True))
     with pytest.raises(RequestError) as caught:
         await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
     assert (caught.value.status, caught.value.code) == (503, "draining")
 
 
 async def test_a_drain_waits_for_what_is_live(rig: Rig) -> None:
-    generation = await rig.started()
+    stream = await rig.started()
     draining = asyncio.create_task(rig.engine.drain(10.0))
     await settle()
     assert not draining.done()
-    rig.answer(delta(generation.rid, 0, [7], is_end=True))
+    rig.answer(delta(stream.rid, 0, [7], is_end=True))
     await draining
     assert not rig.errors
 
@@ -248,53 +249,52 @@ async def test_a_drain_fails_a_request_once(rig: Rig) -> None:
     assert len(rig.errors) == 1
 
 
-async def test_a_question_that_nobody_answers_is_503(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quartet.client.engine.ASK_TIMEOUT_S", 0.01)
+async def test_a_query_without_a_reply_is_503(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quartet.client.async_engine.QUERY_TIMEOUT_S", 0.01)
     with pytest.raises(RequestError) as caught:
-        await rig.engine.ask("timeline")
+        await rig.engine.query("timeline")
     assert caught.value.status == 503
 
 
 async def test_a_role_that_is_down_is_not_accepting_but_alive(rig: Rig) -> None:
     assert rig.engine.is_accepting and rig.engine.is_alive
-    rig.engine.on_process_table(table(down=Role.WORKER))
+    rig.announce(table(down=Role.WORKER))
     assert not rig.engine.is_accepting and rig.engine.is_alive and not rig.engine.is_draining
 
 
 async def test_before_the_first_readiness_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quartet.client.engine.START_GRACE_S", 0.01)
-    rig = Rig.__new__(Rig)
-    rig.clock, rig.process_table, rig.sent = ManualClock(), table(down=Role.WORKER), []
-    engine = Engine(rig)  # type: ignore[arg-type]
-    engine.on_process_table(rig.process_table)
+    monkeypatch.setattr("quartet.client.async_engine.START_GRACE_S", 0.01)
+    rig = Rig(table(down=Role.WORKER))
     with pytest.raises(RequestError) as caught:
-        await engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
+        await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS))
     assert (caught.value.status, caught.value.code) == (503, "engine_starting")
 
 
-async def test_a_job_is_sent_again_until_it_is_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quartet.client.encode_jobs.RETRY_S", 0.01)
+async def test_a_job_is_sent_again_until_it_is_answered(rig: Rig) -> None:
     task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS)))
-    await asyncio.sleep(0.015)
-    first, again = (frame for _, frame in rig.sent)
+    await settle()
+    rig.pass_time(1.5 * RETRY_S)
+    first, again = rig.all(Encode)
     assert first == again
     rig.answer(Encoded(first.job, pack_ids([5]), "", PARAMS))
     rig.answer(Encoded(first.job, pack_ids([6]), "", PARAMS))
-    await asyncio.sleep(0.03)
-    assert [type(frame) for _, frame in rig.sent] == [Encode, Encode, Submit]
+    rig.pass_time(3 * RETRY_S)
+    assert (len(rig.all(Encode)), len(rig.all(Submit))) == (2, 1)
     assert rig.last(Submit).prompt_ids == pack_ids([5])
     task.cancel()
 
 
-@pytest.mark.parametrize(("deadline_s", "status"), [(None, 503), (0.02, 408)])
-async def test_a_job_that_nobody_answers_fails(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, deadline_s: float | None, status: int
-) -> None:
-    monkeypatch.setattr("quartet.client.encode_jobs.RETRY_S", 0.01)
+@pytest.mark.parametrize(("deadline_s", "status"), [(None, 503), (2 * RETRY_S, 408)])
+async def test_a_job_without_an_answer_fails(rig: Rig, deadline_s: float | None, status: int) -> None:
+    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, deadline_s=deadline_s)
+    task = asyncio.create_task(rig.engine.generate(request))
+    await settle()
+    rig.pass_time(10 * RETRY_S)
     with pytest.raises(RequestError) as caught:
-        await rig.engine.generate(GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, deadline_s=deadline_s))
+        await task
     assert caught.value.status == status
-    assert len(rig.sent) == 4 if deadline_s is None else len(rig.sent) < 4
+    assert len(rig.all(Encode)) == 4 if deadline_s is None else len(rig.all(Encode)) < 4
+    assert rig.core.is_idle()
 
 
 def plain() -> GenerateRequest:
@@ -332,8 +332,8 @@ async def test_who_leaves_as_it_is_submitted_is_aborted(rig: Rig) -> None:
 
 
 async def test_a_second_request_of_one_id_is_refused_and_harms_not_the_first(rig: Rig) -> None:
-    generation = await rig.started()
-    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, rid=generation.rid)
+    stream = await rig.started()
+    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, rid=stream.rid)
     task = asyncio.create_task(rig.engine.generate(request))
     await settle()
     rig.answer(encoded(rig.last(Encode).job))
@@ -343,28 +343,34 @@ async def test_a_second_request_of_one_id_is_refused_and_harms_not_the_first(rig
     assert rig.engine.live_count == 1 and not any(isinstance(frame, Abort) for _, frame in rig.sent)
 
 
-async def test_what_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_prompt_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_module, "MAX_PROMPT_BYTES", 3)
     task = asyncio.create_task(rig.engine.generate(plain()))
     await settle()
-
-    def send(destination: str, frame: object) -> None:
-        if isinstance(frame, Submit):
-            raise FrameError("too_big")
-
-    monkeypatch.setattr(rig, "send", send)
     rig.answer(encoded(rig.last(Encode).job))
     with pytest.raises(RequestError) as caught:
         await task
     assert caught.value.status == 400 and rig.engine.live_count == 0
 
 
+async def test_a_job_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(sent: object) -> None:
+        if sent:
+            raise FrameError("too_big")
+
+    monkeypatch.setattr(rig, "send", send)
+    with pytest.raises(RequestError) as caught:
+        await rig.engine.generate(plain())
+    assert caught.value.status == 400 and rig.core.is_idle()
+
+
 async def test_a_tokenizer_that_comes_back_gets_its_jobs_again(rig: Rig) -> None:
     task = asyncio.create_task(rig.engine.generate(plain()))
     await settle()
-    rig.engine.on_process_table(table(tokenizer=2))
+    rig.announce(table(tokenizer=2))
     first, again = (frame for _, frame in rig.sent)
     assert first == again
     rig.answer(encoded(first.job))
-    rig.engine.on_process_table(table(tokenizer=3))
+    rig.announce(table(tokenizer=3))
     assert sum(isinstance(frame, Encode) for _, frame in rig.sent) == 2
     task.cancel()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from quartet.client.engine import GenerateRequest, Output, OutputStream
+from quartet.client.async_engine import OutputStream
+from quartet.client.core import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import IdsPrompt, SamplingParams
 from quartet.wire.ids import Role
@@ -55,7 +56,7 @@ async def start(rig: MemoryEngine, prompts: list[list[int]], tokens: int) -> lis
         rig.deliver(3)
         if all(task.done() for task in tasks):
             break
-        if not rig.network.is_busy:
+        if not rig.is_busy:
             rig.second()
     for task, reader in zip(tasks, readers, strict=True):
         task.result().subscribe(reader.take, reader.fail)
@@ -115,7 +116,7 @@ def damage(chance: random.Random) -> Callable[[str, bytes], list[bytes]]:
 
 async def test_doubled_frames_change_nothing() -> None:
     rig = MemoryEngine()
-    rig.network.fault = duplicate
+    rig.wire.fault = duplicate
     readers = await start(rig, PROMPTS, 30)
     rig.run()
     for reader in readers:
@@ -127,11 +128,11 @@ async def test_lost_output_is_found_and_sent_again(destination: str) -> None:
     rig = MemoryEngine()
     chance = random.Random(9)
     readers = await start(rig, PROMPTS, 30)
-    rig.network.fault = lambda to, data: [] if to == destination and chance.random() < 0.05 else [data]
+    rig.wire.fault = lambda to, data: [] if to == destination and chance.random() < 0.05 else [data]
     for _ in range(60):
         rig.run()
         rig.second()
-    rig.network.fault = None
+    rig.wire.fault = None
     for _ in range(20):
         rig.second()
     for reader in readers:

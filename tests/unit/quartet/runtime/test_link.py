@@ -44,8 +44,8 @@ class Receiver:
 
     def _take(self, source: Source, frame: Query) -> None:
         assert source == SENDER
-        self.numbers.append(frame.ask)
-        self.on_number(frame.ask)
+        self.numbers.append(frame.number)
+        self.on_number(frame.number)
 
     def _end(self) -> None:
         self.batches.append(len(self.numbers))

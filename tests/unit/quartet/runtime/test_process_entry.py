@@ -40,18 +40,18 @@ API = ProcessStatus(Role.API, 0, 1, Epoch(1), "ready", "", 0)
 
 
 class Rig:
-    """A supervisor and an edge for one stub process."""
+    """A supervisor and an api for one stub process."""
 
     def __init__(self, run_dir: str) -> None:
         self.run_dir = run_dir
         self.context = zmq.Context[zmq.Socket[bytes]]()
         self.dropped: collections.Counter[str] = collections.Counter()
         encoder = Encoder(Source(Role.API, 0, Epoch(1)), BOOT)
-        self.edge = ThreadLink(self.context, run_dir, "api-0", Decoder[Any](ApiInbound, BOOT), encoder, self.dropped)
+        self.api = ThreadLink(self.context, run_dir, "api-0", Decoder[Any](ApiInbound, BOOT), encoder, self.dropped)
         self.child: Child | None = None
 
     def start(self, mode: str = "") -> Child:
-        spec = ProcessSpec(Role.SCHEDULER, 0, "stub_actor")
+        spec = ProcessSpec(Role.SCHEDULER, 0, "stub_process")
         config = Config(model=ModelConfig(model_path=mode))
         assignment = Assignment(BOOT, Role.SCHEDULER, 0, Epoch(4), self.run_dir, config)
         self.child = Child(spec, assignment, -1, now=0.0)
@@ -73,10 +73,10 @@ class Rig:
         raise AssertionError(f"no {kind.__name__} with {fields}")
 
     def heard(self, kind: type[T], **fields: Any) -> T:
-        """Return the next frame of that type at the edge."""
+        """Return the next frame of that type at the api."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            taken = self.edge.recv(0.5)
+            taken = self.api.recv(0.5)
             if taken and isinstance(taken[1], kind) and all(getattr(taken[1], n) == v for n, v in fields.items()):
                 assert taken[0] == Source(Role.SCHEDULER, 0, Epoch(4))
                 return taken[1]
@@ -90,7 +90,7 @@ class Rig:
         if self.child is not None:
             self.child.kill()
             self.child.reap()
-        self.edge.close()
+        self.api.close()
         self.context.destroy(linger=0)
 
 
@@ -108,13 +108,22 @@ def test_a_life_from_assignment_to_drain(rig: Rig) -> None:
     assert rig.next(Heartbeat).phase == "starting", "the heart beats before the actor is ready"
     assert rig.next(Ready).facts == {"name": "scheduler-0", "epoch": 4}
     assert rig.next(Heartbeat).phase == "serving"
-    rig.edge.send("scheduler-0", Query(1, "api-0", "echo", "hello"))
+    rig.api.send("scheduler-0", Query(1, "api-0", "echo", "hello"))
     assert rig.heard(QueryReply).body == b"hello"
     os.kill(child.pid, signal.SIGINT)
     child.channel.send(Drain(1.5))
     rig.next(Drained)
     assert rig.exit_code() == 0
     assert rig.heard(QueryReply).body == b"drained within 1.5 s"
+
+
+def test_the_core_is_ticked_at_its_deadline(rig: Rig) -> None:
+    rig.start()
+    rig.next(Ready)
+    started = time.monotonic()
+    rig.api.send("scheduler-0", Query(1, "api-0", "tick", "later"))
+    assert rig.heard(QueryReply).body == b"later"
+    assert time.monotonic() - started >= 0.05
 
 
 def test_a_drain_before_it_is_ready_comes_after_the_start(rig: Rig) -> None:
@@ -133,18 +142,18 @@ def test_the_process_table_is_acknowledged_by_the_next_heartbeat(rig: Rig) -> No
     assert rig.next(Heartbeat, table_serial=6)
 
 
-def test_metrics_and_dropped_frames_are_reported_to_each_edge(rig: Rig) -> None:
+def test_metrics_and_dropped_frames_are_reported_to_each_api_process(rig: Rig) -> None:
     child = rig.start()
     rig.next(Ready)
     child.channel.send(ProcessTable([API], False, 1))
     assert rig.heard(Snapshot).gauges == {"stub": 1.5}
-    rig.edge.send("scheduler-0", Query(1, "api-0", "fail"))
-    rig.edge.send("scheduler-0", Query(2, "api-0", "echo", "alive"))
-    assert rig.heard(QueryReply, ask=2).body == b"alive", "a failing handler ends nothing"
+    rig.api.send("scheduler-0", Query(1, "api-0", "fail"))
+    rig.api.send("scheduler-0", Query(2, "api-0", "echo", "alive"))
+    assert rig.heard(QueryReply, number=2).body == b"alive", "a failing handler ends nothing"
     deadline = time.monotonic() + 5
-    while "frames_dropped.handler" not in (counters := rig.heard(Snapshot).counters):
+    while 'frames_dropped{reason="handler"}' not in (counters := rig.heard(Snapshot).counters):
         assert time.monotonic() < deadline
-    assert counters["frames_dropped.handler"] == 1.0
+    assert counters['frames_dropped{reason="handler"}'] == 1.0
 
 
 def test_an_exception_over_the_process_table_does_not_end_it(rig: Rig) -> None:

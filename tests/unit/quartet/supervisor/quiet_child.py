@@ -1,4 +1,4 @@
-"""Run as a child process: says what it was given, then does nothing until its supervisor is gone."""
+"""Run as a child process: reports its assignment, then does nothing until its supervisor has exited."""
 
 import argparse
 import os

@@ -40,7 +40,7 @@ def spawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawn]:
 
 
 def first_message(child: Child) -> Any:
-    assert select.select([child.channel.socket], [], [], 10)[0], "the child says nothing"
+    assert select.select([child.channel.socket], [], [], 10)[0], "the child is silent"
     return child.channel.receive()
 
 
@@ -93,7 +93,7 @@ def test_kill_works_on_a_stopped_process_and_twice(spawn: Spawn) -> None:
     child.kill()
 
 
-def test_reap_tells_the_signal_and_closes_everything(spawn: Spawn) -> None:
+def test_reap_returns_the_signal_and_closes_everything(spawn: Spawn) -> None:
     before = len(os.listdir("/proc/self/fd"))
     child = Child(SPEC, Assignment(BOOT, Role.DETOK, 0, Epoch(1), "/", CONFIG), -1, now=0.0)
     child.kill()

@@ -1,4 +1,4 @@
-"""The run directory: private, locked while its launch lives, and gone afterwards, even after SIGKILL."""
+"""The run directory: private, locked while its launch lives, and removed afterwards, even after SIGKILL."""
 
 import fcntl
 import os
@@ -190,7 +190,7 @@ def test_the_janitor_lets_go_of_the_output(launch: "subprocess.Popen[str]") -> N
     launch.stdout.readline()
     launch.stdin.close()
     assert launch.wait(5) == 0
-    assert launch.stdout.read() == "", "end of file: nobody holds the pipe"
+    assert launch.stdout.read() == "", "end of file: no process holds the pipe"
 
 
 def test_the_janitor_does_not_hold_the_lock(launch: "subprocess.Popen[str]") -> None:

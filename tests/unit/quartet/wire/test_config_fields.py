@@ -95,7 +95,7 @@ def test_it_has_a_default_that_it_would_take_itself(section: str, field: inspect
 
 def test_names_are_unique_across_sections() -> None:
     repeated = [name for name, count in collections.Counter(NAMES).items() if count > 1]
-    assert not repeated, "their environment twins would be one variable"
+    assert not repeated, "two settings would share one environment variable"
 
 
 def test_no_two_flags_collide() -> None:

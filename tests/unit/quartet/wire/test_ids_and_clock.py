@@ -1,4 +1,4 @@
-"""Ids, packed ids, the error tree's fields, and the clock that is turned by hand."""
+"""Ids, packed ids, the error tree's fields, and the manual clock."""
 
 import pytest
 from hypothesis import given

@@ -1,0 +1,1 @@
+"""OpenAI's API: request bodies become GenerationTasks, output becomes OpenAI's events and bodies."""

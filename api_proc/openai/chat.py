@@ -1,0 +1,95 @@
+"""POST /v1/chat/completions: body -> GenerationTask."""
+
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from api_proc.openai.chat_rendering import ChatRenderer
+from api_proc.openai.generation import generation_task, serve
+from api_proc.openai.models import check_model
+from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
+from api_proc.openai.schema import ChatRequest, Message
+from api_proc.openai.unsupported import refuse_unsupported
+from api_proc.server.errors import invalid, unsupported
+from api_proc.server.respond import GenerationTask
+from api_proc.server.service import OutputStream, Service
+from quartet.wire.frames import ChatPrompt
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""Roles by what templates call them: `developer` is the newer name of `system`."""
+
+decoder = msgspec.json.Decoder(ChatRequest)
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """Answer a conversation."""
+    return await serve(request, decoder, chat_task)
+
+
+def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> GenerationTask:
+    """Check a request and return its task; raises RequestError with the field at fault."""
+    check_model(service, chat.model)
+    refuse_unsupported(chat)
+    created, model = int(service.wall_time()), service.model_name
+
+    def make_renderer(outputs: Sequence[OutputStream], choices: int) -> ChatRenderer:
+        return ChatRenderer(f"chatcmpl-{outputs[0].rid.hex()}", created, model, choices)
+
+    prompt = chat_prompt(chat)
+    limit_name = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
+    limit = getattr(chat, limit_name)
+    if limit is not None:
+        check_range(limit_name, limit, 1, MAX_INT32)
+    top_logprobs = chat.top_logprobs or 0
+    check_range("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS)
+    if top_logprobs and not chat.logprobs:
+        raise invalid("top_logprobs", "top_logprobs needs logprobs to be true")
+    return generation_task(
+        request,
+        service,
+        chat,
+        [prompt],
+        max_new_tokens=limit,
+        logprobs=top_logprobs if chat.logprobs else -1,
+        make_renderer=make_renderer,
+    )
+
+
+def chat_prompt(chat: ChatRequest) -> ChatPrompt:
+    """Return the conversation, checked, with roles that templates know; the tokenizer joins its text parts."""
+    if not chat.messages:
+        raise invalid("messages", "messages must not be empty")
+    for index, message in enumerate(chat.messages):
+        _check_message(f"messages[{index}]", message)
+    continues = bool(chat.continue_final_message)
+    if continues and (chat.add_generation_prompt or chat.messages[-1].role != "assistant"):
+        raise invalid(
+            "continue_final_message",
+            "continue_final_message needs a last message of the assistant and no add_generation_prompt",
+        )
+    messages = [Message(ROLES[one.role], one.content or "", one.name or None) for one in chat.messages]
+    arguments = chat.chat_template_kwargs
+    return ChatPrompt(
+        messages=msgspec.json.encode(messages),
+        add_generation_prompt=not continues and chat.add_generation_prompt is not False,
+        continue_final_message=continues,
+        template_args=msgspec.json.encode(arguments) if arguments else None,
+    )
+
+
+def _check_message(where: str, message: Message) -> None:
+    """Refuse, by the name of the field, a message that is wrong or needs an unsupported feature."""
+    if message.role in ("tool", "function"):
+        raise unsupported(f"{where}.role")
+    if message.role not in ROLES:
+        raise invalid(f"{where}.role", f"{where}.role must be one of {', '.join(ROLES)}")
+    if message.tool_calls:
+        raise unsupported(f"{where}.tool_calls")
+    if message.content is None and message.role != "assistant":
+        raise invalid(f"{where}.content", f"{where}.content is required")
+    for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        if part.type != "text":
+            raise unsupported(f"{where}.content[{index}].type")
+        if part.text is None:
+            raise invalid(f"{where}.content[{index}].text", f"{where}.content[{index}].text is required")

@@ -1,0 +1,90 @@
+"""POST /v1/completions: body -> GenerationTask. One output stream per prompt, its choices numbered through."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from api_proc.openai.completion_rendering import CompletionRenderer
+from api_proc.openai.generation import MAX_CHOICES, generation_task, serve
+from api_proc.openai.models import check_model
+from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
+from api_proc.openai.schema import CompletionRequest
+from api_proc.openai.unsupported import refuse_unsupported
+from api_proc.server.errors import invalid
+from api_proc.server.respond import GenerationTask
+from api_proc.server.service import OutputStream, Service
+from quartet.wire.config import ResolvedModel
+from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
+from quartet.wire.lengths import context_length_exceeded
+
+DEFAULT_MAX_TOKENS = 16
+
+decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Continue one or more prompts."""
+    return await serve(request, decoder, completion_task)
+
+
+def completion_task(request: web.Request, service: Service, wanted: CompletionRequest) -> GenerationTask:
+    """Check a request and return its task; raises RequestError with the field at fault."""
+    check_model(service, wanted.model)
+    refuse_unsupported(wanted)
+    created, model = int(service.wall_time()), service.model_name
+    prompts = _prompts(service.config.require_model(), wanted)
+
+    def make_renderer(outputs: Sequence[OutputStream], choices: int) -> CompletionRenderer:
+        echoes = _echoes(prompts, outputs, choices) if wanted.echo else [""] * (len(outputs) * choices)
+        return CompletionRenderer(f"cmpl-{outputs[0].rid.hex()}", created, model, echoes)
+
+    max_tokens = DEFAULT_MAX_TOKENS if wanted.max_tokens is None else wanted.max_tokens
+    check_range("max_tokens", max_tokens, 0, MAX_INT32)
+    if wanted.logprobs is not None:
+        check_range("logprobs", wanted.logprobs, 0, MAX_TOP_LOGPROBS)
+    return generation_task(
+        request,
+        service,
+        wanted,
+        prompts,
+        max_new_tokens=max_tokens,
+        logprobs=-1 if wanted.logprobs is None else wanted.logprobs,
+        make_renderer=make_renderer,
+    )
+
+
+def _echoes(prompts: Sequence[TextPrompt | IdsPrompt], outputs: Sequence[OutputStream], choices: int) -> list[str]:
+    texts = [
+        prompt.text if isinstance(prompt, TextPrompt) else output.prompt_text
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]
+    return [text for text in texts for _ in range(choices)]
+
+
+def _prompts(model: ResolvedModel, wanted: CompletionRequest) -> Sequence[TextPrompt | IdsPrompt]:
+    """Return the prompts: a string, strings, the ids of one prompt, or a list of ids for each."""
+    given: list[Any] = [wanted.prompt] if isinstance(wanted.prompt, str) else wanted.prompt
+    # One pass at the speed of C: a prompt of ids may be long, and many may come at once.
+    kinds = set(map(type, given))
+    if kinds == {int}:
+        given, kinds = [given], {list}
+    if len(given) > MAX_CHOICES:
+        raise invalid("prompt", f"prompt has more than {MAX_CHOICES} entries")
+    if len(kinds) > 1:
+        raise invalid("prompt", "prompt must be a string, strings, token ids, or lists of token ids, and not a mixture")
+    if not given or not all(given):
+        raise invalid("prompt", "prompt must not be empty")
+    if kinds == {str}:
+        return [TextPrompt(text) for text in given]
+    for ids in given:
+        _check_ids(model, ids)
+    return [IdsPrompt(pack_ids(ids), bool(wanted.echo)) for ids in given]
+
+
+def _check_ids(model: ResolvedModel, ids: list[int]) -> None:
+    if len(ids) > model.context_length:
+        raise context_length_exceeded(model.context_length, len(ids), "prompt")
+    if min(ids) < 0 or max(ids) >= model.vocab_size:
+        raise invalid("prompt", f"token ids must be between 0 and {model.vocab_size - 1}")

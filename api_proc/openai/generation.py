@@ -1,0 +1,69 @@
+"""What the two generating routes share: HTTP request -> body -> GenerationTask -> response."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from api_proc.openai.params import check_range, sampling_params
+from api_proc.openai.routing import generate_request
+from api_proc.openai.schema import SamplingFields, StreamOptions
+from api_proc.server.bodies import decode_body, read_body
+from api_proc.server.errors import draining, invalid
+from api_proc.server.respond import GenerationTask, MakeRenderer, respond
+from api_proc.server.service import SERVICE, Service
+from quartet.wire.frames import ChatPrompt, IdsPrompt, TextPrompt
+
+MAX_N = 16
+MAX_CHOICES = 512
+"""Bound on prompts times n of one request."""
+
+Body = TypeVar("Body")
+
+
+async def serve(
+    request: web.Request,
+    decoder: "msgspec.json.Decoder[Body]",
+    make_task: Callable[[web.Request, Service, Body], GenerationTask],
+) -> web.StreamResponse:
+    """Read a request's body, make it a task, and return the response to it."""
+    service = request.app[SERVICE]
+    if service.is_draining:
+        raise draining()
+    body = await read_body(request, service.config.server.max_body_bytes, service.timeouts.body_s)
+    return await respond(request, service, make_task(request, service, decode_body(decoder, body)))
+
+
+def generation_task(
+    request: web.Request,
+    service: Service,
+    fields: SamplingFields,
+    prompts: Sequence[TextPrompt | IdsPrompt | ChatPrompt],
+    *,
+    max_new_tokens: int | None,
+    logprobs: int,
+    make_renderer: MakeRenderer,
+) -> GenerationTask:
+    """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
+
+    `max_new_tokens` and `logprobs` are read by the route, where chat and completions differ.
+    """
+    n = 1 if fields.n is None else fields.n
+    check_range("n", n, 1, MAX_N)
+    if len(prompts) * n > MAX_CHOICES:
+        raise invalid("prompt", f"prompts times n must not exceed {MAX_CHOICES}")
+    model, options = service.config.require_model(), fields.stream_options or StreamOptions()
+    requests = []
+    for prompt in prompts:
+        # Each prompt resolves its own parameters, so that drawn seeds differ.
+        params = sampling_params(fields, model, service.draw_seed, max_new_tokens, logprobs)
+        requests.append(generate_request(request, service, fields, prompt, params, n))
+    return GenerationTask(
+        requests=requests,
+        choices_each=n,
+        make_renderer=make_renderer,
+        is_stream=bool(fields.stream),
+        include_usage=bool(options.include_usage),
+        continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+    )

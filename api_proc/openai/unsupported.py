@@ -1,0 +1,49 @@
+"""Refuses, by the field's name, known features that this server does not support yet."""
+
+from typing import Any
+
+from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingFields
+from api_proc.server.errors import invalid, unsupported
+
+_CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
+_CHAT_ONLY = ("tools", "functions", "function_call", "audio")
+
+
+def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
+    """Raise RequestError 400 for the first field that requests an unsupported feature."""
+    _refuse_set(request, _CONSTRAINTS)
+    _refuse_response_format(request)
+    if isinstance(request, ChatRequest):
+        _refuse_chat_only(request)
+    else:
+        _refuse_completion_only(request)
+
+
+def _refuse_chat_only(request: ChatRequest) -> None:
+    _refuse_set(request, _CHAT_ONLY)
+    if request.tool_choice not in (None, "none", "auto"):
+        raise unsupported("tool_choice")
+    if request.modalities not in (None, [], ["text"]):
+        raise unsupported("modalities")
+
+
+def _refuse_completion_only(request: CompletionRequest) -> None:
+    if request.suffix:
+        raise unsupported("suffix")
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        raise unsupported("best_of")
+    if request.echo and request.logprobs is not None:
+        raise invalid("echo", "echo together with logprobs is not supported yet")
+
+
+def _refuse_set(request: SamplingFields, names: tuple[str, ...]) -> None:
+    for name in names:
+        # Empty lists, false and null request nothing.
+        if getattr(request, name) not in (None, False, [], {}, "", "none"):
+            raise unsupported(name)
+
+
+def _refuse_response_format(request: SamplingFields) -> None:
+    wanted: Any = request.response_format
+    if wanted is not None and not (isinstance(wanted, dict) and wanted.get("type") == "text"):
+        raise unsupported("response_format")

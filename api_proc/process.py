@@ -1,0 +1,84 @@
+"""The api process: serves HTTP on the socket inherited from the supervisor, in front of the engine client's core.
+
+The supervisor keeps the socket listening while this process is away.
+"""
+
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+
+from aiohttp import web
+
+from api_proc.admin.metrics import own_metrics
+from api_proc.app import build_app
+from api_proc.server.service import Service
+from quartet.client.async_engine import AsyncEngine
+from quartet.client.core import ClientCore
+from quartet.runtime.context import Context, Facts
+from quartet.runtime.shell import Shell
+
+log = logging.getLogger(__name__)
+http_log = logging.getLogger("api_proc.http")
+
+BACKLOG = 1024
+IDLE_CONNECTION_S = 75.0
+CUT_OFF_S = 2.0
+"""How long answers that the drain has cut off may take to be written."""
+
+
+async def main(context: Context) -> None:
+    """Serve until a drain is over."""
+    server = context.config.server
+    core = ClientCore(context.name, server.tokenizer_procs, server.detok_procs)
+    shell = Shell(context, core, metrics=lambda: own_metrics(service))
+    engine = AsyncEngine(core, shell, context.clock)
+    seeds = random.Random(f"{context.config.scheduler.random_seed}:{context.rank}:{context.epoch}")
+    service = Service(
+        name=context.name,
+        engine=engine,
+        config=context.config,
+        clock=context.clock,
+        draw_seed=lambda: seeds.getrandbits(63),
+        wall_time=time.time,
+    )
+    async with serve_http(service, context.listen_fd) as (host, port):
+        facts: Facts = {"host": host, "port": port, "model": service.model_name}
+        await shell.serve(facts, partial(drain, service, engine))
+
+
+@contextlib.asynccontextmanager
+async def serve_http(service: Service, listen_fd: int) -> AsyncIterator[tuple[str, int]]:
+    """Serve HTTP inside the block; gives the bound address. Every connection is closed at its end."""
+    # Handlers report their own errors. What aiohttp itself would log is a stack for each line of malformed HTTP,
+    # which any port scan can send.
+    http_log.setLevel(logging.CRITICAL)
+    runner = web.AppRunner(
+        build_app(service),
+        handler_cancellation=True,
+        access_log=None,
+        logger=http_log,
+        keepalive_timeout=IDLE_CONNECTION_S,
+        shutdown_timeout=CUT_OFF_S,
+    )
+    await runner.setup()
+    try:
+        listener = socket.socket(fileno=listen_fd)
+        host, port = listener.getsockname()[:2]
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        yield host, port
+    finally:
+        await runner.cleanup()
+
+
+async def drain(service: Service, engine: AsyncEngine, limit_s: float) -> None:
+    """Refuse new requests while open ones finish; what is left at the limit ends with an error event."""
+    service.is_draining = True
+    if await service.open.wait_empty(limit_s):
+        return
+    log.warning("%d requests were cut off by the shutdown", len(service.open))
+    await engine.drain(0.0)
+    await service.open.wait_empty(CUT_OFF_S)

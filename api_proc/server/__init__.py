@@ -1,0 +1,1 @@
+"""HTTP mechanics of the api process: keys, bodies, errors, streaming and collecting output. Knows no route."""

@@ -1,0 +1,172 @@
+"""GenerationTask -> response, streamed or whole; chat and completions share every line of it.
+
+Whatever ends a handler early (refusal, disconnect, shutdown) leaves no request in the engine: each one that was started
+is aborted on the way out unless it has finished.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from api_proc.server.pipe import ResponsePipe
+from api_proc.server.rendering import ChoiceOutput, Renderer
+from api_proc.server.service import EngineClient, OutputStream, Service
+from api_proc.server.sse import EventStream
+from api_proc.server.usage import UsageCounter
+from quartet.client.core import GenerateRequest, Output
+from quartet.wire.errors import RequestError
+
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+MakeRenderer = Callable[[Sequence[OutputStream], int], Renderer]
+"""Called with the accepted requests, one per prompt, and the number of choices of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationTask:
+    """One HTTP request, parsed and checked: what to generate and how to write it.
+
+    `requests` has one entry per prompt, each with `choices_each` choices.
+    """
+
+    requests: Sequence[GenerateRequest]
+    choices_each: int
+    make_renderer: MakeRenderer
+    is_stream: bool
+    include_usage: bool
+    continuous_usage: bool
+
+
+async def respond(request: web.Request, service: Service, task: GenerationTask) -> web.StreamResponse:
+    """Return the finished response; raises RequestError as long as nothing has been sent."""
+    start_s = service.clock.now()
+    with service.open.one():
+        outputs = await start_all(service.engine, task.requests)
+        usage = UsageCounter(
+            [len(one.prompt_ids) for one in outputs], task.choices_each, start_s, service.clock, service.stats
+        )
+        write = _stream if task.is_stream else _whole
+        try:
+            return await write(request, service, task, outputs, task.make_renderer(outputs, task.choices_each), usage)
+        except (asyncio.CancelledError, ConnectionError):
+            service.stats.clients_closed += not usage.is_complete
+            raise
+        finally:
+            if not usage.is_complete:
+                _abort_all(outputs)
+
+
+async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -> list[OutputStream]:
+    """Return an output stream per request once all are accepted; if one is refused, the others are aborted."""
+    if len(requests) == 1:
+        return [await engine.generate(requests[0])]
+    started: dict[int, OutputStream] = {}
+
+    async def start(index: int, request: GenerateRequest) -> None:
+        started[index] = await engine.generate(request)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for index, request in enumerate(requests):
+                group.create_task(start(index, request))
+    except BaseExceptionGroup as errors:
+        _abort_all(list(started.values()))
+        refused = errors.subgroup(RequestError)
+        raise (refused or errors).exceptions[0] from None
+    except asyncio.CancelledError:
+        _abort_all(list(started.values()))
+        raise
+    return [started[index] for index in range(len(requests))]
+
+
+async def _stream(
+    request: web.Request,
+    service: Service,
+    task: GenerationTask,
+    outputs: Sequence[OutputStream],
+    renderer: Renderer,
+    usage: UsageCounter,
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers=STREAM_HEADERS)
+    pipe = ResponsePipe(request)
+    stream = EventStream(
+        pipe,
+        renderer,
+        usage,
+        service,
+        abort=partial(_abort_all, outputs),
+        include_usage=task.include_usage,
+        continuous_usage=task.continuous_usage,
+    )
+    for index, output in enumerate(outputs):
+        output.subscribe(partial(stream.on_outputs, index * task.choices_each), stream.on_error)
+    stream.raise_early_error()
+    await response.prepare(request)
+    stream.begin()
+    await stream.serve()
+    await _end(response, pipe, service.timeouts.stall_s)
+    return response
+
+
+async def _end(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float) -> None:
+    """Write the last chunk; the connection of a client that does not read it in time is closed."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await response.write_eof()
+    except TimeoutError:
+        pipe.kill()
+        raise ConnectionResetError("the client does not read") from None
+
+
+async def _whole(
+    request: web.Request,
+    service: Service,
+    task: GenerationTask,
+    outputs: Sequence[OutputStream],
+    renderer: Renderer,
+    usage: UsageCounter,
+) -> web.StreamResponse:
+    collector = Collector(usage)
+    for index, output in enumerate(outputs):
+        output.subscribe(partial(collector.on_outputs, index * task.choices_each), collector.on_error)
+    choices = await collector.done
+    usage.close()
+    body = renderer.whole(choices, usage.usage(), usage.timings())
+    return web.Response(body=body, content_type="application/json")
+
+
+def _abort_all(outputs: Sequence[OutputStream]) -> None:
+    for output in outputs:
+        output.abort()
+
+
+class Collector:
+    """Gathers all output of a task; `done` gives the choices or raises the RequestError."""
+
+    def __init__(self, usage: UsageCounter) -> None:
+        self._usage = usage
+        self._choices = [ChoiceOutput() for _ in usage.counts]
+        self.done: asyncio.Future[list[ChoiceOutput]] = asyncio.get_running_loop().create_future()
+
+    def on_outputs(self, base: int, outputs: list[Output]) -> None:
+        """Take one increment of the prompt whose first choice is `base`."""
+        if self.done.done():
+            return
+        self._usage.add(base, outputs)
+        for output in outputs:
+            self._choices[base + output.choice].add(output.text, output.logprobs, output.finish)
+        if self._usage.is_complete:
+            self.done.set_result(self._choices)
+
+    def on_error(self, error: RequestError) -> None:
+        """End the wait with an error."""
+        if not self.done.done():
+            self.done.set_exception(error)

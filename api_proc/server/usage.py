@@ -1,0 +1,114 @@
+"""The counts of one response: tokens and finish by choice, and their times.
+
+Streamed and whole responses have one each; it makes the `usage` and `timings` objects.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from api_proc.server.stats import ApiStats
+from quartet.client.core import Output
+from quartet.runtime.clock import Clock
+from quartet.wire.frames import Finish
+
+
+class UsageCounter:
+    """Counts what the choices of one HTTP request have produced.
+
+    `prompt_tokens` has one entry per prompt; each prompt has `choices_each` choices, numbered through.
+    """
+
+    __slots__ = (
+        "_choices_each",
+        "_clock",
+        "_first_s",
+        "_last_s",
+        "_prompt_tokens",
+        "_start_s",
+        "_stats",
+        "counts",
+        "finishes",
+    )
+
+    def __init__(
+        self, prompt_tokens: Sequence[int], choices_each: int, start_s: float, clock: Clock, stats: ApiStats
+    ) -> None:
+        self._prompt_tokens = tuple(prompt_tokens)
+        self._choices_each = choices_each
+        self._clock = clock
+        self._stats = stats
+        self._start_s = start_s
+        self._first_s = 0.0
+        self._last_s = 0.0
+        self.counts = [0] * (len(self._prompt_tokens) * choices_each)
+        self.finishes: list[Finish | None] = [None] * len(self.counts)
+
+    @property
+    def is_complete(self) -> bool:
+        """Every choice has finished."""
+        return None not in self.finishes
+
+    def add(self, base: int, outputs: list[Output]) -> float:
+        """Count outputs of the prompt whose first choice is `base`; return the time, in the clock's seconds."""
+        now = self._clock.now()
+        if self._first_s:
+            # Several choices get their tokens from the same step, so the gaps between events would mean nothing.
+            if len(self.counts) == 1:
+                self._stats.inter_token_latency_s.observe(now - self._last_s)
+        else:
+            self._first_s = now
+            self._stats.time_to_first_token_s.observe(now - self._start_s)
+        self._last_s = now
+        for output in outputs:
+            choice = base + output.choice
+            self.counts[choice] += len(output.ids)
+            if output.finish is not None:
+                self.counts[choice] = output.finish.count
+                self.finishes[choice] = output.finish
+        return now
+
+    def close(self) -> None:
+        """Record the finished response in the statistics; called once, when every choice has finished."""
+        stats = self._stats
+        for finish in self.finishes:
+            if finish is not None:
+                stats.finished[finish.reason] += 1
+        tokens = sum(self.counts)
+        for count in self._prompt_tokens:
+            stats.prompt_tokens.observe(count)
+        stats.generation_tokens.observe(tokens)
+        stats.e2e_latency_s.observe(self._last_s - self._start_s)
+        if tokens > 1:
+            stats.time_per_output_token_s.observe((self._last_s - self._first_s) / (tokens - 1))
+
+    def usage(self) -> bytes:
+        """Return OpenAI's `usage` object as JSON, of the output so far."""
+        prompt, completion = sum(self._prompt_tokens), sum(self.counts)
+        firsts = self.finishes[:: self._choices_each]
+        return msgspec.json.encode(
+            {
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
+                "prompt_tokens_details": {"cached_tokens": sum(f.timings.cached_tokens for f in firsts if f)},
+            }
+        )
+
+    def timings(self) -> bytes:
+        """Return where the time of the response went, as JSON: the slowest choice, in milliseconds."""
+        parts = [finish.timings for finish in self.finishes if finish is not None]
+        return msgspec.json.encode(
+            {
+                "queue_ms": _ms(max((part.queue_s for part in parts), default=0.0)),
+                "prefill_ms": _ms(max((part.prefill_s for part in parts), default=0.0)),
+                "decode_ms": _ms(max((part.decode_s for part in parts), default=0.0)),
+                "ttft_ms": _ms(max(0.0, self._first_s - self._start_s)),
+                "total_ms": _ms(max(0.0, self._last_s - self._start_s)),
+                "retractions": sum(part.retractions for part in parts),
+            }
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000.0, 3)

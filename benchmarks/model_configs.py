@@ -1,0 +1,32 @@
+"""The models that benchmarks run with random weights: one config.json each below benchmarks/models, read here alone."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks" / "models"
+TITLES = {"qwen3-0.6b": "Qwen3-0.6B", "llama-3.1-8b": "Llama-3.1-8B"}
+MODELS = tuple(TITLES)
+TINY_MODELS = ROOT / "tests" / "golden" / "models"
+TOKENIZER = TINY_MODELS / "qwen3"
+"""A tokenizer with text for 512 ids, for models that have none."""
+
+
+class Dimensions(NamedTuple):
+    """The sizes of a model's linears."""
+
+    hidden: int
+    intermediate: int
+    query: int
+    key_value: int
+    vocab: int
+
+
+def dimensions(model: str) -> Dimensions:
+    """Return the dimensions of a model of MODELS."""
+    config = json.loads((FOLDER / model / "config.json").read_text())
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim", hidden // heads)
+    key_value = config["num_key_value_heads"] * head_dim
+    return Dimensions(hidden, config["intermediate_size"], heads * head_dim, key_value, config["vocab_size"])

@@ -1,0 +1,397 @@
+"""The client of the engine without its sockets: live requests, the process table, replay. Sans-IO.
+
+    generate ──► Encode ──► Encoded ──► journal ──► Submit ──► Accepted ──► Delta, Delta, ... (each id delivered once)
+
+Owned by an api process (client.async_engine) or by the offline engine. It submits again what a dead process took with
+it, and delivers each token once and in order. A request's owner is told what becomes of it through its Listener.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from quartet.client.encode_jobs import EncodeJobs
+from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
+from quartet.runtime.core import Metrics, Sent
+from quartet.wire.codec import MAX_FRAME_BYTES, Source
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import (
+    Abort,
+    Accepted,
+    ApiInbound,
+    ChatPrompt,
+    Delta,
+    DeltaItem,
+    Drain,
+    Encoded,
+    EncodeFailed,
+    Failed,
+    Finish,
+    HeldRequests,
+    IdsPrompt,
+    LiveRequests,
+    ProcessTable,
+    Query,
+    QueryReply,
+    Rejected,
+    SamplingParams,
+    Snapshot,
+    Submit,
+    TextLogprobs,
+    TextPrompt,
+    unpack_ids,
+)
+from quartet.wire.ids import Rid, Role, process_name
+
+LIVE_REQUESTS_S = 1.0
+MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
+"""A Submit with this many bytes of prompt ids, its output and its parameters still fits a frame."""
+REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
+SCHEDULER = process_name(Role.SCHEDULER, 0)
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of `n` choices. `deadline_s` is seconds from now for the whole of it."""
+
+    prompt: TextPrompt | IdsPrompt | ChatPrompt
+    params: SamplingParams
+    n: int = 1
+    priority: int | None = None
+    tenant: str = ""
+    cache_salt: str = ""
+    routing_key: str = ""
+    weight: float = 1.0
+    deadline_s: float | None = None
+    rid: Rid | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One increment of one choice: new ids, the text they complete, and the end if this is it."""
+
+    choice: int
+    ids: list[int]
+    text: str
+    logprobs: list[TextLogprobs] | None
+    finish: Finish | None
+
+
+class Listener(Protocol):
+    """The owner of one request. Its methods are called while a frame is handled and must return quickly."""
+
+    rid: Rid
+    choices: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the request has been accepted or refused, or its owner has given it up."""
+        ...
+
+    def on_encoded(self, encoded: Encoded) -> None:
+        """The prompt has been tokenized."""
+        ...
+
+    def on_accepted(self, choice: int, max_new_tokens: int) -> None:
+        """The scheduler has queued one choice."""
+        ...
+
+    def on_outputs(self, outputs: list[Output]) -> None:
+        """Output has come."""
+        ...
+
+    def on_error(self, error: RequestError) -> None:
+        """The whole request has ended with an error; called once at most."""
+        ...
+
+
+class ClientCore:
+    """Live requests of one api process, and what it knows of the other processes.
+
+    Args:
+        name: the address that answers go to.
+        tokenizers, detoks: how many processes of these roles there are.
+    """
+
+    inbound: Any = ApiInbound
+
+    def __init__(self, name: str, tokenizers: int = 1, detoks: int = 1) -> None:
+        self._name = name
+        self._detoks = detoks
+        self._journal: Journal[Listener] = Journal()
+        self._listeners: dict[Rid, Listener] = {}
+        self._encodes = EncodeJobs(name, tokenizers)
+        self._jobs: dict[int, int] = {}
+        """The job of each request that is being tokenized, by the identity of its listener."""
+        self._queries: dict[int, Callable[[bytes], None]] = {}
+        self._last_query = 0
+        self._epochs: dict[str, int] = {}
+        self._live_requests_due_s: float | None = None
+        self.process_table = ProcessTable([], False)
+        self.snapshots: dict[str, Snapshot] = {}
+        self.is_alive = False
+        """Whether every role was ready once: the engine is up or recovering."""
+        self.is_stopping = False
+
+    # State of the service
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether every role is ready and the service is not draining."""
+        return not self.is_draining and all(self._is_ready(role) for role in REQUIRED_ROLES)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self.process_table.is_draining or self.is_stopping
+
+    @property
+    def live_count(self) -> int:
+        """Live (rid, choice) pairs."""
+        return len(self._journal.entries)
+
+    def _is_ready(self, role: Role) -> bool:
+        return any(process.role is role and process.state == "ready" for process in self.process_table.processes)
+
+    # Calls of the owner
+
+    def generate(self, request: GenerateRequest, listener: Listener, now: float) -> list[Sent]:
+        """Begin a request: have its prompt tokenized, then submit every choice."""
+        deadline_s = None if request.deadline_s is None else now + request.deadline_s
+
+        def on_encoded(encoded: Encoded, now: float) -> list[Sent]:
+            self._jobs.pop(id(listener), None)
+            return self._submit(request, listener, encoded, deadline_s, now)
+
+        def on_error(error: RequestError) -> None:
+            self._jobs.pop(id(listener), None)
+            listener.on_error(error)
+
+        job, sent = self._encodes.start(request.prompt, request.params, deadline_s, now, on_encoded, on_error)
+        self._jobs[id(listener)] = job
+        return [sent]
+
+    def abort(self, listener: Listener) -> list[Sent]:
+        """Give a request up, whatever state it is in. Idempotent."""
+        job = self._jobs.pop(id(listener), None)
+        if job is not None:
+            self._encodes.end(job)
+        if self._listeners.get(listener.rid) is not listener:
+            return []
+        del self._listeners[listener.rid]
+        for choice in range(listener.choices):
+            self._journal.remove(listener.rid, choice)
+        return [(SCHEDULER, Abort(listener.rid))]
+
+    def choices_left(self, listener: Listener) -> int:
+        """Return how many choices of a submitted request have not ended."""
+        if self._listeners.get(listener.rid) is not listener:
+            return 0
+        return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.choices))
+
+    def query(self, what: str, argument: str, on_reply: Callable[[bytes], None]) -> tuple[int, list[Sent]]:
+        """Begin a query to the scheduler (frames.Query); returns its number, for `end_query`, and what to send."""
+        self._last_query += 1
+        self._queries[self._last_query] = on_reply
+        return self._last_query, [(SCHEDULER, Query(self._last_query, self._name, what, argument))]
+
+    def end_query(self, number: int) -> None:
+        """Forget a query. Idempotent."""
+        self._queries.pop(number, None)
+
+    def fail_all(self, error: RequestError) -> list[Sent]:
+        """End every live request with an error."""
+        return [sent for entry in list(self._journal.entries.values()) for sent in self._give_up(entry, error)]
+
+    # The face of a core
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        """Take one frame."""
+        match frame:
+            case Delta():
+                return self._on_delta(frame, now)
+            case Accepted():
+                self._on_accepted(frame)
+            case Encoded() | EncodeFailed():
+                return self._encodes.take(frame, now)
+            case Rejected():
+                error = RequestError(frame.status, frame.code, frame.message, None, frame.retry_after_s)
+                return self._on_failed(frame.rid, frame.choice, frame.attempt, error)
+            case Failed():
+                error = RequestError(frame.status, frame.code, frame.message)
+                return self._on_failed(frame.rid, frame.choice, frame.attempt, error)
+            case HeldRequests():
+                return self._on_held_requests(frame, now)
+            case QueryReply():
+                on_reply = self._queries.pop(frame.number, None)
+                if on_reply is not None:
+                    on_reply(frame.body)
+            case Snapshot():
+                self.snapshots[process_name(frame.role, frame.rank)] = frame
+            case ProcessTable():
+                return self._on_process_table(frame, now)
+            case Drain():
+                self.is_stopping = True
+        return []
+
+    def tick(self, now: float) -> list[Sent]:
+        """Send jobs again that wait too long; name the live requests to the scheduler each second."""
+        sent = self._encodes.tick(now)
+        if self._live_requests_due_s is not None and self._live_requests_due_s <= now:
+            self._live_requests_due_s = now + LIVE_REQUESTS_S
+            # The reply shows what was lost.
+            sent.append((SCHEDULER, LiveRequests(self._name, self._journal.live_requests())))
+        return sent
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` is wanted next."""
+        deadlines = (self._live_requests_due_s, self._encodes.next_deadline())
+        return min((due_s for due_s in deadlines if due_s is not None), default=None)
+
+    def is_idle(self) -> bool:
+        """Say whether no request is live or being tokenized."""
+        return not self._listeners and not len(self._encodes)
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of the journal."""
+        journal = self._journal
+        return Metrics(
+            {"api_live_requests": float(len(journal.entries))},
+            {
+                "api_replays": float(journal.replays),
+                "api_stale_items": float(journal.stale_items),
+                "api_replay_divergences": float(journal.divergences),
+            },
+        )
+
+    # Processes
+
+    def _on_process_table(self, table: ProcessTable, now: float) -> list[Sent]:
+        """Take the process table: what a dead process held is sent again."""
+        if self._live_requests_due_s is None:
+            self._live_requests_due_s = now + LIVE_REQUESTS_S
+        self.process_table = table
+        sent: list[Sent] = []
+        for process in table.processes:
+            name = process_name(process.role, process.rank)
+            before = self._epochs.get(name)
+            self._epochs[name] = process.epoch
+            if before is not None and process.epoch > before:
+                sent += self._on_restart(process.role, name, now)
+        self.is_alive = self.is_alive or self.is_accepting
+        return sent
+
+    def _on_restart(self, role: Role, name: str, now: float) -> list[Sent]:
+        if role is Role.TOKENIZER:
+            return self._encodes.send_all(name)
+        if role is Role.SCHEDULER:
+            return [(SCHEDULER, submit) for submit in self._journal.replay_all(now)]
+        if role is Role.DETOK:
+            return [(SCHEDULER, submit) for submit in self._journal.replay_all(now, name)]
+        return []
+
+    # Requests
+
+    def _submit(
+        self, request: GenerateRequest, listener: Listener, encoded: Encoded, deadline_s: float | None, now: float
+    ) -> list[Sent]:
+        """Journal and submit every choice of a request, unless its owner has given it up."""
+        if listener.is_settled:
+            return []
+        if listener.rid in self._listeners:
+            listener.on_error(
+                RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
+            )
+            return []
+        if len(encoded.ids) > MAX_PROMPT_BYTES:
+            listener.on_error(RequestError(400, "invalid_value", "The request is too long to be passed on."))
+            return []
+        listener.on_encoded(encoded)
+        self._listeners[listener.rid] = listener
+        submits = [self._submit_frame(request, listener.rid, choice, encoded) for choice in range(request.n)]
+        for submit in submits:
+            self._journal.add(submit, listener, deadline_s, now)
+        return [(SCHEDULER, submit) for submit in submits]
+
+    def _submit_frame(self, request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded) -> Submit:
+        return Submit(
+            rid,
+            choice,
+            0,
+            self._name,
+            process_name(Role.DETOK, rid[0] % self._detoks),
+            encoded.ids,
+            b"",
+            encoded.params,
+            request.priority,
+            request.tenant,
+            request.cache_salt,
+            request.routing_key,
+            request.weight,
+            request.deadline_s,
+        )
+
+    def _on_accepted(self, frame: Accepted) -> None:
+        entry = self._journal.entries.get((frame.rid, frame.choice))
+        if entry is not None and entry.submit.attempt == frame.attempt:
+            entry.is_accepted = True
+            entry.owner.on_accepted(frame.choice, frame.max_new_tokens)
+
+    def _on_delta(self, delta: Delta, now: float) -> list[Sent]:
+        sent: list[Sent] = []
+        take = self._journal.take
+        for item in delta.items:
+            try:
+                taken = take(item, now)
+            except Gap:
+                sent += self._on_gap(self._journal.entries[item.rid, item.choice], now)
+                continue
+            if taken is not None:
+                entry, item = taken
+                if not entry.is_accepted:
+                    # Output implies acceptance; the Accepted frame itself was lost, or comes last.
+                    entry.is_accepted = True
+                    entry.owner.on_accepted(item.choice, entry.submit.params.max_new_tokens or 0)
+                if item.finish is not None:
+                    self._on_finish(item, entry.owner)
+                output = Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)
+                entry.owner.on_outputs([output])
+        return sent
+
+    def _on_gap(self, entry: Entry[Listener], now: float) -> list[Sent]:
+        """Output is missing or contradicts what was delivered: submit again, a few times without progress at most."""
+        entry.stall_replays += 1
+        if entry.stall_replays > MAX_STALL_REPLAYS:
+            return self._give_up(
+                entry, RequestError(500, "internal_error", "The request's output cannot be continued.")
+            )
+        return [(SCHEDULER, self._journal.replay(entry, now))]
+
+    def _on_finish(self, item: DeltaItem, listener: Listener) -> None:
+        self._journal.remove(item.rid, item.choice)
+        if not self.choices_left(listener):
+            self._listeners.pop(item.rid, None)
+
+    def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError) -> list[Sent]:
+        entry = self._journal.entries.get((rid, choice))
+        if entry is None or entry.submit.attempt != attempt:
+            return []
+        return self._give_up(entry, error)
+
+    def _give_up(self, entry: Entry[Listener], error: RequestError) -> list[Sent]:
+        """End the request of an entry with an error, once for all its choices."""
+        if entry.submit.rid not in self._listeners:
+            return []
+        sent = self.abort(entry.owner)
+        entry.owner.on_error(error)
+        return sent
+
+    def _on_held_requests(self, held: HeldRequests, now: float) -> list[Sent]:
+        if not self.is_accepting and not self.is_draining:
+            # A role is coming back: no request can be expected to make progress, and its return replays what it held.
+            for entry in self._journal.entries.values():
+                entry.progress_s = now
+        again, hopeless = self._journal.lost(held.held, now)
+        sent: list[Sent] = [(SCHEDULER, self._journal.replay(entry, now)) for entry in again]
+        for entry in hopeless:
+            sent += self._give_up(entry, RequestError(500, "internal_error", "The request stalled repeatedly."))
+        return sent

@@ -1,0 +1,79 @@
+"""Inputs of a decode step on the device: the descriptor, its page table writes, padding rows, and the ring."""
+
+import pytest
+import torch
+from kernel_cases import integers
+
+from kernels.decode_inputs import (
+    HEADER,
+    decode_descriptor_width,
+    decode_inputs,
+    decode_inputs_reference,
+    unpack_decode_descriptor,
+    unpack_decode_descriptor_reference,
+)
+
+SLOTS, PAGES, PAGE, ROWS = 6, 300, 16, 8
+DEVICE = integers([0]).device
+
+
+def descriptor_ring(rows, writes, sequence):
+    """A ring of three descriptors: that of `sequence` is filled, the others hold values that must not be read."""
+    ring = torch.full((3, decode_descriptor_width(ROWS, 200)), -7, dtype=torch.int32)
+    descriptor = ring[sequence % 3]
+    descriptor[0], descriptor[1] = len(rows), len(writes)
+    for at, (slot, context) in enumerate(rows):
+        descriptor[HEADER + at], descriptor[HEADER + ROWS + at] = slot, context
+    flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
+    descriptor[HEADER + 2 * ROWS :][: len(flat)] = flat
+    return ring.to(DEVICE)
+
+
+def unpacked(function, ring, sequence, batch_size):
+    counter = integers([sequence - 1])
+    slots, contexts = torch.full((2, ROWS), 99, dtype=torch.int32, device=DEVICE)
+    table = torch.arange(SLOTS * PAGES, dtype=torch.int32, device=DEVICE).view(SLOTS, PAGES).clone()
+    function(ring, counter, slots, contexts, table, rows=batch_size, max_rows=ROWS, dummy_slot=SLOTS - 1)
+    return [tensor.cpu() for tensor in (counter, slots, contexts, table)]
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("rows", "writes", "batch_size"),
+    [
+        ([(3, 40)], [], 1),
+        ([(0, 17), (4, 1)], [(0, 1, 900), (4, 0, 901)], 4),
+        ([(slot, 10 + slot) for slot in range(5)], [(at % 5, at, 5000 + at) for at in range(200)], 8),
+    ],
+)
+def test_descriptors_are_unpacked_by_sequence_number(rows, writes, batch_size, sequence):
+    ring = descriptor_ring(rows, writes, sequence)
+    found = unpacked(unpack_decode_descriptor, ring, sequence, batch_size)
+    expected = unpacked(unpack_decode_descriptor_reference, ring, sequence, batch_size)
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got, wanted)
+    _, slots, contexts, table = found
+    assert slots.tolist() == [slot for slot, _ in rows] + [SLOTS - 1] * (batch_size - len(rows)) + [99] * (
+        ROWS - batch_size
+    )
+    assert contexts[:batch_size].tolist() == [context for _, context in rows] + [0] * (batch_size - len(rows))
+    assert [int(table[slot, at]) for slot, at, _ in writes] == [page for *_, page in writes]
+
+
+def test_decode_inputs_match_the_reference():
+    contexts = integers([1, 16, 17, 0, 280 * PAGE])
+    slots = integers([2, 0, 4, 5, 1])
+    table = torch.randperm(SLOTS * PAGES).to(torch.int32).view(SLOTS, PAGES).to(DEVICE)
+    last_token = torch.arange(100, 100 + SLOTS, device=DEVICE)
+    found, expected = [], []
+    for function, outs in ((decode_inputs, found), (decode_inputs_reference, expected)):
+        outs += [torch.full((5,), -9, dtype=torch.int64, device=DEVICE) for _ in range(3)]
+        outs.append(torch.full((5, PAGES), -9, dtype=torch.int32, device=DEVICE))
+        function(slots, contexts, table, last_token, *outs, PAGE)
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got.cpu(), wanted.cpu())
+    ids, positions, mapping, batch_page_table = found
+    assert ids.tolist() == [102, 100, 104, 105, 101]
+    assert positions.tolist() == [0, 15, 16, 0, 280 * PAGE - 1]
+    assert mapping[3] == -1 and mapping[2] == int(table[4, 1]) * PAGE
+    assert (batch_page_table[3] == -9).all() and batch_page_table[2, :3].tolist() == [*table[4, :2].tolist(), -9]

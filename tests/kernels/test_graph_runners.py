@@ -1,0 +1,52 @@
+"""Decode with step descriptors and output buffers gives the tokens of decode without, for all sampling parameters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.golden.oracles import FOLDER
+from tests.support.local_engine import LocalEngine, make_config
+from worker_proc.decode_graph_runner import capture_sizes
+
+PROMPTS = [[9, 8, 7], [5 + at % 60 for at in range(18)]]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def outputs(folder: Path, **worker: object) -> list[list[list[int]]]:
+    tokenizer = FOLDER / "models" / "qwen3"
+    settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, **worker}
+    engine = LocalEngine(make_config(folder, tokenizer=tokenizer, **settings))
+    assert (engine.runner._decode_graphs is None) == ("disable_cuda_graph" in worker)
+    sampling = (
+        {"temperature": 0.8, "seed": 5},
+        {"temperature": 0.8, "seed": 5, "top_p": 0.6, "frequency_penalty": 0.5},
+    )
+    return [engine.generate(PROMPTS, 3, **params) for params in sampling]
+
+
+def test_graph_runners_change_no_token() -> None:
+    folder = FOLDER / "models" / "llama"
+    assert outputs(folder, cuda_graph_max_bs=8) == outputs(folder, disable_cuda_graph=True)
+
+
+def test_capture_sizes_are_dense_at_first_and_end_with_the_largest() -> None:
+    assert capture_sizes(1) == [1]
+    assert capture_sizes(12) == [1, 2, 4, 8, 12]
+    sizes = capture_sizes(512)
+    assert sizes[:12] == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80] and sizes[-3:] == [448, 480, 512]
+
+
+def test_a_failed_step_leaves_the_device_in_sync(monkeypatch) -> None:
+    folder = FOLDER / "models" / "llama"
+    settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, "cuda_graph_max_bs": 4}
+    engine = LocalEngine(make_config(folder, tokenizer=FOLDER / "models" / "qwen3", **settings))
+    expected = engine.generate([PROMPTS[0]], 3)
+    runner = engine.runner._decode_graphs
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_padded_rows", None)
+        patch.setattr(runner, "can_run", lambda rows: True)
+        with pytest.raises(TypeError):
+            engine.generate([PROMPTS[0]], 3)
+    engine.restart()
+    assert engine.generate([PROMPTS[0]], 3) == expected

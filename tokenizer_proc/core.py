@@ -1,0 +1,142 @@
+"""The tokenizer without its sockets and its thread: an Encode job in, prompt ids that have been checked out."""
+
+import array
+import logging
+import sys
+from collections import Counter
+from typing import Any
+
+from quartet.runtime.core import Metrics, Sent
+from quartet.wire.codec import Source
+from quartet.wire.config import Config
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import (
+    ID_BYTES,
+    ChatPrompt,
+    Encode,
+    Encoded,
+    EncodeFailed,
+    IdsPrompt,
+    SamplingParams,
+    TextPrompt,
+    TokenizerInbound,
+    pack_ids,
+    unpack_ids,
+)
+from quartet.wire.lengths import context_length_exceeded, is_too_long
+from tokenizer_proc.chat_template import ChatTemplate
+from tokenizer_proc.messages import invalid
+from tokenizer_proc.tokenizer import TextEncoder
+
+log = logging.getLogger(__name__)
+
+
+class TokenizerCore:
+    """Answers Encode jobs; stateless between them.
+
+    Args:
+        config: with the resolved model.
+        encoder: the model's tokenizer.
+        template: the model's chat template.
+    """
+
+    inbound: Any = TokenizerInbound
+
+    def __init__(self, config: Config, encoder: TextEncoder, template: ChatTemplate) -> None:
+        model = config.require_model()
+        self._vocab_size = model.vocab_size
+        self._context_length = model.context_length
+        self._is_cut_later = config.scheduler.allow_auto_truncate
+        self._encoder = encoder
+        self._template = template
+        self.counters: Counter[str] = Counter()
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        """Answer a job, also if it meets a bug; nothing else concerns this core."""
+        if not isinstance(frame, Encode):
+            return []
+        try:
+            answer = self.answer(frame)
+        except Exception as error:
+            # Prompt text stays out of the log, so no message and no stack.
+            log.error("job %d failed: %s", frame.job, type(error).__name__)
+            answer = EncodeFailed(frame.job, 500, "internal_error", "The prompt could not be tokenized.")
+        self.counters["tokenizer_jobs" if isinstance(answer, Encoded) else "tokenizer_failed_jobs"] += 1
+        return [(frame.reply_to, answer)]
+
+    def tick(self, now: float) -> list[Sent]:
+        """Nothing depends on time."""
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Return None: nothing depends on time."""
+        return None
+
+    def is_idle(self) -> bool:
+        """Say True: jobs are answered as they come."""
+        return True
+
+    def metrics(self) -> Metrics:
+        """Return what became of the jobs."""
+        return Metrics({}, {name: float(count) for name, count in self.counters.items()})
+
+    def answer(self, job: Encode) -> Encoded | EncodeFailed:
+        """Return the prompt's ids, text and parameters, or the error of the request. Raises no RequestError."""
+        try:
+            self._check_params(job.params)
+            ids, text = self._encode(job.prompt)
+            if not ids:
+                raise invalid("The prompt is empty.", _field(job.prompt))
+            self._check_length(len(ids) // ID_BYTES, job)
+        except RequestError as error:
+            return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
+        return Encoded(job.job, ids, text, job.params)
+
+    def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt) -> tuple[bytes, str]:
+        """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""
+        if isinstance(prompt, IdsPrompt):
+            self._check_ids(prompt.ids)
+            return prompt.ids, self._encoder.decode(unpack_ids(prompt.ids)) if prompt.is_echoed else ""
+        if isinstance(prompt, TextPrompt):
+            if not prompt.text:
+                raise invalid("The prompt is empty.", "prompt")
+            self._refuse_endless(prompt.text, prompt)
+            return pack_ids(self._encoder.encode_text(prompt.text)), prompt.text
+        text = self._template.render(prompt, self._encoder.guard.protect)
+        self._refuse_endless(text, prompt)
+        return pack_ids(self._encoder.encode_rendered(text)), self._encoder.guard.reveal(text)
+
+    def _check_ids(self, data: bytes) -> None:
+        if len(data) % ID_BYTES:
+            raise invalid("The prompt's token ids are not whole.", "prompt")
+        # Read as unsigned, a negative id is a large one.
+        ids = array.array("I", data)
+        if sys.byteorder == "big":
+            ids.byteswap()
+        if ids and max(ids) >= self._vocab_size:
+            wrong = next(i for i in unpack_ids(data) if not 0 <= i < self._vocab_size)
+            raise invalid(f"Token id {wrong} is outside the vocabulary (0 to {self._vocab_size - 1}).", "prompt")
+
+    def _refuse_endless(self, text: str, prompt: TextPrompt | ChatPrompt) -> None:
+        """Refuse a text of megabytes before all of it is encoded, which would delay every other job by seconds."""
+        if not self._is_cut_later and self._encoder.is_longer_than(text, self._context_length):
+            raise context_length_exceeded(self._context_length, f"more than {self._context_length}", _field(prompt))
+
+    def _check_length(self, prompt_tokens: int, job: Encode) -> None:
+        if not self._is_cut_later and is_too_long(self._context_length, prompt_tokens):
+            raise context_length_exceeded(self._context_length, prompt_tokens, _field(job.prompt))
+
+    def _check_params(self, params: SamplingParams) -> None:
+        """Refuse token ids that the model does not have."""
+        for index, _bias in params.logit_bias:
+            self._check_token(index, "logit_bias")
+        for index in params.stop_token_ids:
+            self._check_token(index, "stop_token_ids")
+
+    def _check_token(self, index: int, param: str) -> None:
+        if not 0 <= index < self._vocab_size:
+            raise invalid(f"{param}: token id {index} is outside the vocabulary (0 to {self._vocab_size - 1}).", param)
+
+
+def _field(prompt: TextPrompt | IdsPrompt | ChatPrompt) -> str:
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"

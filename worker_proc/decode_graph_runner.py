@@ -1,0 +1,161 @@
+"""Decode steps as CUDA graphs over buffers at fixed addresses: a step allocates, copies and launches nothing by itself.
+
+The host writes one step descriptor (slots, context lengths, page table writes) into memory that the device reads, and
+replays one CUDA graph. The graph unpacks the descriptor, runs the model, samples the tokens, keeps them for the next
+step and writes them to memory that the host polls. Off CUDA the same function runs without a graph, as in the tests.
+There is one graph for each batch size of `capture_sizes`; smaller batches are padded with dummy rows.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker_proc.batch import DecodeBatch, ForwardBatch
+from worker_proc.contract import Capacity
+from worker_proc.device_step import LaunchedStep
+from worker_proc.fused_sampler import FusedSampler
+from worker_proc.graphs import SharedBuffers, capture_graphs, no_progress, specialization_sizes
+from worker_proc.models.decoder import Decoder
+from worker_proc.ops.triton_ops import TritonOps
+from worker_proc.pinned_rings import PinnedRings
+from worker_proc.slots import IntArray, StepRows
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE as GraphPool
+
+# Page table writes that a descriptor has room for: one per row is normal, when the row's last page is full.
+_WRITES_PER_ROW = 2
+_MIN_WRITES = 64
+
+
+def capture_sizes(max_rows: int) -> list[int]:
+    """Return the batch sizes to capture, ascending, up to `max_rows`: dense where a row is a large part of a step."""
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_rows, 32)]
+    return [*(size for size in sizes if size < max_rows), max_rows]
+
+
+class DecodeGraphRunner:
+    """Runs pure decode steps of up to `max_rows` rows; see GraphRunner.
+
+    Args:
+        decoder, ops, fused_sampler: what a step runs.
+        buffers: what a step reads and changes.
+        capacity: sizes of the pool and the model.
+        dtype: of the logits.
+        max_rows: largest batch.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        ops: TritonOps,
+        fused_sampler: FusedSampler,
+        buffers: SharedBuffers,
+        capacity: Capacity,
+        dtype: torch.dtype,
+        max_rows: int,
+    ) -> None:
+        from kernels import decode_inputs
+
+        self._kernels = decode_inputs
+        self._decoder, self._fused_sampler, self._buffers = decoder, fused_sampler, buffers
+        self._capacity, self._max_rows = capacity, max_rows
+        self.max_page_writes = max(_MIN_WRITES, _WRITES_PER_ROW * max_rows)
+        device, max_pages = buffers.page_table.device, buffers.page_table.shape[1]
+        self._scratch = ops.decode_scratch(max_rows, max_pages)
+        self._rings = PinnedRings(
+            decode_inputs.decode_descriptor_width(max_rows, self.max_page_writes), max_rows, device, buffers.poller
+        )
+        self._slots, self._contexts = torch.zeros((2, max_rows), dtype=torch.int32, device=device)
+        self._ids, self._positions, self._mapping = torch.zeros((3, max_rows), dtype=torch.int64, device=device)
+        self._batch_page_table = torch.zeros((max_rows, max_pages), dtype=torch.int32, device=device)
+        self._logits = torch.zeros((max_rows, capacity.vocab_size), dtype=dtype, device=device)
+        self._sizes = capture_sizes(max_rows)
+        self._padded_rows = np.array(self._sizes)[np.searchsorted(self._sizes, np.arange(max_rows + 1))].tolist()
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._row_numbers = np.arange(max_rows)
+
+    def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
+        """See GraphRunner."""
+        self._graphs = capture_graphs(self._run, self._sizes, pool, progress)
+        self._rings.restart()
+
+    def run_once(self) -> None:
+        """See GraphRunner."""
+        for size in specialization_sizes(self._sizes):
+            self._run(size)
+
+    def workspace(self, contexts: IntArray, rows: int) -> Tensor | None:
+        """Return the scratch for decode attention over `contexts`, padded to `rows`; None if it is too small."""
+        size, limit = self._scratch.split_size, self._scratch.splits
+        # One sum is cheaper than the exact count and exceeds it by at most one split a row.
+        if int(contexts.sum()) // size + rows > limit:
+            splits = int(((contexts + (size - 1)) // size).sum()) + rows - len(contexts)
+            return self._scratch.workspace if splits <= limit else None
+        return self._scratch.workspace
+
+    def recover(self) -> None:
+        """See GraphRunner."""
+        self._rings.resync()
+
+    def can_run(self, rows: StepRows) -> bool:
+        """See GraphRunner."""
+        count = len(rows.decode)
+        if rows.chunks or not 0 < count <= self._max_rows:
+            return False
+        return self.workspace(rows.contexts, self._padded_rows[count]) is not None
+
+    def launch(self, rows: StepRows, page_writes: IntArray) -> LaunchedStep:
+        """See GraphRunner."""
+        count, num_writes = len(rows.decode), len(page_writes)
+        descriptor, header, max_rows = self._rings.begin(), self._kernels.HEADER, self._max_rows
+        descriptor[0], descriptor[1] = count, num_writes
+        descriptor[header : header + count] = rows.decode
+        descriptor[header + max_rows : header + max_rows + count] = rows.contexts
+        if num_writes:
+            descriptor[header + 2 * max_rows :][: 3 * num_writes] = page_writes.reshape(-1)
+        size = self._padded_rows[count]
+        if self._graphs:
+            self._graphs[size].replay()
+        else:
+            self._run(size)
+        ids = self._rings.end(slice(count), size)
+        return LaunchedStep(ids, self._logits, self._row_numbers[:count], rows.contexts)
+
+    def _run(self, size: int) -> None:
+        rings, table, last_token = self._rings, self._buffers.page_table, self._buffers.last_token
+        slots, contexts = self._slots[:size], self._contexts[:size]
+        ids, positions, mapping = self._ids[:size], self._positions[:size], self._mapping[:size]
+        batch_page_table = self._batch_page_table[:size]
+        self._kernels.unpack_decode_descriptor(
+            rings.descriptors,
+            rings.sequence,
+            slots,
+            contexts,
+            table,
+            rows=size,
+            max_rows=self._max_rows,
+            dummy_slot=self._capacity.max_slots,
+        )
+        outs = ids, positions, mapping, batch_page_table
+        self._kernels.decode_inputs(slots, contexts, table, last_token, *outs, self._capacity.page_size)
+        nothing = np.empty(0, dtype=np.int64)
+        batch = ForwardBatch(
+            num_tokens=size,
+            input_ids=ids,
+            positions=positions,
+            slot_mapping=mapping,
+            sample_rows=ids,
+            sample_slots=slots,
+            sample_positions=contexts,
+            host_positions=nothing,
+            is_all_sampled=True,
+            chunks=None,
+            decode=DecodeBatch(nothing, contexts, batch_page_table, self._scratch.workspace),
+        )
+        logits = self._decoder.forward(batch, self._buffers.kv_cache, no_progress, self._logits[:size])
+        assert logits is not None
+        self._fused_sampler.sample(logits, slots, contexts, rings.outputs, rings.sequence)

@@ -1,0 +1,65 @@
+"""Linears for CUDA: our own kernel, which streams the weight, for few rows; cuBLAS for many."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+from torch import Tensor
+from torch.nn import functional
+
+from worker_proc.ops.interface import AllReduce
+from worker_proc.ops.linear import PlainLinear
+
+# skinny_linear, and the module with its tiles.
+SkinnyKernel = tuple[Callable[..., Tensor], ModuleType]
+
+
+class SkinnyLinear(PlainLinear):
+    """See Linear. Args: kernels.skinny_linear and its tiles; weight [out, in], bias [out], all_reduce over ranks."""
+
+    def __init__(self, kernel: SkinnyKernel, weight: Tensor, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
+        super().__init__(weight, bias, all_reduce)
+        self._run, self._tiles = kernel
+        self._can_stream = all_reduce is None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        tile = self._tiles.unsplit_tile(self._weight, x.shape[0]) if self._can_stream else None
+        return super().__call__(x) if tile is None else self._run(x, self._weight, tile, self._bias)
+
+    def partial_sums(self, x: Tensor) -> Tensor:
+        """Return x W^T + b [T, out], or its fp32 split-K partial sums [n, T, out] for kernels.norm.add_rms_norm."""
+        can_split = self._can_stream and self._bias is None
+        tile = self._tiles.split_k_tile(self._weight, x.shape[0]) if can_split else None
+        return self(x) if tile is None else self._run(x, self._weight, tile)
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """Fill `out` with x W^T; for unsharded weights without bias."""
+        tile = self._tiles.unsplit_tile(self._weight, x.shape[0]) if self._can_stream else None
+        if tile is None:
+            super().write(x, out)
+        else:
+            self._run(x, self._weight, tile, out=out)
+
+
+class SkinnyMlp:
+    """Gated MLP: one fused linear and its activation, in one kernel or two."""
+
+    def __init__(
+        self,
+        kernel: SkinnyKernel,
+        silu_mul: Callable[[Tensor], Tensor],
+        gate_up: Tensor,
+        down: Tensor,
+        all_reduce: AllReduce | None,
+    ) -> None:
+        self._run, self._tiles = kernel
+        self._silu_mul = silu_mul
+        self._gate_up = gate_up
+        self.down = SkinnyLinear(kernel, down, None, all_reduce)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return silu(x G^T) * (x U^T)."""
+        tile = self._tiles.gated_tile(self._gate_up, x.shape[0])
+        if tile is None:
+            return self._silu_mul(functional.linear(x, self._gate_up))
+        return self._run(x, self._gate_up, tile, gated=True)
