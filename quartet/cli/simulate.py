@@ -24,7 +24,7 @@ from quartet.simulator.scenarios import SCENARIOS, Scenario, make_scenario
 from quartet.simulator.trace import TraceError, read_trace, write_trace
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
-from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU
+from scheduler_proc.core.sizes import AUTO_CHUNK, AUTO_CHUNK_CPU
 
 
 def add_simulate(commands: Any) -> None:

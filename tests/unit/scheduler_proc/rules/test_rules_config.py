@@ -216,7 +216,7 @@ def test_cfg1_every_policy_is_allowed_and_priority_is_told_its_flag() -> None:
 
 
 def test_cfg2_defaults_stand_in_one_place() -> None:
-    """CFG-2, PR-5: what nobody gives is what the table says, on every way to it."""
+    """CFG-2, PR-5: a setting that is not given is what the table says, on every way to it."""
     assert build_config({}, {}).scheduler == SchedulerConfig()
     assert configured({}, {}) == SchedulerConfig()
     assert msgspec.convert({}, SchedulerConfig) == SchedulerConfig()
