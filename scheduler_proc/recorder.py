@@ -45,18 +45,19 @@ class TraceRecorder:
         if not request.output_ids or request.max_new_tokens < 1:
             return
         if self._start_s is None:
-            self._start_s = request.arrived_s
+            self._start_s = request.timeline.arrived_s
         line = {
-            "arrival_s": round(max(0.0, request.arrived_s - self._start_s), 6),
+            "arrival_s": round(max(0.0, request.timeline.arrived_s - self._start_s), 6),
             "max_tokens": request.max_new_tokens,
             "output_tokens": min(len(request.output_ids), request.max_new_tokens),
             "page_hashes": hash_pages(request.prompt_key, self._page_tokens, self._key, repr(request.namespace)),
             "page_tokens": self._page_tokens,
             "prompt_tokens": request.prompt_tokens,
-            "tenant": request.tenant,
+            "tenant": request.namespace[0],
         }
-        if request.priority is not None:
-            line["priority"] = request.priority
+        priority = request.timeline.priority
+        if priority is not None:
+            line["priority"] = priority
         self._file.write(self._encode(line) + b"\n")
         self._file.flush()
 

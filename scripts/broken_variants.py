@@ -34,23 +34,23 @@ VARIANTS = (
     Variant("victim order reversed (RET-2)", f"{CORE}/retraction.py", "position = min(", "position = max("),
     Variant(
         "retracted request subject to the queue limit (RET-7)",
-        f"{CORE}/intake.py",
-        "if not request.is_open and request.attempt == 0",
-        "if request.attempt == 0",
+        f"{CORE}/queue.py",
+        "if not stream.is_open and stream.attempt == 0",
+        "if stream.attempt == 0",
     ),
     Variant(
         "token in flight dropped (RET-10)",
-        f"{CORE}/retract.py",
-        "        request.move_to(RequestState.WAITING)\n",
-        "        state.by_generation.pop(request.generation, None)\n"
+        f"{CORE}/retraction.py",
+        "        self._batch.leave(request, RequestState.WAITING)\n",
+        "        self._in_flight.by_generation.pop(request.generation, None)\n"
         "        request.in_flight = 0\n"
-        "        request.move_to(RequestState.WAITING)\n",
+        "        self._batch.leave(request, RequestState.WAITING)\n",
     ),
     Variant(
         "lock not released (TREE-5)",
         f"{CORE}/kv.py",
-        'holds no KV to release")\n        self.tree.unlock(request.node)\n',
-        'holds no KV to release")\n',
+        'that holds nothing")\n        self.tree.unlock(lease.node)\n',
+        'that holds nothing")\n',
     ),
     Variant(
         "floor for ceil in blocks (BLK-2)", f"{CORE}/admission.py", "-(-(whole + (tokens > whole)) //", "(whole //"
@@ -116,7 +116,7 @@ def main(words: list[str]) -> int:
         for variant in chosen:
             test = first_failure_of(variant, tree)
             unseen += test is None
-            print(f"{variant.name}: {'NO TEST FAILS' if test is None else test}", flush=True)
+            print(f"{variant.name}: {'NOT NOTICED' if test is None else test}", flush=True)
     return 1 if unseen or not chosen else 0
 
 

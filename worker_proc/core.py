@@ -1,7 +1,7 @@
 """The worker without its thread and its link: the handshake with the scheduler, and steps in flight on a runner.
 
 Results leave in the order of their steps, failures included. Unlike other cores it waits for the device: `tick` blocks
-until the oldest step in flight is done, and so does `handle` when MAX_IN_FLIGHT steps are in flight.
+until the oldest step in flight is done, and so does `handle` when two are in flight.
 """
 
 import logging
@@ -56,6 +56,7 @@ class WorkerCore:
         step_timeout_s: declared with the phase of a step.
         set_phase: called with each new phase and its deadline in seconds.
         progress: called for each step that is done.
+        max_in_flight: steps in flight at which `handle` waits for the oldest.
     """
 
     inbound: Any = WorkerInbound
@@ -68,12 +69,14 @@ class WorkerCore:
         step_timeout_s: float = 0.0,
         set_phase: Callable[[str, float], None] = _ignore_phase,
         progress: Callable[[], None] = _ignore_progress,
+        max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         self._runner = runner
         self._now = clock.now
         self._step_timeout_s = step_timeout_s
         self._declare = set_phase
         self._progress = progress
+        self._max_in_flight = max_in_flight
         self._session = Session(epoch, lambda: runner.capacity)
         self._table = ProcessTable([], False)
         self._in_flight: deque[tuple[InFlightStep, float]] = deque()
@@ -186,7 +189,7 @@ class WorkerCore:
         self._in_flight.append((in_flight, now))
         self.counters.compiles_after_ready = self._runner.late_compiles
         self.counters.prefill_tokens += sum(chunk.length for chunk in step.chunks)
-        return self.finish_oldest() if len(self._in_flight) >= MAX_IN_FLIGHT else []
+        return self.finish_oldest() if len(self._in_flight) >= self._max_in_flight else []
 
     def _fail(self, step: Step, kind: str, error: Exception) -> list[Sent]:
         sent: list[Sent] = []

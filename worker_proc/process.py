@@ -7,13 +7,11 @@ import asyncio
 import logging
 import os
 import threading
-import time
-from pathlib import Path
 
 from quartet.runtime.context import Context, Facts
 from quartet.runtime.core import Metrics
-from worker_proc.contract import Runner
 from worker_proc.executor import Executor
+from worker_proc.start_up import make_runner
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +30,9 @@ async def main(context: Context) -> None:
     def announce(facts: Facts) -> None:
         loop.call_soon_threadsafe(_settle, ready, facts)
 
-    executor = Executor(context, lambda: _make_runner(context, start_up), announce)
+    executor = Executor(
+        context, lambda: make_runner(context.config, context.clock, context.progress, start_up), announce
+    )
     thread = threading.Thread(target=_work, args=(executor, loop, ready), name="executor", daemon=True)
     context.report_metrics(lambda: _metrics(executor, start_up))
     thread.start()
@@ -71,27 +71,3 @@ def _metrics(executor: Executor, start_up: Facts) -> Metrics:
     """Return the seconds of each phase of the start, and what the executor has counted so far."""
     gauges = {f"worker_start_up_{name.removesuffix('_s')}_seconds": float(value) for name, value in [*start_up.items()]}
     return Metrics(gauges, executor.metrics().counters)
-
-
-def _make_runner(context: Context, start_up: Facts) -> Runner:
-    """Load the runner; note in `start_up` how long its parts took. Runs in the executor's thread."""
-    config = context.config
-    # Imported here so that a simulated worker never loads torch, and torch loads in the executor's thread.
-    if config.worker.simulated_worker:
-        from worker_proc.simulated import SimulatedRunner
-
-        return SimulatedRunner(config, context.clock)
-    from worker_proc.cuda_context import create_context
-    from worker_proc.weights.folder import prefetch
-
-    # Disk and driver work while torch, which takes seconds, is imported.
-    prefetch(Path(config.require_model().folder))
-    if config.worker.device != "cpu":
-        create_context()
-    started = time.perf_counter()
-    from worker_proc.loading import load_runner
-
-    imported = time.perf_counter()
-    runner = load_runner(config, context.progress)
-    start_up |= {"imports_s": imported - started, "load_s": time.perf_counter() - imported}
-    return runner

@@ -5,7 +5,7 @@ from aiohttp import web
 from api_proc.admin.metrics import CONTENT_TYPE, exposition
 from api_proc.server.bodies import json_response
 from api_proc.server.service import SERVICE
-from quartet import __version__
+from quartet.version import __version__
 
 
 async def index(request: web.Request) -> web.Response:

@@ -18,7 +18,8 @@ import aiohttp
 import msgspec
 
 from benchmarks.serving.served import get, served
-from quartet.cli.options import add_options, build_config
+from quartet.cli.options import add_options
+from quartet.settings import build_config
 from quartet.simulator.cost import StepCost, fit
 from quartet.simulator.driver import simulate
 from quartet.simulator.presets import preset

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from quartet.checkpoint.resolve import resolve_model
-from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.cli.options import OneLineParser, add_options
+from quartet.settings import build_config
 from quartet.simulator.cost import MeasuredStep, fit_steps, pairs, residuals
 from quartet.wire.config import Config
 from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from quartet import __version__
-from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.cli.options import OneLineParser, add_options
+from quartet.settings import build_config
+from quartet.version import __version__
 from quartet.wire.config import ServerConfig
 from quartet.wire.errors import ConfigError, ModelError
 

@@ -1,39 +1,15 @@
-"""Flags and environment variables, derived from the fields of quartet.wire.config: each setting has one origin.
-
-Precedence: flag, `QUARTET_<NAME>`, default. Every message names the flag, the value given and the bound that it was
-compared with.
-"""
+"""Flags derived from the fields of quartet.wire.config: one setting, one place."""
 
 import argparse
 import difflib
-import operator
-import os
 import sys
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import msgspec
 from msgspec import inspect
 
-from quartet.wire.config import (
-    MULTI_LEVELS,
-    POLICIES,
-    RARE,
-    TRITON_PAGE_SIZES,
-    Config,
-    ModelConfig,
-    SchedulerConfig,
-    ServerConfig,
-    WorkerConfig,
-)
-from quartet.wire.errors import ConfigError
-
-SECTIONS: dict[str, type[msgspec.Struct]] = {
-    "model": ModelConfig,
-    "server": ServerConfig,
-    "scheduler": SchedulerConfig,
-    "worker": WorkerConfig,
-}
+from quartet.settings import SECTIONS, bare_type, fields_of
+from quartet.wire.config import RARE
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "model_path": ("--model",),
@@ -49,20 +25,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "random_seed": ("--seed",),
 }
 """Flags of vLLM and SGLang for the same setting, beside the flag named after the field."""
-
-FD_NAMES = frozenset(
-    {
-        "init_new_token_ratio",
-        "min_new_token_ratio_factor",
-        "new_token_ratio_decay_steps",
-        "new_token_ratio_decay",
-        "retract_decode_steps",
-        "clip_max_new_tokens_estimation",
-    }
-)
-"""Fields that FastDeploy sets by an environment variable with the prefix FD_."""
-
-DEFAULT_DECAY_STEPS = SchedulerConfig().new_token_ratio_decay_steps
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -83,12 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of every section."""
     for name, section in SECTIONS.items():
         group = parser.add_argument_group(name)
-        for field in _fields(section):
+        for field in fields_of(section):
             if field.name in RARE:
                 continue
             flag = "--" + field.name.replace("_", "-")
             flags = list(dict.fromkeys([flag, "--" + field.name, *ALIASES.get(field.name, ())]))
-            kind, _ = _bare(field.type)
+            kind, _ = bare_type(field.type)
             extra: dict[str, Any] = {"dest": f"{name}.{field.name}", "default": None}
             if isinstance(kind, inspect.BoolType):
                 extra["action"] = "store_const"
@@ -100,163 +62,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(*flags, help=_help(field), **extra)
 
 
-def _scheduler_set(given: list[str]) -> dict[str, str]:
-    """Parse the `name=value` pairs of --scheduler-set; any scheduler field may be named."""
-    known = [field.name for field in _fields(SchedulerConfig)]
-    values = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or name not in known:
-            near = difflib.get_close_matches(name, known, 3, 0.5)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise ConfigError(f"--scheduler-set: {pair!r} is not name=value with the name of a scheduler setting{hint}")
-        values[name] = value
-    return values
-
-
-def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
-    """Make the configuration of a launch from parsed flags (`section.field` to text) and the environment.
-
-    Raises ConfigError for a value that is not allowed.
-    """
-    sections: dict[str, Any] = {}
-    rare = _scheduler_set(arguments.get("scheduler_set") or [])
-    for name, section in SECTIONS.items():
-        values: dict[str, Any] = {}
-        for field in _fields(section):
-            text, origin = arguments.get(f"{name}.{field.name}"), "--" + field.name.replace("_", "-")
-            if text is None and name == "scheduler" and field.name in rare:
-                text, origin = rare[field.name], f"--scheduler-set {field.name}"
-            for variable in _variables(name, field.name) if text is None else ():
-                if variable in environment:
-                    text, origin = environment[variable], variable
-                    break
-            if text is not None:
-                values[field.name] = parse_value(field.type, text, origin)
-        sections[name] = section(**values)
-    config = Config(**sections)
-    _check_together(config)
-    return config
-
-
-def _variables(section: str, field: str) -> list[str]:
-    """Return the environment variables of a field, in order of precedence."""
-    prefixes = ["QUARTET_"] + (["SGLANG_"] if section == "scheduler" else []) + (["FD_"] if field in FD_NAMES else [])
-    return [prefix + field.upper() for prefix in prefixes]
-
-
-def parse_value(kind: inspect.Type, text: Any, origin: str) -> Any:
-    """Turn text into a value of the field's type within its bounds; raises ConfigError naming `origin`."""
-    kind, _ = _bare(kind)
-    match kind:
-        case inspect.BoolType():
-            if str(text).lower() not in ("true", "false", "1", "0"):
-                raise ConfigError(f"{origin}: {text!r} is neither true nor false")
-            return str(text).lower() in ("true", "1")
-        case inspect.VarTupleType():
-            parts = text if isinstance(text, list) else [part for part in text.split(",") if part]
-            return tuple(_parse_text(part, origin) for part in parts)
-        case inspect.LiteralType():
-            if text not in kind.values:
-                raise ConfigError(f"{origin}: {text!r} is not one of {', '.join(map(str, kind.values))}")
-            return text
-        case inspect.IntType() | inspect.FloatType():
-            return _parse_number(kind, text, origin)
-        case _:
-            return _parse_text(text, origin)
-
-
-def _parse_text(text: str, origin: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{origin}: {text!r} is not UTF-8") from None
-    return text
-
-
-def _parse_number(kind: "inspect.IntType | inspect.FloatType", text: Any, origin: str) -> int | float:
-    is_int = isinstance(kind, inspect.IntType)
-    try:
-        value: int | float = int(text) if is_int else float(text)
-    except ValueError:
-        raise ConfigError(f"{origin}: {text!r} is not {'an integer' if is_int else 'a number'}") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{origin}: {text} is not a finite number")
-    if not -(1 << 63) <= value < 1 << 63:
-        raise ConfigError(f"{origin}: {text} does not fit into 64 bits")
-    bounds = (
-        ("at least", kind.ge, operator.ge),
-        ("more than", kind.gt, operator.gt),
-        ("at most", kind.le, operator.le),
-        ("less than", kind.lt, operator.lt),
-    )
-    for words, bound, holds in bounds:
-        if bound is not None and not holds(value, bound):
-            raise ConfigError(f"{origin}: {text} is not allowed, it must be {words} {bound}")
-    return value
-
-
-def _check_together(config: Config) -> None:
-    """Refuse values that are each allowed, but not together."""
-    _check_scheduler(config.scheduler)
-    page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
-    if chunk > 0 and chunk % page_size:
-        raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
-    if config.worker.attention_backend == "triton" and page_size not in TRITON_PAGE_SIZES:
-        raise ConfigError(f"--page-size: {page_size} is not one of {TRITON_PAGE_SIZES}, which triton attention needs")
-    if config.worker.max_total_tokens and config.worker.max_total_tokens < 2 * page_size:
-        raise ConfigError(
-            f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
-        )
-    if any(not key.strip() for key in config.server.api_key):
-        raise ConfigError("--api-key: an empty key would admit every client; leave it out or give a key")
-    loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
-    if not loopback and not config.server.api_key and not config.server.insecure:
-        raise ConfigError(
-            f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
-        )
-
-
-def _check_scheduler(config: SchedulerConfig) -> None:
-    policy = config.schedule_policy
-    if policy.startswith("multi:"):
-        levels = policy.removeprefix("multi:").split(",")
-        wrong = [level for level in levels if level not in MULTI_LEVELS]
-        if wrong or len(set(levels)) != len(levels):
-            raise ConfigError(
-                f"--schedule-policy: {policy!r} must list distinct levels of {', '.join(MULTI_LEVELS)} after multi:"
-            )
-    elif policy not in POLICIES:
-        hint = ": give --schedule-policy fcfs --enable-priority-scheduling" if policy == "priority" else ""
-        raise ConfigError(f"--schedule-policy: {policy!r} is not one of {', '.join(POLICIES)}, multi:LEVELS{hint}")
-    if policy == "shortest-prefill-first" and config.disable_radix_cache:
-        raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
-    if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
-        raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
-    if config.new_token_ratio_decay > 0 and config.new_token_ratio_decay_steps != DEFAULT_DECAY_STEPS:
-        raise ConfigError("new_token_ratio_decay and new_token_ratio_decay_steps exclude each other: give one")
-    if config.tbt_target_ms > 0 and config.step_order != "decode_first":
-        raise ConfigError("--tbt-target-ms needs --step-order decode_first")
-
-
-def _fields(section: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
-    info = inspect.type_info(section)
-    assert isinstance(info, inspect.StructType)
-    return info.fields
-
-
-def _bare(kind: inspect.Type) -> tuple[inspect.Type, str]:
-    """Return the type of a value that is given, and the help text."""
-    text = ""
-    if isinstance(kind, inspect.Metadata):
-        text = str((kind.extra_json_schema or {}).get("description", ""))
-        kind = kind.type
-    if isinstance(kind, inspect.UnionType):
-        (kind,) = (option for option in kind.types if not isinstance(option, inspect.NoneType))
-    return kind, text
-
-
 def _metavar(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.LiteralType):
         return "{" + ",".join(map(str, kind.values)) + "}"
@@ -264,7 +69,7 @@ def _metavar(kind: inspect.Type) -> str:
 
 
 def _help(field: inspect.Field) -> str:
-    _, text = _bare(field.type)
+    _, text = bare_type(field.type)
     default = field.default
     if default not in ("", (), msgspec.NODEFAULT) and not isinstance(default, bool):
         text += f" (default: {default})"

@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from quartet.cli.options import add_options, build_config
+from quartet.cli.options import add_options
+from quartet.settings import build_config
 from quartet.simulator.advise import advise
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset
 from quartet.simulator.report import Report, make_report
 from quartet.simulator.request import Workload
@@ -23,7 +24,7 @@ from quartet.simulator.scenarios import SCENARIOS, Scenario, make_scenario
 from quartet.simulator.trace import TraceError, read_trace, write_trace
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
-from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU
+from scheduler_proc.core.sizes import AUTO_CHUNK, AUTO_CHUNK_CPU
 
 
 def add_simulate(commands: Any) -> None:
@@ -143,7 +144,7 @@ def _read(path: str) -> list[Workload]:
         raise ConfigError(str(error)) from error
 
 
-def _engine(engine: Engine, config: Config) -> Engine:
+def _engine(engine: SimulatedEngine, config: Config) -> SimulatedEngine:
     """Return the engine with the size that the command line gives."""
     page_size = config.worker.page_size
     return msgspec.structs.replace(
@@ -161,7 +162,7 @@ def _with_slots(config: Config, scenario: Scenario) -> Config:
     return msgspec.structs.replace(config, scheduler=scheduler)
 
 
-def _chunk_tokens(config: Config, engine: Engine) -> int:
+def _chunk_tokens(config: Config, engine: SimulatedEngine) -> int:
     return config.scheduler.chunked_prefill_size or (AUTO_CHUNK_CPU if engine.is_cpu else AUTO_CHUNK)
 
 

@@ -35,3 +35,7 @@ class ManualClock:
         if seconds < 0:
             raise ValueError(f"cannot move a monotonic clock by {seconds} s")
         self._now_s += seconds
+
+    def advance_to(self, time_s: float) -> None:
+        """Move time forward to `time_s` exactly; nothing happens if it has passed already."""
+        self._now_s = max(self._now_s, time_s)

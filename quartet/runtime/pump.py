@@ -79,12 +79,15 @@ class Pump:
     def deliver(self) -> bool:
         """Deliver the oldest frame whose destination is there; return False if there is none."""
         waiting, cores = self._waiting, self._cores
+        if not waiting:
+            return False
+        if waiting[0][0] in cores:
+            name, data = waiting.popleft()
+            self._hand_over(*cores[name], data)
+            return True
         for position, (name, data) in enumerate(waiting):
             if name in cores:
-                if position:
-                    del waiting[position]
-                else:
-                    waiting.popleft()
+                del waiting[position]
                 self._hand_over(*cores[name], data)
                 return True
         return False
@@ -98,15 +101,32 @@ class Pump:
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline of all cores."""
-        deadlines = [due_s for _, core in self._cores.values() if (due_s := core.next_deadline()) is not None]
-        return min(deadlines, default=None)
+        due_s, _ = self._first_due()
+        return due_s
 
-    def tick(self) -> bool:
-        """Tick the first core whose deadline is the earliest, if that has come; return False if none has."""
-        due_s = self.next_deadline()
-        if due_s is None or due_s > self._clock.now():
+    def _first_due(self) -> tuple[float | None, tuple[Source, Core] | None]:
+        """Return the earliest deadline and the first core that has it."""
+        first_s, first = None, None
+        for pair in self._cores.values():
+            due_s = pair[1].next_deadline()
+            if due_s is not None and (first_s is None or due_s < first_s):
+                first_s, first = due_s, pair
+        return first_s, first
+
+    def tick(self, advance_to: Callable[[float], None] | None = None) -> bool:
+        """Tick the first core whose deadline is the earliest, if that has come; return False if none has.
+
+        Args:
+            advance_to: moves the clock to a deadline in the future, which has come then.
+        """
+        due_s, first = self._first_due()
+        if due_s is None or first is None:
             return False
-        source, core = next(pair for pair in self._cores.values() if pair[1].next_deadline() == due_s)
+        if due_s > self._clock.now():
+            if advance_to is None:
+                return False
+            advance_to(due_s)
+        source, core = first
         self.send(source, core.tick(self._clock.now()))
         return True
 
@@ -123,11 +143,8 @@ class Pump:
         while True:
             if self.deliver():
                 delivered += 1
-            elif not self.tick():
-                due_s = self.next_deadline()
-                if advance_to is None or due_s is None:
-                    return delivered
-                advance_to(due_s)
+            elif not self.tick(advance_to):
+                return delivered
             steps += 1
             if limit is not None and steps > limit:
                 raise RuntimeError(f"still busy after {limit} frames and ticks")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.report import Report, Summary, make_report
 from quartet.simulator.request import Workload
 from quartet.wire.config import POLICIES, SchedulerConfig
@@ -36,7 +36,7 @@ class Advice(msgspec.Struct, frozen=True):
     candidates: list[Candidate]
 
 
-def advise(requests: Sequence[Workload], engine: Engine, config: SchedulerConfig, chunk_tokens: int) -> Advice:
+def advise(requests: Sequence[Workload], engine: SimulatedEngine, config: SchedulerConfig, chunk_tokens: int) -> Advice:
     """Run a trace under every policy, with and without priority scheduling where it has priorities; recommend one."""
     has_priorities = len({request.priority for request in requests}) > 1
     urgent = _most_urgent(requests, config) if has_priorities else None

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.request import Workload
 from quartet.wire.config import SchedulerConfig
 
 UNBOUNDED_QUEUE = 1 << 30
 
 
-def capacity(engine: Engine, requests: Sequence[Workload], running: int = 0) -> float:
+def capacity(engine: SimulatedEngine, requests: Sequence[Workload], running: int = 0) -> float:
     """Return the requests a second that an engine finishes when all of them come at once, fcfs.
 
     Measured between the first and the last tenth to finish, so that filling and emptying the batch do not count.
@@ -38,7 +38,7 @@ def poisson(rng: random.Random, count: int, rate: float) -> list[float]:
     return times
 
 
-def sized_to(engine: Engine, kv_tokens: int) -> Engine:
+def sized_to(engine: SimulatedEngine, kv_tokens: int) -> SimulatedEngine:
     """Return the engine with room for at least `kv_tokens`, in whole pages."""
     pages = -(-kv_tokens // engine.page_size)
     return msgspec.structs.replace(engine, kv_tokens=pages * engine.page_size)

@@ -1,19 +1,38 @@
-"""The worker's twin under the virtual clock: applies a Step, says how long it takes and what it samples.
+"""The simulated worker under the virtual clock: applies a Step, computes how long it takes and what it samples.
 
-A decode step touches no row: the rows of a batch age together. A seat that begins to decode notes the number of decode
+A decode step touches no row: the rows of a batch age together. A slot that begins to decode notes the number of decode
 steps so far; its KV length and the step in which it stops follow from that. Only a row that joins, leaves or stops
 costs time.
 
-    slot:  enter ──► seat ──last chunk──► joins the decoding rows ──release──► gone
+    enter ──► prefilling ──last chunk──► joins the decoding rows ──release──► gone
 """
 
 from array import array
 from bisect import bisect_left
+from collections import deque
+from typing import Any
 
+from msgspec import structs
+
+from quartet.runtime.core import Metrics, Sent
 from quartet.simulator.cost import StepCost, pairs
 from quartet.simulator.prompts import EOS_ID, OUTPUT_ID
 from quartet.simulator.record import NEVER, Gaps, Run
-from quartet.wire.frames import ID_BYTES, Chunk, Enter, Step, StepResult, StepTimes, pack_ids, unpack_ids
+from quartet.wire.codec import Source
+from quartet.wire.frames import (
+    ID_BYTES,
+    Chunk,
+    Enter,
+    ProcessTable,
+    SchedulerHello,
+    Step,
+    StepResult,
+    StepTimes,
+    WorkerHello,
+    WorkerInbound,
+    pack_ids,
+    unpack_ids,
+)
 from quartet.wire.ids import Epoch
 
 OUTPUT_BYTES = pack_ids([OUTPUT_ID])
@@ -71,7 +90,7 @@ class SimulatedDevice:
         self._slots = array("i")
         self._generations = array("i")
         self._stops: dict[int, list[SimulatedSlot]] = {}
-        self._pace: dict[int, tuple[Gaps, int]] = {}
+        self._row_counts: dict[int, tuple[Gaps, int]] = {}
         """By the identity of a class's gaps: how many of its rows had their last token in the last decode step."""
         self._last_decode_s = 0.0
         self._own_last_s: dict[int, float] = {}
@@ -145,8 +164,8 @@ class SimulatedDevice:
     def _slow_down(self, state: SimulatedSlot) -> None:
         """Take a row out of those that share the last decode step, unless it has stopped and left them already."""
         if not state.is_over:
-            gaps, count = self._pace[id(state.gaps)]
-            self._pace[id(state.gaps)] = (gaps, count - 1)
+            gaps, count = self._row_counts[id(state.gaps)]
+            self._row_counts[id(state.gaps)] = (gaps, count - 1)
 
     def _length(self, state: SimulatedSlot) -> int:
         return state.base_tokens + self._decodes
@@ -156,15 +175,15 @@ class SimulatedDevice:
         slots, generations = self._slots, self._generations
         self._decodes += 1
         self._context_tokens += len(slots)
-        for gaps, count in self._pace.values():
+        for gaps, count in self._row_counts.values():
             if count:
                 gaps.add(end_s - self._last_decode_s, count)
         for slot in list(self._own_last_s):
             state = self._slot_states[slot]
             if not state.is_over:
                 state.gaps.add(end_s - self._own_last_s.pop(slot))
-                gaps, count = self._pace.get(id(state.gaps), (state.gaps, 0))
-                self._pace[id(state.gaps)] = (gaps, count + 1)
+                gaps, count = self._row_counts.get(id(state.gaps), (state.gaps, 0))
+                self._row_counts[id(state.gaps)] = (gaps, count + 1)
         self._last_decode_s = end_s
         ids = OUTPUT_BYTES * len(slots)
         stops = self._stops.pop(self._decodes, None)
@@ -214,3 +233,58 @@ class SimulatedDevice:
         at = bisect_left(self._slots, slot)
         self._slots.insert(at, slot)
         self._generations.insert(at, state.generation)
+
+
+class DeviceCore:
+    """The simulated worker as a core: takes part in the handshake, and returns each result when its step ends.
+
+    Args:
+        device: runs the steps.
+        hello: what the worker reports of itself; not ready.
+        run: takes the admissions that steps make.
+    """
+
+    inbound: Any = WorkerInbound
+
+    def __init__(self, device: SimulatedDevice, hello: WorkerHello, run: Run) -> None:
+        self._device = device
+        self._hello = hello
+        self._run = run
+        self._in_flight: deque[tuple[float, StepResult]] = deque()
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        """Launch a step, or greet the scheduler."""
+        match frame:
+            case Step():
+                self._note_admissions(frame)
+                self._in_flight.append(self._device.launch(frame, now))
+            case SchedulerHello():
+                return [("scheduler-0", structs.replace(self._hello, is_ready=True))]
+            case ProcessTable():
+                return [("scheduler-0", self._hello)]
+        return []
+
+    def tick(self, now: float) -> list[Sent]:
+        """Return the result of the step that has ended."""
+        return [("scheduler-0", self._in_flight.popleft()[1])]
+
+    def next_deadline(self) -> float | None:
+        """Return when the oldest step ends."""
+        return self._in_flight[0][0] if self._in_flight else None
+
+    def is_idle(self) -> bool:
+        """Say whether no step is in flight."""
+        return not self._in_flight
+
+    def metrics(self) -> Metrics:
+        """Return none: the record has them."""
+        return Metrics({}, {})
+
+    def _note_admissions(self, step: Step) -> None:
+        run = self._run
+        fresh = [enter.params.seed for enter in step.enter if run.outcomes[enter.params.seed].admissions == 0]
+        if fresh:
+            for number in fresh:
+                run.outcomes[number].passes_at_admission = len(run.admitting_passes)
+            run.admission_order += fresh
+            run.admitting_passes.append(max(fresh))

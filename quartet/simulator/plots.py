@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from quartet.simulator.driver import Engine
+from quartet.simulator.driver import SimulatedEngine
 from quartet.simulator.record import NEVER, Outcome, Run
 from quartet.wire.errors import ConfigError
 
@@ -12,7 +12,7 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:
 WAITING = "lightgrey"
 
 
-def save_plots(run: Run, engine: Engine, folder: Path, title: str) -> list[Path]:
+def save_plots(run: Run, engine: SimulatedEngine, folder: Path, title: str) -> list[Path]:
     """Write timeline and Gantt chart as PNG and SVG into `folder`, made if need be; returns the files.
 
     Raises ConfigError if matplotlib is not installed.
@@ -38,7 +38,7 @@ def _save(figure: Any, folder: Path, name: str) -> list[Path]:
     return files
 
 
-def draw_timeline(run: Run, engine: Engine, title: str) -> Any:
+def draw_timeline(run: Run, engine: SimulatedEngine, title: str) -> Any:
     """Return a figure: requests waiting and running, share of KV in use, new-token ratio, over virtual seconds."""
     from matplotlib.figure import Figure
 

@@ -14,7 +14,7 @@ the small model), and of the small model the batch of 8, which took less time th
 from collections.abc import Callable
 
 from quartet.simulator.cost import MeasuredStep, StepCost, fit_steps, pairs
-from quartet.simulator.driver import Engine
+from quartet.simulator.driver import SimulatedEngine
 from quartet.wire.config import DEFAULT_SLOTS_CPU
 from quartet.wire.errors import ConfigError
 
@@ -72,19 +72,21 @@ def qwen3_0_6b_h100_rows() -> list[MeasuredStep]:
     ]
 
 
-def _smollm2_cpu() -> Engine:
-    return Engine(cost=SMOLLM2_CPU, kv_tokens=65_536, context_length=8192, max_slots=DEFAULT_SLOTS_CPU, is_cpu=True)
+def _smollm2_cpu() -> SimulatedEngine:
+    return SimulatedEngine(
+        cost=SMOLLM2_CPU, kv_tokens=65_536, context_length=8192, max_slots=DEFAULT_SLOTS_CPU, is_cpu=True
+    )
 
 
-def _llama_8b_h100() -> Engine:
-    return Engine(cost=fit_steps(llama_8b_h100_rows()), kv_tokens=444_528, context_length=131_072)
+def _llama_8b_h100() -> SimulatedEngine:
+    return SimulatedEngine(cost=fit_steps(llama_8b_h100_rows()), kv_tokens=444_528, context_length=131_072)
 
 
-def _qwen3_0_6b_h100() -> Engine:
-    return Engine(cost=fit_steps(qwen3_0_6b_h100_rows()), kv_tokens=645_792, context_length=40_960)
+def _qwen3_0_6b_h100() -> SimulatedEngine:
+    return SimulatedEngine(cost=fit_steps(qwen3_0_6b_h100_rows()), kv_tokens=645_792, context_length=40_960)
 
 
-PRESETS: dict[str, Callable[[], Engine]] = {
+PRESETS: dict[str, Callable[[], SimulatedEngine]] = {
     "llama-8b-h100": _llama_8b_h100,
     "qwen3-0.6b-h100": _qwen3_0_6b_h100,
     "smollm2-cpu": _smollm2_cpu,
@@ -92,7 +94,7 @@ PRESETS: dict[str, Callable[[], Engine]] = {
 DEFAULT_PRESET = "llama-8b-h100"
 
 
-def preset(name: str) -> Engine:
+def preset(name: str) -> SimulatedEngine:
     """Return the engine of that name; raises ConfigError for an unknown one."""
     make = PRESETS.get(name)
     if make is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from quartet.simulator.driver import Engine
+from quartet.simulator.driver import SimulatedEngine
 from quartet.simulator.record import Gaps, Outcome, Run
 
 
@@ -60,7 +60,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
 
 
-def make_report(run: Run, engine: Engine, chunk_tokens: int) -> Report:
+def make_report(run: Run, engine: SimulatedEngine, chunk_tokens: int) -> Report:
     """Return the metrics of a run. `chunk_tokens` is the prefill chunk, for the time a request would take alone."""
     outcomes = run.outcomes
     finished = [outcome for outcome in outcomes if outcome.is_finished]
@@ -122,7 +122,7 @@ def _by_class(values: Iterable[tuple[Outcome, float]]) -> dict[str, Summary]:
     return {name: summarise(found) for name, found in sorted(classes.items())}
 
 
-def _slow_down_by_tenant(finished: Sequence[Outcome], engine: Engine, chunk_tokens: int) -> list[float]:
+def _slow_down_by_tenant(finished: Sequence[Outcome], engine: SimulatedEngine, chunk_tokens: int) -> list[float]:
     tenants: dict[str, list[float]] = {}
     for outcome in finished:
         alone_s = engine.cost.alone_s(outcome.request.input_tokens, outcome.output_tokens, chunk_tokens)

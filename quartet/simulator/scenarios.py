@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from quartet.simulator.capacity import capacity, fcfs, poisson, sized_to
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.request import Workload
 from quartet.wire.errors import ConfigError
 
@@ -20,13 +20,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A workload on an engine. `max_running_requests` is the number of slots that it wants, 0 for the default."""
 
     name: str
-    engine: Engine
+    engine: SimulatedEngine
     requests: list[Workload]
     max_running_requests: int = 0
 
 
 def rag(
-    engine: Engine,
+    engine: SimulatedEngine,
     seed: int,
     requests: int = 100,
     rate: float = 0.0,
@@ -62,7 +62,7 @@ def rag(
 
 
 def priority(
-    engine: Engine,
+    engine: SimulatedEngine,
     seed: int,
     requests: int = 2000,
     rate: float = 0.0,
@@ -97,7 +97,7 @@ def priority(
 
 
 def overload(
-    engine: Engine,
+    engine: SimulatedEngine,
     seed: int,
     requests: int = 400,
     rate: float = 0.0,
@@ -135,7 +135,7 @@ def overload(
 
 
 def cold_start(
-    engine: Engine,
+    engine: SimulatedEngine,
     seed: int,
     requests: int = 400,
     rate: float = 0.0,
@@ -174,7 +174,7 @@ def cold_start(
 
 
 def long_prompts(
-    engine: Engine,
+    engine: SimulatedEngine,
     seed: int,
     requests: int = 6,
     rate: float = 0.0,
@@ -216,7 +216,7 @@ def long_prompts(
 
 
 def steady(
-    engine: Engine,
+    engine: SimulatedEngine,
     seed: int,
     requests: int = 2000,
     rate: float = 0.0,
@@ -250,7 +250,7 @@ SCENARIOS: dict[str, Callable[..., Scenario]] = {
 }
 
 
-def make_scenario(name: str, engine: Engine, seed: int, given: dict[str, str]) -> Scenario:
+def make_scenario(name: str, engine: SimulatedEngine, seed: int, given: dict[str, str]) -> Scenario:
     """Return a scenario with its parameters as text (`requests` and `rate` are parameters of each).
 
     Raises ConfigError for an unknown name, parameter or a value that is no number, naming what there is.

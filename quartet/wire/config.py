@@ -1,7 +1,7 @@
 """Configuration: made once by the command line, validated there, handed to every process, never changed.
 
 Each setting is one field: its default, bounds and help are written here and nowhere else; the flags, the environment
-variables and the error messages are derived from them (quartet.cli.options). What is learnt later, such as the page
+variables and the error messages are derived from them (quartet.settings). What is learnt later, such as the page
 count, is a frame.
 """
 

@@ -1,12 +1,37 @@
 """The sans-IO scheduler: frames in, frames out, time and seeds as arguments.
 
-scheduler.py   the face: handle(), next_deadline(), audit(), snapshot(); the pump that keeps two steps outstanding
-state.py       everything the parts below share
-intake.py      Submit, Abort, LiveSet, deadlines, drain
-prefill.py     one prefill pass over the queue: policies.py orders it, admission.py says what fits
-decode.py      one decode step: memory check, retraction.py picks victims
-results.py     StepResult and StepFailed: append, stop, finish
-kv.py          pages of requests: pages.py (pool) and radix.py (tree) under one roof
-request.py     one request and the literal table of its states; ratio.py, lengths.py: RAT and LEN rules
-audit.py       every invariant, by name
+scheduler.py makes the owners and hands each to at most three parts. Every fact has one owner, which alone changes it;
+the one exception is the hot loop of results.py, which adds to columns and takes out generations without a call.
+
+    owner              file              what it owns                             handed to
+    WaitingQueue       queue.py          waiting requests, entry numbers, limit,  RequestTable, Retraction, PrefillPass
+                                         policy, passes and why they stopped
+    Batch              batch.py          running and chunked requests, slots;     RequestTable, Retraction, PrefillPass
+                                         the one way in and the one way out
+    StepsInFlight      in_flight.py      steps without result, generations,       Batch, Retraction, Results
+                                         worker epoch, the model of step times
+    KvCache            kv.py             page pool, radix tree, every lease       Batch, Retraction, PrefillPass
+    Delivery           delivery.py       frames and tokens to send, every stream  RequestTable, Results, Intake
+    RequestTable       request_table.py  live requests by name, deadlines, ends,  Retraction, Results, Intake
+                                         the last that ended
+    NewTokenRatio      ratio.py          the new-token ratio (RAT)                Retraction, PrefillPass
+    SchedulerCounters  counters.py       counts of events                         Retraction, PrefillPass, Results
+
+The parts, in the order of one call of `handle`:
+
+    Intake           intake.py           Submit, Abort, LiveRequests; holds Submits until a worker is up
+    Results          results.py          StepResult, Stopped, StepFailed: append, finish, undo
+    PrefillPass      prefill.py          one pass over the queue: admission.py says what fits
+    Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims
+
+A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py) and a timeline
+(timeline.py). What has one owner inside the request itself: `qseq`, `passes_waited` and `processed_at_entry` the queue,
+`matched_tokens`, `matched_node` and `is_deprioritized` its policy, `slot` and `launched` the batch, `generation` the
+steps in flight, `output_ids` and `suspicion` the results. `in_flight` is counted up by the batch and down by results.
+A retraction of everything (a lost worker) sets it to 0.
+
+radix.py, radix_node.py, eviction.py and pages.py are the inside of the KV cache, policies/ that of the queue,
+deadlines.py that of the request table, step_time_model.py that of the steps in flight. lengths.py, priority.py and
+sizes.py are rules without state (LEN, PRI, CFG-3). events.py names the events that are no frames. reports.py answers
+queries and gives the metrics, audit.py checks every invariant by name; both only read.
 """

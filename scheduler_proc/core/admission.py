@@ -5,9 +5,9 @@ Source: SGLang's PrefillAdder, with the departures that the rules name; block mo
 
 from collections.abc import Iterable
 from enum import Enum, auto
+from typing import Protocol
 
 from quartet.wire.config import SchedulerConfig
-from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.request import Request
 
@@ -20,6 +20,17 @@ class Verdict(Enum):
     """KV will not fit: stop, and do not try again before something leaves."""
     OTHER = auto()
     """The budget of this pass is used up."""
+
+
+class KvRoom(Protocol):
+    """What admission needs to know of the KV cache."""
+
+    page_size: int
+    is_sharing: bool
+
+    def reachable_tokens(self) -> int:
+        """avail + evict: what could be allocated at most."""
+        ...
 
 
 class PrefillAdder:
@@ -35,7 +46,7 @@ class PrefillAdder:
     def __init__(
         self,
         config: SchedulerConfig,
-        kv: KvCache,
+        kv: KvRoom,
         running: Iterable[Request],
         ratio: float,
         chunk_tokens: int,
@@ -80,7 +91,7 @@ class PrefillAdder:
 
     def continue_chunked(self, request: Request, cap: int | None = None) -> int:
         """Return how many tokens the chunked request computes in this pass, at most `cap`, and charge them (ADM-8)."""
-        extend = request.total_tokens - request.num_computed_tokens
+        extend = request.uncomputed_tokens
         if self.remaining_chunk is None:
             limit = extend
         else:
@@ -96,7 +107,7 @@ class PrefillAdder:
 
     def has_budget_for(self, request: Request, may_chunk: bool = True) -> bool:
         """Say whether the pass has room for a candidate, or for a first chunk of it (ADM-4, ADM-5)."""
-        padded = ceil_to(request.total_tokens - request.num_computed_tokens, self.page_size)
+        padded = ceil_to(request.uncomputed_tokens, self.page_size)
         if self.remaining_chunk is None:
             return not self.admitted or padded < self.remaining_input
         return padded <= self.remaining_chunk or (may_chunk and self.remaining_chunk >= self.page_size)
@@ -109,7 +120,7 @@ class PrefillAdder:
         Returns the tokens to compute now, 0 if it is not admitted, and the verdict: on the candidate if it is not
         admitted, else on the next one.
         """
-        extend = request.total_tokens - request.num_computed_tokens
+        extend = request.uncomputed_tokens
         if not self._fits(request, extend, withheld_tokens):
             return 0, Verdict.NO_TOKEN
         if not self.has_budget_for(request, may_chunk):
@@ -122,7 +133,7 @@ class PrefillAdder:
 
     def missing_for(self, newcomer: Request, is_compat: bool) -> float:
         """Return how many tokens preemption must give for `newcomer` (PRE-4); it fits below 0, in compat at 0."""
-        extend = newcomer.total_tokens - newcomer.num_computed_tokens
+        extend = newcomer.uncomputed_tokens
         if is_compat:
             return extend + min(newcomer.max_new_tokens, self._clip) - self.remaining_total()
         return extend + self._estimate(newcomer) + self.page_size - self.remaining_total()
@@ -136,12 +147,12 @@ class PrefillAdder:
         if self._config.reservation == "blocks":
             return self._fits_in_blocks(request, extend)
         if request.params.ignore_eos and not self._kv.is_sharing and (self._running or self.admitted):
-            # Alone the plain test decides: the spare token would keep out a request that LEN-2 has let in.
+            # A request alone takes the plain test: the spare token would keep out one that LEN-2 has accepted.
             return self._fits_simulated(request, extend)
         return extend + self._estimate(request) + self.page_size < self.remaining_total() - withheld
 
     def _fits_in_blocks(self, request: Request, extend: int) -> bool:
-        """Full reservation for the candidate, a share of it for who decodes, in whole blocks (BLK-1, BLK-2)."""
+        """Full reservation for the candidate, a share of it for running requests, in whole blocks (BLK-1, BLK-2)."""
         is_full_basis = self._config.reserve_basis == "full"
         decode = sum(
             self._ratio * (running.max_new_tokens if is_full_basis else self._estimate(running))
@@ -155,8 +166,8 @@ class PrefillAdder:
         padded = ceil_to(extend, self.page_size) + self.page_size
         if padded > min(self._remaining_current(), self.remaining_total()):
             return False
-        everybody = [request, *self._running, *self.admitted]
-        states = sorted((left, alive.total_tokens) for alive in everybody if (left := self._left_to_come(alive)) > 0)
+        competing = [request, *self._running, *self.admitted]
+        states = sorted((left, alive.total_tokens) for alive in competing if (left := self._left_to_come(alive)) > 0)
         free, freed = self._remaining_current() - padded, 0
         for position, (left, occupied) in enumerate(states):
             alive_count = len(states) - position

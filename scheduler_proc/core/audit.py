@@ -3,67 +3,69 @@
 import collections
 
 from quartet.wire.errors import InvariantViolation
+from scheduler_proc.core.batch import Batch
+from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.radix import ID_BYTES, Node
 from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.state import State
+from scheduler_proc.core.request_table import RequestTable
 
 
-def audit(state: State) -> None:
+def audit(table: RequestTable, queue: WaitingQueue, batch: Batch, in_flight: StepsInFlight, kv: KvCache) -> None:
     """Raise InvariantViolation for the first invariant that does not hold."""
-    _check_places(state)
-    if state.kv is not None:
-        _check_ownership(state, state.kv)
-        _check_tree(state, state.kv)
-        state.kv.tree.audit()
-        _check_idle(state, state.kv)
-    _check_slots(state)
+    holders = batch.on_board()
+    _check_places(table, queue, holders)
+    _check_batch(batch)
+    _check_ownership(holders, kv)
+    _check_tree(holders, kv)
+    kv.tree.audit()
+    if table.is_empty and not in_flight.steps:
+        _check_idle(in_flight, kv)
+    _check_slots(batch, holders)
 
 
 def _fail(name: str, detail: str) -> None:
     raise InvariantViolation(name, detail)
 
 
-def _holders(state: State) -> list[Request]:
-    return [*state.running.values(), *([state.chunked] if state.chunked else [])]
-
-
-def _check_places(state: State) -> None:
+def _check_places(table: RequestTable, queue: WaitingQueue, holders: list[Request]) -> None:
     """INV-7: each live request is in one place, and a waiting one holds nothing."""
-    places = collections.Counter(id(request) for request in [*state.waiting, *_holders(state)])
-    live = state.live()
+    places = collections.Counter(id(request) for request in [*queue.waiting, *holders])
+    live = table.live()
     if len(places) != len(live) or any(count != 1 for count in places.values()):
         _fail("INV-7", f"{len(live)} live requests in {sum(places.values())} places")
-    for request in state.waiting:
-        if request.state is not RequestState.WAITING or request.pages or request.node or request.slot >= 0:
+    for request in queue.waiting:
+        if request.state is not RequestState.WAITING or request.lease.pages or request.lease.node or request.slot >= 0:
             _fail("INV-7", f"waiting request {request.rid.hex()} holds pages, a lock or a slot")
-    for request in state.running.values():
+
+
+def _check_batch(batch: Batch) -> None:
+    """INV-7: running requests have sampled a token for each computed one after the prompt, the chunked one none."""
+    for request in batch.running.values():
         if request.state is not RequestState.RUNNING:
             _fail("INV-7", f"{request.state.name} request {request.rid.hex()} in the running batch")
-        if request.num_computed_tokens != request.prompt_tokens + request.launched - 1:
-            _fail(
-                "INV-7",
-                f"running request {request.rid.hex()} has C {request.num_computed_tokens}, launched {request.launched}",
-            )
-    if state.chunked is not None and state.chunked.state is not RequestState.PREFILLING:
-        _fail("INV-7", f"chunked request in state {state.chunked.state.name}")
+        computed = request.lease.num_computed_tokens
+        if computed != request.prompt_tokens + request.launched - 1:
+            _fail("INV-7", f"running request {request.rid.hex()} has C {computed}, launched {request.launched}")
+    if batch.chunked is not None and batch.chunked.state is not RequestState.PREFILLING:
+        _fail("INV-7", f"chunked request in state {batch.chunked.state.name}")
 
 
-def _check_ownership(state: State, kv: KvCache) -> None:
+def _check_ownership(holders: list[Request], kv: KvCache) -> None:
     """INV-1, INV-3, INV-8: the pages add up, and each has one owner."""
     owners: collections.Counter[int] = collections.Counter(kv.pool.free_pages())
     for node in kv.tree.nodes():
         owners.update(node.pages)
     private = 0
-    for request in _holders(state):
-        own = request.pages[request.protected // kv.page_size :]
+    for request in holders:
+        lease = request.lease
+        own = lease.pages[lease.protected // kv.page_size :]
         private += len(own) * kv.page_size
         owners.update(own)
-        if len(request.pages) * kv.page_size < request.num_computed_tokens:
-            _fail(
-                "INV-1",
-                f"request {request.rid.hex()} has {len(request.pages)} pages for {request.num_computed_tokens} tokens",
-            )
+        if len(lease.pages) * kv.page_size < lease.num_computed_tokens:
+            detail = f"has {len(lease.pages)} pages for {lease.num_computed_tokens} tokens"
+            _fail("INV-1", f"request {request.rid.hex()} {detail}")
     if 0 in owners:
         _fail("INV-8", "the dummy page has an owner")
     twice = [page for page, count in owners.items() if count > 1]
@@ -74,11 +76,11 @@ def _check_ownership(state: State, kv: KvCache) -> None:
         _fail("INV-1", f"{total} tokens accounted for of {kv.capacity_tokens}")
 
 
-def _check_tree(state: State, kv: KvCache) -> None:
+def _check_tree(holders: list[Request], kv: KvCache) -> None:
     """INV-4, INV-5, INV-6: counters, keys and locks agree with a walk."""
     tree = kv.tree
     page_bytes = kv.page_size * ID_BYTES
-    locks: collections.Counter[int] = collections.Counter(id(request.node) for request in _holders(state))
+    locks: collections.Counter[int] = collections.Counter(id(request.lease.node) for request in holders)
     evictable = protected = 0
     for node in tree.nodes():
         size = len(node.pages) * kv.page_size
@@ -102,17 +104,16 @@ def _expected_locks(node: Node, locks: "collections.Counter[int]") -> int:
     return locks[id(node)] + sum(child.lock_ref for child in node.children.values())
 
 
-def _check_idle(state: State, kv: KvCache) -> None:
-    """INV-2: with nothing held, every page is free or evictable."""
-    if not state.requests and not state.outstanding:
-        if kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens:
-            _fail("INV-2", f"idle, but {kv.reachable_tokens()} of {kv.capacity_tokens} tokens reachable")
-        if state.by_generation:
-            _fail("INV-2", "idle, but rows are expected")
+def _check_idle(in_flight: StepsInFlight, kv: KvCache) -> None:
+    """INV-2: with nothing held, every page is free or evictable, and no row is expected."""
+    if kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens:
+        _fail("INV-2", f"idle, but {kv.reachable_tokens()} of {kv.capacity_tokens} tokens reachable")
+    if in_flight.by_generation:
+        _fail("INV-2", "idle, but rows are expected")
 
 
-def _check_slots(state: State) -> None:
-    """Each slot is free or belongs to one request."""
-    taken = [request.slot for request in _holders(state) if request.slot >= 0]
-    if sorted([*taken, *state.free_slots]) != list(range(state.max_slots)):
-        _fail("INV-7", f"slots taken {sorted(taken)}, free {sorted(state.free_slots)} of {state.max_slots}")
+def _check_slots(batch: Batch, holders: list[Request]) -> None:
+    """INV-7: each slot is free or belongs to one request."""
+    taken = [request.slot for request in holders if request.slot >= 0]
+    if sorted([*taken, *batch.free_slots]) != list(range(batch.max_slots)):
+        _fail("INV-7", f"slots taken {sorted(taken)}, free {sorted(batch.free_slots)} of {batch.max_slots}")

@@ -1,7 +1,7 @@
 """What of the radix tree may be evicted, and in which order (rule TREE-7; 4.7 for priorities).
 
-Owns the strategies, the heaps that obey them and the count of evictable tokens. Never touches a node: radix.py removes
-what comes up here, and tells of every lock, use and new leaf.
+Owns the strategies, the heaps in their order and the count of evictable tokens. It changes no node: radix.py removes
+the leaves that it returns, and reports every lock, use and new leaf.
 """
 
 import heapq
@@ -31,7 +31,7 @@ class EvictionQueue:
     """The evictable leaves of one tree, in the order of one strategy; push and pop cost O(log n) amortised.
 
     An entry may lag behind: a node that has been locked, has got children or has been used since stays in the heap,
-    and is judged when it comes up. That is sound as long as no entry is larger than its node's key, so a strategy
+    and is checked when it is popped. That is sound as long as no entry is larger than its node's key, so a strategy
     whose keys fall must `offer` a node again after each use.
     """
 
@@ -80,7 +80,7 @@ class EvictionQueue:
         self._queued.clear()
 
     def missing(self, leaves: Iterable[Node]) -> list[Node]:
-        """Return which of these evictable leaves would not come up in their turn; for the audit."""
+        """Return which of these evictable leaves would not be popped in their order; for the audit."""
         entries = {(serial, key) for key, serial, _ in self._heap}
         queued = self._queued
         return [
@@ -137,7 +137,7 @@ class Evictables:
             self._queue.offer(node)
 
     def forget(self, node: Node) -> None:
-        """Take a removed node off the books."""
+        """Stop counting a removed node."""
         self.book(node, -len(node.pages))
         self._queue.discard(node)
         if self._by_urgency is not None:
@@ -150,7 +150,7 @@ class Evictables:
     def pop_from(self, urgency: int) -> Node | None:
         """Return the leaf of worst urgency, then oldest access, if it is `urgency` or worse; the caller removes it."""
         if self._by_urgency is None:
-            # This order is kept from its first use on: most launches never ask for it.
+            # This order is kept from its first use on: most engines never use it.
             self._by_urgency = EvictionQueue("priority")
             for node in self._queue.nodes():
                 self._by_urgency.offer(node)

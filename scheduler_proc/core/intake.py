@@ -1,201 +1,140 @@
-"""What the edge says: requests arrive, are replaced by a later attempt, are dropped (LEN, PRI-4, faults R4, R6)."""
-
-import heapq
-from collections.abc import Iterator
+"""What the API processes send: requests arrive, are replayed, are dropped (LEN, PRI-4, faults R4, R6)."""
 
 import msgspec
 
+from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import Accepted, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
+from quartet.wire.frames import ID_BYTES, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
 from quartet.wire.ids import Rid
+from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.priority import least_urgent, urgency_of
+from scheduler_proc.core.priority import urgency_of
+from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.results import Results
-from scheduler_proc.core.state import State
+from scheduler_proc.core.request_table import RequestTable
 
 MISSES_BEFORE_ABORT = 2
-RETRY_AFTER_S = 1.0
 
 
 class Intake:
-    """Takes what the edge sends. `state` is shared with the rest of the scheduler.
+    """Turns Submits into requests.
 
-    Before a worker has come up nothing is known of the pool: submits are kept in order and taken then.
+    Before a worker has come up the size of the pool is unknown: Submits are kept in order and taken then.
     """
 
-    def __init__(self, state: State, results: Results) -> None:
-        self._state = state
-        self._results = results
+    def __init__(
+        self, config: SchedulerConfig, eos_token_ids: tuple[int, ...], table: RequestTable, delivery: Delivery
+    ) -> None:
+        self.lengths: LengthRules | None = None
+        self._config = config
+        self._eos_token_ids = eos_token_ids
+        self._table = table
+        self._delivery = delivery
         self._early: list[Submit] = []
-        self._deadlines: list[tuple[float, int, Request]] = []
+        self._is_draining = False
 
-    def on_submit(self, submit: Submit) -> None:
-        """Queue a request, rebind it to a later attempt, or refuse it."""
-        if self._state.lengths is None:
-            self._early.append(submit)
-            return
-        present = self._state.requests.get(submit.rid, {}).get(submit.choice)
-        if present is not None:
-            if submit.attempt <= present.attempt:
-                return
-            if self._rebind(present, submit):
-                return
-            self._replace(present)
-        try:
-            self._queue(submit, self._state.lengths)
-        except RequestError as error:
-            self._state.ends_by_cause[error.code] += 1
-            self._state.outbox.put(
-                submit.reply_to,
-                Rejected(
-                    submit.rid,
-                    submit.choice,
-                    submit.attempt,
-                    error.status,
-                    error.code,
-                    error.message,
-                    error.retry_after_s,
-                ),
-            )
+    def begin_drain(self) -> None:
+        """Refuse new requests from this time on; later attempts of known ones are taken."""
+        self._is_draining = True
 
-    def on_worker_up(self) -> None:
+    def on_worker_up(self, lengths: LengthRules, now: float) -> None:
         """The pool is known: take what came before."""
+        self.lengths = lengths
         early, self._early = self._early, []
         for submit in early:
-            self.on_submit(submit)
+            self.on_submit(submit, now)
 
-    def _queue(self, submit: Submit, lengths: LengthRules) -> None:
-        state = self._state
-        prompt_tokens = len(submit.prompt_ids) // 4
-        if (
-            submit.priority is not None
-            and state.config.abort_on_priority_when_disabled
-            and not state.config.enable_priority_scheduling
-        ):
+    def on_submit(self, submit: Submit, now: float) -> None:
+        """Queue a request, rebind it to a later attempt, or refuse it."""
+        if self.lengths is None:
+            self._early.append(submit)
+            return
+        present = self._table.find(submit.rid, submit.choice)
+        if present is not None:
+            if submit.attempt <= present.stream.attempt or self._rebind(present, submit, now):
+                return
+            self._table.replace(present, now)
+        try:
+            self._queue(submit, self.lengths, now)
+        except RequestError as error:
+            self._refuse(submit, error)
+
+    def _refuse(self, submit: Submit, error: RequestError) -> None:
+        self._table.note_refusal(error.code)
+        frame = Rejected(
+            submit.rid,
+            submit.choice,
+            submit.attempt,
+            error.status,
+            error.code,
+            error.message,
+            error.retry_after_s,
+        )
+        self._delivery.put(submit.reply_to, frame)
+
+    def _queue(self, submit: Submit, lengths: LengthRules, now: float) -> None:
+        """Queue a request; raises RequestError if it cannot be."""
+        config = self._config
+        has_unwanted_priority = submit.priority is not None and not config.enable_priority_scheduling
+        if has_unwanted_priority and config.abort_on_priority_when_disabled:
             raise RequestError(503, "priority_disabled", "This server does not take priorities.", "priority")
-        urgency = urgency_of(submit.priority, state.config)
-        if state.config.allow_auto_truncate and prompt_tokens > lengths.longest_prompt():
+        prompt_tokens = len(submit.prompt_ids) // ID_BYTES
+        if config.allow_auto_truncate and prompt_tokens > lengths.longest_prompt():
             prompt_tokens = lengths.longest_prompt()
-            submit = _truncated(submit, prompt_tokens)
+            submit = msgspec.structs.replace(submit, prompt_ids=submit.prompt_ids[: prompt_tokens * ID_BYTES])
         lengths.check_prompt(prompt_tokens)
+        urgency = urgency_of(submit.priority, config)
         if submit.attempt == 0:
-            self._check_limits(urgency)
+            if self._is_draining:
+                raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
+            self._table.make_place(urgency, now)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
-        request = Request(submit, max_new_tokens, state.eos_token_ids, state.next_seq(), state.next_qseq(), state.now)
+        request = Request(submit, max_new_tokens, self._eos_token_ids, self._table.next_seq(), 0, now)
         request.urgency = urgency
-        state.requests.setdefault(request.rid, {})[request.choice] = request
-        state.note_entry(request)
-        state.waiting.append(request)
-        if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (request.deadline_s, request.seq, request))
-        self._accept(request)
+        self._table.add(request, None if submit.deadline_s is None else now + submit.deadline_s, now)
+        self._delivery.accept(request)
         reason = request.end_reason() if request.output_ids else None
         if reason is not None:
             # A replay whose output is complete: only its end was lost (faults R14).
-            state.outbox.open(request, state.now)
-            self._results.finish(request, reason)
-            state.outbox.flush_tokens(state.step)
+            self._delivery.open(request, now)
+            self._table.finish(request, reason, now)
+            self._delivery.flush_tokens()
 
-    def _check_limits(self, urgency: int) -> None:
-        """Raise RequestError if a new request cannot be queued; it displaces a less urgent one if it can (PRI-4)."""
-        state = self._state
-        if state.is_draining:
-            raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-        never_started = [request for request in state.waiting if not request.is_open and request.attempt == 0]
-        if len(never_started) + 1 <= state.config.max_queued_requests:
-            return
-        worst = least_urgent(never_started)
-        if worst is None or urgency >= worst.urgency:
-            message = f"{len(never_started)} requests are waiting already; the queue is full."
-            raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
-        self._results.fail(worst, 503, "queue_full", "Displaced from the full queue by a higher priority request.")
+    def _rebind(self, request: Request, submit: Submit, now: float) -> bool:
+        """Give a live request its new attempt and addresses, without computing anything again.
 
-    def _rebind(self, request: Request, submit: Submit) -> bool:
-        """Give a request that is still held its new attempt and address, without computing anything again.
-
-        False if what the edge has is not a prefix of what we have.
+        False if the outputs that were delivered are not a beginning of those computed.
         """
         delivered = unpack_ids(submit.output_ids)
         if request.output_ids[: len(delivered)] != delivered:
             return False
-        outbox = self._state.outbox
-        outbox.close(request)
-        request.attempt, request.reply_to, request.detok = submit.attempt, submit.reply_to, submit.detok
-        request.delivered_count = len(delivered)
-        request.live_misses = 0
-        self._accept(request)
-        if request.started_s >= 0 or request.output_ids:
-            outbox.open(request, self._state.now)
+        self._delivery.rebind(request, submit)
+        self._delivery.accept(request)
+        if request.timeline.started_s >= 0 or request.output_ids:
+            self._delivery.open(request, now)
         return True
 
-    def _replace(self, request: Request) -> None:
-        """Let go of a request that its newcomer contradicts; what is computed goes into the tree."""
-        self._results.leave_for_replay(request)
-
-    def _accept(self, request: Request) -> None:
-        self._state.outbox.put(
-            request.reply_to, Accepted(request.rid, request.choice, request.attempt, request.max_new_tokens)
-        )
-
-    def on_abort(self, rid: Rid) -> None:
+    def on_abort(self, rid: Rid, now: float) -> None:
         """Drop every choice of a request; unknown ones are gone already."""
         self._early = [submit for submit in self._early if submit.rid != rid]
-        for request in list(self._state.requests.get(rid, {}).values()):
-            self._results.abort(request)
+        for request in self._table.choices(rid):
+            self._table.abort(request, now)
 
-    def on_live_requests(self, live: LiveRequests) -> None:
-        """Free what the edge has not named twice in a row, and say what is held for it (faults R6, R8)."""
-        state = self._state
+    def on_live_requests(self, live: LiveRequests, last_step: int, now: float) -> None:
+        """Free what the API process has not named twice in a row, and report what is held for it (faults R6, R8)."""
         wanted = {(key.rid, key.choice) for key in live.live}
         held = []
-        for request in state.live():
-            if request.reply_to != live.reply_to:
+        for request in self._table.live():
+            stream = request.stream
+            if stream.reply_to != live.reply_to:
                 continue
-            if (request.rid, request.choice) in wanted:
-                request.live_misses = 0
-            else:
-                request.live_misses += 1
-                if request.live_misses >= MISSES_BEFORE_ABORT:
-                    self._results.abort(request)
-                    continue
+            if stream.note_live((request.rid, request.choice) in wanted) >= MISSES_BEFORE_ABORT:
+                self._table.abort(request, now)
+                continue
             is_running = request.state is not RequestState.WAITING
-            steps = state.step - request.first_step if is_running else 0
-            held.append(HeldRequest(request.rid, request.choice, request.attempt, is_running, steps))
+            steps = last_step - request.timeline.first_step if is_running else 0
+            held.append(HeldRequest(request.rid, request.choice, stream.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:
                 held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
-        state.outbox.put(live.reply_to, HeldRequests(held))
-
-    def on_deadlines(self) -> None:
-        """Fail what has passed its deadline, or has waited or run too long (scheduling rules 6.5)."""
-        state = self._state
-        while self._deadlines and (self._deadlines[0][2].is_done or self._deadlines[0][0] <= state.now):
-            _, _, request = heapq.heappop(self._deadlines)
-            if not request.is_done:
-                self._results.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.")
-        for request, limit_s in [*self._limits()]:
-            if state.now >= limit_s:
-                self._results.fail(request, 408, "deadline_exceeded", "The request has waited or run for too long.")
-
-    def next_deadline(self) -> float | None:
-        """Return when a live request must be looked at next."""
-        while self._deadlines and self._deadlines[0][2].is_done:
-            heapq.heappop(self._deadlines)
-        own = [self._deadlines[0][0]] if self._deadlines else []
-        return min([*own, *(limit_s for _, limit_s in self._limits())], default=None)
-
-    def _limits(self) -> Iterator[tuple[Request, float]]:
-        """Yield what the waiting and running timeouts say of each live request."""
-        config = self._state.config
-        if config.req_waiting_timeout <= 0 and config.req_running_timeout <= 0:
-            return
-        for request in self._state.live():
-            is_waiting = request.state is RequestState.WAITING
-            timeout = config.req_waiting_timeout if is_waiting else config.req_running_timeout
-            if timeout > 0:
-                yield request, (request.queued_s if is_waiting else request.started_s) + timeout
-
-
-def _truncated(submit: Submit, prompt_tokens: int) -> Submit:
-    return msgspec.structs.replace(submit, prompt_ids=submit.prompt_ids[: prompt_tokens * 4])
+        self._delivery.put(live.reply_to, HeldRequests(held))

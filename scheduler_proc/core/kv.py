@@ -1,25 +1,26 @@
-"""The KV pages of requests: the pool and the radix tree under one roof, with the life cycle of rules TREE-8 to TREE-10.
+"""The KV cache of one worker: page pool and radix tree under one roof, with the life cycle of rules TREE-8 to TREE-10.
 
-Every page has one owner: the free list, one tree node, or the private range of one request (INV-3).
+It speaks of leases: what a request is, it does not know. Every page has one owner: the free list, one tree node, or the
+private range of one lease (INV-3). Keys are token ids as little-endian int32.
 """
 
 from quartet.wire.errors import InvariantViolation
+from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.pages import PagePool
-from scheduler_proc.core.radix import ID_BYTES, RadixTree
-from scheduler_proc.core.request import Request
+from scheduler_proc.core.radix import ID_BYTES, Namespace, Node, RadixTree
 
 
 class KvCache:
-    """Page accounting of one worker incarnation.
+    """Page accounting of one worker incarnation after the other.
 
     Args:
-        page_count: pages that the worker holds, without the dummy.
+        page_count: pages that the worker holds, without the dummy; 0 before a worker is up.
         page_size: P.
         is_sharing: whether finished and running requests share prefixes (--disable-radix-cache turns it off).
         strategy: of eviction, a name of --radix-eviction-policy.
-        by_priority: a request's room is made at the cost of less urgent prefixes first (4.7).
-        isolates: and never at the cost of more urgent ones.
+        by_priority: less urgent prefixes are evicted first to make room for a request (4.7).
+        isolates: more urgent prefixes are not evicted at all.
     """
 
     def __init__(
@@ -32,11 +33,37 @@ class KvCache:
         isolates: bool = False,
     ) -> None:
         self.page_size = page_size
-        self.pool = PagePool(page_count, page_size)
-        self.tree = RadixTree(page_size, strategy)
         self.is_sharing = is_sharing
+        self._strategy = strategy
         self._by_priority = by_priority
         self._isolates = by_priority and isolates
+        self.restart(page_count)
+
+    def restart(self, page_count: int) -> None:
+        """Begin with the empty cache of a new worker."""
+        self.pool = PagePool(page_count, self.page_size)
+        self.tree = RadixTree(self.page_size, self._strategy)
+
+    def clear(self) -> None:
+        """Forget all cached prefixes, whose worker is gone; every lease has been released."""
+        self.pool.free([page for node in self.tree.nodes() for page in node.pages])
+        self.tree.clear()
+
+    def flush(self) -> int:
+        """Evict every prefix that no lease holds; returns the tokens freed."""
+        freed = self.tree.evict(self.tree.evictable_tokens)
+        self.pool.free(freed)
+        return len(freed) * self.page_size
+
+    def forget_written_since(self, step: int) -> None:
+        """Remove what a failed step and those after it have written; every lease on it has been released."""
+        self.pool.free(self.tree.remove_written_since(step))
+
+    def free(self, pages: list[int]) -> None:
+        """Free pages that `register` has replaced, once the step that writes them is issued."""
+        self.pool.free(pages)
+
+    # Room
 
     @property
     def capacity_tokens(self) -> int:
@@ -53,111 +80,102 @@ class KvCache:
             return 0
         return self.tree.evictable_tokens - self.tree.evictable_from(urgency)
 
-    def match_and_lock(self, request: Request) -> int:
-        """Find the cached prefix of a waiting request, at most L-1 tokens, and lock it; returns its length."""
-        request.launched = len(request.output_ids)
-        if not self.is_sharing:
-            request.node = self.tree.root
-            return 0
-        pages, node = self.tree.match(self._key(request, request.total_tokens - 1), request.namespace)
-        self.tree.lock(node)
-        request.node, request.pages = node, pages
-        request.protected = request.num_computed_tokens = len(pages) * self.page_size
-        return request.protected
-
-    def unlock_match(self, request: Request) -> None:
-        """Undo `match_and_lock` of a request that was not admitted."""
-        assert request.node is not None
-        self.tree.unlock(request.node)
-        request.forget_kv()
-
     def make_room(self, tokens: int) -> bool:
-        """Evict only what is short of `tokens`; returns whether they are available now."""
+        """Evict only what is short of `tokens`; say whether they are available then."""
         shortage = tokens - self.pool.available_tokens
         if shortage > 0:
             self.pool.free(self.tree.evict(shortage))
         return self.pool.available_tokens >= tokens
 
-    def make_room_for(self, request: Request, tokens: int, is_alone: bool) -> bool:
+    def make_room_for(self, urgency: int, tokens: int, is_alone: bool) -> bool:
         """Make room for a request that enters: less urgent prefixes go first (4.7). With isolation no other goes,
         unless the engine is otherwise idle."""
         if self._by_priority:
-            freed = self.tree.evict_for_priority(request.urgency, tokens, self.pool.available_tokens)
+            freed = self.tree.evict_for_priority(urgency, tokens, self.pool.available_tokens)
             if freed is not None:
                 self.pool.free(freed)
                 return True
             if self._isolates and not is_alone:
                 shortage = tokens - self.pool.available_tokens
-                self.pool.free(self.tree.evict_from(request.urgency, shortage))
+                self.pool.free(self.tree.evict_from(urgency, shortage))
                 return self.pool.available_tokens >= tokens
         return self.make_room(tokens)
 
-    def extend(self, request: Request, end: int) -> list[int]:
-        """Give a request pages up to token `end`; the caller has made room. Returns the new pages."""
-        wanted = ceil_to(end, self.page_size) // self.page_size - len(request.pages)
+    # The life of a lease
+
+    def match_and_lock(self, lease: Lease, key: bytes, namespace: Namespace, urgency: int) -> int:
+        """Give an empty lease the cached prefix of `key`, and lock it; returns its length in tokens."""
+        lease.namespace, lease.urgency = namespace, urgency
+        if not self.is_sharing:
+            lease.node = self.tree.root
+            return 0
+        pages, node = self.tree.match(key, namespace)
+        self.tree.lock(node)
+        lease.node, lease.pages = node, pages
+        lease.protected = lease.num_computed_tokens = len(pages) * self.page_size
+        return lease.protected
+
+    def unlock_match(self, lease: Lease) -> None:
+        """Undo `match_and_lock` for a request that was not admitted."""
+        self._unlock(lease)
+
+    def extend(self, lease: Lease, end: int) -> list[int]:
+        """Give a lease pages up to token `end`; the caller has made room. Returns the new pages."""
+        wanted = ceil_to(end, self.page_size) // self.page_size - len(lease.pages)
         pages = self.pool.allocate(max(0, wanted))
-        request.pages += pages
+        lease.pages += pages
         return pages
 
-    def register(self, request: Request, step: int) -> tuple[list[tuple[int, int]], list[int]]:
+    def register(self, lease: Lease, key: bytes, step: int) -> tuple[list[tuple[int, int]], list[int]]:
         """Put the whole pages computed so far into the tree when the step that writes them is issued (TREE-8).
 
-        Returns page table writes (index, page) where the tree had pages already, and the request's own pages that
-        these replace. The step being issued still writes the request's own, so the caller applies the writes with
-        the next step, and frees the pages once this one is issued.
+        Returns page table writes (index, page) where the tree had pages already, and the lease's own pages that these
+        replace. The step being issued still writes the lease's own, so the caller applies the writes with the next
+        step, and frees the pages once this one is issued.
         """
         if not self.is_sharing:
             return [], []
-        length = floor_to(request.num_computed_tokens, self.page_size)
-        old_node, old_protected = request.node, request.protected
+        length = floor_to(lease.num_computed_tokens, self.page_size)
+        old_node, first = lease.node, lease.protected // self.page_size
         assert old_node is not None
         count = length // self.page_size
-        present, pages, node = self.tree.insert(
-            self._key(request, length),
-            request.pages[:count],
-            step,
-            request.namespace,
-            request.urgency,
-            request.inserted_tokens,
-        )
-        request.inserted_tokens = max(request.inserted_tokens, length)
-        duplicates = request.pages[old_protected // self.page_size : present // self.page_size]
-        first = old_protected // self.page_size
+        present, pages, node = self._insert(lease, key, length, step)
+        lease.inserted_tokens = max(lease.inserted_tokens, length)
+        duplicates = lease.pages[first : present // self.page_size]
         writes = [(first + i, pages[first + i]) for i in range(len(duplicates))]
-        request.pages[:count] = pages
-        request.protected, request.node = length, node
+        lease.pages[:count] = pages
+        lease.protected, lease.node = length, node
         self.tree.lock(node)
         self.tree.unlock(old_node)
         return writes, duplicates
 
-    def finish(self, request: Request, step: int) -> None:
-        """Keep the KV of a finished request in the tree, free the rest, unlock (TREE-9)."""
-        known = min(request.num_computed_tokens, request.total_tokens)
+    def finish(self, lease: Lease, key: bytes, step: int) -> None:
+        """Keep the KV of a finished sequence `key` in the tree, free the rest, unlock (TREE-9)."""
+        known = min(lease.num_computed_tokens, len(key) // ID_BYTES)
         length = floor_to(known, self.page_size) if self.is_sharing else 0
         count = length // self.page_size
-        first = request.protected // self.page_size
+        first = lease.protected // self.page_size
         if count > first:
-            key = self._key(request, length)
-            present, _, _ = self.tree.insert(
-                key, request.pages[:count], step, request.namespace, request.urgency, request.inserted_tokens
-            )
-            self.pool.free(request.pages[first : max(first, present // self.page_size)])
-        self.pool.free(request.pages[max(first, count) :])
-        self._unlock(request)
+            present, _, _ = self._insert(lease, key, length, step)
+            self.pool.free(lease.pages[first : max(first, present // self.page_size)])
+        self.pool.free(lease.pages[max(first, count) :])
+        self._unlock(lease)
 
-    def release(self, request: Request) -> int:
+    def release(self, lease: Lease) -> int:
         """Free the private pages, unlock the prefix, insert nothing (RET-5). Returns the tokens freed at once."""
-        private = request.pages[request.protected // self.page_size :]
+        private = lease.pages[lease.protected // self.page_size :]
         self.pool.free(private)
-        self._unlock(request)
+        self._unlock(lease)
         return len(private) * self.page_size
 
-    def _unlock(self, request: Request) -> None:
-        if request.node is None:
-            raise InvariantViolation("INV-7", f"request {request.rid.hex()} holds no KV to release")
-        self.tree.unlock(request.node)
-        request.forget_kv()
+    def _insert(self, lease: Lease, key: bytes, length: int, step: int) -> tuple[int, list[int], Node]:
+        pages = lease.pages[: length // self.page_size]
+        return self.tree.insert(
+            key[: length * ID_BYTES], pages, step, lease.namespace, lease.urgency, lease.inserted_tokens
+        )
 
-    @staticmethod
-    def _key(request: Request, tokens: int) -> bytes:
-        return request.key()[: tokens * ID_BYTES]
+    def _unlock(self, lease: Lease) -> None:
+        if lease.node is None:
+            raise InvariantViolation("INV-7", "a lease is released that holds nothing")
+        self.tree.unlock(lease.node)
+        lease.clear()

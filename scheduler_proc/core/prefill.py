@@ -2,25 +2,32 @@
 
 from dataclasses import dataclass, field
 
-from quartet.wire.frames import Chunk, Enter, pack_ids
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import ID_BYTES, Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
-from scheduler_proc.core.policies import PolicyContext, make_policy, reserve_for_short
-from scheduler_proc.core.preemption import pick_victims
-from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.retract import Retraction
-from scheduler_proc.core.state import PageWrite, State
+from scheduler_proc.core.batch import Batch, LaterWrite, PageWrite
+from scheduler_proc.core.counters import SchedulerCounters
+from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.policies import reserve_for_short
+from scheduler_proc.core.queue import WaitingQueue
+from scheduler_proc.core.ratio import NewTokenRatio
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.retraction import Retraction
 
 
 @dataclass(slots=True)
 class PrefillBatch:
-    """What one pass put together for a Step. `new_pages` are page table writes of slots the worker knows; `replaced`
-    are pages that the tree's replace, free once the step is issued; their writes go with the step after it."""
+    """What one pass puts into step number `step`. `new_pages` are page table writes of slots that the worker knows;
+    `replaced` are pages that the tree's replace, free once the step is issued: their writes go with the step after it.
+    """
 
+    step: int = 0
+    now: float = 0.0
     enter: list[Enter] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     new_pages: list[PageWrite] = field(default_factory=list)
-    next_writes: list[tuple[Request, int, int, int]] = field(default_factory=list)
+    later_writes: list[LaterWrite] = field(default_factory=list)
     replaced: list[int] = field(default_factory=list)
     context_tokens: int = 0
 
@@ -31,220 +38,224 @@ class PrefillBatch:
 
 
 class PrefillPass:
-    """Forms prefill batches. `state` is shared with the rest of the scheduler."""
+    """Forms prefill batches. `chunk_tokens` is the budget of one step, -1 without chunking (STEP-1)."""
 
-    def __init__(self, state: State, retraction: Retraction) -> None:
-        self._state = state
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        queue: WaitingQueue,
+        batch: Batch,
+        kv: KvCache,
+        ratio: NewTokenRatio,
+        counters: SchedulerCounters,
+        retraction: Retraction,
+    ) -> None:
+        self.chunk_tokens = -1
+        self._config = config
+        self._queue = queue
+        self._batch = batch
+        self._kv = kv
+        self._ratio = ratio
+        self._counters = counters
         self._retraction = retraction
-        self._policy = make_policy(state.config)
+
+    def restart(self, chunk_tokens: int) -> None:
+        """Begin with the budget of a new worker."""
+        self.chunk_tokens = chunk_tokens
 
     def is_due(self) -> bool:
         """Say whether a pass could do anything."""
-        state = self._state
-        return state.chunked is not None or (bool(state.waiting) and not (state.is_full and not self._can_preempt))
+        return self._batch.chunked is not None or (bool(self._queue.waiting) and self._may_admit)
 
     @property
-    def _can_preempt(self) -> bool:
-        config = self._state.config
-        return config.enable_priority_scheduling and not config.disable_priority_preemption
+    def _may_admit(self) -> bool:
+        return not self._batch.is_full or self._retraction.can_preempt
 
-    def form(self, step: int, mixed_rows: int = 0, token_cap: int | None = None, admits: bool = True) -> PrefillBatch:
+    def is_deferred(self, decodes_owed: int) -> bool:
+        """Say whether a pass that is due has to wait for decode steps first (STEP-5, STEP-6, RET-16)."""
+        config, running = self._config, len(self._batch.running)
+        if decodes_owed > 0 and running >= max(config.prefill_decode_interval_min_bs, 1):
+            return True
+        if config.test_retract_no_prefill_bs and running > config.test_retract_no_prefill_bs:
+            return True
+        is_short_of_slots = running > 0 and len(self._batch.free_slots) < config.min_free_slots_delay
+        return is_short_of_slots and self._batch.chunked is None
+
+    def form(
+        self, step: int, now: float, mixed_rows: int = 0, token_cap: int | None = None, admits: bool = True
+    ) -> PrefillBatch:
         """Form the batch of step number `step`; it may turn out empty.
 
         Args:
+            now: the time of the step.
             mixed_rows: decode rows that join the step.
             token_cap: bound on the prompt tokens of the step, for a step bounded by time.
             admits: whether new requests may enter; the chunked one continues in any case.
         """
-        state = self._state
-        chunk_tokens = state.chunk_tokens
+        adder = self._adder(mixed_rows, token_cap)
+        pass_batch = PrefillBatch(step, now)
+        is_sharing = not self._config.disable_radix_cache
+        self._queue.begin_pass(self._kv.tree if is_sharing else None, self._batch.running.values())
+        reserved, chunked = 0, self._batch.chunked
+        if chunked is not None:
+            reserved = self._continue(chunked, adder, pass_batch)
+        has_place = self._batch.chunked is None or reserved > 0
+        if admits and has_place and self._queue.waiting and self._may_admit:
+            if not reserved:
+                self._queue.order()
+            self._admit_waiting(adder, pass_batch)
+        return pass_batch
+
+    def _adder(self, mixed_rows: int, token_cap: int | None) -> PrefillAdder:
+        chunk_tokens = self.chunk_tokens
         if token_cap is not None:
             # What is left for the prompt when the rows have taken theirs.
-            cap = max(token_cap, state.page_size) + mixed_rows
+            page_size = self._kv.page_size
+            cap = max(token_cap // page_size * page_size, page_size) + mixed_rows
             chunk_tokens = min(chunk_tokens, cap) if chunk_tokens > 0 else cap
-        adder = PrefillAdder(
-            state.config, state.require_kv(), state.running.values(), state.ratio.current, chunk_tokens, mixed_rows
-        )
-        batch = PrefillBatch()
-        context = self._policy_context()
-        reserved = 0
-        if state.chunked is not None:
-            reserved = self._continue(state.chunked, adder, batch, step, context)
-        has_place = state.chunked is None or reserved > 0
-        if admits and has_place and state.waiting and not (state.is_full and not self._can_preempt):
-            if not reserved:
-                self._policy.order(state.waiting, context)
-            self._admit_waiting(adder, batch, step, context)
-        return batch
-
-    def _policy_context(self) -> PolicyContext:
-        state = self._state
-        state.passes += 1
-        tree = state.require_kv().tree if not state.config.disable_radix_cache else None
-        return PolicyContext(state.config, tree, state.running.values(), state.counters.prefill_tokens, state.passes)
+        running = self._batch.running.values()
+        return PrefillAdder(self._config, self._kv, running, self._ratio.current, chunk_tokens, mixed_rows)
 
     # The chunked request
 
-    def _continue(
-        self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext
-    ) -> int:
+    def _continue(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> int:
         """Compute more of the chunked request; returns the tokens of the chunk kept for shorter ones (4.8), for which
         the queue is in order then."""
-        state = self._state
-        kv = state.require_kv()
+        kv, lease = self._kv, request.lease
         cap, reserved = None, 0
-        if state.config.schedule_policy == "shortest-prefill-first" and state.waiting and adder.remaining_chunk:
-            self._policy.order(state.waiting, context)
-            left = request.total_tokens - request.num_computed_tokens
-            reserved = reserve_for_short(state.waiting, left, adder.remaining_chunk, kv.page_size)
+        keeps_for_short = self._config.schedule_policy == "shortest-prefill-first" and self._queue.waiting
+        if keeps_for_short and adder.remaining_chunk:
+            self._queue.order()
+            left = request.uncomputed_tokens
+            reserved = reserve_for_short(self._queue.waiting, left, adder.remaining_chunk, kv.page_size)
             if reserved:
                 cap = (adder.remaining_chunk - reserved) // kv.page_size * kv.page_size
         length = adder.continue_chunked(request, cap)
         if not kv.make_room(length + kv.page_size):
             # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
-            if state.running:
+            if self._batch.running:
                 return reserved
-            length = min(length, kv.pool.available_tokens - (-request.num_computed_tokens % kv.page_size))
+            length = min(length, kv.pool.available_tokens - (-lease.num_computed_tokens % kv.page_size))
             if length <= 0:
                 return reserved
-        index = len(request.pages)
-        pages = kv.extend(request, request.num_computed_tokens + length)
-        batch.new_pages += [(request.slot, index + i, page) for i, page in enumerate(pages)]
-        self._compute(request, length, batch, step)
+        first = len(lease.pages)
+        pages = kv.extend(lease, lease.num_computed_tokens + length)
+        pass_batch.new_pages += [(request.slot, first + i, page) for i, page in enumerate(pages)]
+        self._compute(request, length, pass_batch)
         return reserved
 
     # The waiting queue
 
-    def _admit_waiting(self, adder: PrefillAdder, batch: PrefillBatch, step: int, context: PolicyContext) -> None:
-        state = self._state
-        queue = list(state.waiting)
+    def _admit_waiting(self, adder: PrefillAdder, pass_batch: PrefillBatch) -> None:
         admitted: set[int] = set()
-        for request in queue:
-            reason = self._reason_to_stop(request, adder, batch, len(admitted))
+        reason = None
+        for request in list(self._queue.waiting):
+            reason = self._reason_to_stop(request, adder, pass_batch, len(admitted))
             if reason is None:
-                reason = self._admit(request, adder, batch, step)
+                reason = self._admit(request, adder, pass_batch)
             if reason is not None:
-                state.stop_reasons[reason] += 1
                 break
             admitted.add(id(request))
-        if admitted:
-            state.waiting[:] = [request for request in state.waiting if id(request) not in admitted]
-        self._policy.after_pass(state.waiting, len(admitted), context)
+        self._queue.end_pass(admitted, reason)
 
-    def _reason_to_stop(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, admitted: int) -> str | None:
+    def _reason_to_stop(
+        self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch, admitted: int
+    ) -> str | None:
         """Say why this pass must not even look at a candidate, or None."""
-        state = self._state
         if adder.verdict() is Verdict.OTHER:
             return "budget"
-        limit = state.config.prefill_max_requests
+        limit = self._config.prefill_max_requests
         if limit and admitted >= limit:
             return "prefill_max_requests"
         if request.in_flight:
             return "token_in_flight"
-        return "probation" if self._must_run_alone(request, batch) else None
+        return "probation" if self._must_run_alone(request, pass_batch) else None
 
-    def _must_run_alone(self, request: Request, batch: PrefillBatch) -> bool:
-        """A suspect of failed steps runs alone, and nobody joins one."""
-        on_board = [*self._state.running.values(), *batch.requests]
+    def _must_run_alone(self, request: Request, pass_batch: PrefillBatch) -> bool:
+        """Say whether the request, or one on board, is suspected of failed steps: such a request runs alone."""
+        on_board = [*self._batch.running.values(), *pass_batch.requests]
         if any(other.suspicion > 1 for other in on_board):
             return True
         return request.suspicion > 1 and bool(on_board)
 
-    def _admit(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, step: int) -> str | None:
+    def _admit(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> str | None:
         """Admit a candidate, preempting others for it if that is what it takes; else say why the pass stops."""
-        state = self._state
-        kv = state.require_kv()
-        kv.match_and_lock(request)
-        needs_slot = not state.free_slots
-        length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, batch)
+        kv, batch = self._kv, self._batch
+        kv.match_and_lock(request.lease, request.key()[:-ID_BYTES], request.namespace, request.urgency)
+        needs_slot = not batch.free_slots
+        length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, pass_batch)
         is_kv_short = not length and verdict is Verdict.NO_TOKEN
-        has_budget = adder.has_budget_for(request, state.chunked is None)
-        if is_kv_short and has_budget and self._preempt_for(request, adder, batch, needs_slot):
-            length, verdict = self._test(request, adder, batch)
+        if is_kv_short and adder.has_budget_for(request, batch.chunked is None):
+            entered, now = pass_batch.requests, pass_batch.now
+            if self._retraction.preempt_for(request, adder, entered, needs_slot, now):
+                length, verdict = self._test(request, adder, pass_batch)
         if length:
-            self._enter(request, length, batch, step)
+            self._enter(request, length, pass_batch)
             return None
-        kv.unlock_match(request)
+        kv.unlock_match(request.lease)
         if verdict is Verdict.OTHER:
             return "budget"
-        state.is_full = needs_slot or bool(state.running or batch.chunks)
+        batch.note_full(needs_slot or bool(batch.running or pass_batch.chunks))
         return "no_slot" if needs_slot else "no_kv"
 
-    def _test(self, request: Request, adder: PrefillAdder, batch: PrefillBatch) -> tuple[int, Verdict]:
-        kv = self._state.require_kv()
+    def _test(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> tuple[int, Verdict]:
+        kv = self._kv
         if adder.verdict() is Verdict.NO_TOKEN:
             return 0, Verdict.NO_TOKEN
-        is_alone = self._is_alone(batch)
+        is_alone = not self._batch.running and not pass_batch.chunks
         withheld = 0 if is_alone else kv.withheld_tokens(request.urgency)
-        length, verdict = adder.add(request, withheld, may_chunk=self._state.chunked is None)
-        if length and not kv.make_room_for(request, length + kv.page_size, is_alone):
+        length, verdict = adder.add(request, withheld, may_chunk=self._batch.chunked is None)
+        if length and not kv.make_room_for(request.urgency, length + kv.page_size, is_alone):
             return 0, Verdict.NO_TOKEN
         return length, verdict
 
-    def _is_alone(self, batch: PrefillBatch) -> bool:
-        return not self._state.running and not batch.chunks
-
-    def _preempt_for(self, request: Request, adder: PrefillAdder, batch: PrefillBatch, needs_slot: bool) -> bool:
-        """Preempt less urgent running requests so that this one fits (PRE-1, PRE-6); says whether any was."""
-        state = self._state
-        if not self._can_preempt:
-            return False
-        entered = {id(other) for other in batch.requests}
-        candidates = [other for other in state.running.values() if other.slot >= 0 and id(other) not in entered]
-        withheld = state.require_kv().withheld_tokens(request.urgency)
-        victims = pick_victims(request, candidates, adder, state.config, needs_slot, withheld)
-        for victim in victims:
-            adder.forget_victim(victim)
-            self._retraction.preempt(victim, request)
-        if victims:
-            remaining = state.config.retract_decode_steps * len(state.running)
-            state.require_kv().make_room(remaining)
-        return bool(victims)
-
-    def _enter(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
-        state = self._state
-        kv = state.require_kv()
-        cached = request.num_computed_tokens
-        kv.extend(request, cached + length)
-        state.take_slot(request)
-        request.first_step = step
-        state.note_admission(request, cached, length)
-        if not request.is_open:
-            state.outbox.open(request, state.now)
-        batch.enter.append(
+    def _enter(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:
+        cached = request.lease.num_computed_tokens
+        self._kv.extend(request.lease, cached + length)
+        self._batch.enter(request)
+        self._note_admission(request, cached, length, pass_batch)
+        pass_batch.enter.append(
             Enter(
                 request.slot,
                 request.generation,
                 request.key(),
                 request.prompt_tokens,
                 cached,
-                pack_ids(request.pages),
+                pack_ids(request.lease.pages),
                 request.params,
                 request.choice,
             )
         )
-        self._compute(request, length, batch, step)
+        self._compute(request, length, pass_batch)
 
-    def _compute(self, request: Request, length: int, batch: PrefillBatch, step: int) -> None:
-        """Put `length` tokens of a request that has pages for them into the batch."""
-        state = self._state
-        batch.context_tokens += request.num_computed_tokens + length // 2
-        request.num_computed_tokens += length
-        is_last = request.num_computed_tokens == request.total_tokens
-        batch.chunks.append(Chunk(request.slot, length, is_last))
-        batch.requests.append(request)
-        state.counters.prefill_tokens += length
-        request.events.append((state.now, "chunk", {"tokens": length, "is_last": is_last, "step": step}))
-        writes, replaced = state.require_kv().register(request, step)
-        batch.next_writes += [(request, request.generation, index, page) for index, page in writes]
-        batch.replaced += replaced
-        if is_last:
-            if state.chunked is request:
-                state.chunked = None
-            request.move_to(RequestState.RUNNING)
-            request.launched += 1
-            request.in_flight += 1
-            state.running[request.generation] = request
-        elif state.chunked is None:
-            request.move_to(RequestState.PREFILLING)
-            state.chunked = request
+    def _note_admission(self, request: Request, cached: int, length: int, pass_batch: PrefillBatch) -> None:
+        """Count an admission: `cached` tokens come from the tree, `length` are computed first."""
+        counters, timeline = self._counters, request.timeline
+        if timeline.cached_tokens < 0:
+            counters.cached_tokens += cached
+            counters.input_tokens += request.total_tokens
+        else:
+            counters.recomputed_tokens += request.total_tokens - cached
+        details = {
+            "cached_tokens": cached,
+            "first_chunk_tokens": length,
+            "reserved_tokens": request.remaining_tokens,
+            "ratio": round(self._ratio.current, 6),
+        }
+        stop_reasons = self._queue.stop_reasons
+        timeline.on_admitted(pass_batch.now, pass_batch.step, cached, request.passes_waited, stop_reasons, details)
+
+    def _compute(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:
+        """Put `length` tokens of a request that has pages for them into the batch of the pass."""
+        lease, step = request.lease, pass_batch.step
+        pass_batch.context_tokens += lease.num_computed_tokens + length // 2
+        lease.num_computed_tokens += length
+        is_last = not request.uncomputed_tokens
+        pass_batch.chunks.append(Chunk(request.slot, length, is_last))
+        pass_batch.requests.append(request)
+        self._queue.note_computed(length)
+        request.timeline.note(pass_batch.now, "chunk", {"tokens": length, "is_last": is_last, "step": step})
+        writes, replaced = self._kv.register(lease, request.key(), step)
+        pass_batch.later_writes += [(request, request.generation, index, page) for index, page in writes]
+        pass_batch.replaced += replaced
+        self._batch.launch_chunk(request, is_last)

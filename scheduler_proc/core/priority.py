@@ -1,4 +1,4 @@
-"""What priority means: urgency at arrival, and who leaves a full queue (rules PRI-1, PRI-2, PRI-4)."""
+"""What priority means: urgency at arrival, and which request leaves a full queue (rules PRI-1, PRI-2, PRI-4)."""
 
 from collections.abc import Iterable
 

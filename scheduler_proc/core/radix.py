@@ -3,7 +3,7 @@
 Keys are little-endian int32 bytes, so that comparing a page is comparing bytes. A node's key is a whole number of
 pages; children are found by their first page, at the root by (namespace, first page). Source: SGLang's radix cache.
 
-The tree knows page numbers, not the pool: whoever evicts frees what is returned.
+The tree knows page numbers, not the pool: the caller of an eviction frees what is returned.
 """
 
 import itertools
@@ -244,10 +244,10 @@ class RadixTree:
 
         For a step that failed. All locks on such nodes have been released before.
         """
-        doomed = [node for node in self.nodes() if node.step >= step]
+        written = [node for node in self.nodes() if node.step >= step]
         freed: list[int] = []
-        # A child is never older than its parent, so each doomed subtree is doomed as a whole: leaves first.
-        for node in reversed(doomed):
+        # A child is never older than its parent, so whole subtrees go: leaves first.
+        for node in reversed(written):
             if node.lock_ref or node.children:
                 raise InvariantViolation("INV-6", "a node of a failed step is still in use")
             freed += self._remove(node)

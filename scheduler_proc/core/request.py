@@ -1,25 +1,25 @@
 """One request in the scheduler, and the literal table of what may become of it.
 
-A request is one (rid, choice). Its tokens, by position:
+A request is one (rid, choice). What it holds of the KV cache is its lease, what of its output has been sent its stream,
+what has happened to it its timeline. Its tokens, by position:
 
     0                    prot              floorP(C)         C                 I+O
     | tree-owned, locked | private pages ...                 | not in KV yet   |
-    | prompt I                      | output O, some of it perhaps not back from the worker yet
+    | prompt I                      | output O, as far as it is back from the worker
 
 `launched` counts output tokens that steps have been issued for; `launched - O` of them are in flight. Once the
 prompt is computed, C = I + launched - 1: the last sampled token is not in KV until the next step.
 """
 
 from enum import Enum, auto
-from typing import Any
 
 from quartet.wire.errors import InvariantViolation
-from quartet.wire.frames import SamplingParams, Submit, Timings, TokenLogprobs, pack_ids, unpack_ids
-from quartet.wire.ids import Handle, Rid
+from quartet.wire.frames import SamplingParams, Submit, Timings, pack_ids, unpack_ids
+from quartet.wire.ids import Rid
+from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
-
-TimelineEvent = tuple[float, str, dict[str, Any]]
-"""When, what, and the numbers that explain it."""
+from scheduler_proc.core.stream import Stream
+from scheduler_proc.core.timeline import Timeline
 
 
 class RequestState(Enum):
@@ -60,63 +60,36 @@ TRANSITIONS: dict[RequestState, frozenset[RequestState]] = {
 
 
 class Request:
-    """State of one request. Only scheduler_proc.core mutates it; lengths and positions count tokens."""
+    """One request. Lengths and positions count tokens; the table in the package docstring names who owns which slot."""
 
     __slots__ = (
-        "arrived_s",
-        "attempt",
-        "cached_tokens",
         "choice",
-        "deadline_s",
-        "delivered_count",
-        "detok",
-        "events",
-        "finished_s",
-        "first_step",
-        "first_token_s",
         "generation",
-        "handle",
         "in_flight",
-        "inserted_tokens",
         "is_deprioritized",
         "is_done",
-        "is_open",
         "launched",
-        "live_misses",
-        "logprobs",
+        "lease",
         "matched_node",
         "matched_tokens",
         "max_new_tokens",
-        "min_new_tokens",
         "namespace",
-        "node",
-        "num_computed_tokens",
         "output_ids",
-        "pages",
         "params",
         "passes_waited",
-        "priority",
         "processed_at_entry",
         "prompt_key",
         "prompt_tokens",
-        "protected",
         "qseq",
-        "queued_s",
-        "recomputed_tokens",
-        "reply_to",
-        "retractions",
         "rid",
         "routing_key",
-        "rows_wanted",
-        "sent_count",
         "seq",
         "slot",
-        "started_s",
         "state",
         "stop_ids",
-        "stop_reasons_at_entry",
+        "stream",
         "suspicion",
-        "tenant",
+        "timeline",
         "urgency",
         "weight",
     )  # fmt: skip
@@ -127,67 +100,37 @@ class Request:
         params = submit.params
         self.rid: Rid = submit.rid
         self.choice = submit.choice
-        self.attempt = submit.attempt
-        self.reply_to = submit.reply_to
-        self.detok = submit.detok
         # As bytes, never as a list: the garbage collector would walk every id of every waiting prompt.
         self.prompt_key = submit.prompt_ids
         self.prompt_tokens = len(submit.prompt_ids) // ID_BYTES
         self.output_ids = unpack_ids(submit.output_ids)
-        self.delivered_count = len(self.output_ids)
-        self.logprobs: list[TokenLogprobs] = []
         self.params: SamplingParams = params
-        self.tenant = submit.tenant
         self.routing_key = submit.routing_key
         self.weight = submit.weight
-        self.priority = submit.priority
         self.urgency = 0
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
-        # What the last policy pass found out, and what waiting has earned (scheduling rules POL).
+        # What the last policy pass found out, and how long the request has waited (scheduling rules POL).
         self.matched_tokens = 0
         self.matched_node: Node | None = None
         self.is_deprioritized = False
         self.passes_waited = 0
         self.processed_at_entry = 0
-        self.inserted_tokens = 0
-        self.sent_count = len(self.output_ids)
-        self.recomputed_tokens = 0
-        self.queued_s = now
-        self.stop_reasons_at_entry: dict[str, int] = {}
-        self.events: list[TimelineEvent] = []
         self.max_new_tokens = max_new_tokens
-        # Rows to launch in all: a request for no token still computes its prompt, which samples once.
-        self.rows_wanted = max(max_new_tokens, 1)
-        self.min_new_tokens = min(params.min_new_tokens, max_new_tokens)
         self.stop_ids = frozenset(
             params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids)
         )
-        self.deadline_s = None if submit.deadline_s is None else now + submit.deadline_s
         self.seq = seq
         self.qseq = qseq
         self.state = RequestState.WAITING
         self.is_done = False
-        self.handle = Handle(0)
-        self.is_open = False
-        self.live_misses = 0
         self.suspicion = 0
-        self.retractions = 0
-        self.cached_tokens = -1
-        self.first_step = 0
-        self.arrived_s = now
-        self.started_s = self.first_token_s = self.finished_s = -1.0
+        self.stream = Stream(submit)
+        self.timeline = Timeline(now, submit.priority)
         self.in_flight = 0
         self.slot = -1
         self.generation = 0
-        self.forget_kv()
-
-    def forget_kv(self) -> None:
-        """Clear what a retraction clears (RET-6); pages and lock have been given back by the caller."""
-        self.pages: list[int] = []
-        self.protected = 0
-        self.node: Node | None = None
-        self.num_computed_tokens = 0
-        self.launched = len(self.output_ids)
+        self.launched = 0
+        self.lease = Lease()
 
     def move_to(self, state: RequestState) -> None:
         """Change state; raises InvariantViolation for a change that the table does not have."""
@@ -202,6 +145,21 @@ class Request:
         return self.prompt_tokens + len(self.output_ids)
 
     @property
+    def uncomputed_tokens(self) -> int:
+        """L - C: what a prefill has to compute."""
+        return self.total_tokens - self.lease.num_computed_tokens
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Outputs before which nothing but the length ends the request (LEN-3)."""
+        return min(self.params.min_new_tokens, self.max_new_tokens)
+
+    @property
+    def are_all_rows_launched(self) -> bool:
+        """Say whether no further row is wanted; a request for no token still computes its prompt, which samples."""
+        return self.launched >= (self.max_new_tokens or 1)
+
+    @property
     def remaining_tokens(self) -> int:
         """max(M - O, 0)."""
         return max(self.max_new_tokens - len(self.output_ids), 0)
@@ -210,22 +168,17 @@ class Request:
         """Return prompt and output as int32 bytes, the key of the radix tree."""
         return self.prompt_key + pack_ids(self.output_ids) if self.output_ids else self.prompt_key
 
-    def logprobs_after(self, count: int) -> list[TokenLogprobs]:
-        """Return the log-probabilities of the outputs after the first `count`, as far as they were computed here."""
-        # Those of outputs that came with the request are the edge's.
-        missing = len(self.output_ids) - count
-        return self.logprobs[max(0, len(self.logprobs) - missing) :] if missing > 0 else []
-
     def timings(self, now: float) -> Timings:
         """Return where the request's time went so far."""
-        started = self.started_s if self.started_s >= 0 else now
-        first = self.first_token_s if self.first_token_s >= 0 else now
+        timeline = self.timeline
+        started = timeline.started_s if timeline.started_s >= 0 else now
+        first = self.stream.first_token_s if self.stream.first_token_s >= 0 else now
         return Timings(
-            max(0, self.cached_tokens),
-            started - self.arrived_s,
+            max(0, timeline.cached_tokens),
+            started - timeline.arrived_s,
             first - started,
             now - first,
-            self.retractions,
+            timeline.retractions,
             self.max_new_tokens,
         )
 

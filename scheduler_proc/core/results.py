@@ -1,29 +1,42 @@
-"""What a step's result does: tokens appended, requests finished, failed steps undone (rules STEP-10 to STEP-12)."""
+"""Postprocessing: a result appends tokens and ends requests, a failed step is undone (rules STEP-10 to STEP-12)."""
 
-from quartet.wire.frames import End, Failed, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
-from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.state import State
+from quartet.wire.frames import StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
+from scheduler_proc.core.counters import SchedulerCounters
+from scheduler_proc.core.delivery import Delivery
+from scheduler_proc.core.in_flight import StepsInFlight
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.request_table import RequestTable
+from scheduler_proc.core.retraction import Retraction
 
 MAX_SUSPICION = 3
 
 
 class Results:
-    """Takes what the worker and the detokenizer report. `state` is shared with the rest of the scheduler."""
+    """Takes what the worker and the detokenizer report."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(
+        self,
+        in_flight: StepsInFlight,
+        delivery: Delivery,
+        table: RequestTable,
+        retraction: Retraction,
+        counters: SchedulerCounters,
+    ) -> None:
+        self._in_flight = in_flight
+        self._delivery = delivery
+        self._table = table
+        self._retraction = retraction
+        self._counters = counters
 
-    def on_result(self, result: StepResult) -> None:
+    def on_result(self, result: StepResult, now: float) -> None:
         """Apply one step's sampled ids, in row order."""
-        state = self._state
-        if not state.outstanding or state.outstanding[0].step != result.step:
+        if not self._in_flight.take(result.step, now):
             return
-        state.note_step_time(state.outstanding.popleft())
         logprobs = dict(result.logprobs)
         bad_rows = set(result.bad_rows)
-        is_plain = not logprobs and not bad_rows and state.config.stream_interval == 1
-        by_generation, outbox = state.by_generation, state.outbox
-        detok, columns, taken = "", outbox.columns(""), 0
+        by_generation, delivery = self._in_flight.by_generation, self._delivery
+        is_plain = not logprobs and not bad_rows and delivery.stream_interval == 1
+        detok, columns, taken = "", delivery.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
         # The hot loop: what almost every row needs stands here, the rest in _take_row.
         for row, (generation, token_id) in enumerate(zip(generations, ids, strict=True)):
@@ -33,155 +46,69 @@ class Results:
             request.in_flight -= 1
             if request.slot < 0 and not request.in_flight:
                 del by_generation[generation]
-            if not is_plain or request.is_done or request.first_token_s < 0 or request.suspicion:
-                self._take_row(request, token_id, row in bad_rows, logprobs.get(row))
+            stream = request.stream
+            if not is_plain or request.is_done or stream.first_token_s < 0 or request.suspicion:
+                self._take_row(request, token_id, row in bad_rows, logprobs.get(row), now)
                 continue
             outputs = request.output_ids
             index = len(outputs)
             outputs.append(token_id)
             taken += 1
-            if request.detok != detok:
-                detok = request.detok
-                columns = outbox.columns(detok)
-            columns.handles.append(request.handle)
+            if stream.detok != detok:
+                detok = stream.detok
+                columns = delivery.columns(detok)
+            columns.handles.append(stream.handle)
             columns.indices.append(index)
             columns.ids.append(token_id)
             if token_id in request.stop_ids or index + 1 >= request.max_new_tokens:
-                request.sent_count = index + 1
-                self._end_if_complete(request)
-        state.counters.output_tokens += taken
-        outbox.flush_tokens(result.step)
+                stream.sent_count = index + 1
+                self._finish_if_complete(request, now)
+        self._counters.output_tokens += taken
+        delivery.flush_tokens(result.step)
 
-    def _take_row(self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None) -> None:
+    def _take_row(
+        self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None, now: float
+    ) -> None:
         """Take a row that is not plain: surplus, not finite, first, with log-probabilities, or sent at intervals."""
-        state = self._state
         if request.is_done:
-            state.counters.wasted_rows += 1
+            self._counters.wasted_rows += 1
         elif is_bad:
-            self._fail(request, "model_output_invalid", "The model produced numbers that are not finite.")
+            message = "The model produced numbers that are not finite."
+            self._table.fail(request, 500, "model_output_invalid", message, now)
         elif request.max_new_tokens == 0:
-            self.finish(request, "length")
+            self._table.finish(request, "length", now)
         else:
             request.output_ids.append(token_id)
-            if logprobs is not None:
-                request.logprobs.append(logprobs)
-            state.counters.output_tokens += 1
+            self._counters.output_tokens += 1
             request.suspicion = 0
-            if request.first_token_s < 0:
-                request.first_token_s = state.now
-                request.events.append((state.now, "first_token", {}))
-            if state.config.stream_interval == 1:
-                # The hot loop sends each at once and keeps no count.
-                request.sent_count = len(request.output_ids) - 1
-            if len(request.output_ids) - request.sent_count >= state.config.stream_interval:
-                state.outbox.rest(request)
-            self._end_if_complete(request)
+            self._delivery.take_output(request, logprobs, now)
+            self._finish_if_complete(request, now)
 
-    def _end_if_complete(self, request: Request) -> None:
+    def _finish_if_complete(self, request: Request, now: float) -> None:
         reason = request.end_reason()
         if reason is not None:
-            self.finish(request, reason)
+            self._table.finish(request, reason, now)
 
-    def finish(self, request: Request, reason: str) -> None:
-        """End a request normally, from whatever place it is in, and tell its detokenizer."""
-        outputs = request.output_ids
-        is_stop = reason == "stop"
-        matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
-        hidden = 1 if is_stop else 0
-        end = End(request.handle, reason, matched, hidden, len(outputs), request.timings(self._state.now))
-        self._state.outbox.rest(request)
-        self._state.outbox.end(request, end)
-        self._leave(request, RequestState.FINISHED, reason)
-
-    def _leave(self, request: Request, end: RequestState, cause: str) -> None:
-        """Take a request out of queue or batch; its KV goes to the tree if it finished, else back to the pool."""
-        state = self._state
-        if request.state is RequestState.WAITING:
-            state.waiting.remove(request)
-        else:
-            state.leave_batch(request)
-            state.give_slot_back(request)
-            if end is RequestState.FINISHED:
-                state.require_kv().finish(request, state.step)
-            else:
-                state.require_kv().release(request)
-        request.move_to(end)
-        if end is RequestState.FINISHED:
-            state.counters.finished += 1
-        state.end(request, cause)
-
-    def abort(self, request: Request) -> None:
-        """Drop a request that nobody wants any more."""
-        self._state.outbox.close(request)
-        self._leave(request, RequestState.ABORTED, "aborted")
-
-    def leave_for_replay(self, request: Request) -> None:
-        """Let go of a request without a word; what it computed goes into the tree."""
-        self._state.outbox.close(request)
-        self._leave(request, RequestState.FINISHED, "replaced")
-
-    def fail(self, request: Request, status: int, code: str, message: str) -> None:
-        """End a request that cannot go on; its output so far is final."""
-        self._state.send_held_back(request)
-        self._state.outbox.close(request)
-        self._leave(request, RequestState.FAILED, code)
-        self._state.outbox.put(
-            request.reply_to, Failed(request.rid, request.choice, request.attempt, status, code, message)
-        )
-
-    def _fail(self, request: Request, code: str, message: str) -> None:
-        self.fail(request, 500, code, message)
-
-    def on_stopped(self, stopped: Stopped) -> None:
+    def on_stopped(self, stopped: Stopped, now: float) -> None:
         """A stop string ended a request after `count` tokens: drop the surplus and finish it silently.
 
         The detokenizer has sent the end already.
         """
-        request = self._state.requests.get(stopped.rid, {}).get(stopped.choice)
-        if request is None or request.attempt != stopped.attempt or request.handle != stopped.handle:
+        request = self._table.find(stopped.rid, stopped.choice)
+        if request is None or (request.stream.attempt, request.stream.handle) != (stopped.attempt, stopped.handle):
             return
-        surplus = len(request.output_ids) - stopped.count
-        if surplus > 0:
-            del request.output_ids[stopped.count :]
-        self._state.outbox.close(request)
-        self._leave(request, RequestState.FINISHED, "stop_string")
+        self._table.finish_cut(request, stopped.count, now)
 
-    def on_step_failed(self, failed: StepFailed) -> None:
-        """Undo a failed step and everything issued after it: all on board go back to the queue.
+    def on_step_failed(self, failed: StepFailed, now: float) -> None:
+        """Undo a failed step and everything issued after it: all requests on board go back to the queue.
 
-        Who was on board twice runs alone; who fails alone is failed, so that innocents are never blamed.
+        A request that was on board of two failed steps runs alone next, and fails if it fails alone: so a request is
+        never failed for the fault of another.
         """
-        state = self._state
-        if not any(outstanding.step == failed.step for outstanding in state.outstanding):
+        if not self._in_flight.has(failed.step):
             return
-        on_board = self.requeue_all()
-        kv = state.require_kv()
-        kv.pool.free(kv.tree.remove_written_since(failed.step))
-        for request in on_board:
+        for request in self._retraction.undo_step(failed.step, now):
             request.suspicion += 1
             if request.suspicion >= MAX_SUSPICION:
-                self._fail(request, "internal_error", f"The model failed on this request: {failed.kind}.")
-
-    def requeue_all(self) -> list[Request]:
-        """Retract everything that runs, oldest first, and forget the steps in flight. Returns the requests."""
-        state = self._state
-        on_board = [*state.running.values(), *([state.chunked] if state.chunked else [])]
-        on_board.sort(key=lambda request: request.seq)
-        for request in on_board:
-            request.recomputed_tokens += request.num_computed_tokens
-            request.events.append((state.now, "requeued", {"outputs": len(request.output_ids)}))
-            state.leave_batch(request)
-            state.give_slot_back(request)
-            state.require_kv().release(request)
-            request.move_to(RequestState.WAITING)
-            request.in_flight = 0
-        for request in state.waiting:
-            request.in_flight = 0
-        # They were admitted before everything that waits, so they go to the front in the order of arrival.
-        for request in [*on_board, *sorted(state.waiting, key=lambda request: request.qseq)]:
-            request.qseq = state.next_qseq()
-        state.waiting[:0] = on_board
-        state.outstanding.clear()
-        state.by_generation.clear()
-        state.page_writes.clear()
-        return on_board
+                message = f"The model failed on this request: {failed.kind}."
+                self._table.fail(request, 500, "internal_error", message, now)

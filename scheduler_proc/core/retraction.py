@@ -1,24 +1,227 @@
-"""Who gives way when the running batch has outgrown the KV pool (rules RET-2 and RET-11)."""
+"""How requests go from the batch back to the queue: retracted when KV runs out, preempted by a more urgent request,
+requeued when a step or the worker is lost (rules RET-1 to RET-13, PRE-1 to PRE-7).
 
-from collections.abc import Sequence
+What a victim gives back and what it keeps is the same in each case (RET-5 to RET-7, PRE-6). Source of the choice of
+victims: SGLang's retract_decode and preempt_to_schedule, with the departures that the rules name.
+"""
 
-from scheduler_proc.core.request import Request
+from collections.abc import Iterable, Sequence
+
+from quartet.wire.config import SchedulerConfig
+from scheduler_proc.core.admission import PrefillAdder
+from scheduler_proc.core.batch import Batch
+from scheduler_proc.core.counters import SchedulerCounters
+from scheduler_proc.core.in_flight import StepsInFlight
+from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.lengths import ceil_to
+from scheduler_proc.core.queue import WaitingQueue
+from scheduler_proc.core.ratio import NewTokenRatio
+from scheduler_proc.core.request import Request, RequestState
+from scheduler_proc.core.request_table import RequestTable
+
+FORCED_EVERY = 3
+"""Decode steps from one retraction to the next with the setting test_retract (RET-16)."""
 
 
-def pick_victim(batch: Sequence[Request], policy: str) -> Request:
-    """Return the request to retract: shortest output, then longest prompt, then latest in the batch.
+class Retraction:
+    """The memory check of decode steps, and every way from the batch back to the queue."""
 
-    The shortest output loses the least work; among equals the longest prompt frees the most. With `policy` priority
-    the least urgent go first, and that order decides among them.
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        queue: WaitingQueue,
+        batch: Batch,
+        in_flight: StepsInFlight,
+        kv: KvCache,
+        ratio: NewTokenRatio,
+        table: RequestTable,
+        counters: SchedulerCounters,
+    ) -> None:
+        self._config = config
+        self._queue = queue
+        self._batch = batch
+        self._in_flight = in_flight
+        self._kv = kv
+        self._ratio = ratio
+        self._table = table
+        self._counters = counters
+        self._checks = 0
+
+    # Shortage of KV
+
+    def fits(self, rows: list[Request]) -> bool:
+        """Evict what is short of the next token of each row; say whether they fit then (RET-1)."""
+        return self._kv.make_room(self._needed_tokens(rows))
+
+    def make_fit(self, rows: list[Request], now: float) -> tuple[list[Request], bool]:
+        """Retract rows until the next token of the rest fits.
+
+        Returns the rows that decode in this step, perhaps none, and whether any request was retracted. The ratio is
+        re-estimated if so.
+        """
+        self._checks += 1
+        is_forced = self._config.test_retract and self._checks % FORCED_EVERY == 0 and len(rows) > 1
+        if not is_forced and self.fits(rows):
+            return rows, False
+        if len(rows) < len(self._batch.running) and not is_forced:
+            # Requests that only wait for their last result will free their pages: cheaper than a retraction (RET-9).
+            return [], False
+        if len(rows) == 1:
+            self._settle_lone(rows[0], now)
+            return [], False
+        return self._shrink(rows, now), True
+
+    def _needed_tokens(self, rows: list[Request]) -> int:
+        page_size = self._kv.page_size
+        return page_size * len([1 for request in rows if request.lease.num_computed_tokens % page_size == 0])
+
+    def _shrink(self, rows: list[Request], now: float) -> list[Request]:
+        """Take victims until the rest fits (RET-2, RET-3, RET-5); returns the survivors."""
+        rows = list(rows)
+        while True:
+            shortage = self._needed_tokens(rows) - self._kv.pool.available_tokens
+            victim = pick_retracted(rows, self._config.retraction_policy)
+            rows.remove(victim)
+            self._retract(victim, shortage, now)
+            self._kv.make_room(self._config.retract_decode_steps * len(rows))
+            if self.fits(rows):
+                break
+            if len(rows) == 1:
+                self._settle_lone(rows[0], now)
+                rows = []
+                break
+        self._ratio.on_retract((len(request.output_ids), request.max_new_tokens) for request in rows)
+        return rows
+
+    def _settle_lone(self, request: Request, now: float) -> None:
+        """Decide what becomes of the last row if it does not fit: it waits while pages can still come back. Then a
+        prompt in progress, which could not go on either, takes its place; without one the request fails (RET-4)."""
+        if self._in_flight.steps:
+            return
+        if self._batch.chunked is not None:
+            self._retract(request, self._needed_tokens([request]), now)
+        else:
+            message = "The KV cache is too small for this request even after retracting every other request."
+            self._table.fail(request, 500, "out_of_memory", message, now)
+
+    def _retract(self, request: Request, shortage_tokens: int, now: float) -> None:
+        counters = self._counters
+        counters.retractions += 1
+        counters.retracted_input_tokens += request.prompt_tokens
+        counters.retracted_output_tokens += len(request.output_ids)
+        request.timeline.retractions += 1
+        self._leave(request, "retracted", {"shortage_tokens": shortage_tokens}, now)
+        self._queue.add(request, now)
+
+    # Preemption
+
+    @property
+    def can_preempt(self) -> bool:
+        """Say whether a more urgent request may take the place of others."""
+        return self._config.enable_priority_scheduling and not self._config.disable_priority_preemption
+
+    def preempt_for(
+        self, newcomer: Request, adder: PrefillAdder, entered: Iterable[Request], needs_slot: bool, now: float
+    ) -> bool:
+        """Preempt less urgent running requests so that `newcomer` fits (PRE-1, PRE-6); say whether any was.
+
+        `entered` are requests of the pass in progress, which are not preempted.
+        """
+        if not self.can_preempt:
+            return False
+        excluded = {id(request) for request in entered}
+        candidates = [request for request in self._batch.rows() if id(request) not in excluded]
+        withheld = self._kv.withheld_tokens(newcomer.urgency)
+        victims = pick_preempted(newcomer, candidates, adder, self._config, needs_slot, withheld)
+        for victim in victims:
+            adder.forget_victim(victim)
+            self._counters.preemptions += 1
+            victim.timeline.retractions += 1
+            self._leave(victim, "preempted", {"by": newcomer.rid.hex()}, now)
+            self._queue.add(victim, now)
+        if victims:
+            self._kv.make_room(self._config.retract_decode_steps * len(self._batch.running))
+        return bool(victims)
+
+    # A lost worker, a failed step
+
+    def requeue_all(self, now: float) -> list[Request]:
+        """Take everything out of the batch and forget the steps in flight. Returns the requests, oldest first.
+
+        They were admitted before all that wait, so they go to the head of the queue.
+        """
+        on_board = self._batch.on_board()
+        for request in on_board:
+            self._leave(request, "requeued", {}, now)
+        for request in [*on_board, *self._queue.waiting]:
+            request.in_flight = 0
+        self._queue.put_first(on_board)
+        self._in_flight.clear()
+        self._batch.forget_writes()
+        return on_board
+
+    def undo_step(self, step: int, now: float) -> list[Request]:
+        """Undo a failed step and those issued after it, which are computed again; returns the requests on board."""
+        on_board = self.requeue_all(now)
+        self._kv.forget_written_since(step)
+        return on_board
+
+    def _leave(self, request: Request, what: str, details: dict[str, object], now: float) -> None:
+        details = {**details, "outputs": len(request.output_ids)}
+        request.timeline.on_requeued(now, what, request.lease.num_computed_tokens, details)
+        self._batch.leave(request, RequestState.WAITING)
+
+
+def pick_retracted(rows: Sequence[Request], policy: str) -> Request:
+    """Return the request to retract: shortest output, then longest prompt, then latest in the batch (RET-2, RET-11).
+
+    The shortest output loses the least work; among equals the longest prompt frees the most. With `policy` priority the
+    least urgent go first, and that order decides among them.
     """
     by_priority = policy == "priority"
     position = min(
-        range(len(batch)),
+        range(len(rows)),
         key=lambda at: (
-            -batch[at].urgency if by_priority else 0,
-            len(batch[at].output_ids),
-            -batch[at].prompt_tokens,
+            -rows[at].urgency if by_priority else 0,
+            len(rows[at].output_ids),
+            -rows[at].prompt_tokens,
             -at,
         ),
     )
-    return batch[position]
+    return rows[position]
+
+
+def pick_preempted(
+    newcomer: Request,
+    running: Iterable[Request],
+    adder: PrefillAdder,
+    config: SchedulerConfig,
+    needs_slot: bool,
+    withheld_tokens: int = 0,
+) -> list[Request]:
+    """Return the requests to preempt so that `newcomer`, whose match is locked, is admitted; none if it cannot be.
+
+    All or nothing (PRE-5). With `needs_slot` at least one is taken even if KV suffices.
+
+    Args:
+        running: candidates in batch order; nothing of this pass, not the chunked request.
+        adder: the budget of the pass.
+        withheld_tokens: cached tokens that the newcomer may not evict.
+    """
+    is_compat = config.preempt_accounting == "compat"
+    missing = adder.missing_for(newcomer, is_compat) + withheld_tokens
+    victims: list[Request] = []
+    for victim in sorted(running, key=lambda request: (-request.urgency, -request.qseq)):
+        if _suffices(missing, is_compat) and (victims or not needs_slot):
+            break
+        if victim.urgency - newcomer.urgency <= config.priority_scheduling_preemption_threshold:
+            break
+        victims.append(victim)
+        missing -= adder.reservation_of(victim)
+        if not is_compat:
+            missing -= ceil_to(victim.lease.num_computed_tokens, adder.page_size) - victim.lease.protected
+    return victims if victims and _suffices(missing, is_compat) else []
+
+
+def _suffices(missing: float, is_compat: bool) -> bool:
+    return missing <= 0 if is_compat else missing < 0

@@ -1,31 +1,58 @@
-"""The scheduler's face: events in, frames out (see the package docstring for the parts).
+"""The scheduler's face: events in, frames out. `handle` postprocesses the event, then schedules and issues steps.
 
-`handle` never blocks, reads no clock and draws no random number: the same events give the same frames.
+It never blocks, reads no clock and draws no random number: the same events give the same frames. See the package
+docstring for the parts and what each owns.
 """
 
-import collections
+from dataclasses import dataclass, field
 
 import msgspec
 
-from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, SchedulerConfig
-from quartet.wire.frames import Abort, LiveRequests, Query, QueryReply, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import (
+    Abort,
+    LiveRequests,
+    Query,
+    QueryReply,
+    Step,
+    StepFailed,
+    StepResult,
+    Stopped,
+    Submit,
+    pack_ids,
+)
+from scheduler_proc.core import reports
 from scheduler_proc.core.audit import audit
+from scheduler_proc.core.batch import Batch, PageWrite
+from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
+from scheduler_proc.core.delivery import Delivery, Sent
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
+from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.outbox import Sent
+from scheduler_proc.core.prefill import PrefillBatch, PrefillPass
+from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
+from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.results import Results
-from scheduler_proc.core.state import AUTO_CHUNK, AUTO_CHUNK_CPU, State
+from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.step_time_model import StepTimeModel
-from scheduler_proc.core.steps import Steps
-from scheduler_proc.core.timeline import timeline_json, trace_json
+
+
+@dataclass(slots=True)
+class StepWork:
+    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both."""
+
+    prefill: PrefillBatch
+    rows: list[Request] = field(default_factory=list)
+    page_writes: list[PageWrite] = field(default_factory=list)
 
 
 class Scheduler:
-    """Owns queue, batch, pages, tree and ratio.
+    """Makes the owners and the parts that work on them, and decides which step comes next.
 
     Args:
         config: scheduling settings.
@@ -43,166 +70,224 @@ class Scheduler:
         eos_token_ids: tuple[int, ...],
         worker_name: str = "worker-0",
     ) -> None:
-        self._state = State(config, page_size, context_length, eos_token_ids, worker_name, NewTokenRatio(config))
-        self._results = Results(self._state)
-        self._intake = Intake(self._state, self._results)
-        self._steps = Steps(self._state)
-        if config.tbt_target_ms > 0:
-            self._state.step_time_model = StepTimeModel()
-
-    def handle(self, event: Event, now: float) -> list[Sent]:
-        """Take one frame or internal event; return what to send as (destination, frame).
-
-        Whenever fewer than two steps are outstanding and there is work, the result holds the next Step.
-        """
-        self._state.now = now
-        self._take(event)
-        self._steps.pump()
-        return self._state.outbox.take()
-
-    def _take(self, event: Event) -> None:
-        match event:
-            case StepResult():
-                self._results.on_result(event)
-            case Submit():
-                self._intake.on_submit(event)
-            case Abort():
-                self._intake.on_abort(event.rid)
-            case LiveRequests():
-                self._intake.on_live_requests(event)
-            case Stopped():
-                self._results.on_stopped(event)
-            case StepFailed():
-                self._results.on_step_failed(event)
-            case Tick():
-                self._intake.on_deadlines()
-            case WorkerUp():
-                self._on_worker_up(event)
-            case WorkerLost():
-                self._on_worker_lost()
-            case BeginDrain():
-                self._state.is_draining = True
-            case Query():
-                self._on_query(event)
-
-    def _on_worker_up(self, event: WorkerUp) -> None:
-        state = self._state
-        if state.kv is not None:
-            self._on_worker_lost()
-        config = state.config
-        state.worker_epoch = event.epoch
-        state.kv = KvCache(
-            event.page_count,
-            state.page_size,
+        self._config = config
+        self._context_length = context_length
+        self._worker_name = worker_name
+        self._kv = kv = KvCache(
+            0,
+            page_size,
             not config.disable_radix_cache,
             config.radix_eviction_policy,
             config.enable_priority_scheduling,
             config.cache_priority_isolation,
         )
-        state.lengths = LengthRules(state.context_length, state.kv.capacity_tokens, state.page_size)
-        auto = DEFAULT_SLOTS_CPU if event.is_cpu else min(state.kv.capacity_tokens // 2, DEFAULT_SLOTS)
-        state.max_slots = max(1, min(config.max_running_requests or auto, event.max_slots))
-        state.free_slots = list(range(state.max_slots - 1, -1, -1))
-        state.released_slots.clear()
-        state.chunk_tokens = config.chunked_prefill_size or (AUTO_CHUNK_CPU if event.is_cpu else AUTO_CHUNK)
-        state.is_full = False
-        self._intake.on_worker_up()
+        self._queue = queue = WaitingQueue(config)
+        self._in_flight = in_flight = StepsInFlight(StepTimeModel() if config.tbt_target_ms > 0 else None)
+        self._batch = batch = Batch(kv, in_flight)
+        self._delivery = delivery = Delivery(config.stream_interval)
+        self._ratio = ratio = NewTokenRatio(config)
+        self._counters = counters = SchedulerCounters()
+        self._table = table = RequestTable(config, queue, batch, delivery)
+        self._retraction = Retraction(config, queue, batch, in_flight, kv, ratio, table, counters)
+        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction)
+        self._results = Results(in_flight, delivery, table, self._retraction, counters)
+        self._intake = Intake(config, eos_token_ids, table, delivery)
+        self._decodes_owed = 0
+        self._decode_gaps = DecodeGaps()
 
-    def _on_worker_lost(self) -> None:
-        state = self._state
-        if state.worker_epoch is None:
+    def handle(self, event: Event, now: float) -> list[Sent]:
+        """Take one frame or internal event; return what to send as (destination, frame).
+
+        Whenever fewer than two steps are in flight and there is work, the result holds the next Step.
+        """
+        self._postprocess(event, now)
+        self._schedule(now)
+        return self._delivery.take()
+
+    def _postprocess(self, event: Event, now: float) -> None:
+        match event:
+            case StepResult():
+                self._results.on_result(event, now)
+            case Submit():
+                self._intake.on_submit(event, now)
+            case Abort():
+                self._intake.on_abort(event.rid, now)
+            case LiveRequests():
+                self._intake.on_live_requests(event, self._in_flight.last_step, now)
+            case Stopped():
+                self._results.on_stopped(event, now)
+            case StepFailed():
+                self._results.on_step_failed(event, now)
+            case Tick():
+                self._table.fail_expired(now)
+            case WorkerUp():
+                self._on_worker_up(event, now)
+            case WorkerLost():
+                self._on_worker_lost(now)
+            case BeginDrain():
+                self._intake.begin_drain()
+            case Query():
+                self._on_query(event, now)
+
+    # Schedule: which step comes next (rules STEP-1 to STEP-8, RET-12)
+
+    def _schedule(self, now: float) -> None:
+        """Issue steps until two are in flight or there is nothing to run."""
+        while self._in_flight.has_room:
+            work = self._next_step(now)
+            if work is None:
+                break
+            self._issue(work, now)
+        if self.is_idle():
+            self._ratio.on_idle()
+        if not self._batch.running:
+            self._decode_gaps.pause()
+
+    def _next_step(self, now: float) -> StepWork | None:
+        if self._config.step_order == "decode_first":
+            return self._form_decode_first(now)
+        work = None
+        if self._prefill.is_due() and not self._prefill.is_deferred(self._decodes_owed):
+            work = self._form_mixed(now) if self._config.enable_mixed_chunk else self._form_prefill(now)
+        return work or self._form_decode(now)
+
+    def _form_prefill(self, now: float) -> StepWork | None:
+        prefill = self._prefill.form(self._in_flight.last_step + 1, now)
+        return StepWork(prefill) if prefill.chunks else None
+
+    def _form_mixed(self, now: float) -> StepWork | None:
+        """Decode rows join a prefill step as one-token extends; rows that do not fit are left out (RET-12)."""
+        rows = self._batch.rows()
+        prefill = self._prefill.form(self._in_flight.last_step + 1, now, mixed_rows=len(rows))
+        if not prefill.chunks:
+            return None
+        # A row that was preempted in the pass has no slot.
+        rows = [request for request in rows if request.slot >= 0]
+        if not rows or not self._retraction.fits(rows):
+            return StepWork(prefill)
+        return StepWork(prefill, rows, self._batch.launch_rows(rows))
+
+    def _form_decode(self, now: float) -> StepWork | None:
+        rows = self._batch.rows()
+        if not rows:
+            return None
+        rows, has_retracted = self._retraction.make_fit(rows, now)
+        if not rows:
+            return None
+        if not has_retracted:
+            self._ratio.on_decode()
+        return StepWork(PrefillBatch(), rows, self._batch.launch_rows(rows))
+
+    def _form_decode_first(self, now: float) -> StepWork | None:
+        """Decode rows first, then as much prompt as the budget has left; none is admitted beside a retraction
+        (STEP-8)."""
+        rows, has_retracted = self._batch.rows(), False
+        if rows:
+            rows, has_retracted = self._retraction.make_fit(rows, now)
+        # The rows' pages are taken before the pass can give them away.
+        writes = self._batch.launch_rows(rows)
+        prefill = PrefillBatch()
+        if self._prefill.is_due():
+            chunk_context = self._batch.chunked.lease.num_computed_tokens if self._batch.chunked else 0
+            token_cap = self._in_flight.token_cap(self._config.tbt_target_ms / 1000, rows, chunk_context)
+            step = self._in_flight.last_step + 1
+            prefill = self._prefill.form(step, now, len(rows), token_cap, admits=not has_retracted)
+            rows, writes = self._batch.withdraw_preempted(rows, writes)
+        if not rows and not prefill.chunks:
+            return None
+        if rows and not prefill.chunks and not has_retracted:
+            self._ratio.on_decode()
+        return StepWork(prefill, rows, writes)
+
+    # Issue
+
+    def _issue(self, work: StepWork, now: float) -> None:
+        """Send one step; afterwards the pages that it replaced are free, and slots without further rows."""
+        prefill, rows, batch = work.prefill, work.rows, self._batch
+        assert self._in_flight.worker_epoch is not None
+        for request in prefill.requests:
+            if not request.stream.is_open:
+                self._delivery.open(request, now)
+        mean_context = prefill.context_tokens // max(1, len(prefill.chunks))
+        self._in_flight.issue(rows, prefill.tokens, mean_context, now)
+        page_writes = batch.take_later_writes() + prefill.new_pages + work.page_writes
+        # Decode rows are implicit: all slots past their prompt, and all of them decode whenever any does.
+        step = Step(
+            self._in_flight.worker_epoch,
+            self._in_flight.last_step,
+            pack_ids(batch.take_released_slots()),
+            prefill.enter,
+            pack_ids([number for write in page_writes for number in write]),
+            prefill.chunks,
+            bool(rows),
+        )
+        self._delivery.send_step(self._worker_name, step)
+        batch.on_issued(prefill.requests, prefill.later_writes, prefill.replaced)
+        self._count(work, now)
+
+    def _count(self, work: StepWork, now: float) -> None:
+        if work.prefill.chunks:
+            self._counters.prefill_steps += 1
+            self._decodes_owed = self._config.prefill_decode_interval
+        if work.rows:
+            if not work.prefill.chunks:
+                self._counters.decode_steps += 1
+                self._decodes_owed = max(0, self._decodes_owed - 1)
+            self._decode_gaps.on_decode(now)
+
+    # The worker comes and goes
+
+    def _on_worker_up(self, event: WorkerUp, now: float) -> None:
+        self._on_worker_lost(now)
+        kv, config = self._kv, self._config
+        kv.restart(event.page_count)
+        self._in_flight.start(event.epoch)
+        self._batch.restart(slots_in_force(config, event.max_slots, kv.capacity_tokens, event.is_cpu))
+        self._prefill.restart(chunk_tokens_in_force(config, event.is_cpu))
+        self._intake.on_worker_up(LengthRules(self._context_length, kv.capacity_tokens, kv.page_size), now)
+
+    def _on_worker_lost(self, now: float) -> None:
+        if self._in_flight.worker_epoch is None:
             return
-        state.worker_epoch = None
-        state.counters.worker_losses += 1
-        self._results.requeue_all()
-        kv = state.require_kv()
-        kv.pool.free([page for node in kv.tree.nodes() for page in node.pages])
-        kv.tree.clear()
+        self._in_flight.stop()
+        self._counters.worker_losses += 1
+        self._retraction.requeue_all(now)
+        self._kv.clear()
 
-    def _on_query(self, ask: Query) -> None:
-        state = self._state
-        if ask.what == "config":
-            body = msgspec.json.encode(self._effective_config())
-        elif ask.what == "timeline":
-            body = timeline_json(state, ask.argument)
-        elif ask.what == "trace":
-            body = trace_json(state)
-        elif ask.what == "flush":
-            body = msgspec.json.encode({"freed_tokens": self._flush()})
-        else:
-            body = msgspec.json.encode({"error": f"unknown question {ask.what!r}"})
-        state.outbox.put(ask.reply_to, QueryReply(ask.number, body))
+    # What others ask
 
-    def _effective_config(self) -> dict[str, object]:
-        """Return every setting, with what was chosen for those left to the engine, and the ratio's constants."""
-        state = self._state
-        ratio = state.ratio
-        return {
-            **msgspec.structs.asdict(state.config),
-            "max_running_requests": state.max_slots,
-            "chunked_prefill_size": state.chunk_tokens,
-            "page_size": state.page_size,
-            "kv_capacity_tokens": 0 if state.kv is None else state.kv.capacity_tokens,
-            "effective_new_token_ratio": {
-                "initial": ratio.initial,
-                "minimum": ratio.minimum,
-                "decay": ratio.decay,
-                "current": ratio.current,
-            },
-        }
-
-    def _flush(self) -> int:
-        """Forget every cached prefix that nobody uses."""
-        kv = self._state.kv
-        if kv is None:
-            return 0
-        freed = kv.tree.evict(kv.tree.evictable_tokens)
-        kv.pool.free(freed)
-        return len(freed) * kv.page_size
+    def _on_query(self, query: Query, now: float) -> None:
+        match query.what:
+            case "config":
+                slots, chunk_tokens = self._batch.max_slots, self._prefill.chunk_tokens
+                body = reports.settings_in_force(self._config, slots, chunk_tokens, self._kv, self._ratio)
+            case "timeline":
+                body = reports.timeline(self._table, query.argument)
+            case "trace":
+                body = reports.trace(self._table, now)
+            case "flush":
+                body = {"freed_tokens": self._kv.flush()}
+            case _:
+                body = {"error": f"unknown question {query.what!r}"}
+        self._delivery.put(query.reply_to, QueryReply(query.number, msgspec.json.encode(body)))
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""
-        return self._intake.next_deadline()
+        return self._table.next_deadline()
 
     def take_finished(self) -> list[Request]:
-        """Return the requests that ended by themselves since the last call, for whoever records them.
-
-        Nothing is kept until the first call, and then at most as many as timelines are.
-        """
-        state = self._state
-        if state.finished_log is None:
-            state.finished_log = collections.deque(maxlen=state.ended.maxlen)
-        finished = list(state.finished_log)
-        state.finished_log.clear()
-        return finished
+        """Return the requests that ended by themselves since the last call; nothing is kept before the first call."""
+        return self._table.take_finished()
 
     def is_idle(self) -> bool:
-        """Say whether nothing is held and nothing is in flight."""
-        return not self._state.requests and not self._state.outstanding
+        """Say whether no request is live and no step is in flight."""
+        return self._table.is_empty and not self._in_flight.steps
 
     def audit(self) -> None:
-        """Check every invariant by name; raises InvariantViolation with the state that breaks it."""
-        audit(self._state)
+        """Check every invariant by name; raises InvariantViolation for the first that does not hold."""
+        audit(self._table, self._queue, self._batch, self._in_flight, self._kv)
 
     def snapshot(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return (gauges, counters) by metric name (MET-1, MET-2, MET-4)."""
-        state = self._state
-        kv = state.kv
-        gauges: dict[str, float] = {
-            "num_running_reqs": len(state.running) + (state.chunked is not None),
-            "num_queue_reqs": len(state.waiting),
-            "new_token_ratio": state.ratio.current,
-        }
-        if kv is not None:
-            used = kv.capacity_tokens - kv.reachable_tokens()
-            gauges["kv_capacity_tokens"] = kv.capacity_tokens
-            gauges["kv_available_tokens"] = kv.pool.available_tokens
-            gauges["kv_evictable_tokens"] = kv.tree.evictable_tokens
-            gauges["kv_used_tokens"] = used
-            gauges["token_usage"] = used / kv.capacity_tokens
-            gauges["kv_protected_tokens"] = kv.tree.protected_tokens
-        gauges["longest_decode_gap_s"] = self._steps.longest_gap_s
-        counted = {name: float(getattr(state.counters, name)) for name in state.counters.__slots__}
-        counted |= {f'requests_ended{{cause="{cause}"}}': float(n) for cause, n in state.ends_by_cause.items()}
-        counted |= {f'passes_stopped{{reason="{reason}"}}': float(n) for reason, n in state.stop_reasons.items()}
-        return gauges, counted
+        gauges = reports.gauges(self._queue, self._batch, self._kv, self._ratio, self._decode_gaps)
+        return gauges, reports.counts(self._counters, self._queue, self._table)

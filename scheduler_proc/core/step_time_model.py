@@ -7,6 +7,7 @@ device that is shared or throttled.
 FORGETTING = 0.995
 INITIAL_VARIANCE = 1e4
 FEATURES = 5
+MIN_STEPS_TO_TRUST = 8
 
 
 class StepTimeModel:
@@ -45,6 +46,12 @@ class StepTimeModel:
     def predict(self, features: list[float]) -> float:
         """Return the expected duration in seconds."""
         return sum(weight * feature for weight, feature in zip(self._weights, features, strict=True))
+
+    def trusted_budget(self, target_s: float, rows: int, row_context: int, prefill_context: int) -> int:
+        """Return `prefill_budget`, or 0 while too few steps have been measured."""
+        if self.steps_seen < MIN_STEPS_TO_TRUST:
+            return 0
+        return self.prefill_budget(target_s, rows, row_context, prefill_context)
 
     def prefill_budget(self, target_s: float, rows: int, row_context: int, prefill_context: int) -> int:
         """Return how many prefill tokens fit beside the decode rows within `target_s`; may be negative."""

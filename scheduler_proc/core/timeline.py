@@ -1,62 +1,81 @@
-"""What happened to a request, and when: as JSON for one, as a Chrome/Perfetto trace for all that are remembered."""
+"""What happened to one request, and when. It explains: no decision of the scheduler reads an event."""
 
-import msgspec
+from typing import Any
 
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.state import State
+Event = tuple[float, str, dict[str, Any]]
+"""When, what, and the numbers that explain it."""
 
 
-def timeline_json(state: State, rid: str) -> bytes:
-    """Return the timelines of every choice of the request with that id (hexadecimal), live or lately ended.
+class Timeline:
+    """Events and times of one request; seconds of the caller's clock, -1 for what has not happened yet.
 
-    `error` says so if it is unknown. Times are seconds since the request arrived.
+    `cached_tokens` are those of the first admission, -1 before it. `recomputed_tokens` counts tokens that left the KV
+    cache with a retraction. `first_step` is the step with which the request last entered the batch.
     """
-    found = [request for request in _remembered(state) if request.rid.hex() == rid]
-    if not found:
-        return msgspec.json.encode({"error": f"no request {rid!r} is live or among the last {state.ended.maxlen}"})
-    return msgspec.json.encode({"rid": rid, "choices": [_timeline(request) for request in found]})
 
+    __slots__ = (
+        "_stop_reasons_at_entry",
+        "arrived_s",
+        "cached_tokens",
+        "events",
+        "finished_s",
+        "first_step",
+        "priority",
+        "queued_s",
+        "recomputed_tokens",
+        "retractions",
+        "started_s",
+    )
 
-def trace_json(state: State) -> bytes:
-    """Return everything remembered as a trace in Chrome's JSON format: a row for each request, spans for its states."""
-    events = []
-    for row, request in enumerate(_remembered(state)):
-        name = f"{request.rid.hex()[:8]}/{request.choice}"
-        events.append({"ph": "M", "name": "thread_name", "pid": 1, "tid": row, "args": {"name": name}})
-        ends = [when for when, _, _ in request.events[1:]] + [state.now]
-        for (begin, what, details), end in zip(request.events, ends, strict=True):
-            events.append(
-                {
-                    "ph": "X",
-                    "name": what,
-                    "pid": 1,
-                    "tid": row,
-                    "ts": round(begin * 1e6, 1),
-                    "dur": 0 if what == "ended" else round((end - begin) * 1e6, 1),
-                    "args": details,
-                }
-            )
-    return msgspec.json.encode({"traceEvents": events, "displayTimeUnit": "ms"})
+    def __init__(self, now: float, priority: int | None) -> None:
+        self.priority = priority
+        self.events: list[Event] = []
+        self.arrived_s = self.queued_s = now
+        self.started_s = self.finished_s = -1.0
+        self.cached_tokens = -1
+        self.recomputed_tokens = 0
+        self.retractions = 0
+        self.first_step = 0
+        self._stop_reasons_at_entry: dict[str, int] = {}
 
+    def note(self, now: float, what: str, details: dict[str, Any]) -> None:
+        """Add an event."""
+        self.events.append((now, what, details))
 
-def _remembered(state: State) -> list[Request]:
-    return [*state.ended, *state.live()]
+    def on_queued(self, now: float, position: int, stop_reasons: dict[str, int]) -> None:
+        """The request enters the queue, for the first time or again; `stop_reasons` counts those of all passes."""
+        self.queued_s = now
+        self._stop_reasons_at_entry = dict(stop_reasons)
+        self.note(now, "queued", {"position": position})
 
+    def on_admitted(
+        self,
+        now: float,
+        step: int,
+        cached_tokens: int,
+        passes_waited: int,
+        stop_reasons: dict[str, int],
+        details: dict[str, Any],
+    ) -> None:
+        """The request enters the batch. The counts at its entry tell which passes have stopped before it, and why."""
+        self.first_step = step
+        if self.cached_tokens < 0:
+            self.cached_tokens, self.started_s = cached_tokens, now
+        before = self._stop_reasons_at_entry
+        passed_over = {
+            reason: count - before.get(reason, 0)
+            for reason, count in stop_reasons.items()
+            if count > before.get(reason, 0)
+        }
+        waited = {"waited_s": round(now - self.queued_s, 6), "passes_waited": passes_waited}
+        self.note(now, "admitted", {**details, **waited, "passed_over": passed_over})
 
-def _timeline(request: Request) -> dict[str, object]:
-    return {
-        "choice": request.choice,
-        "attempt": request.attempt,
-        "state": request.state.name.lower(),
-        "priority": request.priority,
-        "prompt_tokens": request.prompt_tokens,
-        "output_tokens": len(request.output_ids),
-        "max_new_tokens": request.max_new_tokens,
-        "cached_tokens": max(0, request.cached_tokens),
-        "retractions": request.retractions,
-        "recomputed_tokens": request.recomputed_tokens,
-        "events": [
-            {"at_s": round(when - request.arrived_s, 6), "event": what, **details}
-            for when, what, details in request.events
-        ],
-    }
+    def on_requeued(self, now: float, what: str, lost_tokens: int, details: dict[str, Any]) -> None:
+        """The request leaves the batch for the queue: `lost_tokens` of it must be computed or found again."""
+        self.recomputed_tokens += lost_tokens
+        self.note(now, what, details)
+
+    def on_ended(self, now: float, cause: str, outputs: int) -> None:
+        """The request has left the scheduler."""
+        self.finished_s = now
+        self.note(now, "ended", {"cause": cause, "outputs": outputs})

@@ -126,6 +126,7 @@ class FolderRun:
     def _make_reference(self) -> Outcome:
         """Run one prompt at a time, one step at a time, each prompt in one chunk; compare with the oracle, if any."""
         begin, engine = time.perf_counter(), self._enter("eager")
+        engine.max_in_flight = 1
         engine.restart(**Way("", "").settings)
         for draws, params in self._params.items():
             pairs = zip(self._prompts, params, strict=True)
@@ -152,6 +153,7 @@ class FolderRun:
 
     def _generate(self, engine: LocalEngine, way: Way, outcome: Outcome, seen: Seen) -> None:
         params = [{**own, "logprobs": 0} if way.scored else own for own in self._params[way.draws]]
+        engine.max_in_flight = 2
         engine.restart(**way.settings)
         for batch in way.split(len(self._prompts)):
             prompts = [self._prompts[number] for number in batch]
@@ -223,6 +225,8 @@ class FolderRun:
 
     def _bfloat16_outputs(self, name: str) -> list[list[int]]:
         engine = self._engine(name, "bfloat16")
+        engine.max_in_flight = 1
+        engine.max_in_flight = 2
         engine.restart(**Way("", "").settings)
         return generate_ahead(engine, self._prompts, self._params[False], Seen())[0]
 

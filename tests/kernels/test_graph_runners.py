@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.golden.oracles import FOLDER
@@ -37,7 +36,7 @@ def test_capture_sizes_are_dense_at_first_and_end_with_the_largest() -> None:
     assert sizes[:12] == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80] and sizes[-3:] == [448, 480, 512]
 
 
-def test_a_failed_step_leaves_the_device_in_sync(monkeypatch) -> None:
+def test_a_failed_step_leaves_the_device_in_sync(monkeypatch, caplog) -> None:
     folder = FOLDER / "models" / "llama"
     settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, "cuda_graph_max_bs": 4}
     engine = LocalEngine(make_config(folder, tokenizer=FOLDER / "models" / "qwen3", **settings))
@@ -46,7 +45,7 @@ def test_a_failed_step_leaves_the_device_in_sync(monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_padded_rows", None)
         patch.setattr(runner, "can_run", lambda rows: True)
-        with pytest.raises(TypeError):
-            engine.generate([PROMPTS[0]], 3)
-    engine.restart()
+        # Every decode step fails, so that each token comes from a prefill of what there is.
+        assert engine.generate([PROMPTS[0]], 3) == expected
+    assert "failed: error: TypeError" in caplog.text
     assert engine.generate([PROMPTS[0]], 3) == expected

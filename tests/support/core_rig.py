@@ -1,4 +1,4 @@
-"""A scheduler core, a strict worker and an api process in one synchronous rig, for unit and property tests."""
+"""A scheduler core, a strict worker and an API process in one synchronous rig, for unit and property tests."""
 
 import collections
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ EOS = 0
 
 @dataclass
 class Stream:
-    """The api process's view of one (rid, choice)."""
+    """What the API process knows of one (rid, choice)."""
 
     submit: Submit
     outputs: list[int] = field(default_factory=list)
@@ -82,7 +82,7 @@ class CoreRig:
         return rid
 
     def resubmit(self, rid: Rid) -> None:
-        """Submit the next attempt with what was delivered, as the api process does after a restart."""
+        """Replay as the API process does after a process has died: a later attempt with what was delivered."""
         stream = self.streams[rid, 0]
         stream.submit = msgspec.structs.replace(
             stream.submit, attempt=stream.submit.attempt + 1, output_ids=pack_ids(stream.outputs)

@@ -1,19 +1,24 @@
-"""Scheduler core and real runner in one synchronous loop: token ids in, token ids out, no process and no socket."""
+"""Scheduler and real runner in one process: token ids in, token ids out, no tokenizer, process or socket."""
 
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from quartet.checkpoint.resolve import resolve_model
+from quartet.runtime.clock import ManualClock
+from quartet.runtime.core import Sent
+from quartet.runtime.pump import Pump
+from quartet.wire.codec import Source
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
-from quartet.wire.frames import SamplingParams, Step, Submit, Tokens, pack_ids, unpack_ids
-from quartet.wire.ids import Epoch, Rid
-from scheduler_proc.core.events import WorkerUp
-from scheduler_proc.core.scheduler import Scheduler
+from quartet.wire.frames import ProcessStatus, ProcessTable, SamplingParams, Submit, pack_ids
+from quartet.wire.ids import Epoch, Rid, Role
+from scheduler_proc.scheduler_core import SchedulerCore
+from tests.support.stream_client import ClientStream, StreamClient
+from worker_proc.core import WorkerCore
 
 EPOCH = Epoch(1)
+API = Source(Role.API, 0, EPOCH)
 
 
 def make_config(
@@ -24,70 +29,78 @@ def make_config(
     **worker: Any,
 ) -> Config:
     """Return the configuration of a local engine on a model folder or `smollm2`."""
-    settings = {"model_path": str(model), "dtype": dtype, "tokenizer_path": str(tokenizer)}
     config = Config(
-        model=msgspec.convert(settings, ModelConfig),
+        model=ModelConfig(model_path=str(model), dtype=dtype, tokenizer_path=str(tokenizer)),  # type: ignore[arg-type]
         scheduler=SchedulerConfig(**(scheduler or {})),
         worker=WorkerConfig(**{"device": "cpu", "max_total_tokens": 16384, **worker}),
     )
-    return msgspec.structs.replace(config, resolved=resolve_model(config.model))
+    return replace(config, resolved=resolve_model(config.model))
+
+
+class AuditedScheduler(SchedulerCore):
+    """A scheduler core that checks every invariant after every frame."""
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        sent = super().handle(source, frame, now)
+        self.scheduler.audit()
+        return sent
 
 
 class LocalEngine:
-    """Runs prompts to their end, greedily. The runner is kept; each scheduler starts with an empty tree."""
+    """Runs prompts to their end, greedily. The runner is kept; each scheduler starts with an empty tree.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: of model, scheduler and worker.
+        max_in_flight: 1 has each step end before the next is launched, so that no step meets ids that have not reached
+            the host; 2 is what a worker process does.
+    """
+
+    def __init__(self, config: Config, max_in_flight: int = 1) -> None:
         from worker_proc.loading import load_runner
 
         self.config = config
+        self.max_in_flight = max_in_flight
         self.runner = load_runner(config, lambda: None)
-        self.runner.allocate(self.runner.capacity.page_count)
+        self._submitted = 0
         self.restart()
 
     def restart(self, **scheduler: Any) -> None:
         """Begin again with an empty tree and other scheduling settings."""
-        model, capacity = self.config.require_model(), self.runner.capacity
-        config = msgspec.structs.replace(self.config.scheduler, **scheduler)
-        self.runner.reset()
-        self.scheduler = Scheduler(config, capacity.page_size, model.context_length, model.eos_token_ids)
-        self._steps: deque[Step] = deque()
-        self._outputs: dict[int, list[int]] = {}
-        self._names: dict[int, int] = {}
-        self._submitted = 0
-        is_cpu = self.runner.capacity.device == "cpu"
-        self._take(self.scheduler.handle(WorkerUp(EPOCH, capacity.page_count, capacity.max_slots, is_cpu), 0.0))
+        config = replace(self.config, scheduler=replace(self.config.scheduler, **scheduler))
+        clock = ManualClock()
+        self._scheduler = AuditedScheduler(config, EPOCH)
+        self._client = StreamClient()
+        self._pump = Pump(clock)
+        for name in ("api-0", "detok-0"):
+            self._pump.add(name, API, self._client)
+        self._pump.add("scheduler-0", Source(Role.SCHEDULER, 0, EPOCH), self._scheduler)
+        worker = WorkerCore(EPOCH, self.runner, clock, max_in_flight=self.max_in_flight)
+        self._pump.add("worker-0", Source(Role.WORKER, 0, EPOCH), worker)
+        self._pump.announce(ProcessTable([ProcessStatus(Role.SCHEDULER, 0, 1, EPOCH, "ready", "", 0)], False))
+        self._pump.run()
 
     def generate(self, prompts: list[list[int]], new_tokens: int, **params: Any) -> list[list[int]]:
         """Submit all prompts at once and run them to their ends; returns the output ids in order."""
-        first = self._submitted
-        for prompt in prompts:
+        streams = self.run(prompts, [{"max_new_tokens": new_tokens, **params}] * len(prompts))
+        return [stream.outputs for stream in streams]
+
+    def run(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> list[ClientStream]:
+        """Submit all prompts at once, each with parameters of its own, and run them to their ends."""
+        streams = []
+        for prompt, own in zip(prompts, params, strict=True):
             self._submitted += 1
-            sampling = SamplingParams(
-                **{"max_new_tokens": new_tokens, "temperature": 0.0, "ignore_eos": True, **params}
-            )
             rid = Rid(self._submitted.to_bytes(16, "big"))
-            frame = Submit(rid, 0, 0, "api-0", "detok-0", pack_ids(prompt), b"", sampling)
-            self._take(self.scheduler.handle(frame, 0.0))
-        while self._steps:
-            result = self.runner.launch(self._steps.popleft(), EPOCH).wait()
-            self._take(self.scheduler.handle(result, 0.0))
-            self.scheduler.audit()
-        assert self.scheduler.is_idle()
-        return [self._outputs.get(number, []) for number in range(first + 1, self._submitted + 1)]
+            sampling = SamplingParams(**{"temperature": 0.0, "ignore_eos": True, **own})
+            submit = Submit(rid, 0, 0, "api-0", "detok-0", pack_ids(prompt), b"", sampling)
+            stream = self._client.streams[rid, 0] = ClientStream(submit)
+            streams.append(stream)
+            self._pump.send(API, [("scheduler-0", submit)])
+        self._pump.run()
+        assert self._scheduler.is_idle() and self._client.is_idle()
+        wrong = [stream.ending for stream in streams if stream.ending not in ("stop", "length")]
+        assert not wrong, wrong
+        return streams
 
     def cached_tokens(self) -> int:
         """Return how many prompt tokens came from the tree so far."""
-        return int(self.scheduler.snapshot()[1]["cached_tokens"])
-
-    def _take(self, sent: list[tuple[str, Any]]) -> None:
-        for _, frame in sent:
-            match frame:
-                case Step():
-                    self._steps.append(frame)
-                case Tokens():
-                    for handle, token_id in zip(unpack_ids(frame.handles), unpack_ids(frame.ids), strict=True):
-                        self._outputs.setdefault(self._names[handle], []).append(token_id)
-                case _ if type(frame).__name__ == "Open":
-                    self._names[frame.handle] = int.from_bytes(frame.rid, "big")
-                case _ if type(frame).__name__ in ("Rejected", "Failed"):
-                    raise AssertionError(f"{frame.code}: {frame.message}")
+        return int(self._scheduler.metrics().counters["cached_tokens"])

@@ -19,8 +19,8 @@ from quartet.wire.codec import Source
 from quartet.wire.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
 from quartet.wire.frames import Encode, Encoded, IdsPrompt, ProcessStatus, ProcessTable, TokenizerInbound
 from quartet.wire.ids import Epoch, Role, process_name
-from scheduler_proc.scheduler_core import SchedulerCore
 from tests.golden.oracles import FOLDER
+from tests.support.local_engine import AuditedScheduler
 from worker_proc.core import WorkerCore
 from worker_proc.simulated import SimulatedRunner
 
@@ -50,15 +50,6 @@ class IdsTokenizer:
 
     def metrics(self) -> Metrics:
         return Metrics({}, {})
-
-
-class AuditedScheduler(SchedulerCore):
-    """A scheduler core that checks every invariant after every frame."""
-
-    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
-        sent = super().handle(source, frame, now)
-        self.scheduler.audit()
-        return sent
 
 
 class MemoryEngine:

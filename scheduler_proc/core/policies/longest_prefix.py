@@ -21,9 +21,9 @@ def order_by_prefix(requests: list[Request], context: PolicyContext) -> None:
 def order_by_aged_prefix(requests: list[Request], context: PolicyContext) -> None:
     """lpm-aging: as lpm, but each pass that admitted others is worth `aging_tokens_per_pass` cached tokens.
 
-    Whoever has waited for as much as the best match of this pass goes first, the oldest before the others. So a
-    request is overtaken in at most ceil(best match / a) such passes, whatever arrives meanwhile: without that tier
-    the others age as fast as it does. Where nothing is cached everybody is in it.
+    Requests whose credit reaches the best match of this pass go first, the oldest before the others. So a request is
+    overtaken in at most ceil(best match / a) such passes, whatever arrives meanwhile: without that tier the others
+    age as fast as it does. Where nothing is cached every request is in it.
     """
     credit_per_pass = context.config.aging_tokens_per_pass
     best = max((request.matched_tokens for request in requests), default=0)

@@ -77,7 +77,7 @@ def deprioritize_siblings(requests: Iterable[Request], config: SchedulerConfig) 
             continue
         beginning = _beginning(request, shared_tokens)
         beginnings = leaders.setdefault(request.namespace, set())
-        # With a threshold of 0 even the first one shares enough with nobody.
+        # With a threshold of 0 even the first request is put off.
         if beginning in beginnings or not shared_tokens:
             request.is_deprioritized = True
         else:

@@ -5,10 +5,10 @@ from scheduler_proc.core.request import Request
 
 
 def order_by_response_ratio(requests: list[Request], context: PolicyContext) -> None:
-    """hrrn: waited / uncached, largest first; whoever is cached whole before, whoever is put off for a sibling last.
+    """hrrn: waited / uncached, largest first; requests cached whole before, requests put off for a sibling last.
 
     Both are in prefill tokens: those the engine has computed since the request was queued, and those of its prompt
-    that are not cached. The ratio of everybody grows without bound, so nobody starves.
+    that are not cached. Every ratio grows without bound, so no request starves.
     """
 
     def rank(request: Request) -> tuple[bool, bool, float]:

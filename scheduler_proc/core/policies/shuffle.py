@@ -1,4 +1,4 @@
-"""A uniform shuffle that is the same on every machine: a function of the seed, the pass and who waits."""
+"""A uniform shuffle that is the same on every machine: a function of the seed, the pass and the waiting requests."""
 
 from scheduler_proc.core.policies.context import PolicyContext
 from scheduler_proc.core.request import Request

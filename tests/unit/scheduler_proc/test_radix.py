@@ -102,7 +102,7 @@ def test_r5_namespaces_share_nothing() -> None:
     assert book.match([1, 2, 3], ("ab", "c")) == 0
 
 
-def test_r6_urgency_is_the_best_of_all_who_came_through() -> None:
+def test_r6_urgency_is_the_best_of_all_requests_through_the_node() -> None:
     """R6, 4.7: p1 and p7 with high numbers first are urgencies -1 and -7."""
     book = Book()
     book.insert([1, 2, 3, 4], urgency=-1)
@@ -113,7 +113,7 @@ def test_r6_urgency_is_the_best_of_all_who_came_through() -> None:
 
 
 def test_r7_a_split_keeps_locks_and_sizes() -> None:
-    """R7, TREE-3: who holds the lower part unlocks both."""
+    """R7, TREE-3: the holder of the lower part unlocks both."""
     book = Book()
     _, lower = book.insert([1, 2, 3, 4, 5, 6])
     book.tree.lock(lower)
@@ -135,11 +135,11 @@ def test_r8_a_finished_request_leaves_whole_pages() -> None:
     kv.tree.insert(pack_ids(prompt[:4]), kv.pool.allocate(1), 0, ("", ""))
     submit = Submit(Rid(bytes(16)), 0, 0, "api-0", "detok-0", pack_ids(prompt), b"", SamplingParams())
     request = Request(submit, 7, (), 1, 1, 0.0)
-    assert kv.match_and_lock(request) == 4
-    kv.extend(request, 16)
+    assert kv.match_and_lock(request.lease, request.key()[:-4], request.namespace, request.urgency) == 4
+    kv.extend(request.lease, 16)
     request.output_ids += [50, 51, 52, 53, 54, 55, 56]
-    request.num_computed_tokens = 16
-    kv.finish(request, 1)
+    request.lease.num_computed_tokens = 16
+    kv.finish(request.lease, request.key(), 1)
     assert (kv.tree.evictable_tokens, kv.tree.protected_tokens, kv.pool.available_tokens) == (16, 0, 16)
     kv.tree.audit()
 
@@ -278,7 +278,7 @@ def test_inv5_pages_and_key_must_agree() -> None:
         RadixTree(2).insert(pack_ids([1, 2, 3]), [1], 0)
 
 
-def test_clear_refuses_while_somebody_holds_a_lock() -> None:
+def test_clear_refuses_while_a_lock_is_held() -> None:
     """INV-6."""
     book = Book()
     _, node = book.insert([1, 2])

@@ -1,7 +1,7 @@
 """The radix tree against a model that keeps a record for every page: sizes, locks, matches, urgency, evictions.
 
-The model has no nodes. It knows for each prefix of whole pages who wrote it, when it was last used, how many requests
-came through and the best urgency of theirs. The tree must agree with it page by page after every operation.
+The model has no nodes. It knows for each prefix of whole pages which step wrote it, when it was last used, how many
+requests came through and the best urgency of theirs. The tree must agree with it page by page after every operation.
 """
 
 from dataclasses import dataclass

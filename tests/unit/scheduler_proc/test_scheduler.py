@@ -121,7 +121,7 @@ def test_rebinding_continues_without_a_new_prefill() -> None:
     assert rig.scheduler.snapshot()[1]["prefill_steps"] == steps
 
 
-def test_a_new_scheduler_resumes_from_what_the_edge_has() -> None:
+def test_a_new_scheduler_resumes_from_what_was_delivered() -> None:
     rig = CoreRig()
     prompt = [5, 6, 7, 8]
     rid = rig.submit(prompt, 20)
@@ -170,7 +170,7 @@ def test_abort_frees_everything_and_matches_exactly() -> None:
     assert rig.scheduler.is_idle()
 
 
-def test_what_the_edge_does_not_name_twice_is_freed() -> None:
+def test_what_the_api_does_not_name_twice_is_freed() -> None:
     rig = CoreRig()
     first, second = rig.submit([5, 6, 7], 60), rig.submit([5, 6, 8], 60)
     live = LiveRequests("api-0", [LiveRequest(second, 0, 0)])

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from quartet.cli.options import OneLineParser, add_options, build_config
+from quartet.cli.options import OneLineParser, add_options
+from quartet.settings import build_config
 from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Config
 from quartet.wire.errors import ConfigError
 

@@ -9,13 +9,13 @@ import pytest
 from quartet.cli.simulate import main
 from quartet.simulator.advise import Candidate, choose
 from quartet.simulator.cost import StepCost
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.report import Report, Summary, make_report
 from quartet.simulator.request import Workload
 from quartet.simulator.trace import write_trace
 from quartet.wire.config import POLICIES, SchedulerConfig
 
-ENGINE = Engine(cost=StepCost(1.0, 0.0, 0.0, 0.0, 0.0), kv_tokens=4096, context_length=4096, page_size=4)
+ENGINE = SimulatedEngine(cost=StepCost(1.0, 0.0, 0.0, 0.0, 0.0), kv_tokens=4096, context_length=4096, page_size=4)
 REQUEST = Workload(arrival_s=0.0, max_tokens=2, output_tokens=2, own_tokens=4)
 REPORT: Report = make_report(simulate([REQUEST], ENGINE, SchedulerConfig()), ENGINE, 64)
 

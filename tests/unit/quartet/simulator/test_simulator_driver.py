@@ -9,7 +9,7 @@ import pytest
 import quartet.simulator.driver as driver_module
 from quartet.simulator.cost import StepCost
 from quartet.simulator.device import SimulatedDevice
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.record import Run
 from quartet.simulator.request import Workload
 from quartet.wire.config import SchedulerConfig
@@ -20,8 +20,8 @@ from tests.support.strict_worker import StrictWorker
 UNIT = StepCost(1.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def engine(cost: StepCost = UNIT, kv_tokens: int = 4096, page_size: int = 4, slots: int = 8) -> Engine:
-    return Engine(cost=cost, kv_tokens=kv_tokens, context_length=4096, page_size=page_size, max_slots=slots)
+def engine(cost: StepCost = UNIT, kv_tokens: int = 4096, page_size: int = 4, slots: int = 8) -> SimulatedEngine:
+    return SimulatedEngine(cost=cost, kv_tokens=kv_tokens, context_length=4096, page_size=page_size, max_slots=slots)
 
 
 def plain(at: float, own: int = 8, out: int = 3, most: int | None = None, **fields: Any) -> Workload:

@@ -4,13 +4,15 @@ import msgspec
 import pytest
 
 from quartet.simulator.cost import StepCost
-from quartet.simulator.driver import Engine, simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.record import Gaps, Run, Sample, Timeline
 from quartet.simulator.report import Summary, count_overtaken, jain, make_report, percentile, summarise, summarise_gaps
 from quartet.simulator.request import Workload
 from quartet.wire.config import SchedulerConfig
 
-ENGINE = Engine(cost=StepCost(1.0, 0.0, 0.0, 0.0, 0.0), kv_tokens=4096, context_length=4096, page_size=4, max_slots=1)
+ENGINE = SimulatedEngine(
+    cost=StepCost(1.0, 0.0, 0.0, 0.0, 0.0), kv_tokens=4096, context_length=4096, page_size=4, max_slots=1
+)
 KEYS = {
     "output_tokens_per_s",
     "prefix_hit_rate",

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from quartet.cli.options import ALIASES, FD_NAMES, SECTIONS, OneLineParser, add_options, build_config, parse_value
+from quartet.cli.options import ALIASES, OneLineParser, add_options
+from quartet.settings import FD_NAMES, SECTIONS, build_config, parse_value
 from quartet.wire.config import RARE, Config, SchedulerConfig
 from quartet.wire.errors import ConfigError
 from tests.support.wire_samples import CONFIG

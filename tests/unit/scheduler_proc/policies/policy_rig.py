@@ -56,7 +56,7 @@ class Line:
         self.tree.insert(pack_ids(ids), [1] * (len(ids) // self.tree.page_size), 0, namespace)
 
     def match(self, ids: list[int], namespace: tuple[str, ...] = ("", "")) -> Node:
-        """Match as somebody else would; returns where it ends."""
+        """Match as another request would; returns the node where the match ends."""
         return self.tree.match(pack_ids(ids), namespace)[1]
 
     def order(self, **changes: Any) -> str:

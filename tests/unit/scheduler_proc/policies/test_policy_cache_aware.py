@@ -79,7 +79,7 @@ def test_dfs_weight_survives_a_deep_tree() -> None:
     assert line.order() == "bca"
 
 
-def test_dfs_weight_does_not_look_at_what_nobody_wants() -> None:
+def test_dfs_weight_does_not_look_at_branches_without_requests() -> None:
     """The speed bar: the cost does not depend on how much is cached."""
 
     class Counted(dict):  # type: ignore[type-arg]
@@ -176,7 +176,7 @@ def line_of_p11(levels: str, **config: object) -> Line:
     return line
 
 
-def test_p11_beyond_the_limit_the_prefix_counts_for_nobody() -> None:
+def test_p11_beyond_the_limit_the_prefix_counts_for_no_request() -> None:
     """PRI-3: component 0 for all, whatever the overflow mode."""
     line = line_of_p11("lpm,lof", prefix_match_queue_max=4)
     assert line.order() == "bdcea"

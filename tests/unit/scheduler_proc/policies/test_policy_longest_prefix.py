@@ -76,7 +76,7 @@ def test_siblings_are_compared_with_their_outputs() -> None:
 
 
 def test_siblings_check_can_be_off_or_total() -> None:
-    """4.3: check -1 disables; a deprioritize threshold of 0 puts everybody off who is checked."""
+    """4.3: check -1 disables; a deprioritize threshold of 0 puts off every request that is checked."""
     for config, put_off in (({"in_batch_check_threshold": -1}, ""), ({"in_batch_deprioritize_threshold": 0}, "ab")):
         line = Line("lpm", **config)
         line.add("a", [*range(40), 1])
@@ -210,7 +210,7 @@ def test_p9_a_cold_request_is_overtaken_at_most_so_many_times(credit: int, match
     assert overtaken == math.ceil(match / credit)
 
 
-def test_aging_counts_passes_that_admitted_somebody() -> None:
+def test_aging_counts_passes_that_admitted_a_request() -> None:
     """4.2: and the admitted ones do not age."""
     line = Line("lpm-aging")
     for name in "abc":

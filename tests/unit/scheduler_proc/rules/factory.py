@@ -11,12 +11,11 @@ from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Query, QueryReply, SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Epoch, Rid
 from scheduler_proc.core.admission import PrefillAdder
-from scheduler_proc.core.decode import DecodePass
 from scheduler_proc.core.events import WorkerUp
-from scheduler_proc.core.prefill import PrefillPass
+from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.prefill import PrefillBatch
 from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.retract import Retraction
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.core_rig import EOS, VOCAB, CoreRig
 from tests.support.strict_worker import continuation
@@ -47,6 +46,11 @@ def request(
     made = Request(submit, max_new, (EOS,), number, number, 0.0)
     made.urgency = urgency_of(priority, config)
     return made
+
+
+def match_and_lock(kv: KvCache, made: Request) -> int:
+    """Lock what the tree has of a request, as the prefill pass does."""
+    return kv.match_and_lock(made.lease, made.key()[:-4], made.namespace, made.urgency)
 
 
 class Room:
@@ -85,26 +89,28 @@ class Bench:
         self.config = SchedulerConfig(max_running_requests=slots, **config)
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))
         self.scheduler.handle(WorkerUp(Epoch(1), pages, slots, True), 0.0)
-        self.state = self.scheduler._state
-        self.kv = self.state.require_kv()
-        retraction = Retraction(self.state)
-        self.decode = DecodePass(self.state, retraction)
-        self.prefill = PrefillPass(self.state, retraction)
+        self.queue, self.batch, self.kv = self.scheduler._queue, self.scheduler._batch, self.scheduler._kv
+        self.in_flight, self.table = self.scheduler._in_flight, self.scheduler._table
+        self.delivery, self.counters = self.scheduler._delivery, self.scheduler._counters
+        self.ratio, self.prefill, self.retraction = (
+            self.scheduler._ratio,
+            self.scheduler._prefill,
+            self.scheduler._retraction,
+        )
         self.names: dict[int, str] = {}
 
     def request(self, name: str, prompt: int | list[int], output: int, max_new: int, **fields: Any) -> Request:
         """Make a request that the scheduler knows, in no place yet."""
-        made = request(prompt, output, max_new, self.state.next_seq(), config=self.config, **fields)
-        made.qseq = self.state.next_qseq()
-        self.state.requests[made.rid] = {0: made}
+        made = request(prompt, output, max_new, self.table.next_seq(), config=self.config, **fields)
+        self.queue._number(made)
+        self.table._by_rid[made.rid] = {0: made}
         self.names[id(made)] = name
         return made
 
     def wait(self, name: str, prompt: int | list[int], output: int, max_new: int, **fields: Any) -> Request:
         """Put a request into the queue."""
         made = self.request(name, prompt, output, max_new, **fields)
-        self.state.note_entry(made)
-        self.state.waiting.append(made)
+        self.queue.add(made, 0.0)
         return made
 
     def run(
@@ -119,16 +125,17 @@ class Bench:
         """Put a request into the running batch. Its KV reaches to C, by default I + O - 1; what the tree has of it is
         locked, the rest is private."""
         made = self.request(name, prompt, output, max_new, **fields)
-        self.kv.match_and_lock(made)
-        made.num_computed_tokens = made.total_tokens - 1 if num_computed_tokens is None else num_computed_tokens
-        self.kv.extend(made, made.num_computed_tokens)
-        made.launched = made.num_computed_tokens - made.prompt_tokens + 1
+        match_and_lock(self.kv, made)
+        computed = made.total_tokens - 1 if num_computed_tokens is None else num_computed_tokens
+        made.lease.num_computed_tokens = computed
+        self.kv.extend(made.lease, computed)
+        made.timeline.cached_tokens, made.timeline.started_s = 0, 0.0
+        self.delivery.open(made, 0.0)
+        self.batch.enter(made)
+        made.launched = computed - made.prompt_tokens + 1
         made.in_flight = max(0, made.launched - output)
-        made.cached_tokens, made.started_s = 0, 0.0
-        self.state.outbox.open(made, 0.0)
-        self.state.take_slot(made)
         made.move_to(RequestState.RUNNING)
-        self.state.running[made.generation] = made
+        self.batch.running[made.generation] = made
         return made
 
     def cache(self, ids: list[int], urgency: int = 0) -> None:
@@ -144,16 +151,20 @@ class Bench:
         pool.allocate((pool.available_tokens - tokens) // self.kv.page_size)
         assert pool.available_tokens == tokens
 
+    def form(self, step: int, **arguments: Any) -> PrefillBatch:
+        """Run one prefill pass at time 0."""
+        return self.prefill.form(step, 0.0, **arguments)
+
     def rows(self) -> list[Request]:
-        return self.decode.rows()
+        return self.batch.rows()
 
     def waiting(self) -> str:
         """Return the names in the queue, in its order."""
-        return " ".join(self.names[id(made)] for made in self.state.waiting)
+        return " ".join(self.names[id(made)] for made in self.queue.waiting)
 
     def running(self) -> str:
         """Return the names in the batch, in its order."""
-        return " ".join(self.names[id(made)] for made in self.state.running.values())
+        return " ".join(self.names[id(made)] for made in self.batch.running.values())
 
 
 def ask(scheduler: Scheduler, what: str, argument: str = "", now: float = 0.0) -> Any:

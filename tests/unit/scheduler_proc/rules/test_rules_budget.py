@@ -1,7 +1,7 @@
 """The budget of a prefill pass in numbers: ADM-1 to ADM-10, BLK-1 to BLK-3, examples A1 to A16, B1, B2."""
 
 import pytest
-from factory import Bench, Room, adder, books, own_tokens, request
+from factory import Bench, Room, adder, books, match_and_lock, own_tokens, request
 
 from scheduler_proc.core.admission import PrefillAdder, Verdict, needed_blocks
 from scheduler_proc.core.kv import KvCache
@@ -15,7 +15,7 @@ def a1() -> PrefillAdder:
     return adder(Room(3500), running, ratio=0.5)
 
 
-def test_a1_reservations_of_who_runs() -> None:
+def test_a1_reservations_of_running_requests() -> None:
     """A1: 40 + 25 + 2048, the last one clipped."""
     assert books(a1()) == (2113, 1387)
 
@@ -44,7 +44,7 @@ def test_a4_lock_counts(avail: int, admitted: int) -> None:
     kv.tree.insert(b"".join(i.to_bytes(4, "little") for i in tokens), kv.pool.allocate(300), 0, ("", ""))
     assert (kv.pool.available_tokens, kv.tree.evictable_tokens) == (avail, 300)
     candidate = request(prompt, 0, 100)
-    assert kv.match_and_lock(candidate) == 200
+    assert match_and_lock(kv, candidate) == 200
     budget = adder(kv)
     assert budget.remaining_total() == avail + 100
     assert budget.add(candidate)[0] == admitted
@@ -76,7 +76,7 @@ def test_a6_a_chunk_is_whole_pages() -> None:
 
 def chunked(computed: int = 48) -> Request:
     made = request(100, 0, 50)
-    made.num_computed_tokens = computed
+    made.lease.num_computed_tokens = computed
     return made
 
 
@@ -144,7 +144,7 @@ def test_adm4_with_chunks_the_input_budget_is_no_bound_on_one() -> None:
     assert budget.add(request(200, 0, 8, number=2)) == (200, OTHER)
 
 
-def test_a13_who_ignores_the_end_is_reserved_whole() -> None:
+def test_a13_a_request_that_ignores_the_end_is_reserved_whole() -> None:
     """A13."""
     running = [request(9, 50, 200, ignore_eos=True), request(9, 50, 200)]
     assert adder(Room(1000), running, ratio=0.4).total_offset == 150 + 60
@@ -273,7 +273,7 @@ def test_blk3_a_chunk_that_is_not_the_last_reserves_nothing_for_the_others() -> 
     """BLK-3: but the candidate itself is tested with its whole output."""
     first, second = request(100, 0, 200), request(20, 0, 20, number=2)
     budget = adder(Room(384, 16), chunk=112, reservation="blocks")
-    first.num_computed_tokens = 0
+    first.lease.num_computed_tokens = 0
     assert budget.continue_chunked(first, cap=64) == 64
     assert budget.add(second)[0] == 20
     whole = adder(Room(384, 16), chunk=112, reservation="blocks")
@@ -288,14 +288,14 @@ def test_blk3_the_token_budget_is_charged_once() -> None:
     assert budget.remaining_chunk == 0
 
 
-def test_adm7_the_lock_stays_with_who_was_admitted() -> None:
+def test_adm7_the_lock_stays_with_the_admitted_request() -> None:
     """ADM-7: until it leaves the batch; a refused candidate's is undone."""
     bench = Bench(pages=200)
     prompt = own_tokens(1, 60)
     bench.cache(prompt[:40])
     bench.wait("small", prompt, 0, 20)
     bench.wait("large", [*prompt[:40], 7], 0, 150)
-    bench.prefill.form(1)
+    bench.form(1)
     assert bench.running() == "small" and bench.waiting() == "large"
     (node,) = [node for node in bench.kv.tree.nodes() if len(node.pages) == 40]
     assert node.lock_ref == 1

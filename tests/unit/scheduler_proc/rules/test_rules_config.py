@@ -12,7 +12,8 @@ from factory import ask
 from msgspec import inspect
 
 import quartet
-from quartet.cli.options import FD_NAMES, OneLineParser, add_options, build_config
+from quartet.cli.options import OneLineParser, add_options
+from quartet.settings import FD_NAMES, build_config
 from quartet.wire.config import POLICIES, RARE, SchedulerConfig
 from quartet.wire.errors import ConfigError
 from quartet.wire.ids import Epoch
@@ -215,13 +216,13 @@ def test_cfg1_every_policy_is_allowed_and_priority_is_told_its_flag() -> None:
 
 
 def test_cfg2_defaults_stand_in_one_place() -> None:
-    """CFG-2, PR-5: what nobody gives is what the table says, on every way to it."""
+    """CFG-2, PR-5: a setting that is not given is what the table says, on every way to it."""
     assert build_config({}, {}).scheduler == SchedulerConfig()
     assert configured({}, {}) == SchedulerConfig()
     assert msgspec.convert({}, SchedulerConfig) == SchedulerConfig()
 
 
-def test_cfg2_nobody_has_a_default_of_their_own() -> None:
+def test_cfg2_no_part_has_a_default_of_its_own() -> None:
     """CFG-2, PR-7: no getattr with a default, and no default argument named after a setting, in the core."""
     own_words = {"strategy", "is_sharing", "by_priority", "isolates"}
     found = []

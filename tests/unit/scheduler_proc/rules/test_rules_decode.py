@@ -1,12 +1,13 @@
-"""The memory check of a decode step and who gives way: RET-1 to RET-5, RET-9 to RET-13, RET-17, examples D0 to D6."""
+"""The memory check of decode steps and the choice of victims: RET-1 to 5, RET-9 to 13, RET-17, examples D0 to D6."""
 
 import pytest
 from factory import Bench, greedy, own_tokens
 
 from quartet.wire.frames import Failed
 from scheduler_proc.core.admission import needed_blocks
-from scheduler_proc.core.request import Request
-from scheduler_proc.core.retraction import pick_victim
+from scheduler_proc.core.lease import Lease
+from scheduler_proc.core.request import RequestState
+from scheduler_proc.core.retraction import pick_retracted
 from tests.support.core_rig import CoreRig
 
 LENGTHS = (("a", 100, 5, 50), ("b", 40, 30, 60), ("c", 300, 5, 50), ("d", 10, 80, 100))
@@ -25,7 +26,7 @@ def d2(avail: int, evict: int = 0) -> Bench:
     bench = Bench(pages=100, page_size=16)
     for name, prompt, output in (("a", 17, 16), ("b", 33, 16), ("c", 10, 40), ("d", 60, 5)):
         bench.run(name, prompt, output, 100)
-    assert [made.num_computed_tokens for made in bench.rows()] == [32, 48, 49, 64]
+    assert [made.lease.num_computed_tokens for made in bench.rows()] == [32, 48, 49, 64]
     if evict:
         bench.cache(own_tokens(99, evict))
     bench.leave_available(avail)
@@ -33,7 +34,7 @@ def d2(avail: int, evict: int = 0) -> Bench:
 
 
 def survivors(bench: Bench) -> tuple[str, bool]:
-    rows, has_retracted = bench.decode.make_fit(bench.rows())
+    rows, has_retracted = bench.retraction.make_fit(bench.rows(), 0.0)
     return " ".join(bench.names[id(made)] for made in rows), has_retracted
 
 
@@ -44,7 +45,7 @@ def test_d0_only_full_pages_need_another(avail: int, fits: bool) -> None:
     for number, num_computed_tokens in enumerate((32, 47, 48, 17)):
         bench.run(str(number), num_computed_tokens, 1, 50)
     bench.leave_available(avail)
-    assert bench.decode.fits(bench.rows()) is fits
+    assert bench.retraction.fits(bench.rows()) is fits
 
 
 def test_d1_the_shortest_output_with_the_longest_prompt_gives_way() -> None:
@@ -52,7 +53,7 @@ def test_d1_the_shortest_output_with_the_longest_prompt_gives_way() -> None:
     bench = bench_of_d1(avail=2)
     assert survivors(bench) == ("a b d", True)
     assert bench.waiting() == "c"
-    assert bench.state.ratio.current == pytest.approx((115 + 60) / 211)
+    assert bench.ratio.current == pytest.approx((115 + 60) / 211)
 
 
 def test_d2_a_page_more_than_there_is() -> None:
@@ -60,7 +61,7 @@ def test_d2_a_page_more_than_there_is() -> None:
     bench = d2(avail=16)
     assert survivors(bench) == ("a b c", True)
     assert bench.kv.pool.available_tokens == 16 + 64
-    assert bench.state.ratio.current == pytest.approx(132 / 301)
+    assert bench.ratio.current == pytest.approx(132 / 301)
 
 
 @pytest.mark.parametrize(("avail", "evict"), [(48, 0), (16, 32)])
@@ -77,7 +78,7 @@ def test_ret1_only_the_shortfall_is_evicted() -> None:
     bench.kv.pool.free(list(range(90, 96)))
     for number in range(6):
         bench.cache(own_tokens(50 + number, 16))
-    assert bench.decode.fits(bench.rows())
+    assert bench.retraction.fits(bench.rows())
     assert bench.kv.tree.evictable_tokens == 4 * 16
 
 
@@ -89,7 +90,7 @@ def test_d3_the_last_one_is_failed_and_the_engine_goes_on(interval: int) -> None
     """D3, RET-4: the partial output is delivered, the pages are free, the next request runs."""
     rig = CoreRig(pages=40, page_size=16, chunked_prefill_size=-1, stream_interval=interval)
     rid = rig.submit(own_tokens(1, 510), params=greedy(100))
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._kv
     taken = kv.pool.allocate(kv.pool.available_tokens // 16)
     audit, rig.scheduler.audit = rig.scheduler.audit, lambda: None  # type: ignore[method-assign]
     rig.run()
@@ -109,12 +110,12 @@ def test_d3_alone_at_once() -> None:
     bench = Bench(pages=40, page_size=16)
     lone = bench.run("lone", 512, 1, 50)
     bench.leave_available(0)
-    before = bench.state.ratio.current
+    before = bench.ratio.current
     assert survivors(bench) == ("", False)
-    (failed,) = [frame for _, frame in bench.state.outbox.take() if isinstance(frame, Failed)]
+    (failed,) = [frame for _, frame in bench.delivery.take() if isinstance(frame, Failed)]
     assert (failed.rid, failed.status, failed.code) == (lone.rid, 500, "out_of_memory")
     assert "even after retracting every other request" in failed.message
-    assert bench.state.ratio.current == before and not bench.state.requests
+    assert bench.ratio.current == before and bench.table.is_empty
     assert bench.kv.pool.available_tokens == 512
 
 
@@ -126,7 +127,7 @@ def test_d4_of_equals_the_later_one_gives_way() -> None:
     bench.leave_available(0)
     assert survivors(bench) == ("x", True)
     assert bench.waiting() == "y"
-    assert bench.state.ratio.current == pytest.approx(32 / 51)
+    assert bench.ratio.current == pytest.approx(32 / 51)
 
 
 def test_d5_a_shared_prefix_becomes_evictable() -> None:
@@ -137,7 +138,7 @@ def test_d5_a_shared_prefix_becomes_evictable() -> None:
         prompt = [*shared, *own_tokens(number, 32)]
         bench.cache(prompt)
         made = bench.run(name, prompt, 1, 50)
-        assert (made.prompt_tokens, made.num_computed_tokens, made.protected) == (112, 112, 112)
+        assert (made.prompt_tokens, made.lease.num_computed_tokens, made.lease.protected) == (112, 112, 112)
     bench.leave_available(0)
     assert bench.kv.tree.evictable_tokens == 0
     assert survivors(bench) == ("x", True)
@@ -150,7 +151,7 @@ def test_d6_the_least_urgent_gives_way_first() -> None:
     bench = bench_of_d1(avail=2, enable_priority_scheduling=True, retraction_policy="priority")
     assert survivors(bench) == ("a c d", True)
     assert bench.waiting() == "b"
-    assert bench.state.ratio.current == pytest.approx(150 / 201)
+    assert bench.ratio.current == pytest.approx(150 / 201)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -160,7 +161,7 @@ def test_ret2_the_first_victim_in_both_directions(order: tuple[int, ...]) -> Non
     def first(*lengths: tuple[int, int]) -> tuple[int, int]:
         bench = Bench(pages=2000)
         batch = [bench.run(str(i), *lengths[i], 100) for i in order]
-        victim = pick_victim(batch, "length")
+        victim = pick_retracted(batch, "length")
         return victim.prompt_tokens, len(victim.output_ids)
 
     assert first((10, 50), (10, 5), (10, 20)) == (10, 5)
@@ -175,18 +176,18 @@ def test_ret3_until_it_fits_and_never_the_last() -> None:
         bench.run(name, 4, 10 + number, 50)
     bench.leave_available(0)
     bench.kv.release = no_gain(bench)  # type: ignore[method-assign]
-    rows, has_retracted = bench.decode.make_fit(bench.rows())
+    rows, has_retracted = bench.retraction.make_fit(bench.rows(), 0.0)
     assert has_retracted and bench.waiting() == "a b c"
     # d alone still did not fit: it was not retracted but failed, as nothing is in flight.
-    assert rows == [] and not bench.state.running
+    assert rows == [] and not bench.batch.running
 
 
 def no_gain(bench: Bench):  # type: ignore[no-untyped-def]
-    """Release a request's KV, and have somebody take it."""
+    """Release a request's KV, and have another request take it."""
     release = bench.kv.release
 
-    def released(request: Request) -> int:
-        tokens = release(request)
+    def released(lease: Lease) -> int:
+        tokens = release(lease)
         bench.kv.pool.allocate(tokens // bench.kv.page_size)
         return tokens
 
@@ -194,25 +195,25 @@ def no_gain(bench: Bench):  # type: ignore[no-untyped-def]
 
 
 def test_ret13_victims_queue_in_the_order_taken() -> None:
-    """RET-13: and behind whoever waits already; the survivors decode in that step."""
+    """RET-13: and behind the requests that wait already; the survivors decode in that step."""
     bench = Bench(pages=200, slots=6)
     for name, output in (("p", 9), ("q", 3), ("r", 5), ("s", 20)):
         bench.run(name, 10, output, 60)
     bench.wait("w", 20, 0, 100)
     bench.leave_available(0)
-    bench.state.is_full = True
+    bench.batch.is_full = True
     assert bench.kv.pool.available_tokens == 0
     released = bench.kv.release
-    bench.kv.release = lambda request: taken_but(bench, released, request)  # type: ignore[method-assign]
-    rows, _ = bench.decode.make_fit(bench.rows())
+    bench.kv.release = lambda lease: taken_but(bench, released, lease)  # type: ignore[method-assign]
+    rows, _ = bench.retraction.make_fit(bench.rows(), 0.0)
     assert bench.waiting() == "w q r"
     assert [bench.names[id(made)] for made in rows] == ["p", "s"]
-    assert bench.decode.advance(rows)
+    assert bench.batch.launch_rows(rows)
 
 
-def taken_but(bench: Bench, release, request: Request) -> int:  # type: ignore[no-untyped-def]
+def taken_but(bench: Bench, release, lease: Lease) -> int:  # type: ignore[no-untyped-def]
     """Let one token of every victim come free."""
-    tokens: int = release(request)
+    tokens: int = release(lease)
     bench.kv.pool.allocate(tokens - 1)
     return tokens
 
@@ -236,7 +237,7 @@ def test_ret5_what_a_victim_gives_and_keeps_cached() -> None:
 
 
 @pytest.mark.parametrize(("steps", "left"), [(0, 30), (7, 30), (14, 30), (20, 20), (60, 0)])
-def test_ret5_room_for_k_steps_of_who_stays(steps: int, left: int) -> None:
+def test_ret5_room_for_k_steps_of_the_remaining_requests(steps: int, left: int) -> None:
     """RET-5, CFG-3: K is retract_decode_steps; only the shortfall is evicted (leaves of 10 tokens, one survivor)."""
     bench = Bench(pages=400, retract_decode_steps=steps)
     for number in range(3):
@@ -244,9 +245,9 @@ def test_ret5_room_for_k_steps_of_who_stays(steps: int, left: int) -> None:
     bench.run("long", 10, 50, 60)
     bench.run("victim", 10, 5, 60)
     bench.leave_available(0)
-    bench.decode._retract(bench.rows())
+    bench.retraction._shrink(bench.rows(), 0.0)
     assert bench.kv.tree.evictable_tokens == left
-    assert bench.state.ratio.current == pytest.approx(min(1, (50 + steps) / 61))
+    assert bench.ratio.current == pytest.approx(min(1, (50 + steps) / 61))
 
 
 def test_b3_tokens_to_free_are_rounded_up_to_blocks() -> None:
@@ -261,7 +262,7 @@ def test_b3_tokens_to_free_are_rounded_up_to_blocks() -> None:
     bench.cache(own_tokens(5, 64))
     bench.run("victim", [*own_tokens(5, 64), 1], 0, 60, num_computed_tokens=64)
     bench.leave_available(0)
-    bench.decode._retract(bench.rows())
+    bench.retraction._shrink(bench.rows(), 0.0)
     assert bench.waiting() == "victim"
     assert bench.kv.pool.available_tokens == 64
 
@@ -271,13 +272,12 @@ def test_ret9_no_retraction_while_a_length_finish_is_in_flight() -> None:
     bench = Bench(pages=200)
     bench.run("stays", 10, 5, 60)
     ending = bench.run("ends", 10, 5, 6)
-    ending.launched = ending.rows_wanted
-    bench.state.give_slot_back(ending)
+    ending.launched = ending.max_new_tokens
+    bench.batch.release_slot(ending)
     bench.leave_available(0)
-    before = bench.state.ratio.current
+    before = bench.ratio.current
     assert survivors(bench) == ("", False)
-    assert bench.running() == "stays ends" and bench.state.ratio.current == before
+    assert bench.running() == "stays ends" and bench.ratio.current == before
     assert "ends" not in [bench.names[id(made)] for made in bench.rows()]
-    bench.state.leave_batch(ending)
-    bench.kv.release(ending)
+    bench.batch.leave(ending, RequestState.WAITING)
     assert survivors(bench) == ("stays", False)

@@ -7,7 +7,7 @@ from factory import greedy, own_tokens
 
 from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.request import RequestState
-from scheduler_proc.core.state import State
+from scheduler_proc.core.scheduler import Scheduler
 from tests.support.core_rig import CoreRig
 
 
@@ -21,101 +21,102 @@ def busy(page_size: int = 4) -> CoreRig:
         rig.step()
     rig.submit(own_tokens(3, 90), params=greedy(5))
     rig.submit(own_tokens(4, 20), params=greedy(5))
-    while rig.scheduler._state.chunked is None:
+    while rig.scheduler._batch.chunked is None:
         rig.step()
-    state = rig.scheduler._state
-    kv = state.require_kv()
-    assert len(state.running) == 2 and state.waiting and kv.tree.evictable_tokens and kv.tree.protected_tokens
+    scheduler = rig.scheduler
+    tree = scheduler._kv.tree
+    assert len(scheduler._batch.running) == 2 and scheduler._queue.waiting
+    assert tree.evictable_tokens and tree.protected_tokens
     return rig
 
 
-def a_page_is_lost(state: State) -> None:
-    state.require_kv().pool._free.pop()
+def a_page_is_lost(scheduler: Scheduler) -> None:
+    scheduler._kv.pool._free.pop()
 
 
-def a_request_has_too_few_pages(state: State) -> None:
-    request = next(iter(state.running.values()))
-    state.require_kv().pool.free([request.pages.pop()])
+def a_request_has_too_few_pages(scheduler: Scheduler) -> None:
+    request = next(iter(scheduler._batch.running.values()))
+    scheduler._kv.pool.free([request.lease.pages.pop()])
 
 
-def a_page_has_two_owners(state: State) -> None:
-    pool = state.require_kv().pool
-    pool._free[0] = next(iter(state.running.values())).pages[-1]
+def a_page_has_two_owners(scheduler: Scheduler) -> None:
+    pool = scheduler._kv.pool
+    pool._free[0] = next(iter(scheduler._batch.running.values())).lease.pages[-1]
 
 
-def a_tree_page_is_free_too(state: State) -> None:
-    kv = state.require_kv()
+def a_tree_page_is_free_too(scheduler: Scheduler) -> None:
+    kv = scheduler._kv
     kv.pool._free[0] = next(kv.tree.nodes()).pages[0]
 
 
-def a_counter_is_off(state: State) -> None:
-    kv = state.require_kv()
+def a_counter_is_off(scheduler: Scheduler) -> None:
+    kv = scheduler._kv
     kv.tree.protected_tokens += 4
     kv.tree._evictables.tokens -= 4
 
 
-def a_leaf_cannot_be_evicted(state: State) -> None:
-    state.require_kv().tree._evictables._queue.clear()
+def a_leaf_cannot_be_evicted(scheduler: Scheduler) -> None:
+    scheduler._kv.tree._evictables._queue.clear()
 
 
-def a_key_is_short(state: State) -> None:
-    node = next(iter(state.require_kv().tree.nodes()))
+def a_key_is_short(scheduler: Scheduler) -> None:
+    node = next(iter(scheduler._kv.tree.nodes()))
     node.key = node.key[:-4]
 
 
-def a_child_is_filed_wrongly(state: State) -> None:
-    root = state.require_kv().tree.root
+def a_child_is_filed_wrongly(scheduler: Scheduler) -> None:
+    root = scheduler._kv.tree.root
     key, node = root.children.popitem()
     root.children["", key[1][::-1]] = node  # type: ignore[index]
 
 
-def a_lock_is_left_over(state: State) -> None:
-    next(node for node in state.require_kv().tree.nodes() if node.lock_ref).lock_ref += 1
+def a_lock_is_left_over(scheduler: Scheduler) -> None:
+    next(node for node in scheduler._kv.tree.nodes() if node.lock_ref).lock_ref += 1
 
 
-def a_lock_is_missing(state: State) -> None:
-    next(node for node in state.require_kv().tree.nodes() if node.lock_ref > 1).lock_ref -= 1
+def a_lock_is_missing(scheduler: Scheduler) -> None:
+    next(node for node in scheduler._kv.tree.nodes() if node.lock_ref > 1).lock_ref -= 1
 
 
-def a_request_is_in_two_places(state: State) -> None:
-    state.waiting.append(next(iter(state.running.values())))
+def a_request_is_in_two_places(scheduler: Scheduler) -> None:
+    scheduler._queue.waiting.append(next(iter(scheduler._batch.running.values())))
 
 
-def a_request_is_in_no_place(state: State) -> None:
-    state.waiting.clear()
+def a_request_is_in_no_place(scheduler: Scheduler) -> None:
+    scheduler._queue.waiting.clear()
 
 
-def a_waiting_request_has_a_slot(state: State) -> None:
-    state.waiting[0].slot = 0
+def a_waiting_request_has_a_slot(scheduler: Scheduler) -> None:
+    scheduler._queue.waiting[0].slot = 0
 
 
-def a_waiting_request_has_a_lock(state: State) -> None:
-    state.waiting[0].node = next(state.require_kv().tree.nodes())
+def a_waiting_request_has_a_lock(scheduler: Scheduler) -> None:
+    scheduler._queue.waiting[0].lease.node = next(scheduler._kv.tree.nodes())
 
 
-def a_running_request_is_not(state: State) -> None:
-    next(iter(state.running.values())).state = RequestState.FINISHED
+def a_running_request_is_not(scheduler: Scheduler) -> None:
+    next(iter(scheduler._batch.running.values())).state = RequestState.FINISHED
 
 
-def a_running_request_is_out_of_step(state: State) -> None:
-    next(iter(state.running.values())).launched += 1
+def a_running_request_is_out_of_step(scheduler: Scheduler) -> None:
+    next(iter(scheduler._batch.running.values())).launched += 1
 
 
-def a_chunked_request_runs(state: State) -> None:
-    assert state.chunked is not None
-    state.chunked.state = RequestState.RUNNING
+def a_chunked_request_runs(scheduler: Scheduler) -> None:
+    assert scheduler._batch.chunked is not None
+    scheduler._batch.chunked.state = RequestState.RUNNING
 
 
-def a_slot_is_lost(state: State) -> None:
-    state.free_slots.clear()
-    state.max_slots += 1
+def a_slot_is_lost(scheduler: Scheduler) -> None:
+    scheduler._batch.free_slots.clear()
+    scheduler._batch.max_slots += 1
 
 
-def the_dummy_page_is_free(state: State) -> None:
-    state.require_kv().pool._free[0] = 0
+def the_dummy_page_is_free(scheduler: Scheduler) -> None:
+    scheduler._kv.pool._free[0] = 0
 
 
-BROKEN: list[tuple[str, Callable[[State], None]]] = [
+BROKEN: list[tuple[str, Callable[[Scheduler], None]]] = [
     ("INV-1", a_page_is_lost),
     ("INV-1", a_request_has_too_few_pages),
     ("INV-3", a_page_has_two_owners),
@@ -149,35 +150,35 @@ BROKEN: list[tuple[str, Callable[[State], None]]] = [
         for name, each in BROKEN
     ],
 )
-def test_inv_a_broken_state_is_found_by_name(name: str, break_it: Callable[[State], None]) -> None:
+def test_inv_a_broken_state_is_found_by_name(name: str, break_it: Callable[[Scheduler], None]) -> None:
     """INV-1, INV-3, INV-4, INV-5, INV-6, INV-7, INV-8: the audit passes before and raises after."""
     rig = busy()
     rig.scheduler.audit()
-    break_it(rig.scheduler._state)
+    break_it(rig.scheduler)
     with pytest.raises(InvariantViolation) as caught:
         rig.scheduler.audit()
     assert caught.value.name == name
 
 
-def rows_are_expected(state: State) -> None:
-    state.by_generation[99] = state.ended[-1]
+def rows_are_expected(scheduler: Scheduler) -> None:
+    scheduler._in_flight.by_generation[99] = scheduler._table.ended[-1]
 
 
-def a_node_is_locked(state: State) -> None:
-    kv = state.require_kv()
+def a_node_is_locked(scheduler: Scheduler) -> None:
+    kv = scheduler._kv
     kv.tree.lock(next(kv.tree.nodes()))
 
 
 @pytest.mark.parametrize(("name", "break_it"), [("INV-2", rows_are_expected), ("INV-6", a_node_is_locked)])
-def test_inv2_an_idle_engine_holds_nothing(name: str, break_it: Callable[[State], None]) -> None:
-    """INV-2: everything is free or evictable; a lock that nobody holds is found even before that."""
+def test_inv2_an_idle_engine_holds_nothing(name: str, break_it: Callable[[Scheduler], None]) -> None:
+    """INV-2: everything is free or evictable; a lock without a holder is found even before that."""
     rig = CoreRig()
     rig.submit(own_tokens(1, 20), params=greedy(4))
     rig.run()
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._kv
     assert kv.reachable_tokens() == kv.capacity_tokens and kv.tree.protected_tokens == 0
     rig.scheduler.audit()
-    break_it(rig.scheduler._state)
+    break_it(rig.scheduler)
     with pytest.raises(InvariantViolation) as caught:
         rig.scheduler.audit()
     assert caught.value.name == name
@@ -187,7 +188,7 @@ def test_inv2_an_idle_engine_holds_nothing(name: str, break_it: Callable[[State]
 def test_inv8_the_dummy_page_is_never_handed_out(page_size: int) -> None:
     """INV-8: when all pages are taken they are 1 to N/P."""
     rig = busy(page_size)
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._kv
     handed_out = kv.pool.allocate(kv.pool.available_tokens // page_size)
     assert 0 not in handed_out and len(set(handed_out)) == len(handed_out)
     assert all(1 <= page <= kv.pool.page_count for page in handed_out)

@@ -1,7 +1,7 @@
 """What length a request may have: LEN-1 to LEN-3, examples E8 to E10."""
 
 import pytest
-from factory import greedy, own_tokens, request
+from factory import greedy, match_and_lock, own_tokens, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +64,7 @@ def test_len2_what_is_accepted_is_admitted_on_an_idle_engine(
         return
     kv = KvCache(pages, page_size, is_sharing)
     candidate = request(prompt, 0, clamped, ignore_eos=ignore_eos)
-    kv.match_and_lock(candidate)
+    match_and_lock(kv, candidate)
     chunk = chunk_pages * page_size if chunk_pages > 0 else -1
     budget = PrefillAdder(SchedulerConfig(reservation=reservation), kv, [], 0.7, chunk)  # type: ignore[arg-type]
     length, _ = budget.add(candidate)
@@ -88,9 +88,9 @@ def test_len1_auto_truncation_keeps_the_longest_prompt_that_is_accepted() -> Non
     assert rig.streams[rig.submit(prompt, 4), 0].ending == "context_length_exceeded"
     rig = CoreRig(pages=8, page_size=8, allow_auto_truncate=True)
     rid = rig.submit(prompt, 4)
-    (held,) = rig.scheduler._state.live()
-    assert rig.scheduler._state.lengths is not None
-    longest = rig.scheduler._state.lengths.longest_prompt()
+    (held,) = rig.scheduler._table.live()
+    assert rig.scheduler._intake.lengths is not None
+    longest = rig.scheduler._intake.lengths.longest_prompt()
     assert unpack_ids(held.prompt_key) == prompt[:longest]
     assert admit(LengthRules(4096, 64, 8), longest, 4) is not None
     assert admit(LengthRules(4096, 64, 8), longest + 1, 4) is None
@@ -108,7 +108,7 @@ def test_len1_auto_truncation_never_yields_what_is_refused(context: int, pages: 
         assert admit(rules, longest, 1) is not None and admit(rules, longest + 1, 1) is None
 
 
-def test_len2_the_clamp_is_told_to_the_edge() -> None:
+def test_len2_the_clamp_is_reported_to_the_api() -> None:
     """LEN-2: Accepted carries M."""
     rig = CoreRig(pages=8, page_size=64, context=4096)
     told = []
@@ -122,7 +122,7 @@ def test_len3_min_new_tokens_is_clamped_to_m() -> None:
     """LEN-3."""
     rig = CoreRig(pages=8, page_size=64)
     rig.submit(own_tokens(1, 100), params=SamplingParams(max_new_tokens=1000, min_new_tokens=700))
-    (held,) = rig.scheduler._state.live()
+    (held,) = rig.scheduler._table.live()
     assert (held.max_new_tokens, held.min_new_tokens) == (319, 319)
 
 

@@ -16,8 +16,8 @@ def pass_time(rig: CoreRig, seconds: float) -> None:
     rig.send(Tick())
 
 
-def test_6_5_only_who_still_waits_has_waited_too_long() -> None:
-    """6.5: 408 after req_waiting_timeout; who runs is left alone."""
+def test_6_5_only_a_waiting_request_has_waited_too_long() -> None:
+    """6.5: 408 after req_waiting_timeout; running requests are left alone."""
     rig = CoreRig(slots=1, req_waiting_timeout=5.0)
     runs, waits = rig.submit([1, 2], params=greedy(40)), rig.submit([1, 3], params=greedy(40))
     rig.step()
@@ -31,7 +31,7 @@ def test_6_5_only_who_still_waits_has_waited_too_long() -> None:
 
 
 @pytest.mark.parametrize("interval", [1, 8])
-def test_6_5_who_runs_too_long_keeps_its_output(interval: int) -> None:
+def test_6_5_a_request_that_runs_too_long_keeps_its_output(interval: int) -> None:
     """6.5: from admission on; what an interval has held back is sent before the end."""
     rig = CoreRig(req_running_timeout=5.0, stream_interval=interval)
     rig.now = 3.0
@@ -57,15 +57,15 @@ def test_6_5_timeouts_are_off_at_zero_and_below() -> None:
 
 
 def test_6_5_a_retracted_requests_wait_starts_again() -> None:
-    """6.5: the clock of who is queued for the second time restarts."""
+    """6.5: the clock of a request that is queued again restarts."""
     rig = CoreRig(pages=64, slots=4, req_waiting_timeout=5.0, test_retract=True)
     rids = [rig.submit([number + 1, 2], params=steady(30)) for number in range(3)]
     rig.now = 4.0
-    state = rig.scheduler._state
-    while not any(waiting.retractions for waiting in state.waiting):
+    queue = rig.scheduler._queue
+    while not any(waiting.timeline.retractions for waiting in queue.waiting):
         rig.step()
-    victim = next(waiting for waiting in state.waiting if waiting.retractions)
-    assert victim.arrived_s == 0.0 and victim.queued_s == 4.0
+    victim = next(waiting for waiting in queue.waiting if waiting.timeline.retractions)
+    assert victim.timeline.arrived_s == 0.0 and victim.timeline.queued_s == 4.0
     pass_time(rig, 4.9)
     assert all(rig.streams[rid, 0].ending is None for rid in rids)
 
@@ -155,7 +155,7 @@ def test_met3_each_request_knows_its_own_cost() -> None:
 
 
 def test_met4_steps_and_the_longest_gap() -> None:
-    """MET-4: between decodes of who runs."""
+    """MET-4: between decode steps while requests run."""
     rig = CoreRig(pages=200, page_size=4, chunked_prefill_size=8)
     rig.submit([1, 2], params=greedy(30))
     for _ in range(5):
@@ -215,7 +215,7 @@ def test_timeline_of_a_retraction_names_the_shortage() -> None:
     assert all(0 < event["outputs"] < 30 for event in found)
 
 
-def test_timeline_of_a_preemption_names_who_caused_it() -> None:
+def test_timeline_of_a_preemption_names_the_request_that_caused_it() -> None:
     """PRE-6."""
     rig = CoreRig(slots=1, enable_priority_scheduling=True)
     victim = rig.submit([1, 2], params=greedy(30), priority=0)

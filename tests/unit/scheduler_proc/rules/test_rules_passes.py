@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from factory import Bench, at_once, greedy, oracle, own_tokens, steady
+from factory import Bench, at_once, greedy, match_and_lock, oracle, own_tokens, steady
 
 from quartet.wire.frames import Abort, Step, unpack_ids
+from scheduler_proc.core.request import RequestState
 from tests.support.core_rig import CoreRig
 
 
@@ -31,9 +32,9 @@ def test_a18_where_the_tokens_are() -> None:
     prompt = own_tokens(1, 49)
     bench.cache([*prompt[:32], *own_tokens(2, 32)])
     r = bench.run("r", prompt, 2, 20)
-    assert (r.num_computed_tokens, r.protected) == (50, 32)
+    assert (r.lease.num_computed_tokens, r.lease.protected) == (50, 32)
     tree = bench.kv.tree
-    private = len(r.pages) * 16 - r.protected
+    private = len(r.lease.pages) * 16 - r.lease.protected
     assert (private, tree.evictable_tokens, tree.protected_tokens) == (32, 32, 32)
     assert bench.kv.pool.available_tokens == 160
     bench.scheduler.audit()
@@ -44,9 +45,9 @@ def test_adm2_no_skip_ahead_to_a_smaller_request() -> None:
     bench = Bench(pages=100)
     for name, prompt in (("first", 30), ("second", 60), ("third", 2)):
         bench.wait(name, prompt, 0, 5)
-    bench.prefill.form(1)
+    bench.form(1)
     assert (bench.running(), bench.waiting()) == ("first", "second third")
-    assert dict(bench.state.stop_reasons) == {"no_kv": 1}
+    assert dict(bench.queue.stop_reasons) == {"no_kv": 1}
 
 
 def test_adm2_a_limit_on_requests() -> None:
@@ -54,9 +55,9 @@ def test_adm2_a_limit_on_requests() -> None:
     bench = Bench(pages=100, prefill_max_requests=2)
     for name in "abc":
         bench.wait(name, 3, 0, 5)
-    bench.prefill.form(1)
+    bench.form(1)
     assert (bench.running(), bench.waiting()) == ("a b", "c")
-    assert dict(bench.state.stop_reasons) == {"prefill_max_requests": 1}
+    assert dict(bench.queue.stop_reasons) == {"prefill_max_requests": 1}
 
 
 def test_adm2_a_limit_on_running_requests() -> None:
@@ -64,8 +65,8 @@ def test_adm2_a_limit_on_running_requests() -> None:
     bench = Bench(pages=100, slots=2)
     for name in "abc":
         bench.wait(name, 3, 0, 5)
-    bench.prefill.form(1)
-    assert (bench.running(), bench.waiting(), bench.state.is_full) == ("a b", "c", True)
+    bench.form(1)
+    assert (bench.running(), bench.waiting(), bench.batch.is_full) == ("a b", "c", True)
 
 
 def test_adm2_the_chunked_request_comes_first() -> None:
@@ -92,9 +93,9 @@ def test_adm8_the_continuation_is_not_matched_again() -> None:
     bench = Bench(pages=100, page_size=4, chunked_prefill_size=8)
     prompt = own_tokens(1, 24)
     bench.wait("long", prompt, 0, 4)
-    bench.prefill.form(1)
+    bench.form(1)
     bench.cache(prompt)
-    batch = bench.prefill.form(2)
+    batch = bench.form(2)
     assert [chunk.length for chunk in batch.chunks] == [8]
     # Its own pages are duplicates of the tree's by now; the step that is issued still writes them (TREE-8).
     assert len(batch.replaced) == 2
@@ -107,9 +108,9 @@ def test_adm9_pages_of_an_extend(start: int, end: int, pages: int) -> None:
     """ADM-9: ceil(end/P) - ceil(start/P)."""
     bench = Bench(pages=10, page_size=16)
     made = bench.request("r", 100, 0, 5)
-    bench.kv.match_and_lock(made)
-    bench.kv.extend(made, start)
-    assert len(bench.kv.extend(made, end)) == pages
+    match_and_lock(bench.kv, made)
+    bench.kv.extend(made.lease, start)
+    assert len(bench.kv.extend(made.lease, end)) == pages
 
 
 def test_adm9_only_the_shortfall_is_evicted() -> None:
@@ -118,22 +119,21 @@ def test_adm9_only_the_shortfall_is_evicted() -> None:
     for number in range(4):
         bench.cache(own_tokens(10 + number, 10))
     bench.wait("r", 20, 0, 2)
-    bench.prefill.form(1)
+    bench.form(1)
     # 10 were available, 21 wanted: two leaves of 10 go. The prompt itself is in the tree by now.
     assert bench.kv.tree.evictable_tokens == 20 and bench.kv.tree.protected_tokens == 20
 
 
-def test_adm11_full_closes_the_door_until_somebody_leaves() -> None:
+def test_adm11_a_full_batch_admits_nothing_until_a_request_leaves() -> None:
     """ADM-11: want of KV beside a running request; passes are skipped while it lasts."""
     bench = Bench(pages=100)
     runs = bench.run("runs", 50, 1, 40)
     bench.wait("new", 60, 0, 5)
-    bench.prefill.form(1)
-    assert bench.state.is_full and not bench.prefill.is_due()
-    bench.state.leave_batch(runs)
-    bench.kv.release(runs)
-    assert not bench.state.is_full and bench.prefill.is_due()
-    bench.prefill.form(2)
+    bench.form(1)
+    assert bench.batch.is_full and not bench.prefill.is_due()
+    bench.batch.leave(runs, RequestState.WAITING)
+    assert not bench.batch.is_full and bench.prefill.is_due()
+    bench.form(2)
     assert bench.running() == "new"
 
 
@@ -142,8 +142,8 @@ def test_adm11_an_empty_engine_is_never_full() -> None:
     bench = Bench(pages=100)
     bench.kv.pool.allocate(90)
     bench.wait("new", 60, 0, 5)
-    bench.prefill.form(1)
-    assert bench.waiting() == "new" and not bench.state.is_full and bench.prefill.is_due()
+    bench.form(1)
+    assert bench.waiting() == "new" and not bench.batch.is_full and bench.prefill.is_due()
 
 
 def test_adm11_preemption_always_looks() -> None:
@@ -151,17 +151,17 @@ def test_adm11_preemption_always_looks() -> None:
     bench = Bench(pages=100, enable_priority_scheduling=True)
     bench.run("runs", 50, 1, 40)
     bench.wait("new", 60, 0, 5)
-    bench.prefill.form(1)
-    assert bench.state.is_full and bench.prefill.is_due()
+    bench.form(1)
+    assert bench.batch.is_full and bench.prefill.is_due()
 
 
 def test_adm11_a_chunk_in_progress_goes_on() -> None:
     """ADM-11: also while the engine is full."""
     bench = Bench(pages=100, page_size=4, chunked_prefill_size=8)
     bench.wait("long", 24, 0, 4)
-    bench.prefill.form(1)
-    bench.state.is_full = True
-    assert bench.prefill.is_due() and bench.prefill.form(2).tokens == 8
+    bench.form(1)
+    bench.batch.is_full = True
+    assert bench.prefill.is_due() and bench.form(2).tokens == 8
 
 
 @pytest.mark.parametrize(("prompt", "code"), [(959, None), (960, "context_length_exceeded")])
@@ -175,7 +175,7 @@ def test_blk4_more_blocks_than_the_pool_has(prompt: int, code: str | None) -> No
 
 
 def test_step1_the_chunk_is_the_budget_of_the_pass() -> None:
-    """STEP-1: whoever shares it, a step computes no more."""
+    """STEP-1: however it is shared, a step computes no more."""
     rig = CoreRig(pages=300, page_size=4, slots=8, chunked_prefill_size=16)
     for number, prompt in enumerate((30, 3, 17, 40, 8, 8, 5)):
         rig.submit(own_tokens(number, prompt), params=greedy(1))
@@ -206,8 +206,8 @@ def test_step3_a_chunked_request_is_silent_until_its_last_chunk() -> None:
     rig = CoreRig(pages=64, page_size=4, chunked_prefill_size=8)
     rid = rig.submit(own_tokens(1, 30), params=greedy(2))
     results = []
-    while rig.scheduler._state.chunked is not None:
-        assert not rig.scheduler._state.running and rig.outputs(rid) == []
+    while rig.scheduler._batch.chunked is not None:
+        assert not rig.scheduler._batch.running and rig.outputs(rid) == []
         step = rig.steps.popleft()
         result = rig.worker.run(step)  # type: ignore[union-attr]
         results.append(len(unpack_ids(result.ids)))
@@ -224,10 +224,10 @@ def test_step3_an_abort_between_chunks_frees_all(steps: int) -> None:
     rid = rig.submit(own_tokens(1, 50), params=greedy(2))
     for _ in range(steps):
         rig.step()
-    assert rig.scheduler._state.chunked is not None
+    assert rig.scheduler._batch.chunked is not None
     rig.send(Abort(rid))
     rig.streams[rid, 0].ending = "aborted"
-    kv = rig.scheduler._state.require_kv()
+    kv = rig.scheduler._kv
     assert kv.tree.protected_tokens == 0 and kv.reachable_tokens() == kv.capacity_tokens
     rig.run()
     assert rig.scheduler.is_idle() and rig.outputs(rid) == []

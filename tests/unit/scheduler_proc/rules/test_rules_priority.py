@@ -7,7 +7,7 @@ from factory import Bench, Room, adder, events, greedy, own_tokens, request
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.ids import Rid
-from scheduler_proc.core.preemption import pick_victims
+from scheduler_proc.core.retraction import pick_preempted
 from tests.support.core_rig import CoreRig
 
 PRIORITY = {"enable_priority_scheduling": True}
@@ -21,18 +21,18 @@ def victims(
     priorities: tuple[int | None, int | None, int | None] = (0, 5, 0),
     **config: object,
 ) -> list[str]:
-    """Return who makes way for (I, M, priority) among r1, r2, r3 of section 8.7."""
+    """Return which requests give way to (I, M, priority) among r1, r2, r3 of section 8.7."""
     settings = SchedulerConfig(**PRIORITY, **config)  # type: ignore[arg-type]
     running = []
     for number, (max_new, output, priority) in enumerate(zip((100, 200, 80), (20, 0, 0), priorities, strict=True)):
         made = request(9, output, max_new, number + 1, priority, settings)
-        made.num_computed_tokens = num_computed_tokens[number]
+        made.lease.num_computed_tokens = num_computed_tokens[number]
         running.append(made)
     budget = adder(Room(avail), running, **PRIORITY)
     assert budget.total_offset == 360
     prompt, max_new, priority = newcomer
     wanted = request(prompt, 0, max_new, 9, priority, settings)
-    return [f"r{made.qseq}" for made in pick_victims(wanted, running, budget, settings, needs_slot)]
+    return [f"r{made.qseq}" for made in pick_preempted(wanted, running, budget, settings, needs_slot)]
 
 
 COMPAT = {"preempt_accounting": "compat"}
@@ -65,8 +65,8 @@ def test_x5_too_little_to_gain() -> None:
 
 
 @pytest.mark.parametrize("newcomer", [-(10**18), 0, 5])
-def test_x6_who_names_no_priority_is_always_eligible(newcomer: int) -> None:
-    """X6, PRI-1: 2^63 away from everybody, without overflow."""
+def test_x6_a_request_without_a_priority_is_always_eligible(newcomer: int) -> None:
+    """X6, PRI-1: 2^63 away from every other, without overflow."""
     found = victims((50, 100, newcomer), 300, needs_slot=True, priorities=(None, None, None), **COMPAT)  # type: ignore[arg-type]
     assert found == ["r3", "r2"]
 
@@ -108,11 +108,11 @@ def test_x7_x9_the_requester_is_admitted_in_the_same_pass(
     """X7, X8, X9, PRE-1(b), PRE-6, PRE-7, PR-12: 220 > 151 and 330 > 291, then the newcomer is charged."""
     bench = bench_of_x7()
     newcomer = bench.wait("new", 50, 0, max_new, priority=priority)
-    batch = bench.prefill.form(1)
+    batch = bench.form(1)
     if preempted:
         assert [made.rid for made in batch.requests] == [newcomer.rid]
         assert bench.waiting() == preempted
-        reserved = sum(made.remaining_tokens for made in bench.state.running.values())
+        reserved = sum(made.remaining_tokens for made in bench.batch.running.values())
         # The budget also holds back one page beside the newcomer's tokens.
         assert bench.kv.reachable_tokens() - reserved - 1 == remaining
     else:
@@ -125,27 +125,27 @@ def test_pre1_for_want_of_a_slot() -> None:
     bench.run("old", 10, 5, 20, priority=0)
     bench.run("newer", 10, 5, 20, priority=0)
     bench.wait("urgent", 10, 0, 20, priority=11)
-    bench.prefill.form(1)
+    bench.form(1)
     assert (bench.running(), bench.waiting()) == ("old urgent", "newer")
 
 
 @pytest.mark.parametrize("config", [{}, {**PRIORITY, "disable_priority_preemption": True}])
 def test_pre1_preemption_can_be_off(config: dict[str, bool]) -> None:
-    """PRE-1: without priority scheduling, or without preemption, everybody keeps the place."""
+    """PRE-1: without priority scheduling, or without preemption, every request keeps its place."""
     bench = Bench(pages=1000, slots=1, **config)  # type: ignore[arg-type]
     bench.run("old", 10, 5, 20, priority=0)
     bench.wait("urgent", 10, 0, 20, priority=100)
-    bench.prefill.form(1)
+    bench.form(1)
     assert (bench.running(), bench.waiting()) == ("old", "urgent")
 
 
-def test_pre2_neither_the_chunked_request_nor_who_came_in_this_pass() -> None:
+def test_pre2_neither_the_chunked_request_nor_one_admitted_in_this_pass() -> None:
     """PRE-2, STEP-4, PR-16: the only candidates are rows of the batch; the requester is none of them."""
     rig = CoreRig(pages=60, page_size=4, slots=1, chunked_prefill_size=8, **PRIORITY)
     chunked = rig.submit(own_tokens(1, 60), params=greedy(2), priority=0)
     urgent = rig.submit(own_tokens(2, 9), params=greedy(2), priority=100)
-    while rig.scheduler._state.chunked is not None:
-        assert rig.scheduler._state.chunked.rid == chunked
+    while rig.scheduler._batch.chunked is not None:
+        assert rig.scheduler._batch.chunked.rid == chunked
         rig.step()
     rig.run()
     # Once its prompt was computed it could be preempted like any other.
@@ -155,14 +155,14 @@ def test_pre2_neither_the_chunked_request_nor_who_came_in_this_pass() -> None:
 def test_pre6_a_victim_queues_at_the_tail_and_keeps_its_output() -> None:
     """PRE-6, RET-6, RET-7."""
     bench = bench_of_x7()
-    victim = next(made for made in bench.state.running.values() if bench.names[id(made)] == "r3")
+    victim = next(made for made in bench.batch.running.values() if bench.names[id(made)] == "r3")
     victim.output_ids += [7, 8]
     bench.wait("new", 50, 0, 100, priority=20)
     entered = victim.qseq
-    bench.prefill.form(1)
+    bench.form(1)
     assert bench.waiting() == "r3"
-    assert victim.qseq > entered and victim.seq == 3 and victim.retractions == 1
-    assert (victim.output_ids, victim.pages, victim.num_computed_tokens, victim.slot) == ([7, 8], [], 0, -1)
+    assert victim.qseq > entered and victim.seq == 3 and victim.timeline.retractions == 1
+    assert (victim.output_ids, victim.lease.pages, victim.lease.num_computed_tokens, victim.slot) == ([7, 8], [], 0, -1)
 
 
 def test_pre6_the_victims_own_reservation_is_given_back() -> None:
@@ -174,8 +174,8 @@ def test_pre6_the_victims_own_reservation_is_given_back() -> None:
     assert budget.total_offset == 20
 
 
-def test_adm12_who_was_preempted_is_queued_though_nobody_was_admitted() -> None:
-    """ADM-12: compat takes victims that do not suffice; nobody is lost."""
+def test_adm12_a_preempted_request_is_queued_though_none_was_admitted() -> None:
+    """ADM-12: compat takes victims that do not suffice; no request is lost."""
     bench = Bench(pages=200, init_new_token_ratio=1.0, **PRIORITY, **COMPAT)  # type: ignore[arg-type]
     prompt = own_tokens(50, 50)
     bench.cache(prompt)
@@ -184,7 +184,7 @@ def test_adm12_who_was_preempted_is_queued_though_nobody_was_admitted() -> None:
         bench.run(name, [*prompt, 1], 0, 60, num_computed_tokens=50, priority=priority)
     # 200 - 50 in the tree - 120 reserved leave 30: with the victim's 60 it is 90 = 30 + 60, and not less.
     bench.wait("new", 30, 0, 60, priority=50)
-    batch = bench.prefill.form(1)
+    batch = bench.form(1)
     assert not batch.requests
     assert (bench.running(), bench.waiting()) == ("anchor", "new victim")
     bench.scheduler.audit()
@@ -192,7 +192,7 @@ def test_adm12_who_was_preempted_is_queued_though_nobody_was_admitted() -> None:
 
 @pytest.mark.parametrize("config", [{"chunked_prefill_size": -1}, {"chunked_prefill_size": 8}, {"slots": 2}])
 def test_pre7_a_preemption_is_followed_by_the_admission_of_the_requester(config: dict[str, int]) -> None:
-    """PRE-7: random arrivals in accurate mode; who is named as the cause is admitted at that very moment."""
+    """PRE-7: random arrivals in accurate mode; the request named as the cause is admitted in the same pass."""
     draw = random.Random(1)
     slots = config.get("slots", 4)
     rig = CoreRig(
@@ -215,17 +215,17 @@ def test_pre7_a_preemption_is_followed_by_the_admission_of_the_requester(config:
         assert at_s in admitted
 
 
-def test_pre7_nobody_is_preempted_for_want_of_input_budget() -> None:
+def test_pre7_no_preemption_for_want_of_input_budget() -> None:
     """PRE-7, ADM-4: the second newcomer must wait for the next pass anyway."""
     bench = Bench(pages=1000, slots=2, max_prefill_tokens=100, **PRIORITY)  # type: ignore[arg-type]
     bench.run("victim", 10, 5, 20, priority=0)
     bench.wait("first", 60, 0, 20, priority=60)
     bench.wait("second", 40, 0, 20, priority=50)
-    bench.prefill.form(1)
+    bench.form(1)
     assert (bench.running(), bench.waiting()) == ("victim first", "second")
 
 
-def test_pre7_nobody_is_preempted_for_what_isolation_withholds() -> None:
+def test_pre7_no_preemption_for_what_isolation_withholds() -> None:
     """PRE-7, 4.7: 60 tokens belong to a more urgent prefix; the victim's 30 do not make up for them."""
     bench = Bench(pages=100, init_new_token_ratio=1.0, cache_priority_isolation=True, **PRIORITY)  # type: ignore[arg-type]
     bench.cache(own_tokens(40, 60), -90)
@@ -233,11 +233,11 @@ def test_pre7_nobody_is_preempted_for_what_isolation_withholds() -> None:
     bench.run("victim", 14, 1, 16, priority=0)
     # 25 available + 60 evictable - 20 reserved = 65 < 76; with the victim's 29 it would be 94, but 60 are withheld.
     bench.wait("new", 65, 0, 10, priority=50)
-    bench.prefill.form(1)
+    bench.form(1)
     assert (bench.running(), bench.waiting()) == ("anchor victim", "new")
 
 
 def when(rig: CoreRig, rid: Rid, what: str) -> list[tuple[float, str]]:
     """Return (absolute time, by whom) of a request's events."""
-    arrived = next(made.arrived_s for made in rig.scheduler._state.ended if made.rid == rid)
+    arrived = next(made.timeline.arrived_s for made in rig.scheduler._table.ended if made.rid == rid)
     return [(round(arrived + event["at_s"], 3), event.get("by", "")) for event in events(rig, rid, what)]

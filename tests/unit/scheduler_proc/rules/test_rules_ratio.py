@@ -38,7 +38,7 @@ def test_e3_conservativeness(conservativeness: float, expected: tuple[float, flo
     assert constants(schedule_conservativeness=conservativeness) == pytest.approx(expected, abs=1e-8)
 
 
-def test_e4_estimate_over_who_stays() -> None:
+def test_e4_estimate_over_the_remaining_requests() -> None:
     """E4, RAT-3."""
     assert estimate_ratio([(40, 200), (10, 100)], K) == pytest.approx(90 / 301)
 
@@ -52,8 +52,8 @@ def test_e5_an_estimate_below_the_floor_snaps_up_at_the_next_decay() -> None:
     assert ratio.current == pytest.approx(0.098)
 
 
-def test_e6_the_estimate_is_at_most_one_and_nobody_changes_nothing() -> None:
-    """E6, RAT-4: the estimator says 0.0 for nobody; the scheduler keeps what it had."""
+def test_e6_the_estimate_is_at_most_one_and_no_request_changes_nothing() -> None:
+    """E6, RAT-4: the estimator returns 0.0 for no request; the scheduler keeps what it had."""
     assert estimate_ratio([(200, 10)], K) == 1.0
     assert estimate_ratio([], K) == 0.0
     ratio = NewTokenRatio(SchedulerConfig())
@@ -69,13 +69,13 @@ def test_e7_five_steps() -> None:
     seen = []
     rig.submit([1, 2, 3], params=greedy(99))
     seen.append(ratio_of(rig))  # its prefill, and one decode that is issued at once
-    first = len(rig.scheduler._state.running)
+    first = len(rig.scheduler._batch.running)
     rig.submit([4, 5, 6], params=greedy(99))
     rig.step()  # a mixed step takes the second place in flight
     seen.append(ratio_of(rig))
-    assert first == 1 and len(rig.scheduler._state.running) == 2
+    assert first == 1 and len(rig.scheduler._batch.running) == 2
     assert seen == pytest.approx([0.698997, 0.698997], abs=1e-6)
-    ratio = rig.scheduler._state.ratio
+    ratio = rig.scheduler._ratio
     ratio.on_retract([(10, 99)])
     assert ratio.current == pytest.approx(0.3)
     rig.step()
@@ -106,11 +106,11 @@ def test_rat2_a_retraction_replaces_the_decay() -> None:
     bench.run("x", 60, 12, 50)
     bench.run("y", 60, 12, 50)
     bench.kv.pool.allocate(bench.kv.pool.available_tokens)
-    bench.scheduler._steps.pump()
-    assert bench.waiting() == "y" and len(bench.state.outstanding) == 2
+    bench.scheduler._schedule(0.0)
+    assert bench.waiting() == "y" and len(bench.in_flight.steps) == 2
     first_decode = (12 + K) / 51
     # The second step in flight is a pure decode again.
-    assert bench.state.ratio.current == pytest.approx(first_decode - bench.state.ratio.decay)
+    assert bench.ratio.current == pytest.approx(first_decode - bench.ratio.decay)
 
 
 def test_rat5_reset_needs_everything_empty() -> None:
@@ -124,7 +124,7 @@ def test_rat5_reset_needs_everything_empty() -> None:
     rig.worker_lost()
     assert ratio_of(rig) == decayed
     rig.worker_up()
-    while rig.scheduler._state.requests:
+    while not rig.scheduler._table.is_empty:
         assert ratio_of(rig) < 0.7
         rig.step()
     rig.run()

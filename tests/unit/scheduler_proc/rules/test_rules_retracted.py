@@ -26,9 +26,9 @@ class Shortage:
         for _ in range(12):
             self.rig.step()
         self.rid = self.rig.submit(PROMPT, params=greedy(50, **params))
-        (self.y,) = self.rig.scheduler._state.requests[self.rid].values()
+        (self.y,) = self.rig.scheduler._table.choices(self.rid)
         self.entered = self.y.qseq
-        while not self.y.retractions:
+        while not self.y.timeline.retractions:
             self.rig.now += 1.0
             assert self.rig.step()
         assert (len(self.y.output_ids), self.y.in_flight, self.y.state) == (7, 1, RequestState.WAITING)
@@ -63,18 +63,18 @@ def test_d9_the_token_in_flight_may_be_the_last() -> None:
     short = Shortage(stop_token_ids=(eighth,), min_new_tokens=7)
     short.rig.step()
     assert short.rig.streams[short.rid, 0].ending == "stop"
-    assert short.y not in short.rig.scheduler._state.waiting
+    assert short.y not in short.rig.scheduler._queue.waiting
     assert short.resumed() == [] and len(short.rig.outputs(short.rid)) == 8
 
 
 def test_ret10_a_waiting_request_is_not_admitted_before_its_token_is_back() -> None:
     """RET-10: the pass stops at it and says why."""
     short = Shortage()
-    state = short.rig.scheduler._state
-    prefill = short.rig.scheduler._steps._prefill
+    queue = short.rig.scheduler._queue
+    prefill = short.rig.scheduler._prefill
     assert prefill._reason_to_stop(short.y, FullPurse(), None, 0) == "token_in_flight"  # type: ignore[arg-type]
     short.rig.step()
-    assert short.y.in_flight == 0 and short.y in state.waiting
+    assert short.y.in_flight == 0 and short.y in queue.waiting
 
 
 class FullPurse:
@@ -102,9 +102,9 @@ def test_ret6_what_a_retraction_keeps_and_clears() -> None:
     """RET-6: outputs, first-token time, cached tokens and what was streamed stay; everything about KV goes."""
     short = Shortage()
     y: Request = short.y
-    assert (y.retractions, y.cached_tokens, len(y.output_ids)) == (1, 0, 7)
-    assert y.first_token_s >= 0 and y.is_open
-    assert (y.pages, y.protected, y.num_computed_tokens, y.node, y.slot) == ([], 0, 0, None, -1)
+    assert (y.timeline.retractions, y.timeline.cached_tokens, len(y.output_ids)) == (1, 0, 7)
+    assert y.stream.first_token_s >= 0 and y.stream.is_open
+    assert (y.lease.pages, y.lease.protected, y.lease.num_computed_tokens, y.lease.node, y.slot) == ([], 0, 0, None, -1)
     short.rig.run()
     end = short.rig.streams[short.rid, 0].end
     assert end is not None and end.timings.retractions == 1
@@ -122,14 +122,14 @@ def test_ret6_cached_tokens_are_those_of_the_first_admission() -> None:
 
 
 def test_ret7_to_the_tail_and_exempt_from_the_queue_limit() -> None:
-    """RET-7: with a new qseq and the old seq; it takes no place in the queue and nobody can displace it."""
+    """RET-7: with a new qseq and the old seq; it takes no place in the queue and no request can displace it."""
     short = Shortage()
     assert short.y.qseq > short.entered == short.y.seq
     others = [short.rig.submit([60 + number, 2], 4) for number in range(10)]
     refused = [rid for rid in others if short.rig.streams[rid, 0].ending]
     # The limit is 9, and y is not one of them.
     assert refused == others[9:]
-    assert short.rig.scheduler._state.waiting[0] is short.y
+    assert short.rig.scheduler._queue.waiting[0] is short.y
     short.rig.run()
     assert short.rig.streams[short.rid, 0].ending == "length"
 
@@ -140,12 +140,12 @@ def test_ret7_priority_does_not_displace_a_retracted_request(values: dict[str, b
     rig = CoreRig(
         pages=60, slots=3, max_queued_requests=1, enable_priority_scheduling=True, test_retract=True, **values
     )  # type: ignore[arg-type]  # fmt: skip
-    state = rig.scheduler._state
+    queue = rig.scheduler._queue
     rids = []
     for number in range(3):
         rids.append(rig.submit([number + 1, 2], params=steady(30), priority=0))
         rig.step()
-    while not any(waiting.retractions for waiting in state.waiting):
+    while not any(waiting.timeline.retractions for waiting in queue.waiting):
         rig.step()
     # The one place in the queue is free for each of them in turn; the more urgent displaces the newcomer before it.
     newcomers = [rig.submit([9, number], 3, priority=number if not values else -number) for number in (1, 2)]
@@ -160,7 +160,7 @@ def test_ret14_an_abort_of_a_retracted_request() -> None:
     short.rig.send(Abort(short.rid))
     short.rig.streams[short.rid, 0].ending = "aborted"
     assert short.rig.outputs(short.rid) == oracle(PROMPT, 7, eos=-1)
-    assert Rid(short.rid) not in short.rig.scheduler._state.requests
+    assert Rid(short.rid) not in short.rig.scheduler._table._by_rid
     assert short.resumed() == []
     assert short.rig.scheduler.is_idle()
 
@@ -188,24 +188,24 @@ def test_ret16_no_prefill_above_a_batch_size() -> None:
         rig.submit([number + 1, 2], params=greedy(9))
     most = 0
     while rig.steps:
-        most = max(most, len(rig.scheduler._state.running))
+        most = max(most, len(rig.scheduler._batch.running))
         rig.step()
     assert most == 3
 
 
 def test_ret11_the_chunked_request_is_no_victim() -> None:
-    """RET-11: nor is anybody who waits or has finished: the choice is among the rows alone."""
+    """RET-11: nor is a request that waits or has finished: the choice is among the rows alone."""
     rig = CoreRig(pages=40, page_size=4, slots=4, chunked_prefill_size=8, enable_mixed_chunk=True)
     for i in range(2):
         rig.submit([i + 1] * 4, params=greedy(100))
         rig.step()
     chunked = rig.submit([5] * 100, params=greedy(3))
-    while rig.scheduler._state.chunked is None:
+    while rig.scheduler._batch.chunked is None:
         rig.step()
-    while rig.scheduler._state.chunked is not None:
-        request = rig.scheduler._state.chunked
-        assert request.rid == chunked and request.retractions == 0
-        assert request not in rig.scheduler._steps._decode.rows()
+    while rig.scheduler._batch.chunked is not None:
+        request = rig.scheduler._batch.chunked
+        assert request.rid == chunked and request.timeline.retractions == 0
+        assert request not in rig.scheduler._batch.rows()
         rig.step()
     rig.run()
     assert len(rig.outputs(chunked)) == 3
@@ -218,9 +218,11 @@ def test_ret12_mixed_rows_sit_out_what_does_not_fit() -> None:
         bench.run(str(number), 8, 1, 20)
     bench.wait("prompt", 11, 0, 1)
     bench.leave_available(24)
-    before = bench.state.ratio.current
-    steps = bench.scheduler._steps
-    assert steps._may_prefill() and steps._issue_mixed()
-    (frame,) = [frame for _, frame in bench.state.outbox.take() if type(frame).__name__ == "Step"]
+    before = bench.ratio.current
+    assert bench.prefill.is_due() and not bench.prefill.is_deferred(decodes_owed=0)
+    work = bench.scheduler._form_mixed(0.0)
+    assert work is not None
+    bench.scheduler._issue(work, 0.0)
+    (frame,) = [frame for _, frame in bench.delivery.take() if type(frame).__name__ == "Step"]
     assert [chunk.length for chunk in frame.chunks] == [11] and not frame.decode  # type: ignore[attr-defined]
-    assert bench.state.counters.retractions == 0 and bench.state.ratio.current == before
+    assert bench.counters.retractions == 0 and bench.ratio.current == before

@@ -5,7 +5,7 @@ from factory import at_once, greedy, oracle, own_tokens, prompt_that_ends_after,
 
 from quartet.wire.frames import Abort, SamplingParams
 from quartet.wire.ids import Rid
-from scheduler_proc.core import steps
+from scheduler_proc.core import in_flight
 from tests.support.core_rig import EOS, CoreRig, Stream
 
 
@@ -52,7 +52,7 @@ def test_s3_chunks_wait_for_their_turn_too() -> None:
     assert "P32 D P32 D P32 D P4 D" in kinds(rig, 12)
 
 
-def test_step5_nobody_to_decode_is_no_reason_to_wait() -> None:
+def test_step5_without_decode_rows_a_prefill_does_not_wait() -> None:
     """STEP-5: with min_bs 0 the original idles when nothing runs."""
     rig = CoreRig(pages=400, page_size=4, slots=8, prefill_max_requests=1, prefill_decode_interval=3)
     for number in range(3):
@@ -60,7 +60,7 @@ def test_step5_nobody_to_decode_is_no_reason_to_wait() -> None:
     assert kinds(rig, 3) == "P4 P4 P4"
 
 
-def test_step5_the_interval_runs_down_while_nobody_waits() -> None:
+def test_step5_the_interval_runs_down_while_no_request_waits() -> None:
     """STEP-5: `left` falls at each later step, so a prompt that comes long after a prefill is not held up."""
     rig = crowd(1, prefill_decode_interval=3)
     kinds(rig, 12)
@@ -69,14 +69,14 @@ def test_step5_the_interval_runs_down_while_nobody_waits() -> None:
 
 
 def test_step6_free_slots_before_a_prefill() -> None:
-    """STEP-6: not below three free slots while others decode; a step that frees none admits nobody."""
+    """STEP-6: not below three free slots while others decode; a step that frees none admits no request."""
     rig = CoreRig(pages=4000, page_size=4, slots=4, prefill_max_requests=1, min_free_slots_delay=3)
     with at_once(rig):
         rids = [rig.submit(own_tokens(number, 4), params=greedy(6 + number)) for number in range(4)]
     seen = []
     while rig.steps:
         seen.append(kind(rig))
-        assert len(rig.scheduler._state.free_slots) >= 2
+        assert len(rig.scheduler._batch.free_slots) >= 2
     # Two run; the third enters when the first has left, and so on.
     assert " ".join(seen[:12]) == "P4 P4 D D D D D P4 D P4 D D"
     assert all(rig.streams[rid, 0].ending == "length" for rid in rids)
@@ -103,7 +103,7 @@ def test_step8_decodes_come_first_and_the_rest_of_the_budget_prefills() -> None:
     assert sum(chunks) == 60 and max(chunks) == 16 - 3
 
 
-def test_step8_nobody_enters_in_a_step_that_retracts() -> None:
+def test_step8_no_request_enters_in_a_step_that_retracts() -> None:
     """STEP-8."""
     rig = CoreRig(pages=60, page_size=4, slots=6, step_order="decode_first", test_retract=True)
     for number in range(8):
@@ -125,8 +125,8 @@ def test_step9_a_step_is_issued_before_the_one_ahead_of_it_is_back() -> None:
     rid = rig.submit([5, 6, 7], params=greedy(10))
     assert [(bool(step.chunks), step.decode) for step in rig.steps] == [(True, False), (False, True)]
     assert rig.outputs(rid) == []
-    (state,) = rig.scheduler._state.requests[rid].values()
-    assert (state.launched, state.in_flight, len(state.output_ids)) == (2, 2, 0)
+    (held,) = rig.scheduler._table.choices(rid)
+    assert (held.launched, held.in_flight, len(held.output_ids)) == (2, 2, 0)
 
 
 def launches(rig: CoreRig) -> tuple[int, int]:
@@ -152,7 +152,7 @@ def test_d8_the_end_of_sequence_is_seen_one_step_late(
     outstanding: int, decodes: int, wasted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D8, STEP-10: EOS is output 3; with overlap one more row is computed and dropped."""
-    monkeypatch.setattr(steps, "MAX_OUTSTANDING", outstanding)
+    monkeypatch.setattr(in_flight, "MAX_STEPS", outstanding)
     rig = CoreRig()
     rid = rig.submit(prompt_that_ends_after(3), 20)
     assert launches(rig) == (1, decodes)
@@ -217,7 +217,7 @@ def test_step13_overlap_changes_no_token(config: dict[str, object], monkeypatch:
     """STEP-13: with shortage, chunks and shared prefixes."""
 
     def outputs(outstanding: int) -> list[list[int]]:
-        monkeypatch.setattr(steps, "MAX_OUTSTANDING", outstanding)
+        monkeypatch.setattr(in_flight, "MAX_STEPS", outstanding)
         rig = CoreRig(pages=40, page_size=4, slots=6, prefill_max_requests=1, init_new_token_ratio=0.05, **config)  # type: ignore[arg-type]
         rids = [rig.submit([*range(1, 12), number + 1], params=steady(30 + number)) for number in range(8)]
         rig.run()
@@ -237,7 +237,7 @@ def test_s5_an_abort_is_for_one_request_exactly() -> None:
         rig.send(frame)
     rig.step()
     rig.send(Abort(Rid(b"r1")))
-    assert {bytes(rid) for rid in rig.scheduler._state.requests} == {b"r10", bytes(16)}
+    assert {bytes(rid) for rid in rig.scheduler._table._by_rid} == {b"r10", bytes(16)}
     rig.streams[Rid(b"r1"), 0].ending = "aborted"
     rig.run()
     assert len(rig.outputs(Rid(b"r10"))) == 20

@@ -7,6 +7,7 @@ from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Rejected, SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.priority import urgency_of
+from scheduler_proc.core.request import RequestState
 from tests.support.core_rig import CoreRig, Stream
 
 PRIORITY = {"enable_priority_scheduling": True}
@@ -40,14 +41,14 @@ def test_pri1_a_priority_can_be_refused_while_they_are_off() -> None:
 
 
 @pytest.mark.parametrize(("config", "first"), [(PRIORITY, 9), (LOW_FIRST, 1)])
-def test_pri2_the_sign_decides_who_runs_first(config: dict[str, bool], first: int) -> None:
+def test_pri2_the_sign_decides_which_request_runs_first(config: dict[str, bool], first: int) -> None:
     """PRI-2."""
     rig = CoreRig(slots=1, disable_priority_preemption=True, **config)
     rig.submit([1, 2, 3], 3, priority=5)
     rids = {priority: rig.submit([priority, 2, 3], params=greedy(3), priority=priority) for priority in (1, 9)}
     rig.now = 1.0
     rig.run()
-    ended = [made.rid for made in rig.scheduler._state.ended]
+    ended = [made.rid for made in rig.scheduler._table.ended]
     assert ended[1] == rids[first]
 
 
@@ -94,7 +95,7 @@ def test_pri4_the_status_is_503_with_a_hint_when_to_retry() -> None:
     assert refusal[0].retry_after_s
 
 
-def test_pri4_a_limit_of_zero_queues_nobody() -> None:
+def test_pri4_a_limit_of_zero_queues_no_request() -> None:
     """PRI-4."""
     rig = CoreRig(max_queued_requests=0)
     assert rig.streams[rig.submit([1, 2], 4), 0].ending == "queue_full"
@@ -107,7 +108,7 @@ def test_pri4_a_second_attempt_is_exempt() -> None:
     again = Submit(rid, 0, 1, "api-0", "detok-0", pack_ids([9, 9]), b"", SamplingParams(max_new_tokens=4), -50)
     rig.streams[rid, 0] = Stream(again)
     rig.send(again)
-    assert not ended(rig, rids) and len(rig.scheduler._state.waiting) == 4
+    assert not ended(rig, rids) and len(rig.scheduler._queue.waiting) == 4
     # Nor is it the one that a more urgent newcomer displaces, though it is the least urgent.
     rids["again"] = rid
     rids["D"] = rig.submit([7, 7], 4, priority=1)
@@ -154,8 +155,8 @@ def test_4_7_what_follows_where_less_urgent_prefixes_do_not_suffice(isolates: bo
     wanted = request(9)
     wanted.urgency = urgency
     # p5 may take its equals as well: 3 + 15 + 8.
-    assert bench.kv.make_room_for(wanted, 26, is_alone=False) is room
-    assert cached().kv.make_room_for(wanted, 26, is_alone=True)
+    assert bench.kv.make_room_for(wanted.urgency, 26, is_alone=False) is room
+    assert cached().kv.make_room_for(wanted.urgency, 26, is_alone=True)
 
 
 def test_4_7_isolation_hides_more_urgent_prefixes_from_admission() -> None:
@@ -164,10 +165,9 @@ def test_4_7_isolation_hides_more_urgent_prefixes_from_admission() -> None:
     bench.cache(own_tokens(4, 60), -5)
     bench.run("runs", 10, 1, 10, priority=9)
     bench.wait("new", 30, 0, 10, priority=0)
-    assert not bench.prefill.form(1).requests
-    bench.state.leave_batch(made := next(iter(bench.state.running.values())))
-    bench.kv.release(made)
-    assert len(bench.prefill.form(1).requests) == 1
+    assert not bench.form(1).requests
+    bench.batch.leave(next(iter(bench.batch.running.values())), RequestState.WAITING)
+    assert len(bench.form(1).requests) == 1
 
 
 def test_4_7_off_without_priorities() -> None:
@@ -176,6 +176,6 @@ def test_4_7_off_without_priorities() -> None:
     bench.cache(own_tokens(1, 10), -5)
     bench.cache(own_tokens(2, 10), 9)
     wanted = request(9)
-    assert bench.kv.make_room_for(wanted, 5, is_alone=False)
+    assert bench.kv.make_room_for(wanted.urgency, 5, is_alone=False)
     (left,) = bench.kv.tree.nodes()
     assert left.urgency == 9

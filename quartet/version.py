@@ -1,0 +1,3 @@
+"""The version of this package, read by the packaging too."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,103 @@
+"""Steps issued whose results are not back: their order, their durations, and the requests of their rows.
+
+A result row names a generation, which is one stay of a request in the batch. Its entry in `by_generation` lives until
+the last row in flight is back, even if the request has left its slot meanwhile.
+"""
+
+import collections
+from dataclasses import dataclass
+
+from quartet.wire.ids import Epoch
+from scheduler_proc.core.request import Request
+from scheduler_proc.core.step_time_model import StepTimeModel
+
+MAX_STEPS = 2
+"""The device works on one step while the next is prepared."""
+
+
+@dataclass(slots=True)
+class IssuedStep:
+    """A step in flight: its number, when it was issued, and what the model of step times must know of it."""
+
+    step: int
+    issued_s: float
+    features: list[float]
+
+
+class StepsInFlight:
+    """The steps of one worker incarnation after the other; step numbers and generations are never used twice.
+
+    Args:
+        time_model: learns from each result how long the step took; None if no setting needs it.
+    """
+
+    def __init__(self, time_model: StepTimeModel | None) -> None:
+        self.worker_epoch: Epoch | None = None
+        self.last_step = 0
+        self.steps: collections.deque[IssuedStep] = collections.deque()
+        self.by_generation: dict[int, Request] = {}
+        self._time_model = time_model
+        self._last_generation = 0
+        self._last_result_s = 0.0
+
+    @property
+    def has_room(self) -> bool:
+        """Say whether the worker may be given another step."""
+        return self.worker_epoch is not None and len(self.steps) < MAX_STEPS
+
+    def start(self, epoch: Epoch) -> None:
+        """A worker is up."""
+        self.worker_epoch = epoch
+
+    def stop(self) -> None:
+        """The worker is lost."""
+        self.worker_epoch = None
+
+    def token_cap(self, target_s: float, rows: list[Request], chunk_context: int) -> int | None:
+        """Return how many prompt tokens keep a step with these rows within `target_s`, or None for no bound (U1)."""
+        if self._time_model is None or not rows:
+            return None
+        return self._time_model.trusted_budget(target_s, len(rows), _context_tokens(rows), chunk_context)
+
+    def issue(self, rows: list[Request], prefill_tokens: int, prefill_context: int, now: float) -> None:
+        """The next step is on its way to the worker; `prefill_context` is the mean context of its chunks."""
+        features = []
+        if self._time_model is not None:
+            features = StepTimeModel.features(len(rows), _context_tokens(rows), prefill_tokens, prefill_context)
+        self.last_step += 1
+        self.steps.append(IssuedStep(self.last_step, now, features))
+
+    def take(self, step: int, now: float) -> bool:
+        """The result of a step has come; say whether it is that of the oldest step in flight."""
+        if not self.steps or self.steps[0].step != step:
+            return False
+        done = self.steps.popleft()
+        if self._time_model is not None:
+            # The device began when the step was issued, or else when the one before it was done.
+            self._time_model.learn(done.features, now - max(done.issued_s, self._last_result_s))
+        self._last_result_s = now
+        return True
+
+    def has(self, step: int) -> bool:
+        """Say whether the step is in flight."""
+        return any(issued.step == step for issued in self.steps)
+
+    def clear(self) -> None:
+        """Forget all steps; their results will not come, or are not wanted."""
+        self.steps.clear()
+        self.by_generation.clear()
+
+    def begin_generation(self, request: Request) -> None:
+        """Give a request that enters the batch a new generation."""
+        self._last_generation += 1
+        request.generation = self._last_generation
+        self.by_generation[request.generation] = request
+
+    def end_generation(self, request: Request) -> None:
+        """The request has left its slot; the entry stays while rows of it are in flight."""
+        if request.in_flight == 0:
+            self.by_generation.pop(request.generation, None)
+
+
+def _context_tokens(rows: list[Request]) -> int:
+    return sum(request.lease.num_computed_tokens for request in rows)

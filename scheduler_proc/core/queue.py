@@ -1,0 +1,93 @@
+"""The waiting queue: entries, their limit (PRI-4), the policy that orders them, and why passes stop before its end."""
+
+import collections
+from collections.abc import Collection
+
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.errors import RequestError
+from scheduler_proc.core.policies import PolicyContext, make_policy
+from scheduler_proc.core.priority import least_urgent
+from scheduler_proc.core.radix import RadixTree
+from scheduler_proc.core.request import Request
+
+RETRY_AFTER_S = 1.0
+
+
+class WaitingQueue:
+    """Requests in state WAITING. Between passes their order means nothing; `order` sorts them.
+
+    `computed_tokens` counts the prefill tokens computed so far, the clock of policies that weigh how long a request has
+    waited. `stop_reasons` counts the passes that stopped before the end of the queue.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.waiting: list[Request] = []
+        self.stop_reasons: collections.Counter[str] = collections.Counter()
+        self.computed_tokens = 0
+        self._config = config
+        self._policy = make_policy(config)
+        self._context = PolicyContext(config, None, (), 0, 0)
+        self._last_qseq = 0
+
+    # Entries
+
+    def add(self, request: Request, now: float) -> None:
+        """Put a request at the tail, with a new entry number: for the first time or after a retraction (RET-7)."""
+        self._number(request)
+        request.passes_waited = 0
+        request.processed_at_entry = self.computed_tokens
+        request.timeline.on_queued(now, len(self.waiting), self.stop_reasons)
+        self.waiting.append(request)
+
+    def put_first(self, requests: list[Request]) -> None:
+        """Put requests at the head, before all that wait: they were admitted earlier."""
+        for request in [*requests, *sorted(self.waiting, key=lambda request: request.qseq)]:
+            self._number(request)
+        self.waiting[:0] = requests
+
+    def remove(self, request: Request) -> None:
+        """Take out a request that ends while it waits."""
+        self.waiting.remove(request)
+
+    def _number(self, request: Request) -> None:
+        self._last_qseq += 1
+        request.qseq = self._last_qseq
+
+    def displaced_by(self, urgency: int) -> Request | None:
+        """Return the request that must leave so that a new one of that urgency can be queued, None if there is room.
+
+        Raises RequestError if the queue is full of requests that are no less urgent (PRI-4). Requests that have been
+        admitted before, or replayed, do not count.
+        """
+        streams = ((request, request.stream) for request in self.waiting)
+        never_started = [request for request, stream in streams if not stream.is_open and stream.attempt == 0]
+        if len(never_started) + 1 <= self._config.max_queued_requests:
+            return None
+        worst = least_urgent(never_started)
+        if worst is None or urgency >= worst.urgency:
+            message = f"{len(never_started)} requests are waiting already; the queue is full."
+            raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
+        return worst
+
+    # Prefill passes
+
+    def begin_pass(self, tree: RadixTree | None, running: Collection[Request]) -> None:
+        """Begin a pass; the policy looks at the tree and the running requests as they are then."""
+        number = self._context.pass_number + 1
+        self._context = PolicyContext(self._config, tree, running, self.computed_tokens, number)
+
+    def order(self) -> None:
+        """Sort the queue by the policy."""
+        self._policy.order(self.waiting, self._context)
+
+    def end_pass(self, admitted: set[int], stop_reason: str | None) -> None:
+        """Take out the requests admitted, given by `id`, and age the rest."""
+        if stop_reason is not None:
+            self.stop_reasons[stop_reason] += 1
+        if admitted:
+            self.waiting[:] = [request for request in self.waiting if id(request) not in admitted]
+        self._policy.after_pass(self.waiting, len(admitted), self._context)
+
+    def note_computed(self, tokens: int) -> None:
+        """Count prefill tokens that a step computes."""
+        self.computed_tokens += tokens

@@ -1,0 +1,146 @@
+"""Every live request by its name, the last that have ended, and the ways in which one ends."""
+
+import collections
+
+from quartet.wire.config import SchedulerConfig
+from quartet.wire.ids import Rid
+from scheduler_proc.core.batch import Batch
+from scheduler_proc.core.deadlines import Deadlines
+from scheduler_proc.core.delivery import Delivery
+from scheduler_proc.core.queue import WaitingQueue
+from scheduler_proc.core.request import Request, RequestState
+
+ENDED_KEPT = 1000
+ENDED_BY_THEMSELVES = ("stop", "length", "stop_string")
+
+
+class RequestTable:
+    """A live request is in exactly one place, the queue or the batch (INV-7); one that ends leaves place and table.
+
+    `ended` holds the last requests that ended, newest last. `ends_by_cause` counts ends, and refusals by their code.
+    """
+
+    def __init__(self, config: SchedulerConfig, queue: WaitingQueue, batch: Batch, delivery: Delivery) -> None:
+        self.ended: collections.deque[Request] = collections.deque(maxlen=ENDED_KEPT)
+        self.ends_by_cause: collections.Counter[str] = collections.Counter()
+        self.finished_count = 0
+        self._queue = queue
+        self._batch = batch
+        self._delivery = delivery
+        self._deadlines = Deadlines(config)
+        self._by_rid: dict[Rid, dict[int, Request]] = {}
+        self._finished_log: collections.deque[Request] | None = None
+        self._last_seq = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether no request is live."""
+        return not self._by_rid
+
+    # Live requests
+
+    def next_seq(self) -> int:
+        """Return a new arrival number."""
+        self._last_seq += 1
+        return self._last_seq
+
+    def add(self, request: Request, deadline_s: float | None, now: float) -> None:
+        """Queue a new request."""
+        self._by_rid.setdefault(request.rid, {})[request.choice] = request
+        self._queue.add(request, now)
+        if deadline_s is not None:
+            self._deadlines.add(request, deadline_s)
+
+    def make_place(self, urgency: int, now: float) -> None:
+        """Let a less urgent request leave a full queue for a new one; raises RequestError if there is none (PRI-4)."""
+        displaced = self._queue.displaced_by(urgency)
+        if displaced is not None:
+            message = "Displaced from the full queue by a higher priority request."
+            self.fail(displaced, 503, "queue_full", message, now)
+
+    def find(self, rid: Rid, choice: int) -> Request | None:
+        """Return a live request."""
+        return self._by_rid.get(rid, {}).get(choice)
+
+    def choices(self, rid: Rid) -> list[Request]:
+        """Return the live choices of a request."""
+        return list(self._by_rid.get(rid, {}).values())
+
+    def live(self) -> list[Request]:
+        """Return every live request."""
+        return [request for choices in self._by_rid.values() for request in choices.values()]
+
+    def take_finished(self) -> list[Request]:
+        """Return the requests that ended by themselves since the last call; none before the first call is kept."""
+        if self._finished_log is None:
+            self._finished_log = collections.deque(maxlen=ENDED_KEPT)
+        finished = list(self._finished_log)
+        self._finished_log.clear()
+        return finished
+
+    def note_refusal(self, code: str) -> None:
+        """Count a request that never became live."""
+        self.ends_by_cause[code] += 1
+
+    # Time
+
+    def fail_expired(self, now: float) -> None:
+        """Fail what has passed its deadline, or has waited or run too long (6.5)."""
+        for request in self._deadlines.take_passed(now):
+            self.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.", now)
+        for request in self._deadlines.timed_out(self.live(), now):
+            self.fail(request, 408, "deadline_exceeded", "The request has waited or run for too long.", now)
+
+    def next_deadline(self) -> float | None:
+        """Return when `fail_expired` has something to do."""
+        return self._deadlines.next(self.live())
+
+    # Ends
+
+    def finish(self, request: Request, reason: str, now: float) -> None:
+        """End a request whose output is complete, wherever it is."""
+        outputs = request.output_ids
+        is_stop = reason == "stop"
+        matched = outputs[-1] if is_stop and outputs[-1] in request.params.stop_token_ids else None
+        self._delivery.end(request, reason, matched, int(is_stop), now)
+        self._end(request, RequestState.FINISHED, reason, now)
+
+    def finish_cut(self, request: Request, count: int, now: float) -> None:
+        """End a request that the detokenizer has cut at a stop string, after `count` outputs."""
+        del request.output_ids[count:]
+        self._delivery.close(request)
+        self._end(request, RequestState.FINISHED, "stop_string", now)
+
+    def replace(self, request: Request, now: float) -> None:
+        """Drop a request that a later attempt contradicts, without a word; what it computed stays cached."""
+        self._delivery.close(request)
+        self._end(request, RequestState.FINISHED, "replaced", now)
+
+    def abort(self, request: Request, now: float) -> None:
+        """Drop a request that is no longer wanted."""
+        self._delivery.close(request)
+        self._end(request, RequestState.ABORTED, "aborted", now)
+
+    def fail(self, request: Request, status: int, code: str, message: str, now: float) -> None:
+        """End a request that cannot go on; its output so far is final."""
+        self._delivery.send_held_back(request)
+        self._delivery.close(request)
+        self._end(request, RequestState.FAILED, code, now)
+        self._delivery.fail(request, status, code, message)
+
+    def _end(self, request: Request, state: RequestState, cause: str, now: float) -> None:
+        if request.state is RequestState.WAITING:
+            self._queue.remove(request)
+            request.move_to(state)
+        else:
+            self._batch.leave(request, state)
+        choices = self._by_rid[request.rid]
+        del choices[request.choice]
+        if not choices:
+            del self._by_rid[request.rid]
+        self.finished_count += state is RequestState.FINISHED
+        self.ends_by_cause[cause] += 1
+        request.timeline.on_ended(now, cause, len(request.output_ids))
+        self.ended.append(request)
+        if self._finished_log is not None and cause in ENDED_BY_THEMSELVES:
+            self._finished_log.append(request)
