@@ -115,6 +115,5 @@ class Run:
         """For each step that admitted a request for the first time, the latest arrival among those admitted."""
         self.steps = 0
         self.decode_rows = 0
-        self.wasted_rows = 0
         self.end_s = 0.0
         self.counters: dict[str, float] = {}

@@ -18,7 +18,6 @@ class Timeline:
         "arrived_s",
         "cached_tokens",
         "events",
-        "finished_s",
         "first_step",
         "priority",
         "queued_s",
@@ -31,7 +30,7 @@ class Timeline:
         self.priority = priority
         self.events: list[Event] = []
         self.arrived_s = self.queued_s = now
-        self.started_s = self.finished_s = -1.0
+        self.started_s = -1.0
         self.cached_tokens = -1
         self.recomputed_tokens = 0
         self.retractions = 0
@@ -77,5 +76,4 @@ class Timeline:
 
     def on_ended(self, now: float, cause: str, outputs: int) -> None:
         """The request has left the scheduler."""
-        self.finished_s = now
         self.note(now, "ended", {"cause": cause, "outputs": outputs})
