@@ -1,62 +1,120 @@
-"""A scheduler core, a strict worker and an API process in one synchronous rig, for unit and property tests."""
+"""A scheduler core, a strict worker and its clients on one pump, for unit and property tests."""
 
 import collections
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from quartet.runtime.clock import ManualClock
+from quartet.runtime.core import Metrics, Sent
+from quartet.runtime.pump import Pump
+from quartet.wire.codec import Source
 from quartet.wire.config import SchedulerConfig
-from quartet.wire.frames import (
-    Accepted,
-    Close,
-    End,
-    Failed,
-    Open,
-    Rejected,
-    SamplingParams,
-    Step,
-    StepFailed,
-    Submit,
-    Tokens,
-    pack_ids,
-    unpack_ids,
-)
-from quartet.wire.ids import Epoch, Rid
-from scheduler_proc.core.events import WorkerLost, WorkerUp
+from quartet.wire.frames import SamplingParams, Step, StepFailed, Submit, pack_ids
+from quartet.wire.ids import Epoch, Rid, Role
+from scheduler_proc.core.events import Event, WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
+from tests.support.stream_client import ClientStream as Stream
+from tests.support.stream_client import StreamClient
 from tests.support.strict_worker import StrictWorker
 
+TEST = Source(Role.API, 0, Epoch(1))
 VOCAB = 97
 EOS = 0
 
 
-@dataclass
-class Stream:
-    """What the API process knows of one (rid, choice)."""
+class EventCore:
+    """A scheduler that is driven by its events, frames or internal ones; audited after each."""
 
-    submit: Submit
-    outputs: list[int] = field(default_factory=list)
-    ending: str | None = None
-    end: End | None = None
+    inbound: Any = Event
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.watchers: list[Callable[[Any], None]] = []
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        sent = self.scheduler.handle(frame, now)
+        for watch in self.watchers:
+            for _, one in sent:
+                watch(one)
+        self.scheduler.audit()
+        return sent
+
+    def tick(self, now: float) -> list[Sent]:
+        raise AssertionError("the test sends Ticks itself")
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def is_idle(self) -> bool:
+        return self.scheduler.is_idle()
+
+    def metrics(self) -> Metrics:
+        return Metrics(*self.scheduler.snapshot())
+
+
+class ManualWorker:
+    """Keeps the steps that are issued; the rig runs one when the test says so."""
+
+    inbound: Any = Step
+
+    def __init__(self) -> None:
+        self.steps: collections.deque[Step] = collections.deque()
+
+    def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
+        assert isinstance(frame, Step)
+        self.steps.append(frame)
+        return []
+
+    def tick(self, now: float) -> list[Sent]:
+        return []
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def is_idle(self) -> bool:
+        return not self.steps
+
+    def metrics(self) -> Metrics:
+        return Metrics({}, {})
 
 
 class CoreRig:
-    """Drives a Scheduler; audits after every event and keeps what each stream has received."""
+    """Drives a Scheduler; audits after every event and keeps what each stream has received. It is its own clock."""
 
     def __init__(self, pages: int = 64, page_size: int = 4, slots: int = 8, context: int = 4096, **config: Any) -> None:
         config.setdefault("chunked_prefill_size", 4 * page_size)
         self.config = SchedulerConfig(max_running_requests=slots, **config)
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))
         self.page_size, self.pages, self.slots = page_size, pages, slots
-        self.now = 0.0
-        self.streams: dict[tuple[Rid, int], Stream] = {}
-        self.handles: dict[int, tuple[Rid, int]] = {}
-        self.steps: collections.deque[Step] = collections.deque()
-        self.other: list[tuple[str, msgspec.Struct]] = []
+        self.clock = ManualClock()
+        self.client = StreamClient()
+        self.streams, self.handles = self.client.streams, self.client.handles
+        manual_worker = ManualWorker()
+        self.steps = manual_worker.steps
+        self._pump = Pump(self.clock)
+        self._core = EventCore(self.scheduler)
+        self._pump.add("scheduler-0", TEST, self._core)
+        self._pump.add("worker-0", TEST, manual_worker)
+        for name in ("api-0", "detok-0"):
+            self._pump.add(name, TEST, self.client)
         self.epoch = 0
         self.worker: StrictWorker | None = None
         self.worker_up()
+
+    @property
+    def now(self) -> float:
+        """The time in seconds; only forward."""
+        return self.clock.now()
+
+    @now.setter
+    def now(self, time_s: float) -> None:
+        self.clock.advance_to(time_s)
+
+    def watch(self, on_frame: Callable[[Any], None]) -> None:
+        """Call the function with each frame that the scheduler sends from here on."""
+        self._core.watchers.append(on_frame)
 
     def worker_up(self) -> None:
         self.epoch += 1
@@ -69,9 +127,8 @@ class CoreRig:
         self.send(WorkerLost())
 
     def send(self, event: Any) -> None:
-        for destination, frame in self.scheduler.handle(event, self.now):
-            self._take(destination, frame)
-        self.scheduler.audit()
+        self._pump.send(TEST, [("scheduler-0", event)])
+        self._pump.run()
 
     def submit(self, prompt: list[int], max_new: int | None = 8, name: int | None = None, **fields: Any) -> Rid:
         rid = Rid((len(self.streams) if name is None else name).to_bytes(16, "big"))
@@ -114,44 +171,3 @@ class CoreRig:
 
     def outputs(self, rid: Rid) -> list[int]:
         return self.streams[rid, 0].outputs
-
-    def _take(self, destination: str, frame: msgspec.Struct) -> None:
-        match frame:
-            case Step():
-                self.steps.append(frame)
-            case Open():
-                self._open(frame)
-            case Tokens():
-                self._tokens(frame)
-            case Close():
-                self.handles.pop(frame.handle, None)
-            case Rejected() | Failed():
-                stream = self.streams[frame.rid, frame.choice]
-                assert stream.ending is None, "a request ended twice"
-                stream.ending = frame.code
-            case Accepted():
-                pass
-            case _:
-                self.other.append((destination, frame))
-
-    def _open(self, frame: Open) -> None:
-        stream = self.streams[frame.rid, frame.choice]
-        assert frame.attempt == stream.submit.attempt
-        self.handles[frame.handle] = (frame.rid, frame.choice)
-        known = unpack_ids(frame.output_ids)
-        assert known[: frame.delivered_count] == stream.outputs[: frame.delivered_count]
-        assert len(stream.outputs) == frame.delivered_count
-        stream.outputs += known[frame.delivered_count :]
-
-    def _tokens(self, frame: Tokens) -> None:
-        rows = zip(unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids), strict=True)
-        for handle, index, token_id in rows:
-            stream = self.streams[self.handles[handle]]
-            assert stream.ending is None, "a token after the end"
-            assert index == len(stream.outputs), "tokens out of order"
-            stream.outputs.append(token_id)
-        for end in frame.ends:
-            stream = self.streams[self.handles.pop(end.handle)]
-            assert stream.ending is None, "a request ended twice"
-            assert end.count == len(stream.outputs)
-            stream.ending, stream.end = end.reason, end

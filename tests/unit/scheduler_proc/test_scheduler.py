@@ -128,7 +128,7 @@ def test_a_new_scheduler_resumes_from_what_was_delivered() -> None:
     for _ in range(5):
         rig.step()
     successor = CoreRig()
-    successor.streams = rig.streams
+    successor.streams.update(rig.streams)
     successor.resubmit(rid)
     successor.run()
     check_complete(successor, {rid: (prompt, 20)})
@@ -175,10 +175,10 @@ def test_what_the_api_does_not_name_twice_is_freed() -> None:
     first, second = rig.submit([5, 6, 7], 60), rig.submit([5, 6, 8], 60)
     live = LiveRequests("api-0", [LiveRequest(second, 0, 0)])
     rig.send(live)
-    (_, held) = rig.other.pop()
+    held = rig.client.other.pop()
     assert isinstance(held, HeldRequests) and {item.rid for item in held.held} == {first, second}
     rig.send(live)
-    (_, held) = rig.other.pop()
+    held = rig.client.other.pop()
     assert isinstance(held, HeldRequests) and {item.rid for item in held.held} == {second}
     rig.run()
     assert rig.scheduler.is_idle()

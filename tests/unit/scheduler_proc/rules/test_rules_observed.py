@@ -75,14 +75,12 @@ def test_6_5_the_stream_is_flushed_every_so_many_tokens_and_at_the_end(interval:
     """6.5."""
     rig = CoreRig(stream_interval=interval)
     sizes = []
-    take = rig._take
 
-    def watch(destination: str, frame: Any) -> None:
+    def watch(frame: Any) -> None:
         if isinstance(frame, Tokens) and frame.ids:
             sizes.append(len(unpack_ids(frame.ids)))
-        take(destination, frame)
 
-    rig._take = watch  # type: ignore[method-assign]
+    rig.watch(watch)
     rid = rig.submit([1, 2], params=greedy(11))
     rig.run()
     assert len(rig.outputs(rid)) == 11

@@ -249,14 +249,12 @@ def test_ret8_a_retracted_request_is_a_longer_prompt() -> None:
     rig = CoreRig(
         pages=24, page_size=4, slots=8, prefill_max_requests=1, init_new_token_ratio=0.05, chunked_prefill_size=8
     )
-    take = rig._take
 
-    def watch(destination: str, frame: Any) -> None:
+    def watch(frame: Any) -> None:
         if isinstance(frame, Step):
             entered.extend((bytes(enter.ids), enter.prompt_length, enter.cached_length) for enter in frame.enter)
-        take(destination, frame)
 
-    rig._take = watch  # type: ignore[method-assign]
+    rig.watch(watch)
     prompts = {rig.submit(own_tokens(number, 10), params=steady(50)): number for number in range(6)}
     rig.run()
     resumed = [(unpack_ids(ids), prompt, cached) for ids, prompt, cached in entered if len(ids) // 4 > prompt]
