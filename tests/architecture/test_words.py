@@ -32,21 +32,14 @@ ALLOWED = {
     ("tests/unit/scheduler_proc/policies/policy_rig.py", "letters"): "letters of the alphabet",
     ("tests/architecture/test_rules.py", "letter"): "the letter of an example's name",
 }
-NOT_YET = {
-    "README.md": "not rewritten yet for the offline engine",
-    "ARCHITECTURE.md": "not rewritten yet for the offline engine",
-}
-"""Where the words still stand. A line here fails once the file, or all of the folder, is free of them."""
 
 
 def test_no_forbidden_word_is_used() -> None:
     found = {(name, word): f"{name}:{number}" for name, number, word in uses()}
     excused = {(name, word) for name, word in found if (name, word) in ALLOWED or (name, "*") in ALLOWED}
-    rest = {where: word for (name, word), where in found.items() if (name, word) not in excused}
-    assert not {where: word for where, word in rest.items() if not where.startswith(tuple(NOT_YET))}
+    assert not {where: word for (name, word), where in found.items() if (name, word) not in excused}
     needed = {(name, word if (name, word) in ALLOWED else "*") for name, word in excused}
     assert needed == ALLOWED.keys(), "an exception that is not needed any more"
-    assert not [name for name in NOT_YET if not any(where.startswith(name) for where in rest)]
 
 
 @pytest.mark.parametrize(
