@@ -5,6 +5,7 @@ A workload is an object with `kind` and its own fields:
     nano           passes, temperature          256 sequences, lengths as nano-vllm draws them, all at once
     decode         batch, prompt, output        a batch that decodes together; time between its tokens
     ttft           prompt, repeats              one request alone; time to its first token
+    batch          streams, prompt, output, passes   so many requests at once, all alike
     shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens shared in a group
 
 All ids are drawn anew, so that no round finds a prefix of an earlier one in the cache. Requests are made before the
@@ -109,7 +110,13 @@ class Workloads:
         Path(self._plan["out"]).write_text(json.dumps(self._results))
 
     async def _one_workload(self, workload: dict[str, Any]) -> None:
-        kinds = {"nano": self._nano, "decode": self._decode, "ttft": self._ttft, "shared_prefix": self._shared_prefix}
+        kinds = {
+            "nano": self._nano,
+            "batch": self._batch,
+            "decode": self._decode,
+            "ttft": self._ttft,
+            "shared_prefix": self._shared_prefix,
+        }
         fields = {name: value for name, value in workload.items() if name != "kind"}
         self._results["results"].append({**workload, **await kinds[workload["kind"]](**fields)})
         self._write()
@@ -136,6 +143,13 @@ class Workloads:
                 {**done.facts(), "last_first_token_s": round(max(done.first_s()), 3), "cpu_s": self._cpu_since(before)}
             )
         return {"passes_found": found}
+
+    async def _batch(self, streams: int, prompt: int, output: int, passes: int) -> dict[str, Any]:
+        return {
+            "passes_found": [
+                (await self._run(self._requests([(prompt, output)] * streams, 0.0))).facts() for _ in range(passes)
+            ]
+        }
 
     async def _shared_prefix(self, groups: int, passes: int = 3) -> dict[str, Any]:
         found = []
