@@ -39,16 +39,16 @@ def run_offline(model: str, lengths: list[tuple[int, int]], temperature: float, 
     llm = LLM(keywords.pop("model_path"), **keywords)
     draw = random.Random(1)
 
-    def generate(wanted: list[tuple[int, int]]) -> int:
+    def requests(wanted: list[tuple[int, int]]) -> tuple[list[list[int]], list[SamplingParams]]:
         prompts = [draw_ids(draw, prompt) for prompt, _ in wanted]
-        params = [
+        return prompts, [
             SamplingParams(max_new_tokens=output, temperature=temperature, ignore_eos=True) for _, output in wanted
         ]
-        return sum(len(answer.ids) for answer in llm.generate(prompts, params))
 
-    generate([(30, 8)] * 4)
+    llm.generate(*requests([(300, 8)] * 4))
+    prompts, params = requests(lengths)
     started = time.perf_counter()
-    tokens = generate(lengths)
+    tokens = sum(len(answer.ids) for answer in llm.generate(prompts, params))
     print(json.dumps({"tokens_per_s": round(tokens / (time.perf_counter() - started), 1)}), flush=True)
 
 
