@@ -3,7 +3,7 @@
 A template comes with the model and is not trusted; the conversation is data and never becomes template code. The
 immutable sandbox keeps templates from Python's internals. On top of it: a deadline that also ends loops without output,
 and bounds on every operation whose result can be much longer than its operands. Any other use of memory is bounded by
-the address space limit of the process (tokenizer_proc.actor).
+the address space limit of the process (tokenizer_proc.process).
 """
 
 import functools
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2.sandbox
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -57,9 +57,14 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # A call block is a scope: what is set inside stays inside, as in transformers.
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -80,6 +85,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals["range"] = _bounded_range
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
+
+    def compile_template(self, source: str) -> Template:
+        """Return the compiled template; raises TemplateError also for one that needs further files."""
+        foreign = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+        found = next(self.parse(source).find_all(foreign), None)
+        if found is not None:
+            raise TemplateError(f"{type(found).__name__.lower()} in line {found.lineno} needs another file")
+        return self.from_string(source)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Apply an intercepted operator unless its result would be out of bounds."""
@@ -110,8 +123,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call(context, function, *args, **kwargs)
 
 
-def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_s: float = DEADLINE_S) -> str:
-    """Return the rendered text; raises jinja2's errors and any exception of the template's code."""
+def render(sandbox: Sandbox, template: Template, variables: dict[str, Any], deadline_s: float = DEADLINE_S) -> str:
+    """Return the rendered text; raises jinja2's errors and any exception of the template's code.
+
+    `deadline_s` is in seconds of processor time, so that a busy machine makes no template fail.
+    """
     parts: list[str] = []
     length = 0
     with _deadline(deadline_s):
@@ -124,16 +140,23 @@ def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TooMuch from within template code that is still running after `seconds`.
+    """Raise TooMuch from within template code that has used more than `seconds` of this thread's processor time.
 
-    A thread cannot be killed, but it can be traced: the clock is read at every line of Python that the template
-    runs, filters included. The sandbox's own checks, which never loop, are left out for speed.
+    A thread cannot be killed, but it can be traced: a clock is read at every line of Python that the template
+    runs, filters included. The sandbox's own checks, which never loop, are left out for speed. Reading processor time
+    is a system call; the wall clock, which is cheap, says when to.
     """
-    end = time.monotonic() + seconds
+    end = time.thread_time() + seconds
+    next_look = time.monotonic() + seconds
 
     def on_line(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > end:
-            raise TooMuch(f"the chat template ran for more than {seconds:g} s")
+        nonlocal next_look
+        if time.monotonic() > next_look:
+            left = end - time.thread_time()
+            if left <= 0:
+                raise TooMuch(f"the chat template used more than {seconds:g} s of processor time")
+            # Processor time never runs faster than the wall clock.
+            next_look = time.monotonic() + left
         return on_line
 
     def on_call(frame: FrameType, event: str, argument: Any) -> Any:

@@ -95,6 +95,30 @@ def test_hostile_or_broken_templates_fail_their_request_only(source: str) -> Non
     assert time.monotonic() - started < 2.0
 
 
+def test_the_deadline_counts_processor_time() -> None:
+    """A machine that is busy with other work delays a template; it does not make it hostile."""
+    source = "{% for m in messages %}{{ strftime_now('') }}{% endfor %}done"
+    waits_s = 0.0
+
+    def now() -> datetime:
+        time.sleep(waits_s)
+        return datetime(2026, 11, 21)
+
+    template = ChatTemplate(source, NAMES, now)
+    waits_s = 0.25
+    messages = json.dumps([{"role": "user", "content": "hi"}] * 5).encode()
+    assert template.render(ChatPrompt(messages), lambda value: value) == "done"
+
+
+def test_a_long_conversation_has_time() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('role') }}{% endif %}"
+        "{% set x = m.content | trim %}{{ '<|' + m.role + '|>' + x }}{% endfor %}"
+    )
+    messages = json.dumps([{"role": "user", "content": "hi there"}] * 64_000).encode()
+    assert len(ChatTemplate(source, NAMES).render(ChatPrompt(messages), lambda value: value)) == 64_000 * 16
+
+
 def test_what_users_write_is_never_template_code() -> None:
     assert rendered("{{ messages[0].content }}", "{{ 7 * 7 }}{% raw %}") == "{{ 7 * 7 }}{% raw %}"
 
