@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from quartet.checkpoint.tokenizer_files import declared_tokens, with_ids
+from quartet.checkpoint.tokenizer_files import KnownToken, declared_tokens, with_ids
 from quartet.wire.errors import ModelError
 
 Piece = str | bytes
@@ -73,7 +73,8 @@ class Vocabulary:
         self._tokens: dict[int, str] = {index: token for token, index in vocab.items()}
         self.special_ids: set[int] = set()
         declared = with_ids(declared_tokens(folder), vocab, {token.content: token.id for token in file.added_tokens})
-        for token in (*file.added_tokens, *declared):
+        added: list[_AddedToken | KnownToken] = [*file.added_tokens, *declared]
+        for token in added:
             self._tokens[token.id] = token.content
             if token.is_special:
                 self.special_ids.add(token.id)

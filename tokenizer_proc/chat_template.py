@@ -74,6 +74,14 @@ class ChatTemplate:
         text = self._run(variables, DEADLINE_S + _SECONDS_PER_BYTE * (len(prompt.messages) + len(prompt.tools or b"")))
         return text if continued is None else continued.cut(text)
 
+    def samples(self) -> list[str]:
+        """Return small conversations as the template renders them; none if there is no template."""
+        if self._template is None:
+            return []
+        turns: list[Message] = [{"role": role, "content": "-"} for role in ("system", "user", "assistant", "user")]
+        conversations = [[self._forms.shape(message) for message in each] for each in (turns, turns[1:], turns[1:2])]
+        return [text for each in conversations if (text := self._attempt(each)) is not None]
+
     def _variables(self, messages: list[Message]) -> dict[str, Any]:
         others = {"tools": None, "documents": None, "add_generation_prompt": True}
         return {**self._names, **others, "messages": messages}

@@ -49,6 +49,11 @@ class TextEncoder:
         """Return the text of `ids`, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
+    def token(self, index: int) -> str | None:
+        """Return the token of id `index`, if there is one."""
+        found = self._tokenizer.id_to_token(index) if index >= 0 else None
+        return None if found is None else str(found)
+
     def is_longer_than(self, text: str, limit: int) -> bool:
         """Return whether `text` certainly has more than `limit` tokens, without encoding all of a very long one.
 

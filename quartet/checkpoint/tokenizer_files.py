@@ -7,7 +7,7 @@ counts if it is there; else special_tokens_map.json and added_tokens.json do, wh
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from quartet.checkpoint.model_folder import read_json
 from quartet.wire.config import Config
@@ -164,7 +164,7 @@ def _added(decoder: Any, folder: Path) -> list[AddedTokenEntry]:
     return [_from_object(entry, is_special=bool(entry.get("special"))) for _index, entry in by_id]
 
 
-def _is_decoder(decoder: Any) -> bool:
+def _is_decoder(decoder: Any) -> TypeGuard[dict[str, dict[str, Any]]]:
     return isinstance(decoder, dict) and all(
         key.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str)
         for key, entry in decoder.items()

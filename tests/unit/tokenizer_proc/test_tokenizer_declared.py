@@ -65,7 +65,9 @@ def test_a_bos_of_special_tokens_map_is_put_before_text(folder: Path) -> None:
 
 def test_every_named_token_reaches_the_template(folder: Path) -> None:
     names = {"sep_token": "use", "cls_token": "now", "mask_token": "s", "pad_token": "<s>", "image_token": "tool"}
-    write(folder, "tokenizer_config.json", {**names, "extra_special_tokens": {"video_token": "hello"}, "bos_token": None})
+    write(
+        folder, "tokenizer_config.json", {**names, "extra_special_tokens": {"video_token": "hello"}, "bos_token": None}
+    )
     assert TextEncoder(folder).names.tokens == {**names, "video_token": "hello"}
 
 
@@ -90,7 +92,11 @@ def test_added_tokens_decoder_replaces_flags_and_adds_in_the_order_of_ids(folder
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_tokens([AddedToken("<tool>", special=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    entries = {"99": {"content": "<b>"}, "12": {"content": "<a>", "special": True}, "11": {"content": "<tool>", "special": True}}
+    entries = {
+        "99": {"content": "<b>"},
+        "12": {"content": "<a>", "special": True},
+        "11": {"content": "<tool>", "special": True},
+    }
     write(folder, "tokenizer_config.json", {"added_tokens_decoder": entries, "eos_token": "<c>", "pad_token": "<tool>"})
     assert encoded(folder, "<tool><a><b><c>") == [TOOL, TOOL + 1, TOOL + 2, TOOL + 3]
     assert eos_token_ids(folder) == {TOOL + 3}
@@ -147,7 +153,9 @@ def test_an_added_token_beyond_the_vocabulary_fails_its_request_alone(folder: Pa
     assert isinstance(found, Encoded) and unpack_ids(found.ids) == [3, 4]
 
 
-def test_a_token_of_the_model_itself_beyond_the_vocabulary_is_refused_at_start(folder: Path, make_core: MakeCore) -> None:
+def test_a_token_of_the_model_itself_beyond_the_vocabulary_is_refused_at_start(
+    folder: Path, make_core: MakeCore
+) -> None:
     write(folder, "special_tokens_map.json", {"bos_token": "<turn>"})
     write(folder, "tokenizer_config.json", {"add_bos_token": True})
     with pytest.raises(ModelError, match=f"id {TOOL}"):
