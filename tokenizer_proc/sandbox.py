@@ -30,7 +30,15 @@ MAX_WIDTH = 1 << 16
 MAX_INTEGER_BITS = 4096
 DEADLINE_S = 1.0
 _UNTRACED_FILES = frozenset([__file__, jinja2.sandbox.__file__])
-_WIDE_FORMAT = re.compile(r"[%:][^%:}\s]{0,8}?\d{6}")
+# A width that is too large, or that an argument gives.
+_WIDE_PERCENT = re.compile(r"%(?:\(.*\))?[-#0 +.\d]*?(?:\d{6}|\*)", re.DOTALL)
+_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*?(?:\d{6}|\{)")
+_WIDTH_METHODS = frozenset(["center", "ljust", "rjust", "zfill", "expandtabs"])
+_VALUE_FILTERS = frozenset(
+    ["default", "d", "int", "float", "sum", "min", "max", "replace", "truncate", "format", "join", "map"]
+    + ["select", "reject", "selectattr", "rejectattr"]
+)
+"""Filters whose numbers are values; those of others may be widths or counts."""
 
 
 class Refused(TemplateError):
@@ -79,8 +87,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, now: Callable[[], datetime] = datetime.now) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-        self.filters = {name: _bounded_filter(each) for name, each in self.filters.items()}
-        self.filters["tojson"] = _to_json
+        filters = {**self.filters, "tojson": _to_json}
+        self.filters = {name: _bounded_filter(name, each) for name, each in filters.items()}
         del self.globals["lipsum"]
         self.globals["range"] = _bounded_range
         self.globals["raise_exception"] = _raise_exception
@@ -103,9 +111,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             if right > 0 and left.bit_length() * right > MAX_INTEGER_BITS:
                 raise TooMuch("a power in the chat template is too large")
-        elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-            _check_numbers(right if isinstance(right, tuple) else (right,))
+        elif operator == "%" and isinstance(left, str | bytes):
+            _check_percent(left)
         return super().call_binop(context, operator, left, right)
 
     def concatenate(self, parts: tuple[Any, ...]) -> str:
@@ -116,10 +123,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function; a method of a string (`center`, `format`) only with sensible widths."""
-        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        if isinstance(owner, str):
-            _check_format(owner)
+        method = getattr(function, "__wrapped__", function)
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(owner, str | bytes) and name in _WIDTH_METHODS:
             _check_numbers((*args, *kwargs.values()))
+        elif isinstance(owner, str) and name in ("format", "format_map"):
+            _check_braces(owner)
         return super().call(context, function, *args, **kwargs)
 
 
@@ -181,18 +190,25 @@ def _check_numbers(arguments: Iterable[Any]) -> None:
         raise TooMuch(f"a number above {MAX_WIDTH} in the chat template is too large")
 
 
-def _check_format(pattern: str) -> None:
-    """Refuse a width inside a format: `'%1000000000d'`, `'{:>1000000000}'`."""
-    if ("%" in pattern or "{" in pattern) and _WIDE_FORMAT.search(pattern):
+def _check_percent(pattern: str | bytes) -> None:
+    """Refuse a wide or variable width: `'%1000000000d'`, `'%*d'`."""
+    if _WIDE_PERCENT.search(pattern if isinstance(pattern, str) else pattern.decode("latin-1")):
         raise TooMuch("a format in the chat template is too wide")
 
 
-def _bounded_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+def _check_braces(pattern: str) -> None:
+    """Refuse a wide or variable width: `'{:>1000000000}'`, `'{:>{}}'`."""
+    if _WIDE_BRACES.search(pattern.replace("{{", "").replace("}}", "")):
+        raise TooMuch("a format in the chat template is too wide")
+
+
+def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check_numbers((*args[1:], *kwargs.values()))
-        if args and isinstance(args[0], str) and function.__name__ == "do_format":
-            _check_format(args[0])
+        if name not in _VALUE_FILTERS:
+            _check_numbers((*args[1:], *kwargs.values()))
+        elif name == "format":
+            _check_percent(str(args[0]))
         return function(*args, **kwargs)
 
     return bounded
