@@ -35,9 +35,8 @@ _WIDE_PERCENT = re.compile(r"%(?:\(.*\))?[-#0 +.\d]*?(?:\d{6}|\*)", re.DOTALL)
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*?(?:\d{6}|\{)")
 _WIDTH_METHODS = frozenset(["center", "ljust", "rjust", "zfill", "expandtabs"])
 _VALUE_FILTERS = frozenset(
-    ["default", "d", "int", "float", "sum", "min", "max", "replace", "truncate", "format", "join", "map"]
-    + ["select", "reject", "selectattr", "rejectattr"]
-)
+    ("default", "d", "int", "float", "sum", "min", "max", "replace", "truncate", "format", "join", "map")
+) | {"select", "reject", "selectattr", "rejectattr"}
 """Filters whose numbers are values; those of others may be widths or counts."""
 
 
