@@ -84,15 +84,32 @@ def eos_token_ids(*files: tuple[Path, dict[str, Any]]) -> set[int]:
 
 
 def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
-    """Return the model's chat template from whichever file has it, the `default` one of several, or None."""
+    """Return the model's chat template from whichever file has it, the `default` one of several, or None.
+
+    Raises ModelError for one that is no text.
+    """
     jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
+    try:
         return jinja.read_text(encoding="utf-8")
-    found = read_json(folder / "chat_template.json").get("chat_template") or tokenizer.get("chat_template")
-    if isinstance(found, list):
-        named = {entry["name"]: entry["template"] for entry in found if isinstance(entry, dict) and "template" in entry}
-        found = named.get("default") or next(iter(named.values()), None)
-    return found if isinstance(found, str) else None
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read {jinja}: {error}") from error
+    path, found = folder / "chat_template.json", read_json(folder / "chat_template.json").get("chat_template")
+    if not found:
+        path, found = folder / "tokenizer_config.json", tokenizer.get("chat_template")
+    if isinstance(found, list) and found and all(isinstance(entry, dict) and "name" in entry for entry in found):
+        named = {entry["name"]: entry.get("template") for entry in found}
+        found = named.get("default", next(iter(named.values())))
+        if found is None:
+            raise _unusable(path, named)
+    if found is None or isinstance(found, str):
+        return found or None
+    raise _unusable(path, found)
+
+
+def _unusable(path: Path, found: Any) -> ModelError:
+    return ModelError(f"{path} has no usable chat_template (found {found!r:.80}); give one with --chat-template")
 
 
 def check_weights(folder: Path) -> None:

@@ -180,3 +180,25 @@ def test_resolving_imports_nothing_heavy() -> None:
     heavy = ("numpy", "torch", "tokenizers", "gguf", "huggingface_hub", "jinja2")
     code = f"import sys, quartet.checkpoint.resolve; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"chat_template": {"default": "x"}}),
+        ("tokenizer_config.json", {"chat_template": 3}),
+        ("tokenizer_config.json", {"chat_template": [{"template": "x"}]}),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default", "template": None}]}),
+        ("chat_template.json", {"chat_template": ["x"]}),
+    ],
+)
+def test_a_chat_template_that_is_no_text_is_refused(folder: Path, name: str, content: Any) -> None:
+    write(folder, name, content)
+    with pytest.raises(ModelError, match=f"/{name} has no usable chat_template"):
+        resolve(folder)
+
+
+def test_a_chat_template_that_is_not_utf8_is_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"caf\xe9")
+    with pytest.raises(ModelError, match=r"cannot read .*/chat_template.jinja"):
+        resolve(folder)
