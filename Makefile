@@ -69,6 +69,7 @@ format: $(VENV)/.dev
 oracle: .venv-oracle/.stamp
 	.venv-oracle/bin/python tests/golden/make_oracle.py
 	.venv-oracle/bin/python tests/golden/make_tiny_models.py
+	.venv-oracle/bin/python tests/golden/make_chat_oracle.py
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

@@ -139,9 +139,9 @@ class DecoderFactory:
 
 
 def _load_library(folder: Path) -> Callable[[list[int], bool], str]:
-    from tokenizers import Tokenizer
+    from quartet.checkpoint.tokenizer_loading import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder)
 
     def decode(ids: list[int], skip_special_tokens: bool) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from quartet.checkpoint.tokenizer_files import declared_tokens
+from quartet.checkpoint.tokenizer_files import KnownToken, declared_tokens, with_ids
 from quartet.wire.errors import ModelError
 
 Piece = str | bytes
@@ -29,7 +29,7 @@ class Family(Enum):
 class _AddedToken(msgspec.Struct):
     id: int
     content: str
-    special: bool = False
+    is_special: bool = msgspec.field(name="special", default=False)
 
 
 class _Model(msgspec.Struct):
@@ -68,14 +68,16 @@ class Vocabulary:
     def __init__(self, folder: Path) -> None:
         file = _read(folder / "tokenizer.json")
         vocab = file.model.vocab
-        pairs = vocab.items() if isinstance(vocab, dict) else ((entry[0], i) for i, entry in enumerate(vocab))
-        self._tokens: dict[int, str] = {index: token for token, index in pairs}
+        if isinstance(vocab, list):
+            vocab = {token: index for index, (token, _score) in enumerate(vocab)}
+        self._tokens: dict[int, str] = {index: token for token, index in vocab.items()}
         self.special_ids: set[int] = set()
-        added = [(entry.id, entry.content, entry.is_special) for entry in declared_tokens(folder)]
-        for index, content, is_special in [*added, *((t.id, t.content, t.special) for t in file.added_tokens)]:
-            self._tokens[index] = content
-            if is_special:
-                self.special_ids.add(index)
+        declared = with_ids(declared_tokens(folder), vocab, {token.content: token.id for token in file.added_tokens})
+        added: list[_AddedToken | KnownToken] = [*file.added_tokens, *declared]
+        for token in added:
+            self._tokens[token.id] = token.content
+            if token.is_special:
+                self.special_ids.add(token.id)
         steps = _flatten(file.decoder)
         self.family = _family(steps)
         self.strips_first_space = any(_strips_first_space(step) for step in steps)

@@ -1,19 +1,24 @@
 """Renders conversations with the model's chat template."""
 
+import secrets
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 
 from quartet.wire.errors import ModelError, RequestError
 from quartet.wire.frames import ChatPrompt
+from tokenizer_proc.content_form import ContentForms
 from tokenizer_proc.messages import Message, invalid, parse_messages, parse_template_args, parse_tools
-from tokenizer_proc.sandbox import Refused, Sandbox, TooMuch, render
+from tokenizer_proc.sandbox import DEADLINE_S, Refused, Sandbox, TooMuch, render
 
 Guard = Callable[[Any], Any]
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize"])
 _MAX_REASON = 200
+_SECONDS_PER_BYTE = 4e-6
+"""Additional processor time for a long conversation."""
 
 
 class SpecialNames(NamedTuple):
@@ -30,17 +35,21 @@ class ChatTemplate:
         names: special tokens by the names that templates use.
         now: the local time.
 
-    Raises ModelError if the template cannot be compiled.
+    Raises ModelError if the template cannot be compiled, or can render no conversation.
     """
 
     def __init__(self, source: str | None, names: SpecialNames, now: Callable[[], datetime] = datetime.now) -> None:
         self._sandbox = Sandbox(now)
         self._names = names.tokens
         self._reserved = _RESERVED | self._names.keys() | self._sandbox.globals.keys()
-        try:
-            self._template = None if source is None else self._sandbox.from_string(source)
-        except (TemplateError, RecursionError) as error:
-            raise ModelError(f"the chat template is broken: {error}; give another with --chat-template") from error
+        self._template: Any = None
+        if source is not None:
+            try:
+                self._template = self._sandbox.compile_template(source)
+                self._forms = ContentForms(self._attempt)
+            except (TemplateError, RecursionError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+                raise ModelError(f"the chat template is broken: {reason}; give another with --chat-template") from error
 
     def render(self, prompt: ChatPrompt, guard: Guard) -> str:
         """Return the prompt's text.
@@ -54,21 +63,45 @@ class ChatTemplate:
                 "no_chat_template",
                 "This model has no chat template: use /v1/completions, or start the server with --chat-template.",
             )
-        messages = guard(parse_messages(prompt.messages))
+        messages = guard([self._forms.shape(message) for message in parse_messages(prompt.messages)])
+        continued = FinalMessage(messages[-1]) if prompt.continue_final_message else None
         variables = {
             **guard(parse_template_args(prompt.template_args, self._reserved)),
-            **self._names,
-            "messages": messages,
+            **self._variables(messages),
             "tools": guard(parse_tools(prompt.tools)),
-            "documents": None,
-            "add_generation_prompt": prompt.add_generation_prompt and not prompt.continue_final_message,
+            "add_generation_prompt": prompt.add_generation_prompt and continued is None,
         }
-        text = self._run(variables)
-        return _cut_after_final(text, messages) if prompt.continue_final_message else text
+        text = self._run(variables, DEADLINE_S + _SECONDS_PER_BYTE * (len(prompt.messages) + len(prompt.tools or b"")))
+        return text if continued is None else continued.cut(text)
 
-    def _run(self, variables: dict[str, Any]) -> str:
+    def samples(self) -> list[str]:
+        """Return small conversations as the template renders them; none if there is no template."""
+        if self._template is None:
+            return []
+        turns: list[Message] = [{"role": role, "content": "-"} for role in ("system", "user", "assistant", "user")]
+        conversations = [[self._forms.shape(message) for message in each] for each in (turns, turns[1:], turns[1:2])]
+        return [text for each in conversations if (text := self._attempt(each)) is not None]
+
+    def _variables(self, messages: list[Message]) -> dict[str, Any]:
+        others = {"tools": None, "documents": None, "add_generation_prompt": True}
+        return {**self._names, **others, "messages": messages}
+
+    def _attempt(self, messages: list[Message]) -> str | None:
+        """Return the conversation's text, or None if the template does not accept it.
+
+        Raises TemplateError for what it would do to any conversation.
+        """
         try:
-            return render(self._sandbox, self._template, variables)
+            return render(self._sandbox, self._template, self._variables(messages))
+        except (SecurityError, TooMuch, MemoryError):
+            raise
+        except Exception:
+            # It may need a conversation of another kind, or variables from the client.
+            return None
+
+    def _run(self, variables: dict[str, Any], deadline_s: float) -> str:
+        try:
+            return render(self._sandbox, self._template, variables, deadline_s)
         except Refused as error:
             reason = f"The model's chat template refused the conversation: {str(error)[:_MAX_REASON]}"
         except TooMuch as error:
@@ -79,11 +112,34 @@ class ChatTemplate:
         raise RequestError(400, "chat_template_error", reason, "messages")
 
 
-def _cut_after_final(text: str, messages: list[Message]) -> str:
-    """Return `text` up to the end of the last message's content, so that the model continues it."""
-    content = messages[-1]["content"]
-    for found in (content, content.strip()):
-        at = text.rfind(found)
-        if found and at >= 0:
-            return text[: at + len(found)]
-    raise invalid("continue_final_message needs a last message whose content the template shows.", "messages")
+class FinalMessage:
+    """Marks the end of the last message's content, so that the prompt can end there and the model continues it.
+
+    Args:
+        message: the last one; the mark is put into its content.
+
+    Raises RequestError 400 if there is no text to continue.
+    """
+
+    def __init__(self, message: Message) -> None:
+        # No filter changes digits; the space shows whether the template trims.
+        self._mark = f"{secrets.randbits(128):039d}"
+        content = message["content"]
+        if not content or (isinstance(content, list) and not content[-1]["text"]):
+            raise _nothing_to_continue()
+        if isinstance(content, str):
+            message["content"] = f"{content}{self._mark} "
+        else:
+            *before, last = content
+            message["content"] = [*before, {**last, "text": f"{last['text']}{self._mark} "}]
+
+    def cut(self, text: str) -> str:
+        """Return the rendered `text` up to the mark, trimmed if the template would have trimmed the content."""
+        before, mark, after = text.rpartition(self._mark)
+        if not mark:
+            raise _nothing_to_continue()
+        return before if after.startswith(" ") else before.rstrip()
+
+
+def _nothing_to_continue() -> RequestError:
+    return invalid("continue_final_message needs a last message whose content the template shows.", "messages")

@@ -9,7 +9,7 @@ from typing import Any
 from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
 from quartet.wire.config import Config
-from quartet.wire.errors import RequestError
+from quartet.wire.errors import ModelError, RequestError
 from quartet.wire.frames import (
     ID_BYTES,
     ChatPrompt,
@@ -38,6 +38,8 @@ class TokenizerCore(TimelessCore):
         config: with the resolved model.
         encoder: the model's tokenizer.
         template: the model's chat template.
+
+    Raises ModelError if either puts tokens into prompts that the model does not have.
     """
 
     inbound: Any = TokenizerInbound
@@ -49,6 +51,7 @@ class TokenizerCore(TimelessCore):
         self._is_cut_later = config.scheduler.allow_auto_truncate
         self._encoder = encoder
         self._template = template
+        self._check_samples()
         self.counters: Counter[str] = Counter()
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
@@ -89,10 +92,31 @@ class TokenizerCore(TimelessCore):
             if not prompt.text:
                 raise invalid("The prompt is empty.", "prompt")
             self._refuse_endless(prompt.text, prompt)
-            return pack_ids(self._encoder.encode_text(prompt.text)), prompt.text
+            return self._packed(self._encoder.encode_text(prompt.text), "prompt"), prompt.text
         text = self._template.render(prompt, self._encoder.guard.protect)
         self._refuse_endless(text, prompt)
-        return pack_ids(self._encoder.encode_rendered(text)), self._encoder.guard.reveal(text)
+        return self._packed(self._encoder.encode_rendered(text), "messages"), self._encoder.guard.reveal(text)
+
+    def _packed(self, ids: list[int], param: str) -> bytes:
+        """Return `ids` as bytes; refuse a text with an added token that only the tokenizer has."""
+        if max(ids, default=0) >= self._vocab_size:
+            raise self._outside(max(ids), param)
+        return pack_ids(ids)
+
+    def _outside(self, index: int, param: str) -> RequestError:
+        token = self._encoder.token(index)
+        name = "" if token is None else f" ({token!r})"
+        return invalid(f"Token id {index}{name} is outside the vocabulary (0 to {self._vocab_size - 1}).", param)
+
+    def _check_samples(self) -> None:
+        """Refuse a model whose own tokens (bos, those of its template) are outside of its vocabulary."""
+        samples = [self._encoder.encode_text("a"), *map(self._encoder.encode_rendered, self._template.samples())]
+        for ids in samples:
+            if max(ids, default=0) >= self._vocab_size:
+                raise ModelError(
+                    f"the tokenizer puts {self._encoder.token(max(ids))!r} (id {max(ids)}) into every prompt, but the "
+                    f"model's vocab_size is {self._vocab_size}; give the model's own tokenizer with --tokenizer-path"
+                )
 
     def _check_ids(self, data: bytes) -> None:
         if len(data) % ID_BYTES:
@@ -103,7 +127,7 @@ class TokenizerCore(TimelessCore):
             ids.byteswap()
         if ids and max(ids) >= self._vocab_size:
             wrong = next(i for i in unpack_ids(data) if not 0 <= i < self._vocab_size)
-            raise invalid(f"Token id {wrong} is outside the vocabulary (0 to {self._vocab_size - 1}).", "prompt")
+            raise self._outside(wrong, "prompt")
 
     def _refuse_endless(self, text: str, prompt: TextPrompt | ChatPrompt) -> None:
         """Refuse a text of megabytes before all of it is encoded, which would delay every other job by seconds."""

@@ -1,4 +1,4 @@
-"""The JSON of a ChatPrompt -> what templates expect: content as text, tool call arguments as objects."""
+"""The JSON of a ChatPrompt -> what templates expect: content as text or text parts, tool call arguments as objects."""
 
 from typing import Any
 
@@ -7,6 +7,10 @@ import msgspec
 from quartet.wire.errors import RequestError
 
 Message = dict[str, Any]
+Content = str | list[dict[str, str]]
+"""Text, or parts of which each is text."""
+
+_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
 def invalid(message: str, param: str) -> RequestError:
@@ -15,7 +19,10 @@ def invalid(message: str, param: str) -> RequestError:
 
 
 def parse_messages(data: bytes) -> list[Message]:
-    """Return the messages, each a mapping with a role and text content; raises RequestError 400 for anything else."""
+    """Return the messages, each with a role and Content, without fields that are null.
+
+    Raises RequestError 400 for anything else.
+    """
     found = _decode(data, "messages")
     if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
         raise invalid("messages must be a list of objects.", "messages")
@@ -60,16 +67,23 @@ def _message(message: Message, where: str) -> Message:
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise invalid(f"{where}.role must be a non-empty string.", f"{where}.role")
-    cleaned = {**message, "content": _content(message.get("content"), f"{where}.content")}
-    calls = message.get("tool_calls")
-    if calls is None:
-        cleaned.pop("tool_calls", None)
-    else:
-        cleaned["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
+    cleaned = {name: value for name, value in message.items() if value is not None}
+    cleaned["content"] = _content(message.get("content"), f"{where}.content")
+    if "tool_calls" in cleaned:
+        cleaned["tool_calls"] = _tool_calls(cleaned["tool_calls"], f"{where}.tool_calls")
+    reasoning = next((cleaned[name] for name in _REASONING_NAMES if name in cleaned), None)
+    if reasoning is not None:
+        # Templates read one of these names; clients know another.
+        cleaned = {"thinking": reasoning, **cleaned, "reasoning_content": reasoning}
     return cleaned
 
 
-def _content(content: Any, where: str) -> str:
+def text_parts(texts: list[str]) -> list[dict[str, str]]:
+    """Return `texts` as the parts of one content."""
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def _content(content: Any, where: str) -> Content:
     if content is None:
         return ""
     if isinstance(content, str):
@@ -82,7 +96,7 @@ def _content(content: Any, where: str) -> str:
         if not isinstance(text, str):
             raise invalid(f'{where}[{index}] must be a part of type "text"; this model takes nothing else.', where)
         texts.append(text)
-    return "\n".join(texts)
+    return text_parts(texts)
 
 
 def _tool_calls(calls: Any, where: str) -> list[Any]:

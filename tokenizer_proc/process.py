@@ -29,8 +29,9 @@ def load_core(config: Config) -> TokenizerCore:
 
 async def main(context: Context) -> None:
     """Serve until a drain is over. Raises ModelError for a tokenizer or template that is missing or damaged."""
-    core = load_core(context.config)
+    # Loading renders the template, too.
     _limit_memory()
+    core = load_core(context.config)
     jobs = JobThread(context, core)
     try:
         await Shell(context, jobs).serve({"chat": "yes" if context.config.require_model().chat_template else "no"})

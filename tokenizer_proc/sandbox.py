@@ -3,7 +3,7 @@
 A template comes with the model and is not trusted; the conversation is data and never becomes template code. The
 immutable sandbox keeps templates from Python's internals. On top of it: a deadline that also ends loops without output,
 and bounds on every operation whose result can be much longer than its operands. Any other use of memory is bounded by
-the address space limit of the process (tokenizer_proc.actor).
+the address space limit of the process (tokenizer_proc.process).
 """
 
 import functools
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2.sandbox
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -30,7 +30,14 @@ MAX_WIDTH = 1 << 16
 MAX_INTEGER_BITS = 4096
 DEADLINE_S = 1.0
 _UNTRACED_FILES = frozenset([__file__, jinja2.sandbox.__file__])
-_WIDE_FORMAT = re.compile(r"[%:][^%:}\s]{0,8}?\d{6}")
+# A width that is too large, or that an argument gives.
+_WIDE_PERCENT = re.compile(r"%(?:\(.*\))?[-#0 +.\d]*?(?:\d{6}|\*)", re.DOTALL)
+_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*?(?:\d{6}|\{)")
+_WIDTH_METHODS = frozenset(["center", "ljust", "rjust", "zfill", "expandtabs"])
+_VALUE_FILTERS = frozenset(
+    ("default", "d", "int", "float", "sum", "min", "max", "replace", "truncate", "format", "join", "map")
+) | {"select", "reject", "selectattr", "rejectattr"}
+"""Filters whose numbers are values; those of others may be widths or counts."""
 
 
 class Refused(TemplateError):
@@ -57,9 +64,14 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # A call block is a scope: what is set inside stays inside, as in transformers.
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -74,12 +86,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, now: Callable[[], datetime] = datetime.now) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-        self.filters = {name: _bounded_filter(each) for name, each in self.filters.items()}
-        self.filters["tojson"] = _to_json
+        filters = {**self.filters, "tojson": _to_json}
+        self.filters = {name: _bounded_filter(name, each) for name, each in filters.items()}
         del self.globals["lipsum"]
         self.globals["range"] = _bounded_range
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
+
+    def compile_template(self, source: str) -> Template:
+        """Return the compiled template; raises TemplateError also for one that needs further files."""
+        foreign = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+        found = next(self.parse(source).find_all(foreign), None)
+        if found is not None:
+            raise TemplateError(f"{type(found).__name__.lower()} in line {found.lineno} needs another file")
+        return self.from_string(source)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Apply an intercepted operator unless its result would be out of bounds."""
@@ -90,9 +110,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             if right > 0 and left.bit_length() * right > MAX_INTEGER_BITS:
                 raise TooMuch("a power in the chat template is too large")
-        elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-            _check_numbers(right if isinstance(right, tuple) else (right,))
+        elif operator == "%" and isinstance(left, str | bytes):
+            _check_percent(left)
         return super().call_binop(context, operator, left, right)
 
     def concatenate(self, parts: tuple[Any, ...]) -> str:
@@ -103,15 +122,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function; a method of a string (`center`, `format`) only with sensible widths."""
-        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        if isinstance(owner, str):
-            _check_format(owner)
+        method = getattr(function, "__wrapped__", function)
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(owner, str | bytes) and name in _WIDTH_METHODS:
             _check_numbers((*args, *kwargs.values()))
+        elif isinstance(owner, str) and name in ("format", "format_map"):
+            _check_braces(owner)
         return super().call(context, function, *args, **kwargs)
 
 
-def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_s: float = DEADLINE_S) -> str:
-    """Return the rendered text; raises jinja2's errors and any exception of the template's code."""
+def render(sandbox: Sandbox, template: Template, variables: dict[str, Any], deadline_s: float = DEADLINE_S) -> str:
+    """Return the rendered text; raises jinja2's errors and any exception of the template's code.
+
+    `deadline_s` is in seconds of processor time, so that a busy machine makes no template fail.
+    """
     parts: list[str] = []
     length = 0
     with _deadline(deadline_s):
@@ -124,16 +148,23 @@ def render(sandbox: Sandbox, template: Any, variables: dict[str, Any], deadline_
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TooMuch from within template code that is still running after `seconds`.
+    """Raise TooMuch from within template code that has used more than `seconds` of this thread's processor time.
 
-    A thread cannot be killed, but it can be traced: the clock is read at every line of Python that the template
-    runs, filters included. The sandbox's own checks, which never loop, are left out for speed.
+    A thread cannot be killed, but it can be traced: a clock is read at every line of Python that the template
+    runs, filters included. The sandbox's own checks, which never loop, are left out for speed. Reading processor time
+    is a system call; the wall clock, which is cheap, says when to.
     """
-    end = time.monotonic() + seconds
+    end = time.thread_time() + seconds
+    next_look = time.monotonic() + seconds
 
     def on_line(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > end:
-            raise TooMuch(f"the chat template ran for more than {seconds:g} s")
+        nonlocal next_look
+        if time.monotonic() > next_look:
+            left = end - time.thread_time()
+            if left <= 0:
+                raise TooMuch(f"the chat template used more than {seconds:g} s of processor time")
+            # Processor time never runs faster than the wall clock.
+            next_look = time.monotonic() + left
         return on_line
 
     def on_call(frame: FrameType, event: str, argument: Any) -> Any:
@@ -158,18 +189,25 @@ def _check_numbers(arguments: Iterable[Any]) -> None:
         raise TooMuch(f"a number above {MAX_WIDTH} in the chat template is too large")
 
 
-def _check_format(pattern: str) -> None:
-    """Refuse a width inside a format: `'%1000000000d'`, `'{:>1000000000}'`."""
-    if ("%" in pattern or "{" in pattern) and _WIDE_FORMAT.search(pattern):
+def _check_percent(pattern: str | bytes) -> None:
+    """Refuse a wide or variable width: `'%1000000000d'`, `'%*d'`."""
+    if _WIDE_PERCENT.search(pattern if isinstance(pattern, str) else pattern.decode("latin-1")):
         raise TooMuch("a format in the chat template is too wide")
 
 
-def _bounded_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+def _check_braces(pattern: str) -> None:
+    """Refuse a wide or variable width: `'{:>1000000000}'`, `'{:>{}}'`."""
+    if _WIDE_BRACES.search(pattern.replace("{{", "").replace("}}", "")):
+        raise TooMuch("a format in the chat template is too wide")
+
+
+def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check_numbers((*args[1:], *kwargs.values()))
-        if args and isinstance(args[0], str) and function.__name__ == "do_format":
-            _check_format(args[0])
+        if name not in _VALUE_FILTERS:
+            _check_numbers((*args[1:], *kwargs.values()))
+        elif name == "format":
+            _check_percent(str(args[0]))
         return function(*args, **kwargs)
 
     return bounded

@@ -1,17 +1,13 @@
 """The model's tokenizer: text to ids and back."""
 
 from pathlib import Path
-from typing import Any
-
-from tokenizers import AddedToken, Tokenizer
 
 from quartet.checkpoint.model_folder import read_json
-from quartet.checkpoint.tokenizer_files import AddedTokenEntry, declared_tokens
-from quartet.wire.errors import ModelError
+from quartet.checkpoint.tokenizer_files import declared_tokens
+from quartet.checkpoint.tokenizer_loading import load_tokenizer
 from tokenizer_proc.chat_template import SpecialNames
 from tokenizer_proc.special_tokens import SpecialTokenGuard, encode_freely
 
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _PIECE_CHARACTERS = 1 << 17
 
 
@@ -25,15 +21,15 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._config = read_json(folder / "tokenizer_config.json")
-        self._tokenizer = self._load()
+        config = read_json(folder / "tokenizer_config.json")
+        self._tokenizer = load_tokenizer(folder)
         added = self._tokenizer.get_added_tokens_decoder()
         special = {index: token for index, token in added.items() if token.special and token.content}
-        self.guard = SpecialTokenGuard(self._load, special)
-        self.names = SpecialNames({name: text for name in _NAMED if (text := self._named(name)) is not None})
+        self.guard = SpecialTokenGuard(lambda: load_tokenizer(folder), special)
+        names = declared_tokens(folder).names
+        self.names = SpecialNames({name: text for name, text in names.items() if self._has(text)})
         self._bos_id: int | None = None
-        if self._config.get("add_bos_token") is True and "bos_token" in self.names.tokens:
+        if config.get("add_bos_token") is True and "bos_token" in self.names.tokens:
             self._bos_id = self._tokenizer.token_to_id(self.names.tokens["bos_token"])
 
     def encode_text(self, text: str) -> list[int]:
@@ -53,6 +49,11 @@ class TextEncoder:
         """Return the text of `ids`, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
+    def token(self, index: int) -> str | None:
+        """Return the token of id `index`, if there is one."""
+        found = self._tokenizer.id_to_token(index) if index >= 0 else None
+        return None if found is None else str(found)
+
     def is_longer_than(self, text: str, limit: int) -> bool:
         """Return whether `text` certainly has more than `limit` tokens, without encoding all of a very long one.
 
@@ -68,37 +69,5 @@ class TextEncoder:
                 return True
         return False
 
-    def _load(self) -> Tokenizer:
-        path = self._folder / "tokenizer.json"
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            # The library raises plain Exception for everything.
-            raise ModelError(f"{path} is not a usable tokenizer: {error}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        for entry in declared_tokens(self._folder):
-            if tokenizer.token_to_id(entry.content) == entry.id or entry.id == tokenizer.get_vocab_size():
-                _declare(tokenizer, entry)
-        return tokenizer
-
-    def _named(self, name: str) -> str | None:
-        token: Any = self._config.get(name)
-        text = token.get("content") if isinstance(token, dict) else token
-        return text if isinstance(text, str) else None
-
-
-def _declare(tokenizer: Tokenizer, entry: AddedTokenEntry) -> None:
-    """Add a token that only tokenizer_config.json declares; an existing one is not changed."""
-    token = AddedToken(
-        entry.content,
-        single_word=entry.is_single_word,
-        lstrip=entry.strips_left,
-        rstrip=entry.strips_right,
-        normalized=entry.is_normalized,
-        special=entry.is_special,
-    )
-    if entry.is_special:
-        tokenizer.add_special_tokens([token])
-    else:
-        tokenizer.add_tokens([token])
+    def _has(self, text: str) -> bool:
+        return self._tokenizer.token_to_id(text) is not None

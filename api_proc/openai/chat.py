@@ -57,7 +57,7 @@ def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> Gene
 
 
 def chat_prompt(chat: ChatRequest) -> ChatPrompt:
-    """Return the conversation, checked, with roles that templates know; the tokenizer joins its text parts."""
+    """Return the conversation, checked, with roles that templates know; contents are text or text parts."""
     if not chat.messages:
         raise invalid("messages", "messages must not be empty")
     for index, message in enumerate(chat.messages):

@@ -68,40 +68,48 @@ def default_sampling(generation: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def eos_token_ids(
-    config: dict[str, Any], generation: dict[str, Any], tokenizer: dict[str, Any], tokenizer_json: Path
-) -> tuple[int, ...]:
-    """Return every id that any of the files calls end of sequence, ascending."""
+def eos_token_ids(*files: tuple[Path, dict[str, Any]]) -> set[int]:
+    """Return the ids that config.json and generation_config.json, each with its path, call end of sequence.
+
+    Raises ModelError for anything but an id, a list of ids or null.
+    """
     ids: set[int] = set()
-    for source in (generation, config):
-        value = source.get("eos_token_id")
-        ids.update(i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))
-    token = tokenizer.get("eos_token")
-    text = token.get("content") if isinstance(token, dict) else token
-    if isinstance(text, str):
-        ids.update(_added_token_ids(text, tokenizer, tokenizer_json))
-    return tuple(sorted(ids))
-
-
-def _added_token_ids(text: str, tokenizer: dict[str, Any], tokenizer_json: Path) -> list[int]:
-    """Return the id of the added token `text`; the big tokenizer.json is read only if the small file lacks it."""
-    decoder = tokenizer.get("added_tokens_decoder")
-    if isinstance(decoder, dict):
-        return [int(i) for i, entry in decoder.items() if isinstance(entry, dict) and entry.get("content") == text]
-    added = read_json(tokenizer_json).get("added_tokens") or []
-    return [entry["id"] for entry in added if entry.get("content") == text]
+    for path, content in files:
+        value = content.get("eos_token_id")
+        for index in value if isinstance(value, list) else [] if value is None else [value]:
+            if not isinstance(index, int) or isinstance(index, bool):
+                raise ModelError(f"{path} has no usable eos_token_id (found {value!r})")
+            ids.add(index)
+    return ids
 
 
 def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
-    """Return the model's chat template from whichever file has it, the `default` one of several, or None."""
+    """Return the model's chat template from whichever file has it, the `default` one of several, or None.
+
+    Raises ModelError for one that is no text.
+    """
     jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
+    try:
         return jinja.read_text(encoding="utf-8")
-    found = read_json(folder / "chat_template.json").get("chat_template") or tokenizer.get("chat_template")
-    if isinstance(found, list):
-        named = {entry["name"]: entry["template"] for entry in found if isinstance(entry, dict) and "template" in entry}
-        found = named.get("default") or next(iter(named.values()), None)
-    return found if isinstance(found, str) else None
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read {jinja}: {error}") from error
+    path, found = folder / "chat_template.json", read_json(folder / "chat_template.json").get("chat_template")
+    if not found:
+        path, found = folder / "tokenizer_config.json", tokenizer.get("chat_template")
+    if isinstance(found, list) and found and all(isinstance(entry, dict) and "name" in entry for entry in found):
+        named = {entry["name"]: entry.get("template") for entry in found}
+        found = named.get("default", next(iter(named.values())))
+        if found is None:
+            raise _unusable(path, named)
+    if found is None or isinstance(found, str):
+        return found or None
+    raise _unusable(path, found)
+
+
+def _unusable(path: Path, found: Any) -> ModelError:
+    return ModelError(f"{path} has no usable chat_template (found {found!r:.80}); give one with --chat-template")
 
 
 def check_weights(folder: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quartet.checkpoint import model_folder
+from quartet.checkpoint import model_folder, tokenizer_files
 from quartet.checkpoint.cache import entry_path, is_complete
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
@@ -33,7 +33,7 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     tokenizer = model_folder.read_json(tokenizer_folder / "tokenizer_config.json")
     generation = model_folder.read_json(folder / "generation_config.json")
     vocab_size = model_folder.positive_int(files, "vocab_size", folder)
-    eos_ids = model_folder.eos_token_ids(files, generation, tokenizer, tokenizer_folder / "tokenizer.json")
+    eos_ids = _eos_token_ids(folder, tokenizer_folder)
     if any(not 0 <= index < vocab_size for index in eos_ids):
         raise ModelError(f"{folder} names end-of-sequence ids {eos_ids} outside its vocabulary of {vocab_size}")
     bos_id = files.get("bos_token_id")
@@ -81,6 +81,13 @@ def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
     if not (chosen / "tokenizer.json").is_file():
         raise ModelError(f"{chosen} has no tokenizer.json; name a folder that has one with --tokenizer-path")
     return chosen
+
+
+def _eos_token_ids(folder: Path, tokenizer_folder: Path) -> tuple[int, ...]:
+    """Return every id that any file of the model calls end of sequence, ascending."""
+    paths = (folder / "config.json", folder / "generation_config.json")
+    ids = model_folder.eos_token_ids(*((path, model_folder.read_json(path)) for path in paths))
+    return tuple(sorted(ids | tokenizer_files.eos_token_ids(tokenizer_folder)))
 
 
 def _context_length(config: ModelConfig, limit: int) -> int:

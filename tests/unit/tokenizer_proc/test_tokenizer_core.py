@@ -92,6 +92,16 @@ def test_a_final_message_can_be_continued(core: TokenizerCore) -> None:
     assert refusal(core, chat(user(""), continue_final_message=True)).code == "invalid_value"
 
 
+@pytest.mark.parametrize("prefill", ["<", "|", "m", "end", "_", "<|end|>", "start|>"])
+def test_a_prefilled_answer_ends_the_prompt(core: TokenizerCore, prefill: str) -> None:
+    messages = [*user("Q"), {"role": "assistant", "content": prefill}]
+    found = answer(core, chat(messages, continue_final_message=True))
+    assert isinstance(found, Encoded)
+    assert found.text == f"<|start|>user\nQ<|end|>\n<|start|>assistant\n{prefill}"
+    ids = unpack_ids(found.ids)
+    assert (ids.count(START), ids.count(END)) == (2, 1)
+
+
 def test_tool_arguments_reach_the_template_as_an_object(make_core: Any) -> None:
     template = "{{ messages[0].tool_calls[0].function.arguments.x }}{{ tools[0].name }}"
     core = make_core(chat_template=template)

@@ -75,6 +75,12 @@ def test_what_templates_of_models_use(source: str, expected: str) -> None:
         "{{ '%*d' % (9999999999, 1) }}",
         "{{ '{:>9999999999}'.format(1) }}",
         "{{ '{:>{}}'.format(1, 9999999999) }}",
+        "{{ '{:>{w}}'.format(1, w=9999999999) }}",
+        "{{ '{:>{w}}'.format_map({'w': 9999999999}) }}",
+        "{{ '%(a)9999999999d' % {'a': 1} }}",
+        "{{ 'a'.ljust(width=9999999999) }}{{ 'a'.zfill(9999999999) }}{{ '\t'.expandtabs(9999999999) }}",
+        "{{ [1] | tojson(indent=9999999999) }}",
+        "{{ 'a b' | wordwrap(9999999999, wrapstring='x' * 16000000) }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ ('a,' * 2000000).split(',') | map('upper') | unique | map('lower') | list | length }}",
         "{{ lipsum(n=10**6) }}",
@@ -93,6 +99,50 @@ def test_hostile_or_broken_templates_fail_their_request_only(source: str) -> Non
     else:
         assert found.strip() == "", f"a template got away with {found[:80]!r}"
     assert time.monotonic() - started < 2.0
+
+
+def test_the_deadline_counts_processor_time() -> None:
+    """A machine that is busy with other work delays a template; it does not make it hostile."""
+    source = "{% for m in messages %}{{ strftime_now('') }}{% endfor %}done"
+    waits_s = 0.0
+
+    def now() -> datetime:
+        time.sleep(waits_s)
+        return datetime(2026, 11, 21)
+
+    template = ChatTemplate(source, NAMES, now)
+    waits_s = 0.25
+    messages = json.dumps([{"role": "user", "content": "hi"}] * 5).encode()
+    assert template.render(ChatPrompt(messages), lambda value: value) == "done"
+
+
+def test_a_long_conversation_has_time() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('role') }}{% endif %}"
+        "{% set x = m.content | trim %}{{ '<|' + m.role + '|>' + x }}{% endfor %}"
+    )
+    messages = json.dumps([{"role": "user", "content": "hi there"}] * 64_000).encode()
+    assert len(ChatTemplate(source, NAMES).render(ChatPrompt(messages), lambda value: value)) == 64_000 * 16
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "expected"),
+    [
+        ("{{ messages[0].content.strip() }}", "{1:2345678} %9999999d", "{1:2345678} %9999999d"),
+        ("{{ messages[0].content.split('x', 1000000)[0] }}", "hi", "hi"),
+        ("{{ '%d of %s' % (1000000, messages[0].content) }}", "hi", "1000000 of hi"),
+        ("{{ '%s' | format(1000000) }}{{ '{:,}'.format(1000000) }}", "hi", "10000001,000,000"),
+        (
+            "{{ none | default(1000000, true) }}{{ [1000000] | sum }}{{ 'x' | int(1000000) }}",
+            "hi",
+            "100000010000001000000",
+        ),
+        ("{{ messages[0].content | truncate(1000000) }}", "hi", "hi"),
+        ("{{ '%s' % messages[0].content }}{{ '{}'.format(messages[0].content) }}", "%9999999d", "%9999999d" * 2),
+    ],
+)
+def test_large_numbers_that_make_nothing_large_are_no_bound(source: str, content: str, expected: str) -> None:
+    assert rendered(source, content) == expected
 
 
 def test_what_users_write_is_never_template_code() -> None:

@@ -55,6 +55,27 @@ def test_every_file_may_name_an_end(folder: Path) -> None:
     assert model.default_sampling == {"temperature": 0.6, "top_k": 20}
 
 
+def test_special_tokens_map_may_name_an_end(folder: Path) -> None:
+    write(folder, "special_tokens_map.json", {"eos_token": "<|turn|>"})
+    write(folder, "tokenizer_config.json", {"eos_token": None})
+    assert resolve(folder).eos_token_ids == (2, 7)
+
+
+def test_a_word_of_the_vocabulary_may_be_an_end(folder: Path) -> None:
+    write(folder, "tokenizer.json", {"model": {"vocab": {"a": 0, "</s>": 9}}})
+    write(folder, "tokenizer_config.json", {"eos_token": "</s>"})
+    assert resolve(folder).eos_token_ids == (2, 9)
+
+
+@pytest.mark.parametrize("value", ["2", True, [2, "3"], [None], 2.0])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_an_end_that_is_no_id_is_refused(folder: Path, name: str, value: Any) -> None:
+    file = json.loads((folder / "config.json").read_text()) if name == "config.json" else {}
+    write(folder, name, {**file, "eos_token_id": value})
+    with pytest.raises(ModelError, match=f"/{name} has no usable eos_token_id"):
+        resolve(folder)
+
+
 def test_an_end_outside_the_vocabulary_is_refused(folder: Path) -> None:
     write(folder, "generation_config.json", {"eos_token_id": 100})
     with pytest.raises(ModelError, match="outside its vocabulary of 100"):
@@ -159,3 +180,25 @@ def test_resolving_imports_nothing_heavy() -> None:
     heavy = ("numpy", "torch", "tokenizers", "gguf", "huggingface_hub", "jinja2")
     code = f"import sys, quartet.checkpoint.resolve; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"chat_template": {"default": "x"}}),
+        ("tokenizer_config.json", {"chat_template": 3}),
+        ("tokenizer_config.json", {"chat_template": [{"template": "x"}]}),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default", "template": None}]}),
+        ("chat_template.json", {"chat_template": ["x"]}),
+    ],
+)
+def test_a_chat_template_that_is_no_text_is_refused(folder: Path, name: str, content: Any) -> None:
+    write(folder, name, content)
+    with pytest.raises(ModelError, match=f"/{name} has no usable chat_template"):
+        resolve(folder)
+
+
+def test_a_chat_template_that_is_not_utf8_is_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"caf\xe9")
+    with pytest.raises(ModelError, match=r"cannot read .*/chat_template.jinja"):
+        resolve(folder)
