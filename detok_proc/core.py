@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from detok_proc.incremental import DecoderFactory
+from detok_proc.logprobs import with_text
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
 from quartet.runtime.core import Metrics, Sent, TimelessCore
@@ -26,7 +27,6 @@ from quartet.wire.frames import (
     Finish,
     Open,
     Stopped,
-    TextLogprobs,
     Timings,
     TokenLogprobs,
     Tokens,
@@ -100,11 +100,12 @@ class DetokCore(TimelessCore):
         for index, token in enumerate(unpack_ids(frame.output_ids)):
             if index == frame.delivered_count:
                 pending = PendingDelta(stream)
+            position = stream.position
             text = stream.push(token)
             if pending is not None:
                 at = index - frame.delivered_count
                 known = frame.logprobs[at] if at < len(frame.logprobs) else None
-                pending.add(token, text, None if known is None else self._with_text(token, known))
+                pending.add(token, text, None if known is None else with_text(self._factory, token, known, position))
             if stream.matched is not None:
                 pending = pending or PendingDelta(stream)
                 finish, stopped = self._stop(frame.handle, stream)
@@ -134,13 +135,14 @@ class DetokCore(TimelessCore):
             if stream is None or index != stream.count or handle in stream_ends:
                 self._take_unusual(stream_ends.get(handle), handle, index, token, logprobs.get(row))
                 continue
+            known = logprobs.get(row) if logprobs else None
+            chances = None if known is None else [with_text(self._factory, token, known, stream.position)]
             offset = stream.offset
             text = stream.push(token)
             finish = None
             if stream.matcher is not None and stream.matcher.matched is not None:
                 finish, stopped = self._stop(Handle(handle), stream)
                 stops.append(stopped)
-            chances = [self._with_text(token, logprobs[row])] if logprobs and row in logprobs else None
             id_bytes = packed[width * row : width * row + width]
             rid, choice, attempt = stream.identity
             item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
@@ -177,7 +179,7 @@ class DetokCore(TimelessCore):
         elif index > stream.count:
             self.counters["detok_gaps"] += 1
         elif stream_end is not None:
-            stream_end.take(token, None if logprobs is None else self._with_text(token, logprobs))
+            stream_end.take(token, logprobs)
 
     def _finish(self, stream_end: StreamEnd, items: Items) -> None:
         item = stream_end.item()
@@ -185,8 +187,3 @@ class DetokCore(TimelessCore):
             self.counters["detok_gaps"] += 1
         else:
             items.setdefault(stream_end.stream.reply_to, []).append(item)
-
-    def _with_text(self, token: int, logprobs: TokenLogprobs) -> TextLogprobs:
-        token_text = self._factory.token_text
-        top = tuple((*token_text(other), logprob) for other, logprob in logprobs.top)
-        return TextLogprobs(*token_text(token), logprobs.logprob, top)

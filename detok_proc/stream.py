@@ -23,6 +23,11 @@ class Stream:
         self.matcher = StopMatcher(opened.stop, opened.include_stop_in_output) if opened.stop else None
 
     @property
+    def position(self) -> int:
+        """Where the text of the next id begins: after what has been shown and what is held back."""
+        return self.offset + (0 if self.matcher is None else self.matcher.held_count)
+
+    @property
     def matched(self) -> str | None:
         """The stop string that has ended the stream, if one has."""
         return None if self.matcher is None else self.matcher.matched

@@ -224,8 +224,8 @@ def test_logprobs_get_text_and_bytes(byte_level: DecoderFactory) -> None:
     rig.tokens([(1, 0, a), (2, 0, half)], logprobs=[(1, TokenLogprobs(-0.5, ((half, -0.5), (a, -2.0))))])
     item = heard.items[0]
     assert item.logprobs is not None
-    assert (item.logprobs[0].token, item.logprobs[0].token_bytes) == ("\ufffd", b"\xc3")
-    assert item.logprobs[0].top == (("\ufffd", b"\xc3", -0.5), ("a", b"a", -2.0))
+    assert (item.logprobs[0].token, item.logprobs[0].token_bytes) == (r"bytes:\xc3", b"\xc3")
+    assert item.logprobs[0].top == ((r"bytes:\xc3", b"\xc3", -0.5), ("a", b"a", -2.0))
     assert rig.heard[rid_of(1)].items[0].logprobs is None
 
 
