@@ -27,7 +27,6 @@ from quartet.wire.frames import (
     Finish,
     Open,
     Stopped,
-    Timings,
     TokenLogprobs,
     Tokens,
     unpack_ids,
@@ -76,9 +75,9 @@ class DetokCore(TimelessCore):
             self._stopped.clear()
         match frame:
             case Tokens():
-                return self._on_tokens(frame)
+                return self._on_tokens(frame, now)
             case Open():
-                return self._on_open(frame)
+                return self._on_open(frame, now)
             case Close():
                 self._forget(frame.handle)
         return []
@@ -92,10 +91,10 @@ class DetokCore(TimelessCore):
         self._streams.pop(handle, None)
         self._stopped.discard(handle)
 
-    def _on_open(self, frame: Open) -> list[Sent]:
+    def _on_open(self, frame: Open, now: float) -> list[Sent]:
         """Decode the delivered ids without output, then send the rest as one Delta."""
         self._forget(frame.handle)
-        stream = self._streams[frame.handle] = Stream(frame, self._factory)
+        stream = self._streams[frame.handle] = Stream(frame, self._factory, now)
         pending: PendingDelta | None = None
         for index, token in enumerate(unpack_ids(frame.output_ids)):
             if index == frame.delivered_count:
@@ -108,19 +107,19 @@ class DetokCore(TimelessCore):
                 pending.add(token, text, None if known is None else with_text(self._factory, token, known, position))
             if stream.matched is not None:
                 pending = pending or PendingDelta(stream)
-                finish, stopped = self._stop(frame.handle, stream)
+                finish, stopped = self._stop(frame.handle, stream, now)
                 return [(stream.reply_to, Delta([pending.item(stream, finish)])), stopped]
         return [] if pending is None else [(stream.reply_to, Delta([pending.item(stream, None)]))]
 
-    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, Sent]:
+    def _stop(self, handle: Handle, stream: Stream, now: float) -> tuple[Finish, Sent]:
         """End a stream at its matched stop string: further rows of the scheduler for it are ignored."""
         del self._streams[handle]
         self._stopped.add(handle)
         rid, choice, attempt = stream.identity
         stopped = Stopped(handle, rid, choice, attempt, stream.count)
-        return Finish("stop", stream.matched, stream.count, stream.opened.timings or Timings()), (SCHEDULER, stopped)
+        return Finish("stop", stream.matched, stream.count, stream.timings(now)), (SCHEDULER, stopped)
 
-    def _on_tokens(self, frame: Tokens) -> list[Sent]:
+    def _on_tokens(self, frame: Tokens, now: float) -> list[Sent]:
         handles, indices, ids = unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids)
         if not len(handles) == len(indices) == len(ids):
             self.counters["detok_malformed_frames"] += 1
@@ -140,9 +139,12 @@ class DetokCore(TimelessCore):
             offset = stream.offset
             text = stream.push(token)
             finish = None
-            if stream.matcher is not None and stream.matcher.matched is not None:
-                finish, stopped = self._stop(Handle(handle), stream)
-                stops.append(stopped)
+            if stream.matcher is not None:
+                if stream.first_s is None:
+                    stream.first_s = now
+                if stream.matcher.matched is not None:
+                    finish, stopped = self._stop(Handle(handle), stream, now)
+                    stops.append(stopped)
             id_bytes = packed[width * row : width * row + width]
             rid, choice, attempt = stream.identity
             item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)

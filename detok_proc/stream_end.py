@@ -52,7 +52,7 @@ class StreamEnd:
         ids = unpack_ids(stream.opened.output_ids)
         if len(ids) != stream.count:
             return stream
-        again = Stream(stream.opened, factory)
+        again = Stream(stream.opened, factory, stream.opened_s)
         for token in ids[: self._visible_count]:
             again.push(token)
         for _ in ids[self._visible_count :]:
