@@ -3,6 +3,7 @@
 The supervisor keeps the socket listening while this process is away.
 """
 
+import asyncio
 import contextlib
 import logging
 import random
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
+from api_proc.server.connection import Connection
 from api_proc.server.service import Service
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
@@ -51,25 +53,29 @@ async def main(context: Context) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serve_http(service: Service, listen_fd: int) -> AsyncIterator[tuple[str, int]]:
+async def serve_http(service: Service, listen_fd: int, cut_off_s: float = CUT_OFF_S) -> AsyncIterator[tuple[str, int]]:
     """Serve HTTP inside the block; gives the bound address. Every connection is closed at its end."""
     # Handlers report their own errors. What aiohttp itself would log is a stack for each line of malformed HTTP,
     # which any port scan can send.
     http_log.setLevel(logging.CRITICAL)
-    runner = web.AppRunner(
-        build_app(service),
-        handler_cancellation=True,
-        access_log=None,
-        logger=http_log,
-        keepalive_timeout=IDLE_CONNECTION_S,
-        shutdown_timeout=CUT_OFF_S,
-    )
+    runner = web.AppRunner(build_app(service), handler_cancellation=True, shutdown_timeout=cut_off_s)
     await runner.setup()
     try:
         listener = socket.socket(fileno=listen_fd)
         host, port = listener.getsockname()[:2]
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
-        yield host, port
+        loop = asyncio.get_running_loop()
+        assert runner.server is not None
+        connection = partial(
+            Connection,
+            runner.server,
+            loop=loop,
+            access_log=http_log,
+            logger=http_log,
+            keepalive_timeout=IDLE_CONNECTION_S,
+            auto_decompress=False,
+        )
+        with contextlib.closing(await loop.create_server(connection, sock=listener, backlog=BACKLOG)):
+            yield host, port
     finally:
         await runner.cleanup()
 

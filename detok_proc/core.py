@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from detok_proc.incremental import DecoderFactory
+from detok_proc.logprobs import with_text
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
 from quartet.runtime.core import Metrics, Sent, TimelessCore
@@ -26,8 +27,6 @@ from quartet.wire.frames import (
     Finish,
     Open,
     Stopped,
-    TextLogprobs,
-    Timings,
     TokenLogprobs,
     Tokens,
     unpack_ids,
@@ -76,9 +75,9 @@ class DetokCore(TimelessCore):
             self._stopped.clear()
         match frame:
             case Tokens():
-                return self._on_tokens(frame)
+                return self._on_tokens(frame, now)
             case Open():
-                return self._on_open(frame)
+                return self._on_open(frame, now)
             case Close():
                 self._forget(frame.handle)
         return []
@@ -92,34 +91,35 @@ class DetokCore(TimelessCore):
         self._streams.pop(handle, None)
         self._stopped.discard(handle)
 
-    def _on_open(self, frame: Open) -> list[Sent]:
+    def _on_open(self, frame: Open, now: float) -> list[Sent]:
         """Decode the delivered ids without output, then send the rest as one Delta."""
         self._forget(frame.handle)
-        stream = self._streams[frame.handle] = Stream(frame, self._factory)
+        stream = self._streams[frame.handle] = Stream(frame, self._factory, now)
         pending: PendingDelta | None = None
         for index, token in enumerate(unpack_ids(frame.output_ids)):
             if index == frame.delivered_count:
                 pending = PendingDelta(stream)
+            position = stream.position
             text = stream.push(token)
             if pending is not None:
                 at = index - frame.delivered_count
                 known = frame.logprobs[at] if at < len(frame.logprobs) else None
-                pending.add(token, text, None if known is None else self._with_text(token, known))
+                pending.add(token, text, None if known is None else with_text(self._factory, token, known, position))
             if stream.matched is not None:
                 pending = pending or PendingDelta(stream)
-                finish, stopped = self._stop(frame.handle, stream)
+                finish, stopped = self._stop(frame.handle, stream, now)
                 return [(stream.reply_to, Delta([pending.item(stream, finish)])), stopped]
         return [] if pending is None else [(stream.reply_to, Delta([pending.item(stream, None)]))]
 
-    def _stop(self, handle: Handle, stream: Stream) -> tuple[Finish, Sent]:
+    def _stop(self, handle: Handle, stream: Stream, now: float) -> tuple[Finish, Sent]:
         """End a stream at its matched stop string: further rows of the scheduler for it are ignored."""
         del self._streams[handle]
         self._stopped.add(handle)
         rid, choice, attempt = stream.identity
         stopped = Stopped(handle, rid, choice, attempt, stream.count)
-        return Finish("stop", stream.matched, stream.count, stream.opened.timings or Timings()), (SCHEDULER, stopped)
+        return Finish("stop", stream.matched, stream.count, stream.timings(now)), (SCHEDULER, stopped)
 
-    def _on_tokens(self, frame: Tokens) -> list[Sent]:
+    def _on_tokens(self, frame: Tokens, now: float) -> list[Sent]:
         handles, indices, ids = unpack_ids(frame.handles), unpack_ids(frame.indices), unpack_ids(frame.ids)
         if not len(handles) == len(indices) == len(ids):
             self.counters["detok_malformed_frames"] += 1
@@ -134,13 +134,17 @@ class DetokCore(TimelessCore):
             if stream is None or index != stream.count or handle in stream_ends:
                 self._take_unusual(stream_ends.get(handle), handle, index, token, logprobs.get(row))
                 continue
+            known = logprobs.get(row) if logprobs else None
+            chances = None if known is None else [with_text(self._factory, token, known, stream.position)]
             offset = stream.offset
             text = stream.push(token)
             finish = None
-            if stream.matcher is not None and stream.matcher.matched is not None:
-                finish, stopped = self._stop(Handle(handle), stream)
-                stops.append(stopped)
-            chances = [self._with_text(token, logprobs[row])] if logprobs and row in logprobs else None
+            if stream.matcher is not None:
+                if stream.first_s is None:
+                    stream.first_s = now
+                if stream.matcher.matched is not None:
+                    finish, stopped = self._stop(Handle(handle), stream, now)
+                    stops.append(stopped)
             id_bytes = packed[width * row : width * row + width]
             rid, choice, attempt = stream.identity
             item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
@@ -177,7 +181,7 @@ class DetokCore(TimelessCore):
         elif index > stream.count:
             self.counters["detok_gaps"] += 1
         elif stream_end is not None:
-            stream_end.take(token, None if logprobs is None else self._with_text(token, logprobs))
+            stream_end.take(token, logprobs)
 
     def _finish(self, stream_end: StreamEnd, items: Items) -> None:
         item = stream_end.item()
@@ -185,8 +189,3 @@ class DetokCore(TimelessCore):
             self.counters["detok_gaps"] += 1
         else:
             items.setdefault(stream_end.stream.reply_to, []).append(item)
-
-    def _with_text(self, token: int, logprobs: TokenLogprobs) -> TextLogprobs:
-        token_text = self._factory.token_text
-        top = tuple((*token_text(other), logprob) for other, logprob in logprobs.top)
-        return TextLogprobs(*token_text(token), logprobs.logprob, top)

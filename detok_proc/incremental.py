@@ -126,16 +126,23 @@ class DecoderFactory:
         return PieceDecoder(self._tables[skip_special_tokens], tail, self.vocabulary.strips_first_space)
 
     def token_text(self, token: int) -> tuple[str, bytes]:
-        """Return one token by itself, for log-probabilities: text, with U+FFFD for half a character, and bytes."""
+        """Return the name of one token by itself (see TextLogprobs), and its bytes."""
         piece = self._tables[False][token]
+        if not piece:
+            return id_name(token), b""
         if isinstance(piece, str):
             return piece, piece.encode()
-        return piece.decode("utf-8", "replace"), piece
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece), piece
 
     def _since_special(self, prompt_tail: Sequence[int]) -> list[int]:
         special = self.vocabulary.special_ids
         start = max((index + 1 for index, token in enumerate(prompt_tail) if token in special), default=0)
         return list(prompt_tail[start:])
+
+
+def id_name(token: int) -> str:
+    """Return the name of a token that its text does not tell from others."""
+    return f"token_id:{token}"
 
 
 def _load_library(folder: Path) -> Callable[[list[int], bool], str]:

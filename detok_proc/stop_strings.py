@@ -25,6 +25,11 @@ class StopMatcher:
         self._held = ""
         self.matched: str | None = None
 
+    @property
+    def held_count(self) -> int:
+        """How many characters are held back."""
+        return len(self._held)
+
     def push(self, text: str) -> str:
         """Take the next piece; return the text that may be shown. Must not be called after a match."""
         if not self._held and self._first_characters.isdisjoint(text):

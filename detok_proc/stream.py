@@ -1,26 +1,36 @@
 """One attempt of one choice: its decoder, its stop strings, and the ids and characters so far."""
 
+import msgspec
+
 from detok_proc.incremental import DecoderFactory
 from detok_proc.stop_strings import StopMatcher
-from quartet.wire.frames import ID_BYTES, DeltaItem, Finish, Open, TextLogprobs, unpack_ids
+from quartet.wire.frames import ID_BYTES, DeltaItem, Finish, Open, TextLogprobs, Timings, unpack_ids
 
 
 class Stream:
     """The state of one handle, a pure function of its Open and the ids taken since.
 
-    `count` ids have been taken and `offset` characters shown. `matcher` is None without stop strings.
+    `count` ids have been taken and `offset` characters shown. `matcher` is None without stop strings; with them
+    `first_s` is when the first id since the Open came, or None.
     """
 
-    __slots__ = ("_decoder", "count", "identity", "matcher", "offset", "opened", "reply_to")
+    __slots__ = ("_decoder", "count", "first_s", "identity", "matcher", "offset", "opened", "opened_s", "reply_to")
 
-    def __init__(self, opened: Open, factory: DecoderFactory) -> None:
+    def __init__(self, opened: Open, factory: DecoderFactory, opened_s: float) -> None:
         self.opened = opened
+        self.opened_s = opened_s
+        self.first_s: float | None = None
         self.identity = (opened.rid, opened.choice, opened.attempt)
         self.reply_to = opened.reply_to
         self.count = 0
         self.offset = 0
         self._decoder = factory.make(unpack_ids(opened.prompt_tail), opened.skip_special_tokens)
         self.matcher = StopMatcher(opened.stop, opened.include_stop_in_output) if opened.stop else None
+
+    @property
+    def position(self) -> int:
+        """Where the text of the next id begins: after what has been shown and what is held back."""
+        return self.offset + (0 if self.matcher is None else self.matcher.held_count)
 
     @property
     def matched(self) -> str | None:
@@ -41,6 +51,17 @@ class Stream:
     def hide(self) -> None:
         """Take an id that gives no text: the stop token itself."""
         self.count += 1
+
+    def timings(self, now: float) -> Timings:
+        """Return where the request's time went until `now`, when a stop string ends it.
+
+        What the scheduler knew at the Open grows by the time since then: up to the first id it is prefill, unless the
+        scheduler had outputs already.
+        """
+        known = self.opened.timings or Timings()
+        first_s = self.opened_s if known.decode_s else now if self.first_s is None else self.first_s
+        prefill_s = known.prefill_s + first_s - self.opened_s
+        return msgspec.structs.replace(known, prefill_s=prefill_s, decode_s=known.decode_s + now - first_s)
 
     def flush(self) -> str:
         """End the stream: return the text that was held back."""

@@ -1,8 +1,9 @@
 """The last output of one stream: its rows of the frame that ends it, what was held back, and the finish."""
 
 from detok_proc.incremental import DecoderFactory
+from detok_proc.logprobs import with_text
 from detok_proc.stream import PendingDelta, Stream
-from quartet.wire.frames import DeltaItem, End, Finish, TextLogprobs, unpack_ids
+from quartet.wire.frames import DeltaItem, End, Finish, TokenLogprobs, unpack_ids
 
 
 class StreamEnd:
@@ -11,23 +12,25 @@ class StreamEnd:
     Args:
         end: the scheduler's frame part.
         stream: the stream's state before this frame's rows.
-        factory: rebuilds the stream if the stop token was replayed as ordinary output.
+        factory: names tokens, and rebuilds the stream if the stop token was replayed as ordinary output.
     """
 
     def __init__(self, end: End, stream: Stream, factory: DecoderFactory) -> None:
         self._end = end
         self._visible_count = end.count - end.hidden
         self.stream = stream if stream.count <= self._visible_count else self._without_hidden(stream, factory)
+        self._factory = factory
         self._pending = PendingDelta(self.stream)
 
-    def take(self, token: int, logprobs: TextLogprobs | None) -> None:
+    def take(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """Take one of the last ids."""
         stream = self.stream
+        known = None if logprobs is None else with_text(self._factory, token, logprobs, stream.position)
         if stream.count < self._visible_count:
-            self._pending.add(token, stream.push(token), logprobs)
+            self._pending.add(token, stream.push(token), known)
         else:
             stream.hide()
-            self._pending.add(token, "", logprobs)
+            self._pending.add(token, "", known)
 
     def item(self) -> DeltaItem | None:
         """Return the item that finishes the choice, or None if ids are missing (a replay follows)."""
@@ -49,7 +52,7 @@ class StreamEnd:
         ids = unpack_ids(stream.opened.output_ids)
         if len(ids) != stream.count:
             return stream
-        again = Stream(stream.opened, factory)
+        again = Stream(stream.opened, factory, stream.opened_s)
         for token in ids[: self._visible_count]:
             again.push(token)
         for _ in ids[self._visible_count :]:

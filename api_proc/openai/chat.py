@@ -1,6 +1,7 @@
 """POST /v1/chat/completions: body -> GenerationTask."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -18,6 +19,9 @@ from quartet.wire.frames import ChatPrompt
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles by what templates call them: `developer` is the newer name of `system`."""
+
+MAX_NESTING = 64
+"""Levels of chat_template_kwargs. JSON readers recurse, and how deeply they can differs between the processes."""
 
 decoder = msgspec.json.Decoder(ChatRequest)
 
@@ -70,12 +74,27 @@ def chat_prompt(chat: ChatRequest) -> ChatPrompt:
         )
     messages = [Message(ROLES[one.role], one.content or "", one.name or None) for one in chat.messages]
     arguments = chat.chat_template_kwargs
+    _check_nesting("chat_template_kwargs", arguments)
     return ChatPrompt(
         messages=msgspec.json.encode(messages),
         add_generation_prompt=not continues and chat.add_generation_prompt is not False,
         continue_final_message=continues,
         template_args=msgspec.json.encode(arguments) if arguments else None,
     )
+
+
+def _check_nesting(where: str, value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise invalid(where, f"{where} has more than {MAX_NESTING} levels")
 
 
 def _check_message(where: str, message: Message) -> None:

@@ -25,38 +25,54 @@ class CompletionRenderer:
             "model": model,
         }
         self._echoes = echoes
-        self._offsets = [len(echo) for echo in echoes]
+        self._text_lengths = [0] * len(echoes)
+        self._waiting: list[list[TextLogprobs]] = [[] for _ in echoes]
+        """Entries whose token begins in text that is held back: a stop string may still cut it off."""
         self._head = b"data: " + _encode(self._identity)[:-1]
         self._text = [self._head + b',"choices":[{"index":%d,"text":' % choice for choice in range(len(echoes))]
 
     def first(self, choice: int) -> bytes:
         """Return the event of the echoed prompt, if there is one."""
-        return self.delta(choice, self._echoes[choice], None, b"") if self._echoes[choice] else b""
+        return self._event(choice, self._echoes[choice], b"null", b"") if self._echoes[choice] else b""
 
     def delta(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, usage: bytes) -> bytes:
-        """Return the event of new text."""
-        if not logprobs and not usage:
+        """Return the event of new text; nothing if there is no text and every entry waits."""
+        self._text_lengths[choice] += len(text)
+        waiting = self._waiting[choice]
+        if not logprobs and not usage and not waiting:
             return self._text[choice] + _encode(text) + b',"logprobs":null,"finish_reason":null}]}\n\n'
-        probabilities = b"null"
-        if logprobs:
-            columns, self._offsets[choice] = completion_logprobs(logprobs, self._offsets[choice])
-            probabilities = _encode(columns)
+        waiting += logprobs or ()
+        ready = sum(entry.offset <= self._text_lengths[choice] for entry in waiting)
+        if not ready and not text:
+            return b""
+        return self._event(choice, text, self._logprobs(choice, ready), usage)
+
+    def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
+        """Return the event with the finish reason and the stop that matched, after what has waited until now."""
+        waiting = len(self._waiting[choice])
+        rest = self._event(choice, "", self._logprobs(choice, waiting), usage) if waiting else b""
+        end = _encode({"logprobs": None, **ending(finish)})
+        return rest + self._text[choice] + b'"",' + end[1:] + b"]" + usage_member(usage) + b"}\n\n"
+
+    def _logprobs(self, choice: int, count: int) -> bytes:
+        """Return the `logprobs` of the first `count` waiting entries, which wait no longer."""
+        entries, self._waiting[choice] = self._waiting[choice][:count], self._waiting[choice][count:]
+        if not entries:
+            return b"null"
+        return _encode(completion_logprobs(entries, len(self._echoes[choice]), self._text_lengths[choice]))
+
+    def _event(self, choice: int, text: str, logprobs: bytes, usage: bytes) -> bytes:
         return b"".join(
             (
                 self._text[choice],
                 _encode(text),
                 b',"logprobs":',
-                probabilities,
+                logprobs,
                 b',"finish_reason":null}]',
                 usage_member(usage),
                 b"}\n\n",
             )
         )
-
-    def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
-        """Return the event with the finish reason and the stop that matched."""
-        end = _encode({"logprobs": None, **ending(finish)})
-        return self._text[choice] + b'"",' + end[1:] + b"]" + usage_member(usage) + b"}\n\n"
 
     def usage(self, usage: bytes, timings: bytes) -> bytes:
         """Return the event with no choices that carries the usage."""
@@ -73,10 +89,11 @@ class CompletionRenderer:
         return _encode(body)
 
     def _whole_choice(self, index: int, choice: ChoiceOutput) -> dict[str, Any]:
-        columns = completion_logprobs(choice.logprobs, self._offsets[index])[0] if choice.logprobs else None
+        text, echo, logprobs = choice.text, self._echoes[index], choice.logprobs
+        columns = completion_logprobs(logprobs, len(echo), len(text)) if logprobs else None
         return {
             "index": index,
-            "text": self._echoes[index] + choice.text,
+            "text": echo + text,
             "logprobs": columns,
             **ending(choice.finish),
         }

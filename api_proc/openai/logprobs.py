@@ -13,26 +13,23 @@ def chat_logprobs(entries: list[TextLogprobs]) -> dict[str, Any]:
     return {"content": [_chat_token(entry) for entry in entries], "refusal": None}
 
 
-def completion_logprobs(entries: list[TextLogprobs], offset: int) -> tuple[dict[str, Any], int]:
-    """Return the `logprobs` object of a completion choice, and the offset after it.
+def completion_logprobs(entries: list[TextLogprobs], echo_length: int, text_length: int) -> dict[str, Any]:
+    """Return the `logprobs` object of a completion choice.
 
-    `offset` counts characters of the choice's text. A token that only continues a character starts where the
-    character ends.
+    Offsets count characters of the choice's text, whose first `echo_length` are the prompt's. They end at
+    `text_length`, which leaves the prompt out: a stop string is cut off with the tokens of which it is made.
     """
-    tokens: list[str] = []
-    values: list[float] = []
     tops: list[dict[str, float]] = []
-    offsets: list[int] = []
     for entry in entries:
-        tokens.append(entry.token)
-        values.append(_finite(entry.logprob))
-        top = {token: _finite(logprob) for token, _, logprob in entry.top}
+        top = {name: _finite(logprob) for name, _, logprob in entry.top}
         top.setdefault(entry.token, _finite(entry.logprob))
         tops.append(top)
-        offsets.append(offset)
-        offset += _characters_begun(entry.token_bytes)
-    columns = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
-    return columns, offset
+    return {
+        "tokens": [entry.token for entry in entries],
+        "token_logprobs": [_finite(entry.logprob) for entry in entries],
+        "top_logprobs": tops,
+        "text_offset": [echo_length + min(entry.offset, text_length) for entry in entries],
+    }
 
 
 def _chat_token(entry: TextLogprobs) -> dict[str, Any]:
@@ -45,11 +42,6 @@ def _chat_token(entry: TextLogprobs) -> dict[str, Any]:
             for token, token_bytes, logprob in entry.top
         ],
     }
-
-
-def _characters_begun(token_bytes: bytes) -> int:
-    # In UTF-8 every byte but a continuation byte (10xxxxxx) begins a character.
-    return sum(1 for byte in token_bytes if byte & 0xC0 != 0x80)
 
 
 def _finite(logprob: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from api_proc.server.compression import decompressed
 from api_proc.server.errors import invalid
 from quartet.wire.errors import RequestError
 
@@ -17,20 +18,21 @@ _MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
 
 
 async def read_body(request: web.Request, limit_bytes: int, timeout_s: float) -> bytes:
-    """Return the whole body.
+    """Return the whole body, decompressed.
 
     Raises:
         web.HTTPRequestEntityTooLarge: above `limit_bytes`; a declared length is refused before anything is read.
-        RequestError: 408 when the body has not come within `timeout_s`.
+        RequestError: 408 when the body has not come within `timeout_s`, 400 or 415 for its Content-Encoding.
     """
     length = request.content_length
     if length is not None and length > limit_bytes:
         raise web.HTTPRequestEntityTooLarge(max_size=limit_bytes, actual_size=length)
     try:
         async with asyncio.timeout(timeout_s):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         raise RequestError(408, "request_timeout", "the request body did not arrive in time") from None
+    return await decompressed(request, body, limit_bytes) if "Content-Encoding" in request.headers else body
 
 
 def decode_body(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:

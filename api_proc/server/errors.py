@@ -4,8 +4,12 @@ import math
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, LineTooLong
 
 from quartet.wire.errors import RequestError
+
+MAX_REASON = 120
+HTTP_2_REFUSED = "Pause on PRI/Upgrade"
 
 
 def error_type(status: int) -> str:
@@ -33,6 +37,8 @@ def error_response(error: RequestError) -> web.Response:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 415:
+        response.headers["Accept-Encoding"] = "gzip, deflate"
     return response
 
 
@@ -51,12 +57,29 @@ def draining() -> RequestError:
     return RequestError(503, "draining", "the server is shutting down; send the request again", retry_after_s=1.0)
 
 
+def malformed_http(problem: BaseException | None) -> RequestError:
+    """Return the error for what aiohttp's parser has refused."""
+    reason = problem.message if isinstance(problem, HttpProcessingError) else ""
+    if isinstance(problem, LineTooLong) or reason.startswith("Too many headers"):
+        return RequestError(
+            431, "headers_too_large", "the request line or the headers are longer than this server takes"
+        )
+    if isinstance(problem, InvalidURLError):
+        reason = "the address is not a URL"
+    if reason.startswith(HTTP_2_REFUSED):
+        reason = "HTTP 2 is not served, use HTTP 1.1"
+    # Below its first paragraph the parser's message quotes the request.
+    reason = " ".join(reason.partition("\n\n")[0].split()).rstrip(":.")[:MAX_REASON]
+    return RequestError(400, "malformed_http", f"the request is not valid HTTP: {reason or 'it cannot be parsed'}")
+
+
 def from_http_exception(exc: web.HTTPException, method: str) -> web.Response:
     """Return aiohttp's own refusal (route, method, size) in OpenAI's shape."""
     messages = {
         404: ("not_found", "there is no such route"),
         405: ("method_not_allowed", f"{method} is not allowed on this route"),
         413: ("request_too_large", "the request body is larger than this server takes"),
+        417: ("expectation_failed", "the only expectation that is served is 100-continue"),
     }
     code, message = messages.get(exc.status, ("http_error", exc.reason))
     response = error_response(RequestError(exc.status, code, message))

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,6 +67,30 @@ def test_bad_requests(server: Server, path: str, body: Any, status: int, param: 
     assert error["message"] and error["type"] and "Traceback" not in error["message"]
     if param is not None:
         assert error["param"] == param, error
+
+
+POST_TEXT = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+RAW_CASES: list[tuple[str, bytes, int]] = [
+    ("not HTTP", b"hello\r\n\r\n", 400),
+    ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64), 400),
+    ("bad header", b"GET /health HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n", 400),
+    ("bad chunk", POST_TEXT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ("long header", b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 9000 + b"\r\n\r\n", 431),
+    ("plain as gzip", POST_TEXT + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", 400),
+    ("unknown encoding", POST_TEXT + b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\n{}", 415),
+]
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [c[1:] for c in RAW_CASES], ids=[c[0] for c in RAW_CASES])
+def test_requests_that_are_wrong_below_json(server: Server, request_bytes: bytes, status: int) -> None:
+    target = urlsplit(server.url)
+    with socket.create_connection((target.hostname, target.port), timeout=20) as connection:
+        connection.sendall(request_bytes)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == status
+        error = json.loads(response.read())["error"]
+    assert error["message"] and error["type"] == "invalid_request_error" and error["code"]
 
 
 def test_a_prompt_too_long_says_so_in_openais_words(server: Server) -> None:

@@ -68,8 +68,16 @@ class Server:
 
     def get(self, path: str) -> tuple[int, Any]:
         """Return status and JSON (or text) of a GET."""
+        return self._answer(urllib.request.Request(self.url + path), 10)
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Return status and JSON (or text) of a POST."""
+        headers = {"content-type": "application/json"}
+        return self._answer(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), 60)
+
+    def _answer(self, request: urllib.request.Request, timeout_s: float) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
                 body, status = response.read().decode(), response.status
         except urllib.error.HTTPError as error:
             with error:

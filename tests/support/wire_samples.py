@@ -59,7 +59,7 @@ SAMPLES: list[msgspec.Struct] = [
                 IDS,
                 "\N{GRINNING FACE}",
                 0,
-                [frames.TextLogprobs("�", b"\xf0\x9f", -0.1, (("a", b"a", -2.0),))],
+                [frames.TextLogprobs(r"bytes:\xf0\x9f", b"\xf0\x9f", -0.1, (("a", b"a", -2.0),), 5)],
                 frames.Finish("stop", "end", 3, TIMINGS),
             ),
         ]

@@ -96,12 +96,18 @@ class Stopped(Frame, frozen=True, tag=23):
 
 
 class TextLogprobs(Frame, frozen=True):
-    """TokenLogprobs with text: `token` may hold U+FFFD where `token_bytes` is half a character."""
+    """TokenLogprobs with text; alternatives are (name, bytes, logprob).
+
+    A token's name is its text, `bytes:\\xf0\\x9f` if it is no whole text, `token_id:7` if it has none or if another
+    token of the row has the name. `offset` is where the token begins in the choice's text, counted in characters; text
+    that is held back counts.
+    """
 
     token: str
     token_bytes: bytes
     logprob: float
     top: tuple[tuple[str, bytes, float], ...]
+    offset: int = 0
 
 
 class Finish(Frame, frozen=True):

@@ -1,6 +1,8 @@
 """A real HTTP server on a free port in front of the fake engine, and the openai client that talks to it."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +11,9 @@ import aiohttp
 import openai
 import pytest
 import uvloop
-from aiohttp import web
 from fake_engine import MODEL, FakeEngine
 
-from api_proc.app import build_app
+from api_proc.process import serve_http
 from api_proc.server.service import Service, Timeouts
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, ServerConfig
@@ -53,7 +54,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 @pytest.fixture
 async def make_api() -> AsyncIterator[MakeApi]:
     """Start servers; everything is closed at the end of the test."""
-    closers: list[Callable[[], Any]] = []
+    closers = contextlib.AsyncExitStack()
 
     async def make(timeouts: Timeouts | None = None, **server: Any) -> Api:
         engine = FakeEngine()
@@ -68,17 +69,13 @@ async def make_api() -> AsyncIterator[MakeApi]:
             wall_time=lambda: 1_700_000_000.0,
             timeouts=timeouts or Timeouts(),
         )
-        runner = web.AppRunner(build_app(service), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        session = aiohttp.ClientSession()
-        closers.extend((runner.cleanup, session.close))
+        listener = socket.create_server(("127.0.0.1", 0))
+        _, port = await closers.enter_async_context(serve_http(service, listener.detach(), cut_off_s=0.1))
+        session = await closers.enter_async_context(aiohttp.ClientSession())
         return Api(engine, service, f"http://127.0.0.1:{port}", port, session)
 
-    yield make
-    for close in reversed(closers):
-        await close()
+    async with closers:
+        yield make
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ def finish(reason: str = "stop", matched: str | int | None = None, count: int = 
     return Finish(reason, matched, count, Timings(cached_tokens=3, queue_s=0.002, prefill_s=0.01, decode_s=0.03))
 
 
-def logprob_of(text: str, alternatives: int) -> TextLogprobs:
+def logprob_of(text: str, alternatives: int, offset: int) -> TextLogprobs:
     top = tuple((f"alt{i}", f"alt{i}".encode(), -1.0 - i) for i in range(alternatives))
-    return TextLogprobs(text, text.encode(), -0.5, top)
+    return TextLogprobs(text, text.encode(), -0.5, top, offset)
 
 
 class FakeOutputStream:
@@ -45,6 +45,7 @@ class FakeOutputStream:
         self.aborted = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.is_finished = False
+        self._shown = [0] * request.n
         self._early: list[list[Output]] = []
         self._on_output: Callable[[list[Output]], None] | None = None
         self._on_error: Callable[[RequestError], None] | None = None
@@ -68,7 +69,8 @@ class FakeOutputStream:
     def text(self, text: str, choice: int = 0, token: int = 7) -> None:
         logprobs = None
         if self.request.params.logprobs >= 0:
-            logprobs = [logprob_of(text, self.request.params.logprobs)]
+            logprobs = [logprob_of(text, self.request.params.logprobs, self._shown[choice])]
+        self._shown[choice] += len(text)
         self.push(Output(choice, [token], text, logprobs, None))
 
     def finish_all(self, reason: str = "stop", matched: str | int | None = None, count: int = len(WORDS)) -> None:

@@ -46,6 +46,19 @@ async def test_nul_and_duplicate_and_unknown_keys_are_accepted(api: Any) -> None
     assert sent[0]["content"] == "a\x00b"
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize(("depth", "expected"), [(64, 200), (65, 400), (900, 400), (980, 400), (100_000, 400)])
+async def test_template_variables_are_nested_as_deeply_as_every_process_can_read(
+    api: Any, opening: str, closing: str, depth: int, expected: int
+) -> None:
+    nested = opening * (depth - 1) + "1" + closing * (depth - 1)
+    raw = f'{{"messages": {json.dumps(MESSAGES)}, "chat_template_kwargs": {{"deep": {nested}}}}}'
+    status, body, _ = await api.post(CHAT, data=raw.encode())
+    assert status == expected, body
+    if depth in (65, 900):
+        assert_error(body, "invalid_value", "chat_template_kwargs")
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_huge_body_is_413(make_api: Any, is_chunked: bool) -> None:
     api = await make_api(max_body_bytes=2048)

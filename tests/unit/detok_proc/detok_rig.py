@@ -54,13 +54,14 @@ class Rig:
         self.stopped: list[Stopped] = []
         self.deltas: list[tuple[str, Delta]] = []
         self.epoch = 1
+        self.now = 0.0
 
     def send(self, frame: Any, epoch: int | None = None) -> None:
         """Give the core one frame; its answers go over the wire format and to the streams they belong to."""
         source = Source(Role.SCHEDULER, 0, Epoch(epoch or self.epoch))
         encoder = Encoder(Source(Role.DETOK, 0, Epoch(1)), BOOT_ID)
         decoder: Decoder[Any] = Decoder(ApiInbound | Stopped, BOOT_ID)
-        for destination, answer in self.core.handle(source, frame, 0.0):
+        for destination, answer in self.core.handle(source, frame, self.now):
             _, again = decoder.decode(encoder.encode(answer))
             if isinstance(again, Stopped):
                 assert destination == "scheduler-0"

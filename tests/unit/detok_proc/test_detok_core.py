@@ -2,13 +2,13 @@
 
 import itertools
 
-from detok_rig import TIMINGS, Rig, end_of, rid_of
+from detok_rig import TIMINGS, Heard, Rig, end_of, rid_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detok_proc.incremental import DecoderFactory
 from quartet.wire.codec import Source
-from quartet.wire.frames import Finish, TokenLogprobs, Tokens, pack_ids, unpack_ids
+from quartet.wire.frames import Finish, Timings, TokenLogprobs, Tokens, pack_ids, unpack_ids
 from quartet.wire.ids import Epoch, Role
 
 ALPHABET = "abé😀"
@@ -119,6 +119,39 @@ def test_a_stop_is_sent_to_the_scheduler_and_later_rows_are_ignored(byte_level: 
     assert rig.core.counters["detok_unknown_handles"] == 1, "after its end the handle is forgotten"
 
 
+def test_a_stop_string_ends_the_times_that_were_known_at_open(byte_level: DecoderFactory) -> None:
+    a, b = ids_of(byte_level, "ab")
+    known = Timings(5, 0.25, 0.0, 0.0, 1, 99)
+    for first, waits in (([a], 0.5), ([], 0.0)):
+        rig = Rig(byte_level)
+        rig.now = 100.0
+        heard = rig.open(stop=("b",), timings=known)
+        rig.now = 102.0
+        for index, token in enumerate([*first, b]):
+            rig.tokens([(1, index, token)])
+            rig.now += waits
+        assert heard.finish is not None
+        assert heard.finish.timings == Timings(5, 0.25, 2.0, waits, 1, 99)
+
+
+def test_a_reopened_stream_adds_to_the_times_of_its_prefill_and_decode(byte_level: DecoderFactory) -> None:
+    a, b = ids_of(byte_level, "ab")
+    cases = (
+        (Timings(queue_s=0.25, prefill_s=1.0, decode_s=3.0), [a], Timings(queue_s=0.25, prefill_s=1.0, decode_s=5.0)),
+        (Timings(queue_s=0.25, prefill_s=1.0), [], Timings(queue_s=0.25, prefill_s=3.0)),
+        (Timings(queue_s=0.25, prefill_s=1.0, decode_s=3.0), [a, b], None),
+    )
+    for known, outputs, expected in cases:
+        rig = Rig(byte_level)
+        rig.now = 100.0
+        heard = rig.heard[rid_of(1)] = Heard([a] if outputs else [], "a" if outputs else "")
+        rig.open(stop=("b",), timings=known, output_ids=pack_ids(outputs), delivered_count=min(1, len(outputs)))
+        rig.now = 102.0
+        rig.tokens([(1, len(outputs), b)])
+        assert heard.finish is not None
+        assert heard.finish.timings == (expected or known)
+
+
 def test_an_end_in_the_same_frame_as_a_stop_string_carries_the_string(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     heard = rig.open(stop=("b",))
@@ -224,8 +257,8 @@ def test_logprobs_get_text_and_bytes(byte_level: DecoderFactory) -> None:
     rig.tokens([(1, 0, a), (2, 0, half)], logprobs=[(1, TokenLogprobs(-0.5, ((half, -0.5), (a, -2.0))))])
     item = heard.items[0]
     assert item.logprobs is not None
-    assert (item.logprobs[0].token, item.logprobs[0].token_bytes) == ("\ufffd", b"\xc3")
-    assert item.logprobs[0].top == (("\ufffd", b"\xc3", -0.5), ("a", b"a", -2.0))
+    assert (item.logprobs[0].token, item.logprobs[0].token_bytes) == (r"bytes:\xc3", b"\xc3")
+    assert item.logprobs[0].top == ((r"bytes:\xc3", b"\xc3", -0.5), ("a", b"a", -2.0))
     assert rig.heard[rid_of(1)].items[0].logprobs is None
 
 

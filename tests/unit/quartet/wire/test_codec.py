@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quartet.wire import codec
-from quartet.wire.codec import HEADER, MAX_FRAME_BYTES, Decoder, Encoder, Source
+from quartet.wire.codec import HEADER, MAX_FRAME_BYTES, VERSION, Decoder, Encoder, Source
 from quartet.wire.errors import FrameError
 from quartet.wire.frames import Abort, LiveRequests, QueryReply, SchedulerInbound, Submit
 from quartet.wire.ids import Epoch, Role
@@ -53,7 +53,7 @@ def test_round_trip(frame: msgspec.Struct) -> None:
 
 def test_the_header_holds_source_and_type() -> None:
     magic, version, kind, role, rank, boot, epoch, length, _ = HEADER.unpack_from(ABORT)
-    assert (magic, version, kind, role, rank, boot, epoch) == (b"QRTT", 1, 13, Role.API, 3, BOOT, 41)
+    assert (magic, version, kind, role, rank, boot, epoch) == (b"QRTT", VERSION, 13, Role.API, 3, BOOT, 41)
     assert length == len(ABORT) - HEADER.size
 
 
@@ -63,7 +63,7 @@ def test_the_header_holds_source_and_type() -> None:
         ("short", b""),
         ("short", ABORT[: HEADER.size - 1]),
         ("magic", sealed(ABORT_BODY, 13, magic=b"HTTP")),
-        ("version", sealed(ABORT_BODY, 13, version=2)),
+        ("version", sealed(ABORT_BODY, 13, version=VERSION + 1)),
         ("boot", sealed(ABORT_BODY, 13, boot=BOOT + 1)),
         ("type", sealed(ABORT_BODY, 12)),
         ("type", sealed(ABORT_BODY, 250)),
