@@ -1,1 +1,1 @@
-"""OpenAI's API: request bodies become GenerationTasks, output becomes OpenAI's events and bodies."""
+"""OpenAI's API: request bodies become ResponseTasks, output becomes OpenAI's events and bodies."""

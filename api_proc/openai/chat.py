@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: body -> GenerationTask."""
+"""POST /v1/chat/completions: body -> ResponseTask."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import msgspec
 from aiohttp import web
 
 from api_proc.openai.chat_rendering import ChatRenderer
-from api_proc.openai.generation import generation_task, serve
 from api_proc.openai.models import check_model
 from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
+from api_proc.openai.response_task import response_task, serve
 from api_proc.openai.schema import ChatRequest, Message
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.errors import invalid, unsupported
-from api_proc.server.respond import GenerationTask
+from api_proc.server.respond import ResponseTask
 from api_proc.server.service import OutputStream, Service
 from quartet.wire.frames import ChatPrompt
 
@@ -31,7 +31,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     return await serve(request, decoder, chat_task)
 
 
-def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> GenerationTask:
+def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> ResponseTask:
     """Check a request and return its task; raises RequestError with the field at fault."""
     check_model(service, chat.model)
     refuse_unsupported(chat)
@@ -49,7 +49,7 @@ def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> Gene
     check_range("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS)
     if top_logprobs and not chat.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs to be true")
-    return generation_task(
+    return response_task(
         request,
         service,
         chat,

@@ -1,4 +1,4 @@
-"""POST /v1/completions: body -> GenerationTask. One output stream per prompt, its choices numbered through."""
+"""POST /v1/completions: body -> ResponseTask. One output stream per prompt, its choices numbered through."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import msgspec
 from aiohttp import web
 
 from api_proc.openai.completion_rendering import CompletionRenderer
-from api_proc.openai.generation import MAX_CHOICES, generation_task, serve
 from api_proc.openai.models import check_model
 from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
+from api_proc.openai.response_task import MAX_CHOICES, response_task, serve
 from api_proc.openai.schema import CompletionRequest
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.errors import invalid
-from api_proc.server.respond import GenerationTask
+from api_proc.server.respond import ResponseTask
 from api_proc.server.service import OutputStream, Service
 from quartet.wire.config import ResolvedModel
 from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
@@ -29,7 +29,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     return await serve(request, decoder, completion_task)
 
 
-def completion_task(request: web.Request, service: Service, wanted: CompletionRequest) -> GenerationTask:
+def completion_task(request: web.Request, service: Service, wanted: CompletionRequest) -> ResponseTask:
     """Check a request and return its task; raises RequestError with the field at fault."""
     check_model(service, wanted.model)
     refuse_unsupported(wanted)
@@ -44,7 +44,7 @@ def completion_task(request: web.Request, service: Service, wanted: CompletionRe
     check_range("max_tokens", max_tokens, 0, MAX_INT32)
     if wanted.logprobs is not None:
         check_range("logprobs", wanted.logprobs, 0, MAX_TOP_LOGPROBS)
-    return generation_task(
+    return response_task(
         request,
         service,
         wanted,

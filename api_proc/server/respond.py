@@ -1,4 +1,4 @@
-"""GenerationTask -> response, streamed or whole; chat and completions share every line of it.
+"""ResponseTask -> response, streamed or whole; chat and completions share every line of it.
 
 Whatever ends a handler early (refusal, disconnect, shutdown) leaves no request in the engine: each one that was started
 is aborted on the way out unless it has finished.
@@ -31,7 +31,7 @@ MakeRenderer = Callable[[Sequence[OutputStream], int], Renderer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationTask:
+class ResponseTask:
     """One HTTP request, parsed and checked: what to generate and how to write it.
 
     `requests` has one entry per prompt, each with `choices_each` choices.
@@ -45,7 +45,7 @@ class GenerationTask:
     continuous_usage: bool
 
 
-async def respond(request: web.Request, service: Service, task: GenerationTask) -> web.StreamResponse:
+async def respond(request: web.Request, service: Service, task: ResponseTask) -> web.StreamResponse:
     """Return the finished response; raises RequestError as long as nothing has been sent."""
     start_s = service.clock.now()
     with service.open.one():
@@ -90,7 +90,7 @@ async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -
 async def _stream(
     request: web.Request,
     service: Service,
-    task: GenerationTask,
+    task: ResponseTask,
     outputs: Sequence[OutputStream],
     renderer: Renderer,
     usage: UsageCounter,
@@ -129,7 +129,7 @@ async def _end(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float)
 async def _whole(
     request: web.Request,
     service: Service,
-    task: GenerationTask,
+    task: ResponseTask,
     outputs: Sequence[OutputStream],
     renderer: Renderer,
     usage: UsageCounter,

@@ -1,4 +1,4 @@
-"""Bodies as clients send them, and random bodies: each gives a GenerationTask or a RequestError, and nothing else."""
+"""Bodies as clients send them, and random bodies: each gives a ResponseTask or a RequestError, and nothing else."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the two generating routes share: HTTP request -> body -> GenerationTask -> response."""
+"""What the two generating routes share: HTTP request -> body -> ResponseTask -> response."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,7 +11,7 @@ from api_proc.openai.routing import generate_request
 from api_proc.openai.schema import SamplingFields, StreamOptions
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
-from api_proc.server.respond import GenerationTask, MakeRenderer, respond
+from api_proc.server.respond import MakeRenderer, ResponseTask, respond
 from api_proc.server.service import SERVICE, Service
 from quartet.wire.frames import ChatPrompt, IdsPrompt, TextPrompt
 
@@ -25,7 +25,7 @@ Body = TypeVar("Body")
 async def serve(
     request: web.Request,
     decoder: "msgspec.json.Decoder[Body]",
-    make_task: Callable[[web.Request, Service, Body], GenerationTask],
+    make_task: Callable[[web.Request, Service, Body], ResponseTask],
 ) -> web.StreamResponse:
     """Read a request's body, make it a task, and return the response to it."""
     service = request.app[SERVICE]
@@ -35,7 +35,7 @@ async def serve(
     return await respond(request, service, make_task(request, service, decode_body(decoder, body)))
 
 
-def generation_task(
+def response_task(
     request: web.Request,
     service: Service,
     fields: SamplingFields,
@@ -44,7 +44,7 @@ def generation_task(
     max_new_tokens: int | None,
     logprobs: int,
     make_renderer: MakeRenderer,
-) -> GenerationTask:
+) -> ResponseTask:
     """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
 
     `max_new_tokens` and `logprobs` are read by the route, where chat and completions differ.
@@ -59,7 +59,7 @@ def generation_task(
         # Each prompt resolves its own parameters, so that drawn seeds differ.
         params = sampling_params(fields, model, service.draw_seed, max_new_tokens, logprobs)
         requests.append(generate_request(request, service, fields, prompt, params, n))
-    return GenerationTask(
+    return ResponseTask(
         requests=requests,
         choices_each=n,
         make_renderer=make_renderer,
