@@ -20,6 +20,7 @@ _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # The same weights in the layout of Mistral's own programs, and LoRA adapters: neither is a part of the model.
 _OTHER_FILES = ("consolidated", "adapter")
+_LFS_POINTER = b"version "
 _PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
 # Buffers saved by old exports. With tied embeddings a saved lm_head repeats the embedding.
 _IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
@@ -135,6 +136,10 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             prefix = file.read(8)
+            if prefix == _LFS_POINTER:
+                raise ModelError(
+                    f"{path.name} is a Git LFS pointer instead of the file itself; fetch it with git lfs pull"
+                )
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
                 raise ModelError(f"{path.name} is no safetensors file or is cut short ({size} bytes)")

@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
     },
+    "llama_linear": {**TINY, "rope_scaling": {"type": "linear", "factor": 4.0}},
     "llama_qkv_bias": {**TINY, "qkv_bias": True},
     "qwen2": {**TINY, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False, "sliding_window": 8},
     "qwen3": {**TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 24},

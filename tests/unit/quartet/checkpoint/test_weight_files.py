@@ -142,3 +142,10 @@ def test_a_damaged_header_is_refused_in_one_line(damage: Any, tmp_path: Path) ->
     with pytest.raises(ModelError, match=r"model\.safetensors has a damaged header") as caught:
         resolve(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_git_lfs_pointer_is_called_that(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match=r"model\.safetensors is a Git LFS pointer"):
+        resolve(folder)
