@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError
 from worker_proc.compilation import set_kernel_cache
@@ -13,7 +14,6 @@ from worker_proc.contract import Capacity
 from worker_proc.kv_pool import count_pages
 from worker_proc.models.decoder import Decoder
 from worker_proc.models.rope import cos_sin_table
-from worker_proc.models.spec import ModelSpec, read_spec
 from worker_proc.ops.interface import AttentionShape, Ops
 from worker_proc.ops.linear import can_prepack
 from worker_proc.ops.torch_ops import TorchOps

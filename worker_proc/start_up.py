@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from quartet.checkpoint.weight_files import prefetch
 from quartet.runtime.clock import Clock
 from quartet.runtime.context import Facts
 from quartet.wire.config import Config
@@ -25,7 +26,6 @@ def make_runner(config: Config, clock: Clock, progress: Callable[[], None], seco
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from worker_proc.cuda_context import create_context
-    from worker_proc.weights.folder import prefetch
 
     # Disk and driver work while torch, which takes seconds, is imported.
     prefetch(Path(config.require_model().folder))

@@ -6,6 +6,7 @@ from api_proc.openai.schema import SamplingFields
 from api_proc.server.errors import invalid
 from quartet.wire.config import ResolvedModel
 from quartet.wire.frames import SamplingParams
+from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
@@ -16,17 +17,6 @@ MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
 GREEDY_BELOW = 1e-4
 """A positive temperature below this would overflow the scaled logits, and picks the best token anyway."""
-
-NUMBERS: Mapping[str, tuple[float, float, float]] = {
-    "temperature": (0, 2, 1.0),
-    "top_k": (-1, MAX_INT32, 0),
-    "top_p": (0, 1, 1.0),
-    "min_p": (0, 1, 0.0),
-    "presence_penalty": (-2, 2, 0.0),
-    "frequency_penalty": (-2, 2, 0.0),
-    "repetition_penalty": (0.01, 10, 1.0),
-}
-"""Lowest value, highest value and default of each field; a model's generation_config.json may set another default."""
 
 
 def sampling_params(
@@ -76,9 +66,9 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def _numbers(fields: SamplingFields, model_defaults: Mapping[str, float]) -> dict[str, float]:
-    """Return the value of each field in NUMBERS, within its bounds."""
+    """Return the value of each field in SAMPLING_BOUNDS, within its bounds."""
     values: dict[str, float] = {}
-    for name, (low, high, default) in NUMBERS.items():
+    for name, (low, high, default) in SAMPLING_BOUNDS.items():
         given = getattr(fields, name)
         values[name] = model_defaults.get(name, default) if given is None else given
         check_range(name, values[name], low, high)

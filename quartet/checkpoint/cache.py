@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "quartet.json"
 _SAMPLE_BYTES = 1 << 20
 

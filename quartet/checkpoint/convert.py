@@ -36,7 +36,6 @@ def convert(path: Path) -> Path:
     def make(folder: Path) -> None:
         from quartet.checkpoint.gguf_convert import convert_gguf
 
-        _report(f"converting {path.name}; later starts skip this")
         convert_gguf(path, folder, _report)
 
     try:

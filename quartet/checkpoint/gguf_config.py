@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from quartet.checkpoint.config_fields import refuse_unserved
+from quartet.checkpoint.gguf_ends import end_ids
+from quartet.checkpoint.gguf_fields import NEUTRAL
 from quartet.checkpoint.gguf_reader import GgufHeader
 from quartet.wire.errors import ModelError
 
@@ -14,82 +17,127 @@ _ARCHITECTURES = {
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
 }
+ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_ORIGINAL = 1.0, 4.0, 8192
 
 
 def hf_config(header: GgufHeader, rope_factors: list[float] | None) -> dict[str, Any]:
     """Return the content of config.json; `rope_factors` are the values of the tensor rope_freqs.weight, if there.
 
-    Raises ModelError if the architecture is not supported or a key is missing.
+    Raises ModelError if the architecture is not supported, a key is missing, or a setting is not served.
     """
-    metadata = header.metadata
-    arch = metadata.get("general.architecture")
-    if arch not in _ARCHITECTURES:
+    kind = header.metadata.get("general.type", "model")
+    if kind != "model":
+        raise ModelError(f"the GGUF file holds no model but an {kind}")
+    arch = header.metadata.get("general.architecture")
+    if not isinstance(arch, str) or arch not in _ARCHITECTURES:
         raise ModelError(
             f"the GGUF file holds a model of architecture {arch!r}; supported: {', '.join(_ARCHITECTURES)}"
         )
-    if metadata.get(f"{arch}.expert_count"):
-        raise ModelError("the GGUF file holds a mixture of experts, which is not supported")
-    try:
-        config = _config(header, arch)
-    except KeyError as error:
-        raise ModelError(f"the GGUF file lacks {error.args[0]!r}; download it again") from error
-    scaling = _rope_scaling(metadata, arch, config, rope_factors)
+    fields = _Fields(header.metadata, arch)
+    refuse_unserved(header.metadata, {f"{arch}.{key}": values for key, values in NEUTRAL.items()}, "the GGUF file")
+    config = _config(header, arch, fields)
+    scaling = _rope_scaling(fields, config, rope_factors)
     if scaling:
         config["rope_scaling"] = scaling
     return config
 
 
-def _config(header: GgufHeader, arch: str) -> dict[str, Any]:
+class _Fields:
+    """Reads the keys below the architecture's name; raises ModelError naming a key that is absent or unusable."""
+
+    def __init__(self, metadata: dict[str, Any], arch: str) -> None:
+        self._metadata = metadata
+        self._arch = arch
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """Return a positive whole number; a list with one entry a layer will do if all are the same."""
+        value = self._value(key, default)
+        if isinstance(value, list) and value:
+            if any(other != value[0] for other in value):
+                raise self._refusal(key, f"differs between layers ({value}), which is not supported")
+            value = value[0]
+        if type(value) is not int or value <= 0:
+            raise self._refusal(key, f"is {value!r}, which is not usable")
+        return value
+
+    def number(self, key: str, default: float | None = None, is_zero_allowed: bool = False) -> float:
+        """Return a positive finite number, or 0, as the shortest decimal that is the same float32."""
+        value = self._value(key, default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        if not is_number or (value == 0 and not is_zero_allowed):
+            raise self._refusal(key, f"is {value!r}, which is not usable")
+        return float(str(np.float32(value)))
+
+    def text(self, key: str, default: str) -> str:
+        """Return a text."""
+        return str(self._value(key, default))
+
+    def check(self, key: str, expected: int) -> None:
+        """Raise ModelError unless the key is absent or has the one value that is supported."""
+        if self._value(key, expected) != expected:
+            raise self._refusal(key, f"is {self._value(key)}; only {expected}, the size of a head, is supported")
+
+    def _value(self, key: str, default: Any = None) -> Any:
+        value = self._metadata.get(f"{self._arch}.{key}", default)
+        if value is None:
+            raise ModelError(f"the GGUF file lacks '{self._arch}.{key}'; download it again")
+        return value
+
+    def _refusal(self, key: str, what: str) -> ModelError:
+        return ModelError(f"{self._arch}.{key} in the GGUF file {what}")
+
+
+def _config(header: GgufHeader, arch: str, fields: _Fields) -> dict[str, Any]:
     metadata, tensors = header.metadata, header.tensors
+    if "token_embd.weight" not in tensors:
+        raise ModelError("the GGUF file lacks the tensor 'token_embd.weight'; download it again")
     class_name, model_type = _ARCHITECTURES[arch]
-    hidden, heads = metadata[f"{arch}.embedding_length"], metadata[f"{arch}.attention.head_count"]
+    hidden, heads = fields.count("embedding_length"), fields.count("attention.head_count")
+    head_dim = fields.count("attention.key_length", hidden // heads)
+    fields.check("attention.value_length", head_dim)
+    fields.check("rope.dimension_count", head_dim)
+    ends = end_ids(metadata)
     return {
         "architectures": [class_name],
         "model_type": model_type,
         "hidden_size": hidden,
-        "intermediate_size": metadata[f"{arch}.feed_forward_length"],
-        "num_hidden_layers": metadata[f"{arch}.block_count"],
+        "intermediate_size": fields.count("feed_forward_length"),
+        "num_hidden_layers": fields.count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get(f"{arch}.attention.head_count_kv", heads),
-        "head_dim": metadata.get(f"{arch}.attention.key_length", hidden // heads),
+        "num_key_value_heads": fields.count("attention.head_count_kv", heads),
+        "head_dim": head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": metadata[f"{arch}.context_length"],
-        "rms_norm_eps": _shortest(metadata[f"{arch}.attention.layer_norm_rms_epsilon"]),
-        "rope_theta": _shortest(metadata.get(f"{arch}.rope.freq_base", 10000.0)),
-        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "max_position_embeddings": fields.count("context_length"),
+        "sliding_window": int(fields.number("attention.sliding_window", 0, is_zero_allowed=True)) or None,
+        "use_sliding_window": True,
+        "max_window_layers": 0,
+        "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
+        "rope_theta": fields.number("rope.freq_base", 10000.0),
+        # Biases are what the file holds; config.json alone cannot tell q, k and v from the output in Hugging Face's
+        # terms, so vLLM's field is used beside it.
+        "attention_bias": "blk.0.attn_output.bias" in tensors,
+        "qkv_bias": any(f"blk.0.attn_{part}.bias" in tensors for part in "qkv"),
         "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
         "tie_word_embeddings": "output.weight" not in tensors,
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _eos_ids(metadata),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "torch_dtype": "float32",
     }
 
 
-def _shortest(value: float) -> float:
-    """Return the shortest decimal that is the same float32, e.g. 1e-05 for 9.99999974e-06."""
-    return float(str(np.float32(value)))
-
-
-def _eos_ids(metadata: dict[str, Any]) -> int | list[int] | None:
-    names = ("eos", "eot", "eom")
-    found = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names]
-    ids = list(dict.fromkeys(index for index in found if index is not None))
-    return ids[0] if len(ids) == 1 else ids or None
-
-
-def _rope_scaling(
-    metadata: dict[str, Any], arch: str, config: dict[str, Any], factors: list[float] | None
-) -> dict[str, Any] | None:
+def _rope_scaling(fields: _Fields, config: dict[str, Any], factors: list[float] | None) -> dict[str, Any] | None:
+    """Return rope_scaling as llama.cpp reads it: linear unless a kind is named, by a factor of 1 unless one is."""
+    kind = fields.text("rope.scaling.type", "linear")
+    older = fields.number("rope.scale_linear", 0.0, is_zero_allowed=True)
+    factor = fields.number("rope.scaling.factor", older, is_zero_allowed=True) or 1.0
+    scaling = {"rope_type": kind, "factor": factor}
+    if kind == "none" or (kind == "linear" and factor == 1):
+        return None if factors is None else _llama3_scaling(factors, config)
     if factors is not None:
-        return _llama3_scaling(factors, config)
-    kind = metadata.get(f"{arch}.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    scaling = {"rope_type": kind, "factor": _shortest(metadata.get(f"{arch}.rope.scaling.factor", 1.0))}
-    original = metadata.get(f"{arch}.rope.scaling.original_context_length")
-    return scaling if original is None else {**scaling, "original_max_position_embeddings": original}
+        raise ModelError(f"the GGUF file scales its rotary frequencies twice: {ROPE_FACTORS} and rope.scaling ({kind})")
+    return scaling
 
 
 def _llama3_scaling(factors: list[float], config: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +146,10 @@ def _llama3_scaling(factors: list[float], config: dict[str, Any]) -> dict[str, A
     The file holds only the resulting factors; the three constants behind them are the same in every Llama 3 release,
     which is verified by computing the factors again.
     """
+    if len(factors) != config["head_dim"] // 2:
+        raise ModelError(
+            f"{ROPE_FACTORS} in the GGUF file has {len(factors)} factors for heads of {config['head_dim']}"
+        )
     factor = round(max(factors), 3)
     low, high = _LLAMA3_ORIGINAL / _LLAMA3_LOW, _LLAMA3_ORIGINAL / _LLAMA3_HIGH
     for index, found in enumerate(factors):

@@ -12,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
-from quartet.checkpoint.gguf_config import hf_config
+from quartet.checkpoint.gguf_config import ROPE_FACTORS, hf_config
+from quartet.checkpoint.gguf_ends import without_absent_ids
+from quartet.checkpoint.gguf_fields import SAMPLING, unknown_keys
 from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
+from quartet.checkpoint.model_folder import default_sampling
 from quartet.checkpoint.safetensors_writer import write_float32
+from quartet.checkpoint.spec import context_limit, parse_spec
+from quartet.checkpoint.weight_files import check_shapes
 from quartet.wire.errors import ModelError
 
 Rows = npt.NDArray[np.float32]
@@ -40,25 +46,29 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> None:
     """Write the model in `source` into the existing, empty `folder`; `report` takes a line of progress now and then.
 
-    Raises ModelError if the file is damaged or of a kind that is not supported, OSError if `folder` cannot be written.
+    Raises ModelError if the file is damaged or of a kind that is not supported, before anything is written unless the
+    tensor data themselves are at fault; OSError if `folder` cannot be written.
     """
     header = read_header(source)
+    header = header._replace(metadata=without_absent_ids(header.metadata))
     data = np.memmap(source, dtype=np.uint8, mode="r")
-    factors = header.tensors.get(_ROPE_FACTORS)
+    factors = header.tensors.get(ROPE_FACTORS)
     config = hf_config(header, None if factors is None else _read_tensor(data, factors).tolist())
-    report("rebuilding the tokenizer")
+    _check_tensors(header, config)
+    generation = _generation_config(header.metadata, config)
     tokenizer = build_tokenizer(header.metadata)
+    for key in unknown_keys(header.metadata, header.metadata["general.architecture"]):
+        report(f"{source.name}: ignored, because not known: {key}")
+    report(f"converting {source.name}; later starts skip this")
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     _write_json(folder / "tokenizer_config.json", tokenizer_config(header.metadata, config["max_position_embeddings"]))
     _write_json(folder / "config.json", config)
-    eos = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}
-    _write_json(folder / "generation_config.json", {name: value for name, value in eos.items() if value is not None})
+    _write_json(folder / "generation_config.json", generation)
     _write_weights(folder / "model.safetensors", data, header, config, report)
 
 
@@ -78,15 +88,39 @@ def unpermute(rows: Rows, num_heads: int) -> Rows:
     return rows.reshape(num_heads, pairs, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
+def _check_tensors(header: GgufHeader, config: dict[str, Any]) -> None:
+    """Raise ModelError unless the tensors are those of the model that `config` describes, of types that can be read."""
+    spec = parse_spec(config, context_limit(config))
+    infos = [info for info in header.tensors.values() if info.name != ROPE_FACTORS]
+    check_shapes({hf_name(info.name): info.shape for info in infos}, spec, "its metadata")
+    for info in {info.kind: info for info in infos}.values():
+        _dequantise(np.zeros((1, GGML_QUANT_SIZES[info.kind][1]), np.uint8), info)
+
+
+def _generation_config(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of generation_config.json; raises ModelError for sampling that no request may have."""
+    ids = {name: config[name] for name in ("bos_token_id", "eos_token_id") if config[name] is not None}
+    sampling = {name: metadata[key] for key, name in SAMPLING.items() if key in metadata}
+    # The shortest decimal that is the same float32, e.g. 0.6 for 0.600000024.
+    plain = {
+        name: float(str(np.float32(value))) if isinstance(value, float) else value for name, value in sampling.items()
+    }
+    default_sampling(plain)
+    return {**ids, **plain}
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read_tensor(data: npt.NDArray[np.uint8], info: TensorInfo) -> Rows:
     raw = data[info.start : info.start + info.size_bytes]
-    rows = raw.reshape(*info.shape[:-1], -1)
+    return _dequantise(raw.reshape(*info.shape[:-1], -1), info).reshape(info.shape)
+
+
+def _dequantise(rows: npt.NDArray[np.uint8], info: TensorInfo) -> Rows:
     try:
-        return np.asarray(dequantize(rows, info.kind), dtype=np.float32).reshape(info.shape)
+        return np.asarray(dequantize(rows, info.kind), dtype=np.float32)
     except NotImplementedError as error:
         raise ModelError(f"tensor {info.name!r} is quantised as {info.kind.name}, which is not supported") from error
 
@@ -98,7 +132,7 @@ def _write_weights(
     config: dict[str, Any],
     report: Callable[[str], None],
 ) -> None:
-    infos = [info for info in header.tensors.values() if info.name != _ROPE_FACTORS]
+    infos = [info for info in header.tensors.values() if info.name != ROPE_FACTORS]
     is_permuted = header.metadata["general.architecture"] == "llama"
     num_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
 

@@ -22,6 +22,8 @@ _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4
 _DEFAULT_ALIGNMENT = 32
+_OLDER_MAGICS = (b"lmgg", b"fmgg", b"tjgg", b"algg", b"ggml", b"ggmf", b"ggjt", b"ggla")
+_LFS_POINTER = b"version https://git-lfs"
 _SCALARS = {
     0: struct.Struct("<B"),
     1: struct.Struct("<b"),
@@ -68,12 +70,27 @@ def read_header(path: Path) -> GgufHeader:
             return _Reader(data).read()
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except _Unsupported as error:
+        raise ModelError(f"{path.name} {error}") from error
     except (_Damaged, struct.error, ValueError) as error:
         raise ModelError(f"{path} is not a usable GGUF file: {error}; download it again") from error
 
 
+def _refuse_part(metadata: dict[str, Any]) -> None:
+    count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
+    if isinstance(count, int) and isinstance(number, int) and count > 1:
+        raise _Unsupported(
+            f"is part {number + 1} of {count}; join the parts with "
+            "`llama-gguf-split --merge FIRST_PART WHOLE_FILE` and give the whole file"
+        )
+
+
 class _Damaged(Exception):
     """The file contradicts itself."""
+
+
+class _Unsupported(Exception):
+    """The file is whole, but of a kind that is not read; the text says what to do."""
 
 
 class _Reader:
@@ -85,18 +102,34 @@ class _Reader:
 
     def read(self) -> GgufHeader:
         if self._data[:4] != _MAGIC:
-            raise _Damaged("it does not start with the letters GGUF")
+            self._refuse_other_file()
         self._at = 4
-        version = self._scalar(_U32)
-        if version not in _VERSIONS:
-            raise _Damaged(f"version {version} is not supported")
+        self._check_version(self._scalar(_U32))
         tensor_count, key_count = self._count(24), self._count(12)
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = self._string()
             metadata[key] = self._value(self._scalar(_U32))
+        _refuse_part(metadata)
         infos = [self._tensor_info() for _ in range(tensor_count)]
         return GgufHeader(metadata, self._place(infos, metadata))
+
+    def _refuse_other_file(self) -> None:
+        if self._data[:4] in _OLDER_MAGICS:
+            raise _Unsupported("is of an older format than GGUF; convert the model again with a newer llama.cpp")
+        if self._data[: len(_LFS_POINTER)] == _LFS_POINTER:
+            raise _Unsupported("is a Git LFS pointer instead of the file itself; fetch it with git lfs pull")
+        raise _Damaged("it does not start with the letters GGUF")
+
+    @staticmethod
+    def _check_version(version: int) -> None:
+        if version in _VERSIONS:
+            return
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, *_VERSIONS):
+            raise _Unsupported("is big-endian; convert it with gguf-convert-endian FILE little")
+        if version == 1:
+            raise _Unsupported("is of GGUF version 1; convert the model again with a newer llama.cpp")
+        raise _Unsupported(f"is of GGUF version {version}, newer than {_VERSIONS[-1]}, which is the newest supported")
 
     def _scalar(self, layout: struct.Struct) -> Any:
         at = self._at
@@ -145,7 +178,7 @@ class _Reader:
         if not 0 < dimensions <= _MAX_DIMENSIONS:
             raise _Damaged(f"tensor {name!r} has {dimensions} dimensions")
         shape = tuple(self._scalar(_U64) for _ in range(dimensions))[::-1]
-        kind = GGMLQuantizationType(self._scalar(_U32))
+        kind = self._tensor_kind(name)
         start = self._scalar(_U64)
         block_items, block_bytes = GGML_QUANT_SIZES[kind]
         items = 1
@@ -154,6 +187,15 @@ class _Reader:
         if not items or shape[-1] % block_items:
             raise _Damaged(f"tensor {name!r} of shape {shape} cannot be of type {kind.name}")
         return TensorInfo(name, shape, kind, start, items // block_items * block_bytes)
+
+    def _tensor_kind(self, name: str) -> GGMLQuantizationType:
+        number = self._scalar(_U32)
+        try:
+            return GGMLQuantizationType(number)
+        except ValueError as error:
+            raise _Unsupported(
+                f"holds tensor {name!r} of type {number}, which is not known; take another quantisation"
+            ) from error
 
     def _place(self, infos: list[TensorInfo], metadata: dict[str, Any]) -> dict[str, TensorInfo]:
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)

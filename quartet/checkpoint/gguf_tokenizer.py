@@ -30,7 +30,7 @@ def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
         else:
             raise ModelError(f"the GGUF file has a tokenizer of kind {kind!r}; supported are gpt2 and llama")
         _add_special_tokens(tokenizer, metadata)
-        _add_bos(tokenizer, metadata)
+        _add_bos_and_eos(tokenizer, metadata)
     except KeyError as error:
         raise ModelError(f"the GGUF file has no {error.args[0]}; use a file that contains its tokenizer") from error
     return tokenizer
@@ -41,7 +41,7 @@ def tokenizer_config(metadata: dict[str, Any], context_length: int) -> dict[str,
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     config: dict[str, Any] = {
         "add_bos_token": _adds_bos(metadata),
-        "add_eos_token": False,
+        "add_eos_token": bool(metadata.get("tokenizer.ggml.add_eos_token", False)),
         "clean_up_tokenization_spaces": False,
         "model_max_length": context_length,
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -132,11 +132,16 @@ def _adds_bos(metadata: dict[str, Any]) -> bool:
     return bool(metadata.get("tokenizer.ggml.add_bos_token", default))
 
 
-def _add_bos(tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
-    index = metadata.get("tokenizer.ggml.bos_token_id")
-    if not _adds_bos(metadata) or index is None:
-        return
-    bos = metadata["tokenizer.ggml.tokens"][index]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[bos, "$A"], pair=[bos, "$A", "$B:1"], special_tokens=[(bos, index)]
-    )
+def _add_bos_and_eos(tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
+    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    is_added = {"bos": _adds_bos(metadata), "eos": metadata.get("tokenizer.ggml.add_eos_token", False)}
+    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in is_added if is_added[name]}
+    added = {name: (tokens[index], index) for name, index in ids.items() if index is not None}
+    if added:
+        before = [added["bos"][0]] if "bos" in added else []
+        after = [added["eos"][0]] if "eos" in added else []
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after],
+            pair=[*before, "$A", "$B:1", *after],
+            special_tokens=list(dict.fromkeys(added.values())),
+        )

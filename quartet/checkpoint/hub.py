@@ -5,6 +5,8 @@ from pathlib import Path
 from quartet.wire.errors import ModelError
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja"]
+# The same weights once more, in the layout of the model's makers.
+_UNWANTED = ["consolidated*", "original/*"]
 
 
 def download(model_id: str, revision: str) -> Path:
@@ -16,7 +18,9 @@ def download(model_id: str, revision: str) -> Path:
 
     at = f" at revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(model_id, revision=revision or None, allow_patterns=_WANTED))
+        return Path(
+            snapshot_download(model_id, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        )
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{model_id} is gated: accept its terms on the hub, then set HF_TOKEN or run `hf auth login`"

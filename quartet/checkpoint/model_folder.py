@@ -4,12 +4,12 @@ Code in a model repository (`auto_map`) is never read; an unsupported architectu
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
+from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
 
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -29,14 +29,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def positive_int(config: dict[str, Any], key: str, folder: Path) -> int:
-    """Return `config[key]`; raises ModelError if it is absent or no positive number."""
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ModelError(f"{folder}/config.json has no usable {key} (found {value!r})")
-    return value
-
-
 def architecture(config: dict[str, Any], folder: Path) -> str:
     """Return the model's architecture; raises ModelError naming the supported ones for any other."""
     names = config.get("architectures")
@@ -47,24 +39,20 @@ def architecture(config: dict[str, Any], folder: Path) -> str:
     return str(name)
 
 
-def context_length(config: dict[str, Any], folder: Path) -> int:
-    """Return how many tokens the model may see at once.
-
-    A model trained with a sliding window is held to the window: within it, full attention is the same thing.
-    """
-    length = positive_int(config, "max_position_embeddings", folder)
-    window = config.get("sliding_window")
-    uses_window = config.get("use_sliding_window", "mistral" in str(config.get("model_type")))
-    return min(length, window) if uses_window and isinstance(window, int) and window > 0 else length
-
-
 def default_sampling(generation: dict[str, Any]) -> dict[str, float]:
-    """Return the sampling parameters that generation_config.json sets to a finite number."""
+    """Return the sampling parameters that generation_config.json, or an old config.json, sets.
+
+    Raises ModelError for a value that no request may have: each request without one of its own would be refused."""
     found: dict[str, float] = {}
     for key in _SAMPLING_KEYS:
         value = generation.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            found[key] = value
+        if value is None:
+            continue
+        low, high, _ = SAMPLING_BOUNDS[key]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        if not is_number or (key == "top_p" and value == 0):
+            raise ModelError(f"generation_config.json sets {key} to {value!r}, which is not from {low} to {high}")
+        found[key] = value
     return found
 
 
@@ -110,14 +98,3 @@ def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
 
 def _unusable(path: Path, found: Any) -> ModelError:
     return ModelError(f"{path} has no usable chat_template (found {found!r:.80}); give one with --chat-template")
-
-
-def check_weights(folder: Path) -> None:
-    """Raise ModelError unless every safetensors file that the model needs is there."""
-    index = read_json(folder / "model.safetensors.index.json").get("weight_map")
-    if isinstance(index, dict):
-        missing = sorted({str(name) for name in index.values() if not (folder / str(name)).is_file()})
-        if missing:
-            raise ModelError(f"{folder} lacks {missing[0]} ({len(missing)} files missing); download the model again")
-    elif not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors weights; other formats are not loaded, for safety")

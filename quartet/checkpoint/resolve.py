@@ -4,16 +4,23 @@ Imports nothing heavy; a GGUF file is converted and a hub id downloaded by a chi
 command line, before any other process of the launch exists.
 """
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from quartet.checkpoint import model_folder, tokenizer_files
 from quartet.checkpoint.cache import entry_path, is_complete
+from quartet.checkpoint.config_fields import not_applied, unknown_fields
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
+from quartet.checkpoint.spec import context_limit, parse_spec
+from quartet.checkpoint.weight_files import check_tensors, find_tensors, other_files
 from quartet.wire.config import ModelConfig, ResolvedModel
 from quartet.wire.errors import ConfigError, ModelError
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:
@@ -23,31 +30,57 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     model); both say in one line what to do. Conversion and download report progress on stderr.
     """
     folder = _local_folder(config)
-    files = model_folder.read_json(folder / "config.json")
-    if not files:
-        raise ModelError(f"{folder} has no config.json; give a model folder in Hugging Face layout")
+    files = _read_config(folder)
     architecture = model_folder.architecture(files, folder)
+    context_length = _context_length(config, context_limit(files))
+    spec = parse_spec(files, context_length)
     if config.load_format != "dummy":
-        model_folder.check_weights(folder)
+        check_tensors(find_tensors(folder), spec)
     tokenizer_folder = _tokenizer_folder(config, folder)
     tokenizer = model_folder.read_json(tokenizer_folder / "tokenizer_config.json")
     generation = model_folder.read_json(folder / "generation_config.json")
-    vocab_size = model_folder.positive_int(files, "vocab_size", folder)
     eos_ids = _eos_token_ids(folder, tokenizer_folder)
-    if any(not 0 <= index < vocab_size for index in eos_ids):
-        raise ModelError(f"{folder} names end-of-sequence ids {eos_ids} outside its vocabulary of {vocab_size}")
+    if any(not 0 <= index < spec.vocab_size for index in eos_ids):
+        raise ModelError(f"{folder} names end-of-sequence ids {eos_ids} outside its vocabulary of {spec.vocab_size}")
     bos_id = files.get("bos_token_id")
+    _log_ignored(folder, files, architecture, generation)
     return ResolvedModel(
         folder=str(folder),
         name=config.served_model_name or _base_name(config.model_path),
         architecture=architecture,
-        vocab_size=vocab_size,
-        context_length=_context_length(config, model_folder.context_length(files, folder)),
+        vocab_size=spec.vocab_size,
+        context_length=context_length,
         eos_token_ids=eos_ids,
         bos_token_id=bos_id if isinstance(bos_id, int) else None,
         chat_template=_chat_template(config, tokenizer_folder, tokenizer),
-        default_sampling=model_folder.default_sampling(generation),
+        default_sampling=model_folder.default_sampling(generation or files),
     )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    files = model_folder.read_json(folder / "config.json")
+    if files:
+        return files
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder} is an adapter without its base model; merge the two and give the merged folder")
+    raise ModelError(f"{folder} has no config.json; give a model folder in Hugging Face layout")
+
+
+def _log_ignored(folder: Path, files: dict[str, Any], architecture: str, generation: dict[str, Any]) -> None:
+    """Log what the folder holds beyond what is honoured: it changes nothing in transformers either."""
+    unknown = unknown_fields(files)
+    if unknown:
+        logger.warning("%s/config.json: ignored, because not known: %s", folder, ", ".join(unknown))
+    code = files.get("auto_map")
+    if code:
+        names = ", ".join(map(str, code.values())) if isinstance(code, dict) else code
+        logger.warning("%s: code of a model is never run (%s); served as %s", folder, names, architecture)
+    not_done = not_applied(generation or files)
+    if not_done:
+        logger.warning("%s/generation_config.json: not applied to requests: %s", folder, ", ".join(not_done))
+    others = other_files(folder)
+    if others:
+        logger.warning("%s: not read, because no part of the weights: %s", folder, ", ".join(others))
 
 
 def _local_folder(config: ModelConfig) -> Path:

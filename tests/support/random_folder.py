@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from worker_proc.models.spec import parse_spec
-from worker_proc.weights.tensors import expected_shapes
+from quartet.checkpoint.spec import expected_shapes, parse_spec
 
 _SIZES = {
     "vocab_size": 2048,

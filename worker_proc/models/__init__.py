@@ -1,1 +1,1 @@
-"""The decoder-only transformer, and the spec, read from config.json, of its variants."""
+"""The decoder-only transformer, built from the spec that config.json describes."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from quartet.checkpoint.spec import ModelSpec
 from worker_proc.batch import ForwardBatch
-from worker_proc.models.spec import ModelSpec
 from worker_proc.ops.interface import HeadNorms, Linear, Mlp, Ops
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from worker_proc.models.spec import RopeSpec
+from quartet.checkpoint.rotary import RopeSpec
 
 
 def cos_sin_table(spec: RopeSpec, head_dim: int, num_positions: int) -> Tensor:

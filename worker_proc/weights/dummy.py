@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from worker_proc.models.spec import ModelSpec
+from quartet.checkpoint.spec import ModelSpec
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 _STD = 0.02

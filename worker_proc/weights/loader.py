@@ -8,14 +8,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quartet.checkpoint.spec import ModelSpec
+from quartet.checkpoint.weight_files import check_tensors, find_tensors
 from quartet.wire.errors import ModelError
-from worker_proc.models.spec import ModelSpec
-from worker_proc.weights.folder import check_names, find_tensors
 from worker_proc.weights.staging import PinnedStaging
-from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard, expected_shapes
-
-# Buffers saved by old exports. With tied embeddings a saved lm_head repeats the embedding.
-_IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
+from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 
 class Loader:
@@ -42,14 +39,13 @@ class Loader:
         self._spec, self._shard, self._dtype, self._device = spec, shard, dtype, device
         self._progress = progress
         self._found = find_tensors(folder)
-        ignored = (*_IGNORED, "lm_head.weight") if spec.is_tied else _IGNORED
-        check_names(self._found, expected_shapes(spec), ignored)
+        check_tensors(self._found, spec)
         self._stack = ExitStack()
         self._staging = None
         if device.type == "cuda":
             self._staging = PinnedStaging(device)
             self._stack.callback(self._staging.close)
-        paths = {path for path, _ in self._found.values()}
+        paths = {tensor.path for tensor in self._found.values()}
         try:
             self._files = {path: self._stack.enter_context(safe_open(path, framework="pt")) for path in paths}
         except SafetensorError as error:
@@ -117,7 +113,7 @@ class Loader:
             self._staging.copy(target, source)
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
-        path, shape = self._found[name]
+        path, shape, _ = self._found[name]
         try:
             if split is None or self._shard.size == 1:
                 tensor: Tensor = self._files[path].get_tensor(name)

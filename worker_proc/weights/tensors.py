@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from worker_proc.models.spec import ModelSpec
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -49,35 +47,3 @@ class ModelTensors:
     layers: Iterable[LayerTensors]
     final_norm: Tensor
     lm_head: Tensor | None
-
-
-def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor that a checkpoint of `spec` must hold."""
-    hidden, width = spec.hidden_size, spec.intermediate_size
-    q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (spec.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-    }
-    if not spec.is_tied:
-        shapes["lm_head.weight"] = (spec.vocab_size, hidden)
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (q_size, hidden),
-        "self_attn.k_proj.weight": (kv_size, hidden),
-        "self_attn.v_proj.weight": (kv_size, hidden),
-        "self_attn.o_proj.weight": (hidden, q_size),
-        "mlp.gate_proj.weight": (width, hidden),
-        "mlp.up_proj.weight": (width, hidden),
-        "mlp.down_proj.weight": (hidden, width),
-    }
-    if spec.has_qkv_bias:
-        layer.update({f"self_attn.{n}_proj.bias": (s,) for n, s in (("q", q_size), ("k", kv_size), ("v", kv_size))})
-    if spec.has_output_bias:
-        layer["self_attn.o_proj.bias"] = (hidden,)
-    if spec.has_qk_norm:
-        layer.update({f"self_attn.{n}_norm.weight": (spec.head_dim,) for n in "qk"})
-    for i in range(spec.num_layers):
-        shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
-    return shapes

@@ -45,7 +45,9 @@ def _frequencies(config: dict[str, Any], dim: int) -> Tensor:
     out = []
     for i in range(0, dim, 2):
         f = theta ** (-i / dim)
-        if scaling:
+        if scaling and scaling.get("type") == "linear":
+            f = f / scaling["factor"]
+        elif scaling:
             old, low, high = (
                 scaling[k] for k in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
             )

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, LLAMA3, TINY, VARIANTS, make_weights, write_folder
 
+from quartet.checkpoint.spec import parse_spec, read_spec
 from quartet.wire.config import WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.kv_pool import count_pages
 from worker_proc.loading import choose_device
-from worker_proc.models.spec import parse_spec, read_spec
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
 from worker_proc.weights.staging import PinnedStaging
@@ -63,7 +63,7 @@ def test_fused_tensors_are_their_parts_in_order(tmp_path: Path) -> None:
 
 
 def test_two_ranks_hold_the_whole_model_between_them(tmp_path: Path) -> None:
-    config = {**VARIANTS["qwen2"], "attention_bias": True}
+    config = {**TINY, "attention_bias": True}
     weights = make_weights(config)
     folder = write_folder(tmp_path, config, weights)
     ranks = [next(iter(load(folder, Shard(rank, 2), config).layers)) for rank in (0, 1)]

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from quartet.checkpoint.spec import expected_shapes, parse_spec
 from quartet.wire.config import ResolvedModel
-from worker_proc.models.spec import parse_spec
 from worker_proc.runner import ModelRunner
-from worker_proc.weights.tensors import expected_shapes
 
 CONTEXT = 256
 MakeRunner = Callable[..., ModelRunner]
@@ -46,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
     },
+    "llama_linear": {**TINY, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "llama_qkv_bias": {**TINY, "qkv_bias": True},
     "qwen2": {**TINY, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False, "sliding_window": 8},
     "qwen3": {**TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 24},
     "mistral": {**TINY, "architectures": ["MistralForCausalLM"], "sliding_window": None, "num_key_value_heads": 1},

@@ -70,16 +70,32 @@ def gguf_name(name: str) -> str:
     return f"{_GGUF_NAMES[stem]}.weight"
 
 
+def biases(parts: str, layers: int = LAYERS) -> Weights:
+    """Return biases 0, 1, 2, ... for the projections `parts` of the first `layers` layers, under llama.cpp's names."""
+    sizes = {"q": HIDDEN, "k": KV_HEADS * HIDDEN // HEADS, "v": KV_HEADS * HIDDEN // HEADS, "output": HIDDEN}
+    return {
+        f"blk.{layer}.attn_{part}.bias": np.arange(sizes[part], dtype=np.float32)
+        for layer in range(layers)
+        for part in parts.split()
+    }
+
+
 def write_gguf(
     path: Path,
     arch: str = "llama",
     quantised: bool = False,
     tokenizer: dict[str, Any] | None = None,
     extra: Weights | None = None,
+    metadata: dict[str, Any] | None = None,
+    is_big_endian: bool = False,
 ) -> Weights:
-    """Write a tiny model to `path`; returns its weights under their Hugging Face names."""
+    """Write a tiny model to `path`; returns its weights under their Hugging Face names.
+
+    `metadata` adds to the keys that every file has or replaces them, `extra` likewise tensors; None leaves a key out.
+    """
     weights = hf_weights()
-    writer = gguf.GGUFWriter(path, arch)
+    more = extra or (biases("q k v") if arch == "qwen2" else {})
+    writer = gguf.GGUFWriter(path, arch, endianess=gguf.GGUFEndian.BIG if is_big_endian else gguf.GGUFEndian.LITTLE)
     writer.add_block_count(LAYERS)
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
@@ -89,7 +105,10 @@ def write_gguf(
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     _write_tokenizer(writer, tokenizer or {})
+    _change(writer, metadata or {})
     for name, values in weights.items():
+        if gguf_name(name) in more:
+            continue
         stored = values
         if arch == "llama" and ".q_proj" in name:
             stored = permute(values, HEADS)
@@ -100,13 +119,23 @@ def write_gguf(
             writer.add_tensor(gguf_name(name), gguf.quants.quantize(stored, kind), raw_dtype=kind)
         else:
             writer.add_tensor(gguf_name(name), stored)
-    for name, values in (extra or {}).items():
+    for name, values in more.items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return weights
+
+
+def _change(writer: gguf.GGUFWriter, metadata: dict[str, Any]) -> None:
+    kinds = {bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32}
+    for key, value in metadata.items():
+        writer.kv_data[0].pop(key, None)
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif value is not None:
+            writer.add_key_value(key, value, kinds.get(type(value), gguf.GGUFValueType.STRING))
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter, changes: dict[str, Any]) -> None:

@@ -7,32 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_folders import CONFIG, write_folder, write_json
 
 from quartet.checkpoint.resolve import resolve_model
 from quartet.wire.config import ModelConfig
 from quartet.wire.errors import ConfigError, ModelError
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 100,
-    "max_position_embeddings": 2048,
-    "eos_token_id": 2,
-    "bos_token_id": 1,
-}
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "toy-model"
-    made.mkdir()
-    write(made, "config.json", CONFIG)
-    write(made, "tokenizer.json", {"added_tokens": [{"id": 7, "content": "<|turn|>"}]})
-    (made / "model.safetensors").write_bytes(b"")
-    return made
+    return write_folder(tmp_path / "toy-model")
 
 
-def write(folder: Path, name: str, content: Any) -> None:
-    (folder / name).write_text(json.dumps(content))
+write = write_json
 
 
 def resolve(folder: Path, **more: Any) -> Any:

@@ -1,0 +1,83 @@
+"""What Quartet does with each key below a GGUF file's architecture: reads it, refuses it, or knows it changes nothing.
+
+The names are those of llama.cpp (`llm_kv` in its llama-arch.cpp). A key that is in none of the lists is reported and
+does not stop the conversion: llama.cpp ignores it, too, and its converters add keys that older versions do not know.
+"""
+
+from typing import Any
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.scale": (0,),
+    "attention.output_scale": (0, 1),
+    "attention.temperature_length": (0,),
+    "attention.temperature_scale": (0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.q_lora_rank": (0,),
+    "attention.kv_lora_rank": (0,),
+    "attention.key_length_mla": (0,),
+    "attention.value_length_mla": (0,),
+    "attention.key_length_swa": (),
+    "attention.value_length_swa": (),
+    "attn_logit_softcapping": (0,),
+    "router_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "expert_shared_count": (0,),
+    "leading_dense_block_count": (0,),
+    "nextn_predict_layers": (0,),
+    "n_deepstack_layers": (0,),
+    "pooling_type": (0,),
+    "use_parallel_residual": (False,),
+    "swin_norm": (False,),
+    "full_attention_interval": (0, 1),
+    "rope.dimension_sections": (),
+    "rope.dimension_count_swa": (),
+    "rope.freq_base_swa": (),
+    "rope.scaling.attn_factor": (0, 1),
+    "rope.scaling.alpha": (0,),
+}
+"""Keys that change the output, and their values without effect."""
+
+_READ = (
+    *("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"),
+    *("attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.sliding_window"),
+    *("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count", "rope.scaling.type"),
+    *("rope.scaling.factor", "rope.scale_linear"),
+)
+# The embedding's rows say how many tokens there are. The context is held to the window, in whichever layers it is. The
+# settings of YaRN matter to YaRN alone, which is refused.
+_WITHOUT_EFFECT = (
+    *("vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon", "attention.sliding_window_pattern"),
+    *("attention.group_norm_epsilon", "attention.group_norm_groups", "rope.scaling.original_context_length"),
+    *("rope.scaling.finetuned", "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor"),
+    *("rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),
+    *("expert_feed_forward_length", "expert_shared_feed_forward_length"),
+)
+_KNOWN = frozenset((*NEUTRAL, *_READ, *_WITHOUT_EFFECT))
+
+SAMPLING = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+"""Recommended sampling, and what generation_config.json calls it."""
+
+
+def unknown_keys(metadata: dict[str, Any], arch: str) -> list[str]:
+    """Return the keys that are ignored though they may mean something: of the architecture, and of sampling."""
+    own, sampling = f"{arch}.", "general.sampling."
+    return sorted(
+        key
+        for key in metadata
+        if (key.startswith(own) and key.removeprefix(own) not in _KNOWN)
+        or (key.startswith(sampling) and key not in SAMPLING)
+    )

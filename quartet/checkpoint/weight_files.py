@@ -1,0 +1,166 @@
+"""The safetensors files of a Hugging Face folder: checked against their own headers before their data is used.
+
+Start-up checks names, shapes and types of all tensors; the worker reads the data. Imports no torch.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from quartet.checkpoint.model_folder import read_json
+from quartet.checkpoint.spec import ModelSpec, expected_shapes
+from quartet.wire.errors import ModelError
+
+_MAX_HEADER_BYTES = 100 << 20
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+# The same weights in the layout of Mistral's own programs, and LoRA adapters: neither is a part of the model.
+_OTHER_FILES = ("consolidated", "adapter")
+_LFS_POINTER = b"version "
+_PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
+# Buffers saved by old exports. With tied embeddings a saved lm_head repeats the embedding.
+_IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
+
+
+class StoredTensor(NamedTuple):
+    """One tensor of a checkpoint; `dtype` as safetensors names it."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the model's weights: one whole file, else those of the index, else all that may.
+
+    Raises ModelError if there are none or if one is missing."""
+    if (folder / _WHOLE).is_file():
+        return [folder / _WHOLE]
+    if (folder / _INDEX).exists():
+        return _indexed_files(folder)
+    found = _visible_files(folder)
+    chosen = [path for path in found if not path.name.startswith(_OTHER_FILES)]
+    if not chosen:
+        others = f" (found {', '.join(path.name for path in found)})" if found else ""
+        raise ModelError(
+            f"no *.safetensors in {folder} are weights in Hugging Face layout{others}; "
+            "other formats are not loaded, for safety"
+        )
+    return chosen
+
+
+def other_files(folder: Path) -> list[str]:
+    """Return the names of the safetensors files in the folder that are not read; none if there are no weights."""
+    try:
+        read = {path.name for path in weight_files(folder)}
+    except ModelError:
+        return []
+    return sorted({path.name for path in _visible_files(folder)} - read)
+
+
+def find_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of the folder's weights.
+
+    Raises ModelError in one line for a folder without weights, a missing shard, a damaged header, a file whose size
+    contradicts its header (an incomplete download), or a tensor that two files hold."""
+    found: dict[str, StoredTensor] = {}
+    for path in weight_files(folder):
+        for name, tensor in _read_header(path).items():
+            if name in found:
+                raise ModelError(f"tensor {name} is in {found[name].path.name} and in {path.name}: remove one of them")
+            found[name] = tensor
+    return found
+
+
+def check_tensors(found: Mapping[str, StoredTensor], spec: ModelSpec) -> None:
+    """Raise ModelError naming the first tensor that does not fit `spec` or is quantised."""
+    ignored = (*_IGNORED, "lm_head.weight") if spec.is_tied else _IGNORED
+    for name, tensor in found.items():
+        if tensor.dtype not in _PLAIN_FLOATS and not name.endswith(ignored):
+            raise ModelError(
+                f"tensor {name} in {tensor.path.name} is stored as {tensor.dtype}: "
+                "quantised safetensors are not supported; take the unquantised model"
+            )
+    check_shapes({name: tensor.shape for name, tensor in found.items()}, spec, "config.json", ignored)
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], spec: ModelSpec, source: str, ignored: Iterable[str] = ()
+) -> None:
+    """Raise ModelError naming the first tensor that is missing, unexpected or of another shape than `spec` has.
+
+    `source` is where the spec comes from; `ignored` are ends of names of tensors that the model does not need."""
+    expected = expected_shapes(spec)
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f"tensor {name} is missing from the checkpoint")
+        if found[name] != shape:
+            raise ModelError(f"tensor {name} has shape {list(found[name])}, {source} asks for {list(shape)}")
+    endings = tuple(ignored)
+    for name in found:
+        if name not in expected and not name.endswith(endings):
+            raise ModelError(f"tensor {name} is unexpected: {source} describes another model")
+
+
+def prefetch(folder: Path) -> None:
+    """Have the operating system read the weights into the page cache; returns at once and never fails."""
+    with suppress(ModelError):
+        for path in weight_files(folder):
+            with suppress(OSError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of the folder; names that start with a dot are notes of other programs."""
+    return [path for path in sorted(folder.glob("*.safetensors")) if path.is_file() and not path.name.startswith(".")]
+
+
+def _indexed_files(folder: Path) -> list[Path]:
+    index = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
+        raise ModelError(f"{folder / _INDEX} is damaged: it has no usable weight_map; download it again")
+    names = sorted(set(index.values()))
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        more = f" ({len(missing)} of {len(names)} files)" if len(missing) > 1 else ""
+        raise ModelError(f"{_INDEX} names {missing[0]}, which is not in the folder{more}: download it again")
+    return [folder / name for name in names]
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            if prefix == _LFS_POINTER:
+                raise ModelError(
+                    f"{path.name} is a Git LFS pointer instead of the file itself; fetch it with git lfs pull"
+                )
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+                raise ModelError(f"{path.name} is no safetensors file or is cut short ({size} bytes)")
+            tensors, end = _parse_header(path, json.loads(file.read(length)))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ModelError(f"{path.name} has a damaged header: {error}") from error
+    if 8 + length + end != size:
+        raise ModelError(f"{path.name} has {size} bytes, its header asks for {8 + length + end}: download it again")
+    return tensors
+
+
+def _parse_header(path: Path, header: dict[str, Any]) -> tuple[dict[str, StoredTensor], int]:
+    """Return the tensors and where their data ends; raises one of several errors if the header is malformed."""
+    tensors, end = {}, 0
+    for name, info in header.items():
+        if name != "__metadata__":
+            shape, dtype = tuple(info["shape"]), info["dtype"]
+            if not isinstance(dtype, str) or not all(type(extent) is int for extent in shape):
+                raise ValueError(f"tensor {name} has no usable type and shape")
+            tensors[name] = StoredTensor(path, shape, dtype)
+            end = max(end, info["data_offsets"][1])
+    return tensors, end
