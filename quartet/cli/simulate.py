@@ -22,6 +22,7 @@ from quartet.simulator.report import Report, make_report
 from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import SCENARIOS, Scenario, make_scenario
 from quartet.simulator.trace import TraceError, read_trace, write_trace
+from quartet.simulator.workload import SimulationError
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
 from scheduler_proc.core.sizes import AUTO_CHUNK, AUTO_CHUNK_CPU
@@ -69,7 +70,10 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     config = _with_slots(config, scenario)
     if arguments.save_trace:
         write_trace(Path(arguments.save_trace), scenario.requests)
-    run = simulate(scenario.requests, scenario.engine, config.scheduler)
+    try:
+        run = simulate(scenario.requests, scenario.engine, config.scheduler)
+    except SimulationError as error:
+        raise ConfigError(f"the simulation cannot go on: {error}") from error
     report = make_report(run, scenario.engine, _chunk_tokens(config, scenario.engine))
     title = f"{scenario.name}, {config.scheduler.schedule_policy}, {arguments.preset}"
     if arguments.plot:

@@ -1,5 +1,6 @@
 """Pictures of a run: queue, KV in use and ratio over time, and what became of each request. Needs matplotlib."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ def draw_timeline(run: Run, engine: SimulatedEngine, title: str) -> Any:
 def draw_requests(run: Run, title: str) -> Any:
     """Return a figure with a bar for each request: grey while it waits, its class's colour while it has a slot.
 
-    Of more than MAX_BARS requests, as many evenly spaced ones are shown.
+    Of more than MAX_BARS requests, as many evenly spaced ones are shown, and the extremes of each class always.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     stride = -(-len(run.outcomes) // MAX_BARS)
-    shown = run.outcomes[::stride]
+    shown = shown_requests(run.outcomes, stride)
     labels = sorted({outcome.request.label for outcome in run.outcomes})
     colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(labels)}
     figure = Figure(figsize=(10, min(12, 2 + len(shown) * 0.06)), dpi=100, layout="constrained")
@@ -82,11 +83,32 @@ def draw_requests(run: Run, title: str) -> Any:
             axes.plot([outcome.first_token_s], [row + 0.45], marker="|", color="black", markersize=3)
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
-    axes.set_ylabel("requests in order of arrival" + (f", one in {stride}" if stride > 1 else ""))
+    axes.set_ylabel("requests in order of arrival" + (f", one in {stride} and the extremes" if stride > 1 else ""))
     axes.set_title(title)
     patches = [Patch(color=colours[label], label=label) for label in labels]
     axes.legend(handles=[Patch(color=WAITING, label="waiting"), *patches], loc="upper right")
     return figure
+
+
+def shown_requests(outcomes: Sequence[Outcome], stride: int) -> list[Outcome]:
+    """Return every `stride`-th request, and of each class those that waited and that took longest and shortest."""
+    numbers = set(range(0, len(outcomes), stride))
+    classes: dict[str, list[int]] = {}
+    for number, outcome in enumerate(outcomes):
+        classes.setdefault(outcome.request.label, []).append(number)
+    for members in classes.values():
+        for seconds in (_waited_s, _taken_s):
+            ranked = sorted(members, key=lambda number: seconds(outcomes[number]))
+            numbers |= {ranked[0], ranked[-1]}
+    return [outcomes[number] for number in sorted(numbers)]
+
+
+def _taken_s(outcome: Outcome) -> float:
+    return outcome.end_s - outcome.arrival_s
+
+
+def _waited_s(outcome: Outcome) -> float:
+    return _taken_s(outcome) if outcome.first_token_s == NEVER else outcome.first_token_s - outcome.arrival_s
 
 
 def _held(outcome: Outcome) -> list[tuple[float, float]]:

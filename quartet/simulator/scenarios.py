@@ -5,6 +5,7 @@ point needs (KV, slots). Where a rate is a share of capacity, capacity is measur
 """
 
 import inspect
+import math
 import random
 from collections.abc import Callable
 
@@ -240,6 +241,10 @@ def steady(
     return Scenario(name="steady", engine=engine, requests=workload)
 
 
+AT_LEAST_ONE = frozenset({"groups", "input_tokens", "running", "stream_input_tokens", "tenants"})
+ABOVE_ZERO = frozenset({"arrivals_per_admission", "kv_share", "load"})
+"""Parameters without which there is nothing to simulate; 0 of any other is a case of its own."""
+
 SCENARIOS: dict[str, Callable[..., Scenario]] = {
     "rag": rag,
     "priority": priority,
@@ -265,6 +270,8 @@ def make_scenario(name: str, engine: SimulatedEngine, seed: int, given: dict[str
         if key not in known:
             raise ConfigError(f"--scenario-set {key}: scenario {name} has {', '.join(known)}")
         values[key] = _parameter(key, known[key], text)
+    if values.get("prefix_tokens") == values.get("own_tokens") == 0:
+        raise ConfigError("--scenario-set prefix_tokens, own_tokens: 0 of both is an empty prompt")
     scenario = function(engine, seed, **values)
     if not scenario.requests:
         raise ConfigError(f"--requests: scenario {name} has none to simulate")
@@ -278,6 +285,10 @@ def _parameter(name: str, kind: type[float], text: str) -> float:
     except ValueError:
         wanted = "an integer" if kind is int else "a number"
         raise ConfigError(f"--scenario-set {name}: {text!r} is not {wanted}") from None
-    if value < 0:
-        raise ConfigError(f"--scenario-set {name}: {text} must be 0 or more")
+    if not math.isfinite(value):
+        raise ConfigError(f"--scenario-set {name}: {text} is not a finite number")
+    if value < 0 or (value < 1 and name in AT_LEAST_ONE):
+        raise ConfigError(f"--scenario-set {name}: {text} must be {int(name in AT_LEAST_ONE)} or more")
+    if value == 0 and name in ABOVE_ZERO:
+        raise ConfigError(f"--scenario-set {name}: {text} must be more than 0")
     return value

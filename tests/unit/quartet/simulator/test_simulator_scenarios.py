@@ -1,5 +1,6 @@
 """Scenarios have the shape that they promise, and the same seed gives the same run."""
 
+import inspect
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from quartet.cli.simulate import main
 from quartet.simulator.capacity import capacity
 from quartet.simulator.driver import simulate
+from quartet.simulator.plots import shown_requests
 from quartet.simulator.presets import preset
 from quartet.simulator.scenarios import SCENARIOS, make_scenario
 from quartet.wire.config import SchedulerConfig
@@ -85,14 +87,63 @@ def test_the_same_seed_gives_the_same_requests_and_every_one_ends(name: str) -> 
     [
         ({"group": "8"}, "--scenario-set group: scenario rag has requests, rate, groups"),
         ({"groups": "x"}, "--scenario-set groups: 'x' is not an integer"),
-        ({"groups": "-1"}, "--scenario-set groups: -1 must be 0 or more"),
+        ({"groups": "-1"}, "--scenario-set groups: -1 must be 1 or more"),
+        ({"own_tokens": "-1"}, "--scenario-set own_tokens: -1 must be 0 or more"),
         ({"requests": "0"}, "--requests: scenario rag has none"),
+        ({"groups": "0"}, "--scenario-set groups: 0 must be 1 or more"),
+        ({"running": "0"}, "--scenario-set running: 0 must be 1 or more"),
+        ({"rate": "nan"}, "--scenario-set rate: nan is not a finite number"),
+        ({"rate": "inf"}, "--scenario-set rate: inf is not a finite number"),
+        ({"prefix_tokens": "0", "own_tokens": "0"}, "--scenario-set prefix_tokens, own_tokens: 0 of both"),
     ],
 )
 def test_a_wrong_parameter_is_named(given: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         make_scenario("rag", ENGINE, 0, given)
     assert str(raised.value).startswith(message)
+
+
+SMALLEST = {
+    "rag": {"requests": "20"},
+    "priority": {"requests": "20", "rate": "10"},
+    "overload": {"requests": "20"},
+    "cold-start": {"requests": "40"},
+    "long-prompts": {"requests": "2", "streams": "2", "stream_output_tokens": "64", "input_tokens": "2000"},
+    "steady": {"requests": "20", "rate": "10"},
+}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "name"),
+    [
+        (scenario, name)
+        for scenario, function in SCENARIOS.items()
+        for name in inspect.signature(function).parameters
+        if name not in ("engine", "seed")
+    ],
+)
+def test_zero_of_a_parameter_is_simulated_or_refused_by_name(
+    scenario: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {**SMALLEST[scenario], name: "0"}
+    given = {key: value for key, value in given.items() if (name, key) != ("load", "rate")}
+    settings = [text for key, value in given.items() for text in ("--scenario-set", f"{key}={value}")]
+    code = main(["simulate", "--scenario", scenario, "--json", *settings])
+    out, err = capsys.readouterr()
+    if code:
+        assert err.startswith(("quartet: --scenario-set " + name, "quartet: --requests: ")) and err.count("\n") == 1
+    else:
+        assert json.loads(out)["requests"] > 0
+
+
+def test_the_extremes_of_each_class_are_drawn() -> None:
+    scenario = make_scenario("cold-start", ENGINE, 0, {"requests": "900"})
+    run = simulate(scenario.requests, scenario.engine, SchedulerConfig(schedule_policy="lpm", max_running_requests=8))
+    shown = shown_requests(run.outcomes, 5)
+    assert sum(outcome.request.label == "cold" for outcome in shown) == 1
+    slowest = max(run.outcomes, key=lambda outcome: outcome.end_s - outcome.arrival_s)
+    assert slowest in shown and len(shown) <= 900 / 5 + 8
+    assert [outcome.arrival_s for outcome in shown] == sorted(outcome.arrival_s for outcome in shown)
 
 
 def simulated(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
