@@ -45,8 +45,6 @@ FD_NAMES = frozenset(
 )
 """Fields that FastDeploy sets by an environment variable with the prefix FD_."""
 
-DEFAULT_DECAY_STEPS = SchedulerConfig().new_token_ratio_decay_steps
-
 
 def _scheduler_set(given: list[str]) -> dict[str, str]:
     """Parse the `name=value` pairs of --scheduler-set; any scheduler field may be named."""
@@ -69,6 +67,7 @@ def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = 
     Raises ConfigError for a value that is not allowed.
     """
     sections: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     rare = _scheduler_set(arguments.get("scheduler_set") or [])
     for name, section in SECTIONS.items():
         values: dict[str, Any] = {}
@@ -82,8 +81,12 @@ def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = 
                     break
             if text is not None:
                 values[field.name] = parse_value(field.type, text, origin)
+                origins[field.name] = origin
         sections[name] = section(**values)
     config = Config(**sections)
+    if {"new_token_ratio_decay", "new_token_ratio_decay_steps"} <= origins.keys():
+        decay, steps = origins["new_token_ratio_decay"], origins["new_token_ratio_decay_steps"]
+        raise ConfigError(f"{decay} and {steps} exclude each other: give the fall of each step, or the number of steps")
     _check_together(config)
     return config
 
@@ -182,8 +185,6 @@ def _check_scheduler(config: SchedulerConfig) -> None:
         raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
     if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
         raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
-    if config.new_token_ratio_decay > 0 and config.new_token_ratio_decay_steps != DEFAULT_DECAY_STEPS:
-        raise ConfigError("new_token_ratio_decay and new_token_ratio_decay_steps exclude each other: give one")
     if config.tbt_target_ms > 0 and config.step_order != "decode_first":
         raise ConfigError("--tbt-target-ms needs --step-order decode_first")
 

@@ -34,8 +34,11 @@ class OneLineParser(argparse.ArgumentParser):
         """Print one line and exit with code 2."""
         if message.startswith("unrecognized arguments:"):
             unknown = (message.split(":", 1)[1].split() or ["''"])[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown.split("=")[0], known, 3, 0.5)
+            known = {option: option for action in self._actions for option in action.option_strings}
+            if "--scheduler-set" in known:
+                rare = {"--" + name.replace("_", "-"): f"--scheduler-set {name}=VALUE" for name in sorted(RARE)}
+                known = {**rare, **known}
+            near = [known[name] for name in difflib.get_close_matches(unknown.split("=")[0], known, 3, 0.5)]
             message = f"unknown argument {unknown}" + (f"; did you mean {', '.join(near)}?" if near else "")
         print(f"{self.prog}: {message}", file=sys.stderr)
         sys.exit(2)

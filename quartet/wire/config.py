@@ -122,8 +122,9 @@ class SchedulerConfig(_Section, frozen=True):
     min_new_token_ratio_factor: Annotated[float, Meta(ge=0, le=1, description="floor of the ratio, as a factor")] = 0.14
     new_token_ratio_decay_steps: Annotated[int, Meta(ge=1, description="decode steps from initial to floor")] = 600
     new_token_ratio_decay: Annotated[
-        float, Meta(ge=0, description="fall of the ratio in each decode step; 0: from the decay steps")
-    ] = 0.0
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="fall of the ratio in each decode step; default: from the decay steps"),
+    ] = None
     retract_decode_steps: Annotated[int, Meta(ge=0, description="steps to make room for when retracting (RET-5)")] = 20
     clip_max_new_tokens_estimation: Annotated[
         int, Meta(ge=1, description="clip on the estimate of remaining output")

@@ -27,9 +27,8 @@ class NewTokenRatio:
     def __init__(self, config: SchedulerConfig) -> None:
         self.initial = min(config.init_new_token_ratio * config.schedule_conservativeness, 1.0)
         self.minimum = min(self.initial * config.min_new_token_ratio_factor, 1.0)
-        self.decay = config.new_token_ratio_decay or (
-            (self.initial - self.minimum) / config.new_token_ratio_decay_steps
-        )
+        by_steps = (self.initial - self.minimum) / config.new_token_ratio_decay_steps
+        self.decay = config.new_token_ratio_decay or by_steps
         self.current = self.initial
         self._retract_decode_steps = config.retract_decode_steps
 
