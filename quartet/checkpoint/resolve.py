@@ -4,6 +4,7 @@ Imports nothing heavy; a GGUF file is converted and a hub id downloaded by a chi
 command line, before any other process of the launch exists.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from quartet.checkpoint import model_folder
 from quartet.checkpoint.cache import entry_path, is_complete
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
+from quartet.runtime.lifetime import stop_signals_blocked
 from quartet.wire.config import ModelConfig, ResolvedModel
 from quartet.wire.errors import ConfigError, ModelError
 
@@ -66,9 +68,13 @@ def _local_folder(config: ModelConfig) -> Path:
 
 def _run_converter(arguments: list[str]) -> Path:
     """Run quartet.checkpoint.convert and return the folder it prints; its stderr is inherited."""
-    command = [sys.executable, "-m", "quartet.checkpoint.convert", *arguments]
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = child.stdout.strip().splitlines()
+    command = [sys.executable, "-m", "quartet.checkpoint.convert", *arguments, "--parent-pid", str(os.getpid())]
+    with stop_signals_blocked():
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        lines = child.communicate()[0].strip().splitlines()
+    finally:
+        child.kill()
     if child.returncode == 0 and lines:
         return Path(lines[-1])
     if child.returncode == EXIT_MODEL_ERROR and lines:

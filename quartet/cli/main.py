@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from quartet.cli.options import OneLineParser, add_options
+from quartet.runtime.lifetime import stop_signals_exit
+from quartet.runtime.output import STDERR, STDOUT, lossy_output
 from quartet.settings import build_config
 from quartet.version import __version__
 from quartet.wire.config import ServerConfig
@@ -29,6 +31,14 @@ DEFAULT_URL = "http://{0.host}:{0.port}".format(ServerConfig())
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] != ["serve"]:
+        return _run(given)
+    with lossy_output(STDOUT, STDERR):
+        return _run(given)
+
+
+def _run(given: list[str]) -> int:
     parser = OneLineParser(prog="quartet", description="Serve large language models.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"quartet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
@@ -52,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             client.add_argument(
                 "--max-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)"
             )
-    given = list(sys.argv[1:] if argv is None else argv)
     _add_simulator(commands, is_wanted=bool(given) and given[0] in SIMULATOR_COMMANDS)
     arguments, unknown = parser.parse_known_args(given)
     if unknown:
@@ -98,7 +107,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from quartet.checkpoint.resolve import resolve_model
     from quartet.supervisor.supervisor import Supervisor
 
-    return Supervisor(msgspec.structs.replace(config, resolved=resolve_model(config.model))).run()
+    with stop_signals_exit():
+        return Supervisor(msgspec.structs.replace(config, resolved=resolve_model(config.model))).run()
 
 
 def _chat(arguments: argparse.Namespace) -> int:

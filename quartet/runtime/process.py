@@ -7,11 +7,9 @@ signal be lost.
 import argparse
 import asyncio
 import collections
-import ctypes
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -26,6 +24,7 @@ from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
 from quartet.runtime.core import Metrics
+from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
 from quartet.wire.codec import Decoder, Encoder, Source
 from quartet.wire.errors import ConfigError, ModelError
@@ -47,7 +46,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
 EXIT_FATAL = 3
-PR_SET_PDEATHSIG = 1
 
 Main = Callable[[Context], Awaitable[None]]
 """The main coroutine of a process: returns when a requested drain is over; raises ConfigError or ModelError when a
@@ -194,15 +192,9 @@ def _settle_memory() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies; exits at once if the parent is dead already."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
 def configure_logging(level: str, name: str) -> None:
-    """Log to standard error, one line an event, with the process's name."""
+    """Log to standard error, one line an event, with the process's name; a line that cannot be written is lost."""
+    logging.raiseExceptions = False
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format=f"%(asctime)s {name:<11} %(levelname).1s %(message)s"
     )
@@ -218,8 +210,7 @@ def run_process(main: Main) -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
     arguments = parser.parse_args()
-    die_with_parent(arguments.parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    depend_on_parent(arguments.parent_pid)
     control = socket.socket(fileno=arguments.control_fd)
     control.setblocking(True)
     channel: ControlChannel[ChildInbound] = ControlChannel(control, ChildInbound)

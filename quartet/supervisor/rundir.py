@@ -9,8 +9,11 @@ import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from quartet.runtime.lifetime import STOP_SIGNALS
+from quartet.runtime.output import STDERR, STDIN, STDOUT
 from quartet.wire.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -47,7 +50,7 @@ class RunDirectory:
     def start_janitor(self) -> None:
         """Fork the process that removes the directory when this one ends, however it ends.
 
-        Call while the process is single-threaded and holds no descriptors that a fork must not copy.
+        Call while no other thread can hold a lock that the fork would copy.
         """
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         if os.fork():
@@ -55,12 +58,9 @@ class RunDirectory:
             self._keep_open = write_end
             return
         try:
-            os.close(write_end)
-            os.close(self._lock_fd)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
-            _detach_output()
-            os.read(read_end, 1)
+            os.read(_keep_only(read_end), 1)
             shutil.rmtree(self.path, ignore_errors=True)
         finally:
             os._exit(0)
@@ -70,11 +70,19 @@ class RunDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _detach_output() -> None:
-    """Close the terminal or pipe: its reader would otherwise wait for the janitor."""
+def _keep_only(descriptor: int) -> int:
+    """Close every other descriptor; returns the new number of this one.
+
+    The lock must go with the launch, and the reader of a pipe or terminal must not wait for the janitor."""
+    kept = os.dup2(descriptor, 3)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > kept:
+            with suppress(OSError):
+                os.close(number)
     null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
+    for number in (STDIN, STDOUT, STDERR):
         os.dup2(null, number)
+    return kept
 
 
 def _remove_dead(parent: Path, prefix: str) -> None:

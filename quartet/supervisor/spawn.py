@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from quartet.runtime.control import ControlChannel, control_pair
+from quartet.runtime.lifetime import stop_signals_blocked
 from quartet.supervisor.plan import ProcessSpec
 from quartet.wire.frames import Assignment, Heartbeat, SupervisorInbound
 
@@ -17,19 +18,10 @@ class Child:
     def __init__(self, spec: ProcessSpec, assignment: Assignment, listen_fd: int, now: float) -> None:
         ours, theirs = control_pair()
         passed = [theirs.fileno()] + ([listen_fd] if listen_fd >= 0 else [])
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                spec.module,
-                "--control-fd",
-                str(theirs.fileno()),
-                "--parent-pid",
-                str(os.getpid()),
-            ],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", spec.module]
+        command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
+        with stop_signals_blocked():
+            self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
         theirs.close()
         self.spec = spec
         self.pidfd = os.pidfd_open(self.process.pid)

@@ -110,7 +110,8 @@ def test_a_life_from_assignment_to_drain(rig: Rig) -> None:
     assert rig.next(Heartbeat).phase == "serving"
     rig.api.send("scheduler-0", Query(1, "api-0", "echo", "hello"))
     assert rig.heard(QueryReply).body == b"hello"
-    os.kill(child.pid, signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(child.pid, number)
     child.channel.send(Drain(1.5))
     rig.next(Drained)
     assert rig.exit_code() == 0
