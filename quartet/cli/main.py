@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from quartet.cli.options import OneLineParser, add_options
+from quartet.cli.options import OneLineParser, add_options, complain
 from quartet.runtime.lifetime import stop_signals_exit
-from quartet.runtime.output import STDERR, STDOUT, lossy_output
+from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output
 from quartet.settings import build_config
 from quartet.version import __version__
 from quartet.wire.config import ServerConfig
@@ -32,10 +32,20 @@ DEFAULT_URL = "http://{0.host}:{0.port}".format(ServerConfig())
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] != ["serve"]:
-        return _run(given)
-    with lossy_output(STDOUT, STDERR):
-        return _run(given)
+    if given[:1] == ["serve"]:
+        with lossy_output(STDOUT, STDERR):
+            return _run(given)
+    try:
+        try:
+            return _run(given)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # The output was the purpose of the command.
+        discard(STDOUT)
+        if not isinstance(error, BrokenPipeError):
+            complain(f"quartet: {error}")
+        return 1
 
 
 def _run(given: list[str]) -> int:
@@ -73,7 +83,7 @@ def _run(given: list[str]) -> int:
             return _simulator(arguments)
         return _chat(arguments) if arguments.command == "chat" else _ps(arguments)
     except (ConfigError, ModelError) as error:
-        print(f"quartet: {error}", file=sys.stderr)
+        complain(f"quartet: {error}")
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_MODEL
     except KeyboardInterrupt:
         return 130
@@ -125,7 +135,7 @@ def _ps(arguments: argparse.Namespace) -> int:
             lines = [f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<10}PHASE"]
             lines += [_process_line(row) for row in _fetch(arguments, "/topology")["processes"]]
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError, TypeError) as error:
-        print(f"quartet: no engine answers at {arguments.url}: {error}", file=sys.stderr)
+        complain(f"quartet: no engine answers at {arguments.url}: {error}")
         return 1
     print("\n".join(lines))
     return 0

@@ -40,6 +40,13 @@ def write_line(text: str, descriptor: int = STDERR) -> None:
         os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
 
 
+def discard(descriptor: int) -> None:
+    """Drop all further output: what Python has buffered would fail again when it is flushed at the end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
 def _open_missing() -> None:
     """Open a standard descriptor that is closed: the next file or socket would get its number, and the output."""
     for descriptor in (STDIN, STDOUT, STDERR):
