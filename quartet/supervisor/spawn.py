@@ -72,12 +72,15 @@ class Child:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """Bind and listen; the socket is inherited by every api process. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    """Bind and listen; the socket is inherited by every api process. Raises OSError, UnicodeError for no host name.
+
+    Of a name with several addresses it is one of IPv4, if there is one."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    sock = socket.socket(family, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((host, port))
+        sock.bind(address)
         sock.listen(1024)
     except OSError:
         sock.close()

@@ -1,7 +1,6 @@
 """The supervisor's loop: start, watch, restart, drain. One asyncio loop, no ZeroMQ. It acts first and reports then."""
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
@@ -57,7 +56,7 @@ class Supervisor:
         """Serve until a signal; returns the exit code. Raises ConfigError if the port or the run directory cannot be
         used."""
         server = self._config.server
-        run_dir = RunDirectory.create(server.run_dir, self._boot_id)
+        run_dir = RunDirectory.create(server.run_dir, self._boot_id, self._progress.line)
         run_dir.start_janitor()
         try:
             listener = self._listen(server.host, server.port)
@@ -75,9 +74,10 @@ class Supervisor:
     def _listen(host: str, port: int) -> socket.socket:
         try:
             return listening_socket(host, port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no host name"
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
+                f"cannot listen on {_netloc(host, port)}: {reason}; "
                 "choose another with --host and --port (0 picks a free port)"
             ) from error
 
@@ -85,7 +85,7 @@ class Supervisor:
     def url(self) -> str:
         """The address of the HTTP API."""
         host, port = self._listener.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"http://{_netloc(host, port)}"
 
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
@@ -281,6 +281,10 @@ class Supervisor:
             while any(child.process.poll() is None for child in children) and self._loop.time() < deadline:
                 await asyncio.sleep(0.02)
         self._finish(0)
+
+
+def _netloc(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _signal_name(number: int) -> str:
