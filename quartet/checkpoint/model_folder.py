@@ -1,13 +1,16 @@
-"""Reads the small JSON files of a model folder in Hugging Face layout. Imports json alone.
+"""Reads the small JSON files of a model folder in Hugging Face layout. Imports nothing heavy.
 
 Code in a model repository (`auto_map`) is never read; an unsupported architecture is refused.
 """
 
 import json
 import math
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quartet.checkpoint.readable import check_readable, open_file, read_text
 from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
 
@@ -15,13 +18,12 @@ _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`, or {} if there is no such file; raises ModelError if it is damaged."""
+    """Return the JSON object in `path`, or {} if there is no such file; raises ModelError if it cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
+        with open_file(path) as file:
+            content = json.loads(file.read())
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); download the model again") from error
     if not isinstance(content, dict):
@@ -95,8 +97,8 @@ def _added_token_ids(text: str, tokenizer: dict[str, Any], tokenizer_json: Path)
 def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
     """Return the model's chat template from whichever file has it, the `default` one of several, or None."""
     jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
+    with suppress(FileNotFoundError):
+        return read_text(jinja)
     found = read_json(folder / "chat_template.json").get("chat_template") or tokenizer.get("chat_template")
     if isinstance(found, list):
         named = {entry["name"]: entry["template"] for entry in found if isinstance(entry, dict) and "template" in entry}
@@ -105,11 +107,15 @@ def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise ModelError unless every safetensors file that the model needs is there."""
+    """Raise ModelError unless every safetensors file that the model needs is there and can be read."""
     index = read_json(folder / "model.safetensors.index.json").get("weight_map")
     if isinstance(index, dict):
-        missing = sorted({str(name) for name in index.values() if not (folder / str(name)).is_file()})
-        if missing:
-            raise ModelError(f"{folder} lacks {missing[0]} ({len(missing)} files missing); download the model again")
-    elif not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors weights; other formats are not loaded, for safety")
+        names = sorted({str(name) for name in index.values()})
+    else:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+        if not names:
+            raise ModelError(f"{folder} has no *.safetensors weights; other formats are not loaded, for safety")
+    check_readable(folder / name for name in names)
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise ModelError(f"{folder} lacks {missing[0]} ({len(missing)} files missing); download the model again")

@@ -12,7 +12,10 @@ from pathlib import Path
 from quartet.checkpoint import model_folder
 from quartet.checkpoint.cache import entry_path, is_complete
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
+from quartet.checkpoint.readable import check_readable, unreadable
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
+from quartet.checkpoint.tokenizer_files import TOKENIZER_FILES
+from quartet.runtime.home import expand_home
 from quartet.runtime.lifetime import stop_signals_blocked
 from quartet.wire.config import ModelConfig, ResolvedModel
 from quartet.wire.errors import ConfigError, ModelError
@@ -24,6 +27,13 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     Raises ModelError (missing, damaged, unsupported, offline, gated) or ConfigError (a setting does not fit the
     model); both say in one line what to do. Conversion and download report progress on stderr.
     """
+    try:
+        return _resolve(config)
+    except OSError as error:
+        raise unreadable(error, Path(config.model_path)) from error
+
+
+def _resolve(config: ModelConfig) -> ResolvedModel:
     folder = _local_folder(config)
     files = model_folder.read_json(folder / "config.json")
     if not files:
@@ -58,7 +68,7 @@ def _local_folder(config: ModelConfig) -> Path:
     if gguf is not None:
         entry = entry_path(gguf)
         return entry if is_complete(entry) else _run_converter([str(gguf)])
-    folder = Path(model).expanduser()
+    folder = expand_home(model, ModelError)
     if folder.is_dir():
         return folder.resolve()
     if folder.is_file() or model.startswith(("/", ".", "~")) or model.count("/") != 1:
@@ -83,8 +93,9 @@ def _run_converter(arguments: list[str]) -> Path:
 
 
 def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
-    chosen = Path(config.tokenizer_path).expanduser() if config.tokenizer_path else folder
-    if not (chosen / "tokenizer.json").is_file():
+    chosen = expand_home(config.tokenizer_path, ModelError) if config.tokenizer_path else folder
+    check_readable(chosen / name for name in TOKENIZER_FILES)
+    if not (chosen / "tokenizer.json").exists():
         raise ModelError(f"{chosen} has no tokenizer.json; name a folder that has one with --tokenizer-path")
     return chosen
 
@@ -99,7 +110,7 @@ def _chat_template(config: ModelConfig, folder: Path, tokenizer: dict[str, objec
     if not config.chat_template:
         return model_folder.chat_template(folder, tokenizer)
     try:
-        return Path(config.chat_template).expanduser().read_text(encoding="utf-8")
+        return expand_home(config.chat_template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"chat_template is {config.chat_template!r}, which cannot be read: {error}") from error
 
@@ -107,5 +118,5 @@ def _chat_template(config: ModelConfig, folder: Path, tokenizer: dict[str, objec
 def _base_name(model: str) -> str:
     if model == BUNDLED_NAME:
         return BUNDLED_NAME
-    path = Path(model).expanduser()
+    path = expand_home(model, ModelError)
     return path.stem if path.suffix.lower() == ".gguf" else path.resolve().name

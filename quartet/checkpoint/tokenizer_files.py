@@ -1,4 +1,4 @@
-"""Where the tokenizer's files are, and the added tokens that they declare. Imports json alone.
+"""Where the tokenizer's files are, and the added tokens that they declare. Imports nothing heavy.
 
 Shared by the tokenizer and the detokenizer process, which must agree on what is a special token.
 """
@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quartet.checkpoint.model_folder import read_json
+from quartet.runtime.home import expand_home
 from quartet.wire.config import Config
+from quartet.wire.errors import ModelError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""The files of a tokenizer; all but the first may be absent."""
 
 
 class AddedTokenEntry(NamedTuple):
@@ -24,7 +29,7 @@ class AddedTokenEntry(NamedTuple):
 
 def tokenizer_folder(config: Config) -> Path:
     """Return the folder that holds tokenizer.json."""
-    return Path(config.model.tokenizer_path or config.require_model().folder).expanduser()
+    return expand_home(config.model.tokenizer_path or config.require_model().folder, ModelError)
 
 
 def declared_tokens(folder: Path) -> list[AddedTokenEntry]:

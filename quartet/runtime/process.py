@@ -7,6 +7,7 @@ signal be lost.
 import argparse
 import asyncio
 import collections
+import errno
 import gc
 import logging
 import os
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
 EXIT_FATAL = 3
+LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+"""Errors of a file at the start that another start would meet, too."""
 
 Main = Callable[[Context], Awaitable[None]]
 """The main coroutine of a process: returns when a requested drain is over; raises ConfigError or ModelError when a
@@ -74,6 +77,7 @@ class ProcessContext:
         self._phase_lock = threading.Lock()
         self._phase = ("starting", 0, 0.0)
         self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
+        self.is_ready = False
         self._metrics: Callable[[], Metrics] | None = None
         self._on_process_table: Callable[[ProcessTable], None] | None = None
 
@@ -126,6 +130,7 @@ class ProcessContext:
         _settle_memory()
         if self._phase[0] == "starting":
             self.set_phase("serving")
+        self.is_ready = True
         self._channel.send(Ready(facts))
 
     async def drain_requested(self) -> float:
@@ -235,6 +240,12 @@ async def _run(assignment: Assignment, channel: "ControlChannel[ChildInbound]", 
         channel.send(Drained())
     except* (ConfigError, ModelError) as group_of_errors:
         channel.send(Fatal(str(_first(group_of_errors))))
+        exit_code = EXIT_FATAL
+    except* OSError as group_of_errors:
+        error = _first(group_of_errors)
+        if context.is_ready or not isinstance(error, OSError) or error.errno not in LASTING or not error.filename:
+            raise
+        channel.send(Fatal(f"{error.filename}: {error.strerror}"))
         exit_code = EXIT_FATAL
     finally:
         context.close()

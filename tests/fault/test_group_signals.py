@@ -47,7 +47,7 @@ async def test_a_group_drains(numbers: list[signal.Signals]) -> None:
         assert answer.is_done and answer.finish == "length" and answer.error is None
         assert await asyncio.to_thread(server.process.wait, 20) == 0
         assert not [line for line in server.output if "ended by" in line], server.output
-        assert alive(pids) == []
+        server.wait_until(lambda: alive(pids) == [], 3)
 
 
 async def test_a_process_that_is_being_restarted_is_not_lost_to_the_signal() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from tests.unit.quartet.checkpoint.gguf_models import write_gguf
 pytestmark = pytest.mark.e2e
 TINY = str(FOLDER / "models" / "qwen3")
 BODY: dict[str, Any] = {"model": "smollm2", "prompt": "Count:", "max_tokens": 150, "temperature": 0}
+QUICK = ("full disk", "stuck pipe")
+"""One sink whose writes fail, and one whose writes block; the others are tried in the slow tests."""
 SIMULATED = ("--simulated-worker", "--simulated-step-ms", "5")
 
 
-@pytest.fixture(params=SINKS)
+@pytest.fixture(params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SINKS])
 def sink(request: pytest.FixtureRequest) -> Iterator[int]:
     with broken_sink(request.param) as descriptor:
         yield descriptor
@@ -86,6 +89,13 @@ def test_a_trace_that_cannot_be_written_ends_and_nothing_else() -> None:
 # All output of a start that ends by itself
 
 
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """A short path, so that it is never too long for sockets."""
+    with tempfile.TemporaryDirectory(prefix="qt") as path:
+        yield Path(path)
+
+
 def serve(run_dir: Path, sink: int, *arguments: str, **variables: str) -> int:
     """Run `quartet serve` to its end, in the run directory; returns its exit code."""
     command = [sys.executable, "-m", "quartet.cli.main", "serve", "--run-dir", str(run_dir), *arguments]
@@ -106,21 +116,21 @@ def serve(run_dir: Path, sink: int, *arguments: str, **variables: str) -> int:
         ([TINY, "--device", "cpu", "--port", "0", "--record-trace", "/no/such/folder/trace"], 3),
     ],
 )
-def test_a_refusal_has_its_exit_code(arguments: list[str], code: int, sink: int, tmp_path: Path) -> None:
-    assert serve(tmp_path, sink, *arguments) == code
-    assert not list(tmp_path.glob("quartet-*"))
+def test_a_refusal_has_its_exit_code(arguments: list[str], code: int, sink: int, run_dir: Path) -> None:
+    assert serve(run_dir, sink, *arguments) == code
+    assert not list(run_dir.glob("quartet-*"))
 
 
-def test_a_model_found_broken_by_the_worker_has_its_exit_code(sink: int, tmp_path: Path) -> None:
+def test_a_model_found_broken_by_the_worker_has_its_exit_code(sink: int, run_dir: Path) -> None:
     for file in Path(TINY).iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes()[: -1000 if file.suffix == ".safetensors" else None])
-    assert serve(tmp_path, sink, str(tmp_path), "--device", "cpu", "--port", "0") == 3
+        (run_dir / file.name).write_bytes(file.read_bytes()[: -1000 if file.suffix == ".safetensors" else None])
+    assert serve(run_dir, sink, str(run_dir), "--device", "cpu", "--port", "0") == 3
 
 
-def test_a_process_that_dies_at_each_start_is_given_up(sink: int, tmp_path: Path) -> None:
-    (tmp_path / "detok_proc").mkdir()
-    (tmp_path / "detok_proc" / "__init__.py").write_text("raise ZeroDivisionError")
-    code = serve(tmp_path, sink, *SIMULATED, "--restart-limit", "1", "--port", "0", PYTHONPATH=str(tmp_path))
+def test_a_process_that_dies_at_each_start_is_given_up(sink: int, run_dir: Path) -> None:
+    (run_dir / "detok_proc").mkdir()
+    (run_dir / "detok_proc" / "__init__.py").write_text("raise ZeroDivisionError")
+    code = serve(run_dir, sink, *SIMULATED, "--restart-limit", "1", "--port", "0", PYTHONPATH=str(run_dir))
     assert code == 70
 
 

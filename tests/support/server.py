@@ -24,12 +24,19 @@ class Server:
 
     Args:
         flags: of `quartet serve`.
-        env: variables to add.
+        env: variables to add, or all variables if `only_env`.
         sink: descriptor that takes the place of standard output and error; by default they are read into `output`.
         options: for Popen.
     """
 
-    def __init__(self, *flags: str, env: dict[str, str] | None = None, sink: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        only_env: bool = False,
+        sink: int | None = None,
+        **options: Any,
+    ) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="qt"))
         self.output: list[str] = []
         # Without output the address must be known beforehand.
@@ -50,7 +57,7 @@ class Server:
             stdout=subprocess.PIPE if sink is None else sink,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**({} if only_env else os.environ), **(env or {})},
             **options,
         )
         self.url = f"http://127.0.0.1:{port}" if port else ""
