@@ -5,6 +5,7 @@ compared with.
 """
 
 import difflib
+import ipaddress
 import operator
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from quartet.runtime.home import expand_home
 from quartet.wire.config import (
     MULTI_LEVELS,
     POLICIES,
@@ -83,12 +85,20 @@ def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = 
                 values[field.name] = parse_value(field.type, text, origin)
                 origins[field.name] = origin
         sections[name] = section(**values)
+    sections["server"] = _plain(sections["server"])
     config = Config(**sections)
     if {"new_token_ratio_decay", "new_token_ratio_decay_steps"} <= origins.keys():
         decay, steps = origins["new_token_ratio_decay"], origins["new_token_ratio_decay_steps"]
         raise ConfigError(f"{decay} and {steps} exclude each other: give the fall of each step, or the number of steps")
     _check_together(config)
     return config
+
+
+def _plain(server: ServerConfig) -> ServerConfig:
+    """Return the section without brackets around the host, as in a URL, and with home directories for ~."""
+    host = server.host[1:-1] if server.host.startswith("[") and server.host.endswith("]") else server.host
+    paths = {name: str(expand_home(path)) for name in ("run_dir", "record_trace") if (path := getattr(server, name))}
+    return msgspec.structs.replace(server, host=host, **paths)
 
 
 def _variables(section: str, field: str) -> list[str]:
@@ -162,11 +172,17 @@ def _check_together(config: Config) -> None:
         )
     if any(not key.strip() for key in config.server.api_key):
         raise ConfigError("--api-key: an empty key would admit every client; leave it out or give a key")
-    loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
-    if not loopback and not config.server.api_key and not config.server.insecure:
+    if not _is_loopback(config.server.host) and not config.server.api_key and not config.server.insecure:
         raise ConfigError(
             f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_scheduler(config: SchedulerConfig) -> None:

@@ -1,9 +1,11 @@
 """Records finished requests as a trace for `quartet advise`: when, how long, which prefix by hash; never text."""
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Iterable
-from io import BufferedWriter
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,8 @@ import msgspec
 from quartet.wire.errors import ConfigError
 from quartet.wire.frames import ID_BYTES
 from scheduler_proc.core.request import Request
+
+log = logging.getLogger(__name__)
 
 HASH_BYTES = 8
 """64 bits: a collision within a million pages has a chance of 3e-8."""
@@ -25,8 +29,9 @@ class TraceRecorder:
     """
 
     def __init__(self, path: Path, page_tokens: int) -> None:
+        self._path = path
         try:
-            self._file: BufferedWriter = path.open("wb")
+            self._file: FileIO | None = path.open("wb", buffering=0)
         except OSError as error:
             raise ConfigError(f"--record-trace {path} cannot be written: {error.strerror}") from error
         # Drawn for this recording and kept nowhere, so prompts cannot be tried against a trace.
@@ -41,8 +46,9 @@ class TraceRecorder:
             self.record(request)
 
     def record(self, request: Request) -> None:
-        """Write one request that ended by itself; the others do not show their true lengths."""
-        if not request.output_ids or request.max_new_tokens < 1:
+        """Write one request that ended by itself; the others do not show their true lengths. An error ends the
+        recording."""
+        if self._file is None or not request.output_ids or request.max_new_tokens < 1:
             return
         if self._start_s is None:
             self._start_s = request.timeline.arrived_s
@@ -58,12 +64,19 @@ class TraceRecorder:
         priority = request.timeline.priority
         if priority is not None:
             line["priority"] = priority
-        self._file.write(self._encode(line) + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(self._encode(line) + b"\n")
+        except OSError as error:
+            # Recording is the least of what the scheduler does.
+            log.warning("--record-trace %s: %s; recording ends", self._path, error.strerror)
+            self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what is recorded afterwards is dropped."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+        self._file = None
 
 
 def hash_pages(prompt_ids: bytes, page_tokens: int, key: bytes, namespace: str = "") -> list[str]:

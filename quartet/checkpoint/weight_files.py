@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from quartet.checkpoint.model_folder import read_json
+from quartet.checkpoint.readable import open_file, unreadable
 from quartet.checkpoint.spec import ModelSpec, expected_shapes
 from quartet.wire.errors import ModelError
 
@@ -38,7 +39,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold the model's weights: one whole file, else those of the index, else all that may.
 
     Raises ModelError if there are none or if one is missing."""
-    if (folder / _WHOLE).is_file():
+    if os.path.lexists(folder / _WHOLE):
         return [folder / _WHOLE]
     if (folder / _INDEX).exists():
         return _indexed_files(folder)
@@ -116,7 +117,8 @@ def prefetch(folder: Path) -> None:
 
 def _visible_files(folder: Path) -> list[Path]:
     """Return the safetensors files of the folder; names that start with a dot are notes of other programs."""
-    return [path for path in sorted(folder.glob("*.safetensors")) if path.is_file() and not path.name.startswith(".")]
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors") and not name.startswith("."))
+    return [folder / name for name in names]
 
 
 def _indexed_files(folder: Path) -> list[Path]:
@@ -124,7 +126,7 @@ def _indexed_files(folder: Path) -> list[Path]:
     if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
         raise ModelError(f"{folder / _INDEX} is damaged: it has no usable weight_map; download it again")
     names = sorted(set(index.values()))
-    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    missing = [name for name in names if Path(name).name != name or not os.path.lexists(folder / name)]
     if missing:
         more = f" ({len(missing)} of {len(names)} files)" if len(missing) > 1 else ""
         raise ModelError(f"{_INDEX} names {missing[0]}, which is not in the folder{more}: download it again")
@@ -133,8 +135,8 @@ def _indexed_files(folder: Path) -> list[Path]:
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
             if prefix == _LFS_POINTER:
                 raise ModelError(
@@ -145,7 +147,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
                 raise ModelError(f"{path.name} is no safetensors file or is cut short ({size} bytes)")
             tensors, end = _parse_header(path, json.loads(file.read(length)))
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(error, path) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError(f"{path.name} has a damaged header: {error}") from error
     if 8 + length + end != size:

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
-from quartet.cli.options import OneLineParser, add_options
+from quartet.cli.options import OneLineParser, add_options, complain
+from quartet.runtime.lifetime import stop_signals_exit
+from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output
 from quartet.settings import build_config
 from quartet.version import __version__
 from quartet.wire.config import ServerConfig
@@ -29,6 +31,24 @@ DEFAULT_URL = "http://{0.host}:{0.port}".format(ServerConfig())
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["serve"]:
+        with lossy_output(STDOUT, STDERR):
+            return _run(given)
+    try:
+        try:
+            return _run(given)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # The output was the purpose of the command.
+        discard(STDOUT)
+        if not isinstance(error, BrokenPipeError):
+            complain(f"quartet: {error}")
+        return 1
+
+
+def _run(given: list[str]) -> int:
     parser = OneLineParser(prog="quartet", description="Serve large language models.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"quartet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
@@ -52,7 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             client.add_argument(
                 "--max-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)"
             )
-    given = list(sys.argv[1:] if argv is None else argv)
     _add_simulator(commands, is_wanted=bool(given) and given[0] in SIMULATOR_COMMANDS)
     arguments, unknown = parser.parse_known_args(given)
     if unknown:
@@ -64,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _simulator(arguments)
         return _chat(arguments) if arguments.command == "chat" else _ps(arguments)
     except (ConfigError, ModelError) as error:
-        print(f"quartet: {error}", file=sys.stderr)
+        complain(f"quartet: {error}")
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_MODEL
     except KeyboardInterrupt:
         return 130
@@ -98,7 +117,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from quartet.checkpoint.resolve import resolve_model
     from quartet.supervisor.supervisor import Supervisor
 
-    return Supervisor(msgspec.structs.replace(config, resolved=resolve_model(config.model))).run()
+    with stop_signals_exit():
+        return Supervisor(msgspec.structs.replace(config, resolved=resolve_model(config.model))).run()
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -115,7 +135,7 @@ def _ps(arguments: argparse.Namespace) -> int:
             lines = [f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<10}PHASE"]
             lines += [_process_line(row) for row in _fetch(arguments, "/topology")["processes"]]
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError, TypeError) as error:
-        print(f"quartet: no engine answers at {arguments.url}: {error}", file=sys.stderr)
+        complain(f"quartet: no engine answers at {arguments.url}: {error}")
         return 1
     print("\n".join(lines))
     return 0

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import inspect
 
+from quartet.runtime.output import STDERR, discard
 from quartet.settings import SECTIONS, bare_type, fields_of
 from quartet.wire.config import RARE
 
@@ -40,8 +41,16 @@ class OneLineParser(argparse.ArgumentParser):
                 known = {**rare, **known}
             near = [known[name] for name in difflib.get_close_matches(unknown.split("=")[0], known, 3, 0.5)]
             message = f"unknown argument {unknown}" + (f"; did you mean {', '.join(near)}?" if near else "")
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        complain(f"{self.prog}: {message}")
         sys.exit(2)
+
+
+def complain(line: str) -> None:
+    """Print a line on standard error, if it can be written: the exit code says as much."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        discard(STDERR)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,10 @@ signal be lost.
 import argparse
 import asyncio
 import collections
-import ctypes
+import errno
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -26,6 +25,7 @@ from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
 from quartet.runtime.core import Metrics
+from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
 from quartet.wire.codec import Decoder, Encoder, Source
 from quartet.wire.errors import ConfigError, ModelError
@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
 EXIT_FATAL = 3
-PR_SET_PDEATHSIG = 1
+LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+"""Errors of a file at the start that another start would meet, too."""
 
 Main = Callable[[Context], Awaitable[None]]
 """The main coroutine of a process: returns when a requested drain is over; raises ConfigError or ModelError when a
@@ -76,6 +77,7 @@ class ProcessContext:
         self._phase_lock = threading.Lock()
         self._phase = ("starting", 0, 0.0)
         self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
+        self.is_ready = False
         self._metrics: Callable[[], Metrics] | None = None
         self._on_process_table: Callable[[ProcessTable], None] | None = None
 
@@ -128,6 +130,7 @@ class ProcessContext:
         _settle_memory()
         if self._phase[0] == "starting":
             self.set_phase("serving")
+        self.is_ready = True
         self._channel.send(Ready(facts))
 
     async def drain_requested(self) -> float:
@@ -194,15 +197,9 @@ def _settle_memory() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies; exits at once if the parent is dead already."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
 def configure_logging(level: str, name: str) -> None:
-    """Log to standard error, one line an event, with the process's name."""
+    """Log to standard error, one line an event, with the process's name; a line that cannot be written is lost."""
+    logging.raiseExceptions = False
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format=f"%(asctime)s {name:<11} %(levelname).1s %(message)s"
     )
@@ -218,8 +215,7 @@ def run_process(main: Main) -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
     arguments = parser.parse_args()
-    die_with_parent(arguments.parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    depend_on_parent(arguments.parent_pid)
     control = socket.socket(fileno=arguments.control_fd)
     control.setblocking(True)
     channel: ControlChannel[ChildInbound] = ControlChannel(control, ChildInbound)
@@ -244,6 +240,12 @@ async def _run(assignment: Assignment, channel: "ControlChannel[ChildInbound]", 
         channel.send(Drained())
     except* (ConfigError, ModelError) as group_of_errors:
         channel.send(Fatal(str(_first(group_of_errors))))
+        exit_code = EXIT_FATAL
+    except* OSError as group_of_errors:
+        error = _first(group_of_errors)
+        if context.is_ready or not isinstance(error, OSError) or error.errno not in LASTING or not error.filename:
+            raise
+        channel.send(Fatal(f"{error.filename}: {error.strerror}"))
         exit_code = EXIT_FATAL
     finally:
         context.close()

@@ -5,6 +5,7 @@ It uses no ZeroMQ, sees no user data and imports nothing heavy, so that nothing 
     plan.py         configuration -> which processes
     rundir.py       the private run directory, its lock, and the janitor that removes it
     spawn.py        one child incarnation: exec, control channel, pidfd
+    slot.py         one process of the plan, through all its incarnations
     restart.py      when to start a dead process again, and when to give up
     supervisor.py   the loop: readiness, heartbeats, restarts, the process table, ordered drain
     progress.py     what the terminal shows of start-up and recovery

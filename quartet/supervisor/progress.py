@@ -1,15 +1,17 @@
 """What the terminal shows of start-up and recovery: lines on standard error, the ready line on standard output."""
 
-import sys
 import time
 
+from quartet.runtime.output import STDOUT, write_line
 from quartet.wire.config import Config
 
 Facts = dict[str, str | int | float]
 
 
 class Progress:
-    """Prints phases as they change. Quiet once ready, but for deaths and restarts."""
+    """Prints phases as they change. Quiet once ready, but for deaths and restarts.
+
+    A line that cannot be written is lost."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
@@ -23,14 +25,14 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Show one line with the time since the start."""
-        print(f"[{time.monotonic() - self._started_s:6.2f} s] {text}", file=sys.stderr, flush=True)
+        write_line(f"[{time.monotonic() - self._started_s:6.2f} s] {text}")
 
     def ready(self, config: Config, url: str, facts: Facts) -> None:
         """Show the address, the model and its device, and a request to try."""
         model = config.require_model()
         seconds = time.monotonic() - self._started_s
         capacity = int(facts.get("kv_tokens", 0))
-        print(
+        write_line(
             f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
             f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
             f"{facts.get('attention', 'no')} attention), "
@@ -38,5 +40,5 @@ class Progress:
             f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
             f'-d \'{{"model": "{model.name}", "stream": true, '
             f'"messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
-            flush=True,
+            STDOUT,
         )

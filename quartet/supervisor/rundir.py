@@ -8,9 +8,14 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from quartet.runtime.lifetime import STOP_SIGNALS
+from quartet.runtime.output import STDERR, STDIN, STDOUT, write_line
 from quartet.wire.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -25,29 +30,32 @@ class RunDirectory:
         self._lock_fd = lock_fd
 
     @classmethod
-    def create(cls, base: str, boot_id: int) -> "RunDirectory":
+    def create(cls, base: str, boot_id: int, report: Callable[[str], None] = write_line) -> "RunDirectory":
         """Make the directory of this launch and remove those of launches that are dead.
 
-        Raises ConfigError if `base` cannot be used.
+        Args:
+            base: where; empty: in XDG_RUNTIME_DIR, else with the temporary files. `report` gets a line about each of
+                these that cannot be used.
+
+        Raises ConfigError if `base`, or each of the others, cannot be used.
         """
-        parent = Path(base or os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-        prefix = f"quartet-{os.getuid()}-"
-        path = parent / f"{prefix}{boot_id:016x}"
-        if len(os.fsencode(path)) + 1 + len(LONGEST_NAME) > MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(f"--run-dir {parent} is too long a path for sockets: choose a shorter one")
-        try:
-            _remove_dead(parent, prefix)
-            path.mkdir(mode=0o700)
-            lock_fd = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(f"--run-dir {parent} cannot be used: {error.strerror}") from error
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(path, lock_fd)
+        name = f"quartet-{os.getuid()}-{boot_id:016x}"
+        refusals = []
+        for origin, parent in [("--run-dir", base)] if base else _default_parents():
+            try:
+                made = cls(Path(parent, name), _make(Path(parent), name))
+            except _UnusableError as error:
+                refusals.append(f"{origin} {parent} {error}")
+            else:
+                for refusal in refusals:
+                    report(f"{refusal}; the run directory is {made.path}")
+                return made
+        raise ConfigError("; ".join(refusals) + ("" if base else "; choose a folder with --run-dir"))
 
     def start_janitor(self) -> None:
         """Fork the process that removes the directory when this one ends, however it ends.
 
-        Call while the process is single-threaded and holds no descriptors that a fork must not copy.
+        Call while no other thread can hold a lock that the fork would copy.
         """
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         if os.fork():
@@ -55,12 +63,9 @@ class RunDirectory:
             self._keep_open = write_end
             return
         try:
-            os.close(write_end)
-            os.close(self._lock_fd)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
-            _detach_output()
-            os.read(read_end, 1)
+            os.read(_keep_only(read_end), 1)
             shutil.rmtree(self.path, ignore_errors=True)
         finally:
             os._exit(0)
@@ -70,11 +75,55 @@ class RunDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _detach_output() -> None:
-    """Close the terminal or pipe: its reader would otherwise wait for the janitor."""
+def _keep_only(descriptor: int) -> int:
+    """Close every other descriptor; returns the new number of this one.
+
+    The lock must go with the launch, and the reader of a pipe or terminal must not wait for the janitor."""
+    kept = os.dup2(descriptor, 3)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > kept:
+            with suppress(OSError):
+                os.close(number)
     null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
+    for number in (STDIN, STDOUT, STDERR):
         os.dup2(null, number)
+    return kept
+
+
+class _UnusableError(Exception):
+    """A folder cannot hold run directories."""
+
+
+def _default_parents() -> list[tuple[str, str]]:
+    """Return where run directories may be, each with the name of its origin, the best first."""
+    parents = []
+    if given := os.environ.get("XDG_RUNTIME_DIR"):
+        parents.append(("XDG_RUNTIME_DIR", given))
+    with suppress(OSError):
+        parents.append(("the folder of temporary files", tempfile.gettempdir()))
+    return [*parents, ("the folder of temporary files", "/tmp")]
+
+
+def _make(parent: Path, name: str) -> int:
+    """Make the run directory below `parent`; returns the descriptor of its lock. Raises _UnusableError."""
+    path = parent / name
+    if len(os.fsencode(path)) + 1 + len(LONGEST_NAME) > MAX_SOCKET_PATH_BYTES:
+        raise _UnusableError("is too long a path for sockets: choose a shorter one")
+    try:
+        _remove_dead(parent, name.rpartition("-")[0] + "-")
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise _UnusableError(f"cannot be used: {error.strerror}") from error
+    try:
+        lock_fd = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(path / LONGEST_NAME))
+        (path / LONGEST_NAME).unlink()
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise _UnusableError(f"cannot be used: {error.strerror}") from error
+    return lock_fd
 
 
 def _remove_dead(parent: Path, prefix: str) -> None:

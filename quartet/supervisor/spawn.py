@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from quartet.runtime.control import ControlChannel, control_pair
+from quartet.runtime.lifetime import stop_signals_blocked
 from quartet.supervisor.plan import ProcessSpec
 from quartet.wire.frames import Assignment, Heartbeat, SupervisorInbound
 
@@ -17,19 +18,10 @@ class Child:
     def __init__(self, spec: ProcessSpec, assignment: Assignment, listen_fd: int, now: float) -> None:
         ours, theirs = control_pair()
         passed = [theirs.fileno()] + ([listen_fd] if listen_fd >= 0 else [])
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                spec.module,
-                "--control-fd",
-                str(theirs.fileno()),
-                "--parent-pid",
-                str(os.getpid()),
-            ],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", spec.module]
+        command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
+        with stop_signals_blocked():
+            self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
         theirs.close()
         self.spec = spec
         self.pidfd = os.pidfd_open(self.process.pid)
@@ -80,12 +72,15 @@ class Child:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """Bind and listen; the socket is inherited by every api process. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    """Bind and listen; the socket is inherited by every api process. Raises OSError, UnicodeError for no host name.
+
+    Of a name with several addresses it is one of IPv4, if there is one."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    sock = socket.socket(family, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((host, port))
+        sock.bind(address)
         sock.listen(1024)
     except OSError:
         sock.close()

@@ -1,56 +1,31 @@
-"""The supervisor's loop: start, watch, restart, drain. One asyncio loop, no thread, no ZeroMQ."""
+"""The supervisor's loop: start, watch, restart, drain. One asyncio loop, no ZeroMQ. It acts first and reports then."""
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
 
+from quartet.runtime.lifetime import stop_signals
 from quartet.supervisor.plan import DRAIN_ORDER, ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
+from quartet.supervisor.slot import ProcessSlot
 from quartet.supervisor.spawn import Child, listening_socket
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError, FrameError
-from quartet.wire.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessStatus, ProcessTable, Ready
+from quartet.wire.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessTable, Ready
 from quartet.wire.ids import Epoch, Role
 
 TICK_S = 0.1
 START_TIMEOUT_S = 60.0
 OWN_GAP_S = 1.0
+START_RETRY_S = 1.0
+SAME_REQUEST_S = 0.1
+"""Signals closer to each other than this are one request to end."""
 INNER_DRAIN_S = 2.0
 EXIT_GAVE_UP = 70
 EXIT_FATAL = 3
-
-
-class ProcessSlot:
-    """One process of the plan: its current child, epoch and restarts."""
-
-    def __init__(self, spec: ProcessSpec, policy: RestartPolicy) -> None:
-        self.spec = spec
-        self.policy = policy
-        self.child: Child | None = None
-        self.epoch = 0
-        self.restarts = 0
-
-    def has_seen(self, process_table: ProcessTable) -> bool:
-        """Return whether the process has read this process table."""
-        return (
-            self.child is not None
-            and self.child.beat is not None
-            and self.child.beat.table_serial >= process_table.serial
-        )
-
-    def status(self, is_draining: bool) -> ProcessStatus:
-        """Return this process's row of the process table."""
-        child = self.child
-        if child is None:
-            state, phase, pid = "down", "", 0
-        else:
-            state = "starting" if not child.is_ready else "draining" if is_draining else "ready"
-            phase, pid = (child.beat.phase if child.beat else "starting"), child.pid
-        return ProcessStatus(self.spec.role, self.spec.rank, pid, Epoch(self.epoch), state, phase, self.restarts)
 
 
 class Supervisor:
@@ -72,6 +47,7 @@ class Supervisor:
         self._was_ready = False
         self._is_draining = False
         self._drain_task: asyncio.Task[None] | None = None
+        self._stop_requested_s = 0.0
         self._exit_code: asyncio.Future[int] | None = None
         self._process_table = ProcessTable([], False)
         self._pending_starts: set[asyncio.TimerHandle] = set()
@@ -80,7 +56,7 @@ class Supervisor:
         """Serve until a signal; returns the exit code. Raises ConfigError if the port or the run directory cannot be
         used."""
         server = self._config.server
-        run_dir = RunDirectory.create(server.run_dir, self._boot_id)
+        run_dir = RunDirectory.create(server.run_dir, self._boot_id, self._progress.line)
         run_dir.start_janitor()
         try:
             listener = self._listen(server.host, server.port)
@@ -98,9 +74,10 @@ class Supervisor:
     def _listen(host: str, port: int) -> socket.socket:
         try:
             return listening_socket(host, port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no host name"
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
+                f"cannot listen on {_netloc(host, port)}: {reason}; "
                 "choose another with --host and --port (0 picks a free port)"
             ) from error
 
@@ -108,14 +85,14 @@ class Supervisor:
     def url(self) -> str:
         """The address of the HTTP API."""
         host, port = self._listener.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"http://{_netloc(host, port)}"
 
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._exit_code = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+        for number in stop_signals():
+            loop.add_signal_handler(number, self._on_signal, number)
         for slot in self._slots:
             self._start(slot)
         watch = loop.create_task(self._watch())
@@ -157,25 +134,33 @@ class Supervisor:
         if child.is_drained:
             return
         if child.fatal is not None:
-            self._progress.line(f"{slot.spec.name}: {child.fatal}")
             self._finish(EXIT_FATAL)
+            self._progress.line(f"{slot.spec.name}: {child.fatal}")
             return
         now = self._loop.time()
         cause = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         delay_s = slot.policy.on_death(now, now - child.started_s, child.is_ready)
         if delay_s is None:
-            self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
             self._finish(EXIT_GAVE_UP)
+            self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
             return
-        self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
         slot.restarts += 1
+        self._restart_later(slot, delay_s)
         self._broadcast()
-        handle = self._loop.call_later(delay_s, self._restart, slot)
-        self._pending_starts.add(handle)
+        self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
+
+    def _restart_later(self, slot: ProcessSlot, delay_s: float) -> None:
+        self._pending_starts.add(self._loop.call_later(delay_s, self._restart, slot))
 
     def _restart(self, slot: ProcessSlot) -> None:
-        if self._exit_code is not None and not self._exit_code.done() and slot.child is None:
+        if self._exit_code is None or self._exit_code.done() or slot.child is not None:
+            return
+        try:
             self._start(slot)
+        except OSError as error:
+            # The machine is short of memory, processes or descriptors, which may pass.
+            self._restart_later(slot, START_RETRY_S)
+            self._progress.line(f"{slot.spec.name} cannot be started: {error.strerror}; trying again")
 
     def _finish(self, code: int) -> None:
         if self._exit_code is not None and not self._exit_code.done():
@@ -263,20 +248,28 @@ class Supervisor:
         child.channel.flush()
         reason = child.hang(now, self._config.server.hang_timeout, START_TIMEOUT_S)
         if reason is not None:
-            self._progress.line(f"{slot.spec.name} (pid {child.pid}) hangs: {reason}; killing it")
             child.grant_grace(now)
             child.kill()
+            self._progress.line(f"{slot.spec.name} (pid {child.pid}) hangs: {reason}; killed")
 
     # Drain
 
-    def _on_signal(self) -> None:
-        if self._is_draining or not self._was_ready:
+    def _on_signal(self, number: signal.Signals) -> None:
+        """Drain; stop at once before readiness, or if the user insists.
+
+        A group's leader may get one request twice, from `timeout` for example, or SIGHUP after SIGTERM."""
+        now = self._loop.time()
+        if not self._was_ready:
             self._finish(0)
-            return
-        self._is_draining = True
-        self._progress.line(f"draining, at most {self._config.server.shutdown_timeout:g} s; once more to stop at once")
-        self._broadcast()
-        self._drain_task = self._loop.create_task(self._drain())
+        elif self._drain_task is None:
+            self._is_draining = True
+            self._stop_requested_s = now
+            self._drain_task = self._loop.create_task(self._drain())
+            self._broadcast()
+            limit_s = self._config.server.shutdown_timeout
+            self._progress.line(f"draining, at most {limit_s:g} s; once more to stop at once")
+        elif number != signal.SIGHUP and now - self._stop_requested_s > SAME_REQUEST_S:
+            self._finish(0)
 
     async def _drain(self) -> None:
         for role in DRAIN_ORDER:
@@ -288,6 +281,10 @@ class Supervisor:
             while any(child.process.poll() is None for child in children) and self._loop.time() < deadline:
                 await asyncio.sleep(0.02)
         self._finish(0)
+
+
+def _netloc(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _signal_name(number: int) -> str:

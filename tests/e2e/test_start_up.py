@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden.oracles import FOLDER
+from tests.support.server import Server
 
 pytestmark = pytest.mark.e2e
 TINY = FOLDER / "models" / "qwen3"
@@ -85,3 +86,28 @@ def test_damaged_json_and_gguf(tmp_path: Path) -> None:
     gguf = tmp_path / "damaged.gguf"
     gguf.write_bytes(b"GGUF" + bytes(40))
     check_one_line(serve(str(gguf), run_dir=tmp_path), "damaged.gguf")
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("no-such-host.invalid", ["no-such-host.invalid:0", "not known"]),
+        (".." + "a" * 70, ["no host name"]),
+        ("[2001:db8::1]", ["[2001:db8::1]:0"]),
+    ],
+)
+def test_a_host_that_cannot_be_listened_on(host: str, words: list[str], tmp_path: Path) -> None:
+    finished = serve(str(TINY), "--simulated-worker", "--port", "0", "--insecure", "--host", host, run_dir=tmp_path)
+    check_one_line(finished, *words)
+    assert finished.returncode == 2
+
+
+def test_it_listens_on_ipv6_in_brackets() -> None:
+    with Server("--simulated-worker", "--host", "[::1]") as server:
+        assert server.url.startswith("http://[::1]:") and server.get("/health")[0] == 200
+
+
+def test_it_starts_with_an_unusable_runtime_folder() -> None:
+    with Server("--simulated-worker", "--run-dir", "", env={"XDG_RUNTIME_DIR": "/no/such/folder"}) as server:
+        assert server.get("/health")[0] == 200
+        assert "XDG_RUNTIME_DIR /no/such/folder cannot be used" in server.output[0]

@@ -3,19 +3,27 @@
 import asyncio
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.client import Answer, stream_completion
 from tests.support.server import Server, alive
+from tests.support.sinks import sink_or_none
 
 pytestmark = pytest.mark.e2e
 BODY: dict[str, Any] = {"model": "smollm2", "prompt": "Count:", "max_tokens": 150, "temperature": 0}
 
 
-async def test_sigterm_lets_streams_finish_and_exits_0() -> None:
-    with Server("--simulated-worker", "--simulated-step-ms", "5") as server:
+@pytest.fixture(params=["output is read", "full disk", "stuck pipe"])
+def sink(request: pytest.FixtureRequest) -> Iterator[int | None]:
+    with sink_or_none(request.param) as descriptor:
+        yield descriptor
+
+
+async def test_sigterm_lets_streams_finish_and_exits_0(sink: int | None) -> None:
+    with Server("--simulated-worker", "--simulated-step-ms", "5", sink=sink) as server:
         pids = server.processes()
 
         async def terminate(answer: Answer) -> None:
@@ -45,8 +53,8 @@ async def test_new_requests_are_refused_while_draining() -> None:
         assert refused
 
 
-async def test_a_second_sigterm_stops_at_once() -> None:
-    with Server("--simulated-worker", "--simulated-step-ms", "50") as server:
+async def test_a_second_sigterm_stops_at_once(sink: int | None) -> None:
+    with Server("--simulated-worker", "--simulated-step-ms", "50", sink=sink) as server:
         stream = asyncio.create_task(stream_completion(server.url, {**BODY, "max_tokens": 2000}))
         await asyncio.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
@@ -57,8 +65,8 @@ async def test_a_second_sigterm_stops_at_once() -> None:
         await asyncio.gather(stream, return_exceptions=True)
 
 
-async def test_sigkill_of_the_supervisor_leaves_no_process_and_no_socket() -> None:
-    with Server("--simulated-worker", "--simulated-step-ms", "20") as server:
+async def test_sigkill_of_the_supervisor_leaves_no_process_and_no_socket(sink: int | None) -> None:
+    with Server("--simulated-worker", "--simulated-step-ms", "20", sink=sink) as server:
         stream = asyncio.create_task(stream_completion(server.url, {**BODY, "max_tokens": 2000}))
         await asyncio.sleep(0.5)
         pids = server.processes()

@@ -9,15 +9,16 @@ import pytest
 
 from tests.support.client import Answer, stream_completion
 from tests.support.server import Server
+from tests.support.sinks import sink_or_none
 
 pytestmark = pytest.mark.e2e
 ROLES = ["tokenizer-0", "scheduler-0", "worker-0", "detok-0"]
 
 
-@pytest.fixture(scope="module")
-def simulated() -> Iterator[Server]:
-    with Server("--simulated-worker", "--simulated-step-ms", "4") as server:
-        yield server
+@pytest.fixture(scope="module", params=["output is read", "full disk"])
+def simulated(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with sink_or_none(request.param) as sink, Server("--simulated-worker", "--simulated-step-ms", "4", sink=sink) as it:
+        yield it
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,29 +20,58 @@ START_LIMIT_S = 60.0
 
 
 class Server:
-    """One launch. Use as a context manager; leaving it kills what is left."""
+    """One launch. Use as a context manager; leaving it kills what is left.
 
-    def __init__(self, *flags: str, env: dict[str, str] | None = None) -> None:
+    Args:
+        flags: of `quartet serve`.
+        env: variables to add, or all variables if `only_env`.
+        sink: descriptor that takes the place of standard output and error; by default they are read into `output`.
+        options: for Popen.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        only_env: bool = False,
+        sink: int | None = None,
+        **options: Any,
+    ) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="qt"))
         self.output: list[str] = []
+        # Without output the address must be known beforehand.
+        port = 0 if sink is None else free_port()
         command = [
             sys.executable,
             "-m",
             "quartet.cli.main",
             "serve",
             "--port",
-            "0",
+            str(port),
             "--run-dir",
             str(self.base),
             *flags,
         ]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
+            command,
+            stdout=subprocess.PIPE if sink is None else sink,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**({} if only_env else os.environ), **(env or {})},
+            **options,
         )
-        self.url = ""
+        self.url = f"http://127.0.0.1:{port}" if port else ""
         self._ready = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read if sink is None else self._poll, daemon=True)
         self._reader.start()
+
+    def _poll(self) -> None:
+        while self.process.poll() is None and not self._ready.is_set():
+            try:
+                if self.get("/ready")[0] == 200:
+                    self._ready.set()
+            except OSError:
+                time.sleep(0.05)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -133,6 +163,13 @@ class Server:
     def leftovers(self) -> list[str]:
         """Return run directories and sockets that are still there."""
         return [str(path) for path in self.base.rglob("*")]
+
+
+def free_port() -> int:
+    """Return a port that is free at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def alive(pids: list[int]) -> list[int]:

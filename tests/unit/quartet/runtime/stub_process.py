@@ -1,6 +1,8 @@
 """Run as a child process: a core that answers queries, and whose start is as `model_path` says."""
 
 import asyncio
+import errno
+from pathlib import Path
 from typing import Any
 
 from quartet.runtime import process
@@ -61,6 +63,10 @@ async def main(context: Context) -> None:
     await asyncio.sleep(0.01)
     if mode == "damaged":
         raise ModelError("the model is damaged")
+    if mode == "unreadable":
+        Path("/proc/self/status/missing").read_bytes()
+    if mode == "busy":
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", "/a/file")
     if mode == "buggy":
         raise ZeroDivisionError
     if mode == "phased":

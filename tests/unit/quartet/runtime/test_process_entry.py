@@ -110,7 +110,8 @@ def test_a_life_from_assignment_to_drain(rig: Rig) -> None:
     assert rig.next(Heartbeat).phase == "serving"
     rig.api.send("scheduler-0", Query(1, "api-0", "echo", "hello"))
     assert rig.heard(QueryReply).body == b"hello"
-    os.kill(child.pid, signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(child.pid, number)
     child.channel.send(Drain(1.5))
     rig.next(Drained)
     assert rig.exit_code() == 0
@@ -172,7 +173,12 @@ def test_a_phase_declared_by_the_actor_is_kept(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "message"), [("damaged", "the model is damaged"), ("refused", "--model-path: refused")]
+    ("mode", "message"),
+    [
+        ("damaged", "the model is damaged"),
+        ("refused", "--model-path: refused"),
+        ("unreadable", "/proc/self/status/missing: Not a directory"),
+    ],
 )
 def test_what_a_restart_cannot_help_is_fatal(rig: Rig, mode: str, message: str) -> None:
     rig.start(mode)
@@ -180,8 +186,9 @@ def test_what_a_restart_cannot_help_is_fatal(rig: Rig, mode: str, message: str) 
     assert rig.exit_code() == 3
 
 
-def test_a_bug_at_the_start_is_an_ordinary_death(rig: Rig) -> None:
-    child = rig.start("buggy")
+@pytest.mark.parametrize("mode", ["buggy", "busy"])
+def test_a_bug_or_a_shortage_at_the_start_is_an_ordinary_death(rig: Rig, mode: str) -> None:
+    child = rig.start(mode)
     assert rig.exit_code() == 1
     messages = []
     while (message := child.channel.receive()) is not None:

@@ -1,5 +1,6 @@
 """The run directory: private, locked while its launch lives, and removed afterwards, even after SIGKILL."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -8,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +109,76 @@ def test_where_it_is_made_by_default(base: str, monkeypatch: pytest.MonkeyPatch)
     directory = RunDirectory.create("", 3)
     assert directory.path.parent == Path(base)
     abandon(directory)
+
+
+def spoil_missing(path: Path) -> None: ...
+
+
+def spoil_file(path: Path) -> None:
+    path.touch()
+
+
+def spoil_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_file, spoil_loop])
+def test_an_unusable_default_is_replaced_and_named(
+    base: str, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", base)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/runtime")
+    spoil(Path(base, "runtime"))
+    lines: list[str] = []
+    directory = RunDirectory.create("", 3, lines.append)
+    assert directory.path.parent == Path(base)
+    (line,) = lines
+    assert line.startswith(f"XDG_RUNTIME_DIR {base}/runtime cannot be used: ") and line.endswith(str(directory.path))
+    abandon(directory)
+
+
+def test_a_default_that_is_too_long_is_replaced_and_named(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", f"{base}/{'t' * 100}")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/{'x' * 100}")
+    for name in "tx":
+        Path(base, name * 100).mkdir()
+    lines: list[str] = []
+    directory = RunDirectory.create("", 3, lines.append)
+    assert directory.path.parent == Path("/tmp")
+    assert [line.split(" /")[0] for line in lines] == ["XDG_RUNTIME_DIR", "the folder of temporary files"]
+    directory.remove()
+    abandon(directory)
+
+
+def test_a_default_without_sockets_is_replaced_and_leaves_nothing(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Probe(socket.socket):
+        def bind(self, address: Any) -> None:
+            if address.startswith(f"{base}/runtime"):
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+            super().bind(address)
+
+    Path(base, "runtime").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", base)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/runtime")
+    monkeypatch.setattr(socket, "socket", Probe)
+    directory = RunDirectory.create("", 3, lambda line: None)
+    assert directory.path.parent == Path(base) and os.listdir(f"{base}/runtime") == []
+    abandon(directory)
+
+
+def test_no_usable_default_is_one_line_with_all_of_them(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_usable() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    def refuse(path: Path, mode: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+    words = rf"^XDG_RUNTIME_DIR {base} cannot .*; the folder of temporary files /tmp cannot .* choose .* --run-dir$"
+    with pytest.raises(ConfigError, match=words):
+        RunDirectory.create("", 3)
 
 
 def test_a_base_that_is_missing_is_a_setting_at_fault(base: str) -> None:
