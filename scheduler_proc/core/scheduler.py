@@ -134,10 +134,13 @@ class Scheduler:
     def _schedule(self, now: float) -> None:
         """Issue steps until two are in flight or there is nothing to run."""
         while self._in_flight.has_room:
+            had_rows = bool(self._batch.running)
             work = self._next_step(now)
-            if work is None:
+            if work is not None:
+                self._issue(work, now)
+            elif not had_rows or self._batch.running:
                 break
-            self._issue(work, now)
+            # Else the last row has given way to a prompt (RET-4), or failed: what waited for its pages can go on.
         if self.is_idle():
             self._ratio.on_idle()
         if not self._batch.running:

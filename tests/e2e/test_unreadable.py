@@ -168,7 +168,7 @@ def test_a_file_that_goes_while_it_runs_is_fatal_to_the_next_worker(folder: Path
         make_folder(folder / "model.safetensors")
         server.kill("worker-0")
         assert server.process.wait(30) == 3
-    assert "model.safetensors: Is a directory" in server.output[-1]
+    assert "model.safetensors: it is no file" in server.output[-1]
     assert sum("ended by" in line for line in server.output) == 1
 
 
