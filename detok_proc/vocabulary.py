@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from quartet.checkpoint.readable import unreadable
 from quartet.checkpoint.tokenizer_files import KnownToken, declared_tokens, with_ids
 from quartet.wire.errors import ModelError
 
@@ -133,7 +134,7 @@ def _read(path: Path) -> _TokenizerFile:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(error, path) from error
     except msgspec.MsgspecError as error:
         raise ModelError(f"{path} is not a usable tokenizer: {error}") from error
 

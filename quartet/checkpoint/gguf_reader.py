@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from quartet.checkpoint.readable import unreadable
 from quartet.wire.errors import ModelError
 
 _MAGIC = b"GGUF"
@@ -69,7 +70,7 @@ def read_header(path: Path) -> GgufHeader:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(data).read()
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(error, path) from error
     except _Unsupported as error:
         raise ModelError(f"{path.name} {error}") from error
     except (_Damaged, struct.error, ValueError) as error:

@@ -51,7 +51,7 @@ def _resolve(config: ModelConfig) -> ResolvedModel:
     tokenizer_folder = _tokenizer_folder(config, folder)
     tokenizer = model_folder.read_json(tokenizer_folder / "tokenizer_config.json")
     generation = model_folder.read_json(folder / "generation_config.json")
-    eos_ids = _eos_token_ids(folder, tokenizer_folder)
+    eos_ids = _eos_token_ids(folder, files, generation, tokenizer_folder)
     if any(not 0 <= index < spec.vocab_size for index in eos_ids):
         raise ModelError(f"{folder} names end-of-sequence ids {eos_ids} outside its vocabulary of {spec.vocab_size}")
     bos_id = files.get("bos_token_id")
@@ -133,11 +133,12 @@ def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
     return chosen
 
 
-def _eos_token_ids(folder: Path, tokenizer_folder: Path) -> tuple[int, ...]:
+def _eos_token_ids(
+    folder: Path, files: dict[str, Any], generation: dict[str, Any], tokenizer_folder: Path
+) -> tuple[int, ...]:
     """Return every id that any file of the model calls end of sequence, ascending."""
-    paths = (folder / "config.json", folder / "generation_config.json")
-    ids = model_folder.eos_token_ids(*((path, model_folder.read_json(path)) for path in paths))
-    return tuple(sorted(ids | tokenizer_files.eos_token_ids(tokenizer_folder)))
+    named = (folder / "config.json", files), (folder / "generation_config.json", generation)
+    return tuple(sorted(model_folder.eos_token_ids(*named) | tokenizer_files.eos_token_ids(tokenizer_folder)))
 
 
 def _context_length(config: ModelConfig, limit: int) -> int:
