@@ -14,10 +14,11 @@ _encode = msgspec.json.encode
 class CompletionRenderer:
     """Implements Renderer for one completion response.
 
-    `echoes` has one text per choice, put before its output; empty for no echo.
+    `echoes` has one text per choice, put before its output; empty for no echo. Only with `has_logprobs` does output
+    carry log-probabilities.
     """
 
-    def __init__(self, answer_id: str, created: int, model: str, echoes: list[str]) -> None:
+    def __init__(self, answer_id: str, created: int, model: str, echoes: list[str], has_logprobs: bool) -> None:
         self._identity: dict[str, Any] = {
             "id": answer_id,
             "object": "text_completion",
@@ -25,6 +26,7 @@ class CompletionRenderer:
             "model": model,
         }
         self._echoes = echoes
+        self._has_logprobs = has_logprobs
         self._text_lengths = [0] * len(echoes)
         self._waiting: list[list[TextLogprobs]] = [[] for _ in echoes]
         """Entries whose token begins in text that is held back: a stop string may still cut it off."""
@@ -37,10 +39,10 @@ class CompletionRenderer:
 
     def delta(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, usage: bytes) -> bytes:
         """Return the event of new text; nothing if there is no text and every entry waits."""
+        if not self._has_logprobs and not usage:
+            return self._text[choice] + _encode(text) + b',"logprobs":null,"finish_reason":null}]}\n\n'
         self._text_lengths[choice] += len(text)
         waiting = self._waiting[choice]
-        if not logprobs and not usage and not waiting:
-            return self._text[choice] + _encode(text) + b',"logprobs":null,"finish_reason":null}]}\n\n'
         waiting += logprobs or ()
         ready = sum(entry.offset <= self._text_lengths[choice] for entry in waiting)
         if not ready and not text:

@@ -38,7 +38,7 @@ def completion_task(request: web.Request, service: Service, wanted: CompletionRe
 
     def make_renderer(outputs: Sequence[OutputStream], choices: int) -> CompletionRenderer:
         echoes = _echoes(prompts, outputs, choices) if wanted.echo else [""] * (len(outputs) * choices)
-        return CompletionRenderer(f"cmpl-{outputs[0].rid.hex()}", created, model, echoes)
+        return CompletionRenderer(f"cmpl-{outputs[0].rid.hex()}", created, model, echoes, wanted.logprobs is not None)
 
     max_tokens = DEFAULT_MAX_TOKENS if wanted.max_tokens is None else wanted.max_tokens
     check_range("max_tokens", max_tokens, 0, MAX_INT32)
