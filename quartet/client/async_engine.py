@@ -11,6 +11,7 @@ from typing import Protocol
 
 from quartet.client.core import ClientCore
 from quartet.client.request import GenerateRequest, Output
+from quartet.runtime import failpoints
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.errors import FrameError, RequestError
@@ -64,6 +65,8 @@ class OutputStream:
 
     def subscribe(self, on_output: OnOutput, on_error: OnError) -> None:
         """Have output pushed, on the loop's thread, as each Delta arrives; at once what has come already."""
+        if failpoints.active is not None:
+            on_output = failpoints.active.before("before_write", on_output)
         self._on_output, self._on_error = on_output, on_error
         if self._early:
             early, self._early = self._early, []

@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 import zmq
 
+from quartet.runtime import failpoints
 from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
@@ -227,8 +228,23 @@ def run_process(main: Main) -> None:
     sys.exit(uvloop.run(_run(assignment, channel, main)))
 
 
+def _make_context(assignment: Assignment, channel: "ControlChannel[ChildInbound]") -> ProcessContext:
+    """Return the context, with faults if there are any. Raises ConfigError if they cannot be read."""
+    failpoints.activate(assignment.role.label)
+    if failpoints.active is None:
+        return ProcessContext(assignment, channel)
+    from quartet.runtime.faulty_context import FaultyContext
+
+    log.warning("%s is set: faults are injected into this process", failpoints.VARIABLE)
+    return FaultyContext(assignment, channel, failpoints.active)
+
+
 async def _run(assignment: Assignment, channel: "ControlChannel[ChildInbound]", main: Main) -> int:
-    context = ProcessContext(assignment, channel)
+    try:
+        context = _make_context(assignment, channel)
+    except ConfigError as refusal:
+        channel.send(Fatal(str(refusal)))
+        return EXIT_FATAL
     exit_code = 0
     try:
         asyncio.get_running_loop().add_reader(channel.socket.fileno(), context.on_control)
