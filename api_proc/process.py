@@ -35,7 +35,7 @@ CUT_OFF_S = 2.0
 async def main(context: Context) -> None:
     """Serve until a drain is over."""
     server = context.config.server
-    core = ClientCore(context.name, server.tokenizer_procs, server.detok_procs)
+    core = ClientCore(context.name, server.tokenizer_procs, server.detok_procs, context.epoch)
     shell = Shell(context, core, metrics=lambda: own_metrics(service))
     engine = AsyncEngine(core, shell, context.clock)
     seeds = random.Random(f"{context.config.scheduler.random_seed}:{context.rank}:{context.epoch}")

@@ -5,18 +5,17 @@ checked, is answered by the loop at once if no other waits.
 """
 
 import asyncio
-import queue
 import threading
 from typing import Any
 
 from quartet.runtime.context import Context
 from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
-from quartet.wire.frames import ChatPrompt, Encode, EncodeFailed, IdsPrompt, TextPrompt, TokenizerInbound
+from quartet.wire.frames import CancelEncode, Encode, EncodeFailed, IdsPrompt, TokenizerInbound
 from tokenizer_proc.core import TokenizerCore
+from tokenizer_proc.job_queue import Full, JobQueue, size_bytes
 
 JOB_DEADLINE_S = 10.0
-MAX_QUEUED_JOBS = 4096
 _SECONDS_PER_BYTE = 1e-5
 _BYTES_AT_ONCE = 4 * 16384
 """Ids that the loop checks itself: well below a millisecond's work."""
@@ -25,7 +24,7 @@ _BYTES_AT_ONCE = 4 * 16384
 class JobThread(TimelessCore):
     """A core for the shell whose jobs are answered by another core in a thread.
 
-    Refuses a job with 503 when MAX_QUEUED_JOBS wait.
+    Refuses a job with 503 when too many wait (tokenizer_proc.job_queue).
     """
 
     inbound: Any = TokenizerInbound
@@ -34,53 +33,54 @@ class JobThread(TimelessCore):
         self._context = context
         self._core = core
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[tuple[Source, Encode] | None] = queue.SimpleQueue()
-        self._pending = 0
+        self._queue = JobQueue()
         self._refused = 0
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         """Answer a job at once, or queue it for the thread, which sends the answer."""
+        if isinstance(frame, CancelEncode):
+            self._queue.cancel((frame.reply_to, frame.job))
         if not isinstance(frame, Encode):
             return []
-        if self._pending >= MAX_QUEUED_JOBS:
+        if not len(self._queue) and _is_quick(frame):
+            return self._core.handle(source, frame, now)
+        try:
+            self._queue.put(source, frame)
+        except Full:
             self._refused += 1
             message = "Too many prompts wait to be tokenized; try again."
             return [(frame.reply_to, EncodeFailed(frame.job, 503, "queue_full", message))]
-        if not self._pending and _is_quick(frame):
-            return self._core.handle(source, frame, now)
-        self._pending += 1
-        self._jobs.put((source, frame))
         return []
 
     def is_idle(self) -> bool:
         """Say whether every job that was accepted has been answered."""
-        return not self._pending
+        return not len(self._queue)
 
     def metrics(self) -> Metrics:
         """Return jobs that wait or run, and what became of the others."""
         counters = {**self._core.metrics().counters, "tokenizer_refused_jobs": float(self._refused)}
-        return Metrics({"tokenizer_pending_jobs": float(self._pending)}, counters)
+        return Metrics({"tokenizer_pending_jobs": float(len(self._queue))}, counters)
 
     def close(self) -> None:
         """End the thread after its current job; a job that never ends does not hold up the process."""
-        self._jobs.put(None)
+        self._queue.close()
 
     def _work(self) -> None:
-        """Answer jobs until the queue yields None. Runs in the thread."""
+        """Answer jobs until the queue is closed. Runs in the thread."""
         context = self._context
-        while (queued := self._jobs.get()) is not None:
-            source, job = queued
-            context.set_phase("encode", JOB_DEADLINE_S + _SECONDS_PER_BYTE * _size_bytes(job))
+        while (taken := self._queue.take()) is not None:
+            source, job = taken
+            context.set_phase("encode", JOB_DEADLINE_S + _SECONDS_PER_BYTE * size_bytes(job))
             sent = self._core.handle(source, job, context.clock.now())
             context.progress()
-            if self._jobs.empty():
+            if not self._queue.has_waiting:
                 context.set_phase("idle")
-            self._loop.call_soon_threadsafe(self._answered, sent)
+            self._loop.call_soon_threadsafe(self._answered, job, sent)
 
-    def _answered(self, sent: list[Sent]) -> None:
-        self._pending -= 1
+    def _answered(self, job: Encode, sent: list[Sent]) -> None:
+        self._queue.answered(job)
         for destination, answer in sent:
             self._context.send(destination, answer)
 
@@ -88,10 +88,3 @@ class JobThread(TimelessCore):
 def _is_quick(job: Encode) -> bool:
     prompt = job.prompt
     return isinstance(prompt, IdsPrompt) and not prompt.is_echoed and len(prompt.ids) <= _BYTES_AT_ONCE
-
-
-def _size_bytes(job: Encode) -> int:
-    prompt = job.prompt
-    if isinstance(prompt, ChatPrompt):
-        return len(prompt.messages) + len(prompt.tools or b"")
-    return len(prompt.text) if isinstance(prompt, TextPrompt) else len(prompt.ids)

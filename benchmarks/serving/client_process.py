@@ -17,7 +17,7 @@ def client_main(work: Callable[[AsyncEngine], Awaitable[None]]) -> Main:
 
     async def main(context: Context) -> None:
         server = context.config.server
-        core = ClientCore(context.name, server.tokenizer_procs, server.detok_procs)
+        core = ClientCore(context.name, server.tokenizer_procs, server.detok_procs, context.epoch)
         shell = Shell(context, core)
         engine = AsyncEngine(core, shell, context.clock)
 

@@ -40,6 +40,8 @@ from quartet.wire.ids import Rid, Role, process_name
 LIVE_REQUESTS_S = 1.0
 MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
 """A Submit with this many bytes of prompt ids, its output and its parameters still fits a frame."""
+EPOCH_SHIFT = 40
+"""Jobs and queries of one incarnation: 2^40 numbers."""
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 
 
@@ -49,20 +51,22 @@ class ClientCore:
     Args:
         name: the address that answers go to.
         tokenizers, detoks: how many processes of these roles there are.
+        epoch: of the api process. Jobs and queries are numbered from it on, so that a late answer to a predecessor's
+            is never taken for one's own.
     """
 
     inbound: Any = ApiInbound
 
-    def __init__(self, name: str, tokenizers: int = 1, detoks: int = 1) -> None:
+    def __init__(self, name: str, tokenizers: int = 1, detoks: int = 1, epoch: int = 0) -> None:
         self._name = name
         self._detoks = detoks
         self._journal: Journal[Listener] = Journal()
         self._listeners: dict[Rid, Listener] = {}
-        self._encodes = EncodeJobs(name, tokenizers)
+        self._encodes = EncodeJobs(name, tokenizers, epoch << EPOCH_SHIFT)
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
         self._queries: dict[int, Callable[[bytes], None]] = {}
-        self._last_query = 0
+        self._last_query = epoch << EPOCH_SHIFT
         self._live_requests_due_s: float | None = None
         self.processes = Processes()
 
@@ -85,21 +89,20 @@ class ClientCore:
             self._jobs.pop(id(listener), None)
             listener.on_error(error)
 
-        job, sent = self._encodes.start(request.prompt, request.params, deadline_s, now, on_encoded, on_error)
+        job, sent = self._encodes.start(request, deadline_s, now, on_encoded, on_error)
         self._jobs[id(listener)] = job
         return [sent]
 
     def abort(self, listener: Listener) -> list[Sent]:
         """Give a request up, whatever state it is in. Idempotent."""
         job = self._jobs.pop(id(listener), None)
-        if job is not None:
-            self._encodes.end(job)
+        sent = [] if job is None else self._encodes.end(job)
         if self._listeners.get(listener.rid) is not listener:
-            return []
+            return sent
         del self._listeners[listener.rid]
         for choice in range(listener.num_choices):
             self._journal.remove(listener.rid, choice)
-        return [(SCHEDULER, Abort(listener.rid))]
+        return [*sent, (SCHEDULER, Abort(listener.rid))]
 
     def choices_left(self, listener: Listener) -> int:
         """Return how many choices of a submitted request have not ended."""

@@ -8,9 +8,10 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from quartet.client.request import GenerateRequest
 from quartet.runtime.core import Sent
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import ChatPrompt, Encode, Encoded, EncodeFailed, IdsPrompt, SamplingParams, TextPrompt
+from quartet.wire.frames import CancelEncode, Encode, Encoded, EncodeFailed
 from quartet.wire.ids import Role, process_name
 
 RETRY_S = 15.0
@@ -37,23 +38,23 @@ class EncodeJobs:
     Args:
         name: the address that answers go to.
         tokenizers: how many tokenizer processes share the jobs.
+        last_job: jobs are numbered from the next one on.
     """
 
-    def __init__(self, name: str, tokenizers: int) -> None:
+    def __init__(self, name: str, tokenizers: int, last_job: int) -> None:
         self._name = name
         self._tokenizers = tokenizers
         self._jobs: dict[int, _Job] = {}
         self._due: list[tuple[float, int]] = []
         """When to look at which job; entries of answered jobs are passed over."""
-        self._last_id = 0
+        self._last_job = last_job
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def start(
         self,
-        prompt: TextPrompt | IdsPrompt | ChatPrompt,
-        params: SamplingParams,
+        request: GenerateRequest,
         deadline_s: float | None,
         now: float,
         on_encoded: OnEncoded,
@@ -63,15 +64,15 @@ class EncodeJobs:
 
         `on_error` is called if the job is refused, or not answered by `deadline_s` (absolute) or in TRIES tries.
         """
-        self._last_id += 1
-        frame = Encode(self._last_id, self._name, prompt, params)
+        self._last_job += 1
+        frame = Encode(self._last_job, self._name, request.prompt, request.params, request.tenant)
         self._jobs[frame.job] = _Job(frame, deadline_s, on_encoded, on_error)
         heapq.heappush(self._due, (now + RETRY_S, frame.job))
         if deadline_s is not None:
             heapq.heappush(self._due, (deadline_s, frame.job))
         return frame.job, self._addressed(frame)
 
-    def _addressed(self, frame: Encode) -> Sent:
+    def _addressed(self, frame: Encode | CancelEncode) -> Sent:
         return process_name(Role.TOKENIZER, frame.job % self._tokenizers), frame
 
     def send_all(self, tokenizer: str) -> list[Sent]:
@@ -89,9 +90,11 @@ class EncodeJobs:
             return []
         return job.on_encoded(answer, now)
 
-    def end(self, job_id: int) -> None:
-        """Forget a job without a call of its callbacks. Idempotent."""
-        self._jobs.pop(job_id, None)
+    def end(self, job_id: int) -> list[Sent]:
+        """Forget a job without a call of its callbacks, and tell its tokenizer. Idempotent."""
+        if self._jobs.pop(job_id, None) is None:
+            return []
+        return [self._addressed(CancelEncode(job_id, self._name))]
 
     def next_deadline(self) -> float | None:
         """Return when a job must be looked at next."""
@@ -108,15 +111,17 @@ class EncodeJobs:
             if job is None:
                 continue
             if job.deadline_s is not None and job.deadline_s <= now:
-                self._give_up(job, RequestError(408, "deadline_exceeded", "The request's deadline has passed."))
+                sent += self._give_up(job, RequestError(408, "deadline_exceeded", "The request's deadline has passed."))
             elif job.tries == TRIES:
-                self._give_up(job, RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0))
+                unanswered = RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0)
+                sent += self._give_up(job, unanswered)
             else:
                 job.tries += 1
                 heapq.heappush(self._due, (now + RETRY_S, job_id))
                 sent.append(self._addressed(job.frame))
         return sent
 
-    def _give_up(self, job: _Job, error: RequestError) -> None:
-        del self._jobs[job.frame.job]
+    def _give_up(self, job: _Job, error: RequestError) -> list[Sent]:
+        sent = self.end(job.frame.job)
         job.on_error(error)
+        return sent

@@ -33,6 +33,7 @@ STATUS = frames.ProcessStatus(Role.DETOK, 3, 4321, Epoch(2), "ready", "serving",
 
 SAMPLES: list[msgspec.Struct] = [
     frames.Encode(1, "api-0", frames.ChatPrompt(b'[{"role": "user"}]', tools=b"[]"), PARAMS),
+    frames.CancelEncode(1, "api-0"),
     frames.Encoded(1, IDS, "grüße", PARAMS),
     frames.EncodeFailed(1, 400, "context_length_exceeded", "too long", "prompt"),
     frames.Submit(RID, 2, 1, "api-0", "detok-1", IDS, b"", PARAMS, priority=-3, deadline_s=1.5),

@@ -4,7 +4,7 @@ A frame is a fact or an order, never an object. Bodies are tagged msgspec arrays
 Token ids, slots and pages travel as little-endian int32 bytes (`pack_ids` / `unpack_ids`).
 The integer tag of a frame is also the `type` of its header (quartet.wire.codec).
 
-    tokenizer_link   api ── Encode ──► tokenizer ── Encoded | EncodeFailed ──► api
+    tokenizer_link   api ── Encode | CancelEncode ──► tokenizer ── Encoded | EncodeFailed ──► api
     scheduler_link   api ── Submit | Abort | LiveRequests | Query ──► scheduler
                      scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
     worker_link      scheduler ── SchedulerHello | Step ──► worker
@@ -62,6 +62,7 @@ from quartet.wire.frames.scheduler_link import (
     Submit,
 )
 from quartet.wire.frames.tokenizer_link import (
+    CancelEncode,
     ChatPrompt,
     Encode,
     Encoded,
@@ -80,7 +81,7 @@ from quartet.wire.frames.worker_link import (
     WorkerHello,
 )
 
-TokenizerInbound = Encode
+TokenizerInbound = Encode | CancelEncode
 SchedulerInbound = Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed
 WorkerInbound = SchedulerHello | Step
 DetokInbound = Open | Tokens | Close
@@ -94,6 +95,7 @@ __all__ = [
     "Accepted",
     "ApiInbound",
     "Assignment",
+    "CancelEncode",
     "ChatPrompt",
     "ChildInbound",
     "Chunk",

@@ -1,4 +1,4 @@
-"""api ── Encode ──► tokenizer ── Encoded | EncodeFailed ──► api"""
+"""api ── Encode | CancelEncode ──► tokenizer ── Encoded | EncodeFailed ──► api"""
 
 from quartet.wire.frames.base import Frame
 from quartet.wire.frames.sampling import SamplingParams
@@ -31,12 +31,24 @@ class ChatPrompt(Frame, frozen=True, tag="chat"):
 
 
 class Encode(Frame, frozen=True, tag=1):
-    """Job for a tokenizer. `job` is unique at the api process `reply_to`; a job whose tokenizer died is sent again."""
+    """Job for a tokenizer. `job` is unique among all incarnations of the api process `reply_to`.
+
+    A job whose tokenizer died is sent again, and so is one without an answer; a duplicate of a job that waits or runs
+    is ignored. Jobs of different `tenant`s take turns.
+    """
 
     job: int
     reply_to: str
     prompt: TextPrompt | IdsPrompt | ChatPrompt
     params: SamplingParams
+    tenant: str = ""
+
+
+class CancelEncode(Frame, frozen=True, tag=4):
+    """The job's request has ended: a job that still waits needs no answer. Idempotent."""
+
+    job: int
+    reply_to: str
 
 
 class Encoded(Frame, frozen=True, tag=2):

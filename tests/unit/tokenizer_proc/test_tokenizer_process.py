@@ -14,6 +14,7 @@ from quartet.wire.codec import Source
 from quartet.wire.config import Config
 from quartet.wire.errors import ModelError
 from quartet.wire.frames import (
+    CancelEncode,
     Encode,
     Encoded,
     EncodeFailed,
@@ -24,7 +25,7 @@ from quartet.wire.frames import (
 )
 from quartet.wire.ids import Epoch, Role
 from tests.support.fake_context import FakeContext, running
-from tokenizer_proc import job_thread, process
+from tokenizer_proc import job_queue, process
 from tokenizer_proc.core import TokenizerCore
 from tokenizer_proc.tokenizer import TextEncoder
 
@@ -84,6 +85,23 @@ def ids_job(job: int, count: int = 3, **more: bool) -> Encode:
     return Encode(job, "api-0", IdsPrompt(pack_ids([5] * count), **more), SamplingParams())
 
 
+async def test_a_cancelled_job_is_not_answered_and_a_duplicate_once(
+    tokenizer: FakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    go = threading.Event()
+    monkeypatch.setattr(TokenizerCore, "answer", lambda self, job: go.wait(5) and Encoded(job.job, b"", "", job.params))
+    for job in (2, 4, 4, 6, 2):
+        tokenizer.deliver(API, text_job(job))
+    tokenizer.deliver(API, CancelEncode(4, "api-0"))
+    assert tokenizer.metrics().gauges["tokenizer_pending_jobs"] == 2
+    go.set()
+    await answered(tokenizer, 2)
+    await asyncio.sleep(0.02)
+    assert [answer.job for _, answer in tokenizer.sent] == [2, 6]
+
+
 async def test_ids_are_answered_at_once(tokenizer: FakeContext) -> None:
     tokenizer.deliver(API, ids_job(1))
     tokenizer.deliver(API, ids_job(2, count=0))
@@ -137,7 +155,7 @@ async def test_a_bug_is_answered_with_500(tokenizer: FakeContext, monkeypatch: p
 
 
 async def test_too_many_jobs_are_refused(tokenizer: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_thread, "MAX_QUEUED_JOBS", 0)
+    monkeypatch.setattr(job_queue, "MAX_JOBS", 0)
     tokenizer.deliver(API, text_job(1))
     assert tokenizer.sent[0][1].status == 503
 

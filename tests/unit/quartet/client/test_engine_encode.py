@@ -3,14 +3,18 @@
 import asyncio
 
 import pytest
-from engine_rig import Rig, settle, table
+from engine_rig import SOURCE, Rig, settle, table
 
 from quartet.client import core as core_module
+from quartet.client.async_engine import AsyncEngine
+from quartet.client.core import ClientCore
 from quartet.client.encode_jobs import RETRY_S
 from quartet.client.request import GenerateRequest
+from quartet.runtime.core import Sent
 from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import (
     Abort,
+    CancelEncode,
     Encode,
     Encoded,
     IdsPrompt,
@@ -57,6 +61,7 @@ async def test_a_job_without_an_answer_fails(rig: Rig, deadline_s: float | None,
         await task
     assert caught.value.status == status
     assert len(rig.all(Encode)) == 4 if deadline_s is None else len(rig.all(Encode)) < 4
+    assert rig.last(CancelEncode).job == rig.last(Encode).job
     assert rig.core.is_idle()
 
 
@@ -75,6 +80,15 @@ async def test_nothing_is_submitted_for_a_cancelled_request(rig: Rig) -> None:
     rig.answer(encoded(rig.last(Encode).job))
     await settle()
     assert task.cancelled() and [type(frame) for _, frame in rig.sent] == [Encode]
+
+
+async def test_a_job_is_cancelled_with_its_request(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.generate(plain()))
+    await settle()
+    task.cancel()
+    await settle()
+    (to, job), (also_to, cancelled) = rig.sent
+    assert (cancelled, also_to) == (CancelEncode(job.job, "api-0"), to) and rig.core.is_idle()
 
 
 async def test_a_request_that_is_cancelled_as_it_is_submitted_is_aborted(rig: Rig) -> None:
@@ -109,8 +123,8 @@ async def test_a_prompt_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch
 
 
 async def test_a_job_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def send(sent: object) -> None:
-        if sent:
+    def send(sent: list[Sent]) -> None:
+        if any(isinstance(frame, Encode) for _, frame in sent):
             raise FrameError("too_big")
 
     monkeypatch.setattr(rig, "send", send)
@@ -129,3 +143,19 @@ async def test_a_tokenizer_that_comes_back_gets_its_jobs_again(rig: Rig) -> None
     rig.announce(table(tokenizer=3))
     assert sum(isinstance(frame, Encode) for _, frame in rig.sent) == 2
     task.cancel()
+
+
+async def test_an_answer_to_a_predecessor_of_the_api_process_is_not_taken(rig: Rig) -> None:
+    """A tokenizer answers a dead api process's jobs to its successor, whose own jobs have other numbers."""
+    jobs = []
+    for epoch in (1, 2):
+        core = ClientCore("api-0", epoch=epoch)
+        rig.engine = AsyncEngine(core, rig, rig.clock)
+        core.handle(SOURCE, table(), rig.clock.now())
+        task = asyncio.create_task(rig.engine.generate(plain()))
+        await settle()
+        jobs.append(rig.last(Encode).job)
+        assert bool(core.handle(SOURCE, encoded(jobs[0]), rig.clock.now())) == (epoch == 1)
+        task.cancel()
+    assert jobs[0] != jobs[1]
+    assert core.query("trace", "", print)[0] != ClientCore("api-0", epoch=1).query("trace", "", print)[0]
