@@ -51,7 +51,7 @@ class WorkerSession:
                 self._worker_epoch = process.epoch
                 if self._is_up:
                     self._is_up = False
-                    return WorkerLost()
+                    return WorkerLost(process.was_killed)
         return None
 
     def check(self, source: Source, scheduler_epoch: Epoch) -> None:

@@ -16,6 +16,7 @@ class ProcessSlot:
         self.child: Child | None = None
         self.epoch = 0
         self.restarts = 0
+        self.was_killed = False
 
     def has_seen(self, process_table: ProcessTable) -> bool:
         """Return whether the process has read this process table."""
@@ -33,4 +34,5 @@ class ProcessSlot:
         else:
             state = "starting" if not child.is_ready else "draining" if is_draining else "ready"
             phase, pid = (child.beat.phase if child.beat else "starting"), child.pid
-        return ProcessStatus(self.spec.role, self.spec.rank, pid, Epoch(self.epoch), state, phase, self.restarts)
+        epoch, restarts = Epoch(self.epoch), self.restarts
+        return ProcessStatus(self.spec.role, self.spec.rank, pid, epoch, state, phase, restarts, self.was_killed)

@@ -31,6 +31,7 @@ class Child:
         self.beat: Heartbeat | None = None
         self.is_ready = False
         self.is_drained = False
+        self.is_hung = False
         self.fatal: str | None = None
 
     @property

@@ -145,6 +145,7 @@ class Supervisor:
             self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
             return
         slot.restarts += 1
+        slot.was_killed = code == -signal.SIGKILL and not child.is_hung
         self._restart_later(slot, delay_s)
         self._broadcast()
         self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
@@ -249,6 +250,7 @@ class Supervisor:
         reason = child.hang(now, self._config.server.hang_timeout, START_TIMEOUT_S)
         if reason is not None:
             child.grant_grace(now)
+            child.is_hung = True
             child.kill()
             self._progress.line(f"{slot.spec.name} (pid {child.pid}) hangs: {reason}; killed")
 

@@ -16,6 +16,8 @@ the one exception is the hot loop of results.py, which adds to columns and takes
                                          the last that ended
     NewTokenRatio      ratio.py          the new-token ratio (RAT)                Retraction, PrefillPass
     SchedulerCounters  counters.py       counts of events                         Retraction, PrefillPass, Results
+    Suspects           suspects.py       what may have ended the worker, what is  PrefillPass, Results, Intake
+                                         refused for it
 
 The parts, in the order of one call of `handle`:
 
@@ -27,8 +29,8 @@ The parts, in the order of one call of `handle`:
 A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py) and a timeline
 (timeline.py). What has one owner inside the request itself: `qseq`, `passes_waited` and `processed_at_entry` the queue,
 `matched_tokens`, `matched_node` and `is_deprioritized` its policy, `slot` and `launched` the batch, `generation` the
-steps in flight, `output_ids` and `suspicion` the results. `in_flight` is counted up by the batch and down by results.
-A retraction of everything (a lost worker) sets it to 0.
+steps in flight, `output_ids` the results, `suspicion` (suspicion.py) the suspects. `in_flight` is counted up
+by the batch and down by results. A retraction of everything (a lost worker) sets it to 0.
 
 radix.py, radix_node.py, eviction.py and pages.py are the inside of the KV cache, policies/ that of the queue,
 deadlines.py that of the request table, step_time_model.py that of the steps in flight. lengths.py, priority.py and

@@ -23,7 +23,9 @@ class WorkerUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The worker is gone, with all KV; its successor will come up."""
+    """The worker is gone, with all KV; its successor will come up. `was_killed`: by a SIGKILL from outside."""
+
+    was_killed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

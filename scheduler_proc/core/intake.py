@@ -12,6 +12,7 @@ from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.request_table import RequestTable
+from scheduler_proc.core.suspects import Suspects
 
 MISSES_BEFORE_ABORT = 2
 
@@ -23,8 +24,14 @@ class Intake:
     """
 
     def __init__(
-        self, config: SchedulerConfig, eos_token_ids: tuple[int, ...], table: RequestTable, delivery: Delivery
+        self,
+        config: SchedulerConfig,
+        eos_token_ids: tuple[int, ...],
+        table: RequestTable,
+        delivery: Delivery,
+        suspects: Suspects,
     ) -> None:
+        self._suspects = suspects
         self.lengths: LengthRules | None = None
         self._config = config
         self._eos_token_ids = eos_token_ids
@@ -87,6 +94,7 @@ class Intake:
         if submit.attempt == 0:
             if self._is_draining:
                 raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
+            self._suspects.check(submit, now)
             self._table.make_place(urgency, now)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
         request = Request(submit, max_new_tokens, self._eos_token_ids, self._table.next_seq(), 0, now)

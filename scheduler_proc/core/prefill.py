@@ -13,6 +13,7 @@ from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.suspects import Suspects
 
 
 @dataclass(slots=True)
@@ -49,7 +50,9 @@ class PrefillPass:
         ratio: NewTokenRatio,
         counters: SchedulerCounters,
         retraction: Retraction,
+        suspects: Suspects,
     ) -> None:
+        self._suspects = suspects
         self.chunk_tokens = -1
         self._config = config
         self._queue = queue
@@ -149,7 +152,7 @@ class PrefillPass:
     def _admit_waiting(self, adder: PrefillAdder, pass_batch: PrefillBatch) -> None:
         admitted: set[int] = set()
         reason = None
-        for request in list(self._queue.waiting):
+        for request in self._suspects.suspects_first(self._queue.waiting):
             reason = self._reason_to_stop(request, adder, pass_batch, len(admitted))
             if reason is None:
                 reason = self._admit(request, adder, pass_batch)
@@ -169,14 +172,10 @@ class PrefillPass:
             return "prefill_max_requests"
         if request.in_flight:
             return "token_in_flight"
-        return "probation" if self._must_run_alone(request, pass_batch) else None
-
-    def _must_run_alone(self, request: Request, pass_batch: PrefillBatch) -> bool:
-        """Say whether the request, or one on board, is suspected of failed steps: such a request runs alone."""
-        on_board = [*self._batch.running.values(), *pass_batch.requests]
-        if any(other.suspicion > 1 for other in on_board):
-            return True
-        return request.suspicion > 1 and bool(on_board)
+        if not self._suspects.are_open:
+            return None
+        on_board = [*self._batch.on_board(), *pass_batch.requests]
+        return "probation" if self._suspects.must_wait(request, on_board) else None
 
     def _admit(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> str | None:
         """Admit a candidate, preempting others for it if that is what it takes; else say why the pass stops."""

@@ -19,6 +19,7 @@ from quartet.wire.ids import Rid
 from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 from scheduler_proc.core.stream import Stream
+from scheduler_proc.core.suspicion import Suspicion
 from scheduler_proc.core.timeline import Timeline
 
 
@@ -123,7 +124,7 @@ class Request:
         self.qseq = qseq
         self.state = RequestState.WAITING
         self.is_done = False
-        self.suspicion = 0
+        self.suspicion: Suspicion | None = None
         self.stream = Stream(submit)
         self.timeline = Timeline(now, submit.priority)
         self.in_flight = 0

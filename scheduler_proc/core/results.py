@@ -7,8 +7,7 @@ from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.retraction import Retraction
-
-MAX_SUSPICION = 3
+from scheduler_proc.core.suspects import Suspects
 
 
 class Results:
@@ -20,8 +19,10 @@ class Results:
         delivery: Delivery,
         table: RequestTable,
         retraction: Retraction,
+        suspects: Suspects,
         counters: SchedulerCounters,
     ) -> None:
+        self._suspects = suspects
         self._in_flight = in_flight
         self._delivery = delivery
         self._table = table
@@ -80,7 +81,7 @@ class Results:
         else:
             request.output_ids.append(token_id)
             self._counters.output_tokens += 1
-            request.suspicion = 0
+            self._suspects.note_output(request)
             self._delivery.take_output(request, logprobs, now)
             self._finish_if_complete(request, now)
 
@@ -107,8 +108,15 @@ class Results:
         """
         if not self._in_flight.has(failed.step):
             return
-        for request in self._retraction.undo_step(failed.step, now):
-            request.suspicion += 1
-            if request.suspicion >= MAX_SUSPICION:
-                message = f"The model failed on this request: {failed.kind}."
-                self._table.fail(request, 500, "internal_error", message, now)
+        for request in self._suspects.on_failed_step(self._retraction.undo_step(failed.step, now)):
+            message = f"The model failed on this request: {failed.kind}."
+            self._table.fail(request, 500, "internal_error", message, now)
+
+    def on_worker_lost(self, was_killed: bool, now: float) -> None:
+        """Put everything back into the queue; what has ended one worker after the other is quarantined (R13)."""
+        had_steps = bool(self._in_flight.steps)
+        on_board = self._retraction.requeue_all(now)
+        for request in self._suspects.on_death(on_board, was_killed) if had_steps else ():
+            refused_s = self._suspects.refuse(request, now)
+            message = f"The worker has ended each time it ran this request, which is refused for {refused_s:.0f} s."
+            self._table.fail(request, 500, "request_quarantined", message, now)

@@ -40,6 +40,7 @@ from scheduler_proc.core.results import Results
 from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.step_time_model import StepTimeModel
+from scheduler_proc.core.suspects import Suspects
 
 
 @dataclass(slots=True)
@@ -89,9 +90,10 @@ class Scheduler:
         self._counters = counters = SchedulerCounters()
         self._table = table = RequestTable(config, queue, batch, delivery)
         self._retraction = Retraction(config, queue, batch, in_flight, kv, ratio, table, counters)
-        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction)
-        self._results = Results(in_flight, delivery, table, self._retraction, counters)
-        self._intake = Intake(config, eos_token_ids, table, delivery)
+        suspects = Suspects()
+        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction, suspects)
+        self._results = Results(in_flight, delivery, table, self._retraction, suspects, counters)
+        self._intake = Intake(config, eos_token_ids, table, delivery, suspects)
         self._decodes_owed = 0
         self._decode_gaps = DecodeGaps()
 
@@ -123,7 +125,7 @@ class Scheduler:
             case WorkerUp():
                 self._on_worker_up(event, now)
             case WorkerLost():
-                self._on_worker_lost(now)
+                self._on_worker_lost(event.was_killed, now)
             case BeginDrain():
                 self._intake.begin_drain()
             case Query():
@@ -241,7 +243,7 @@ class Scheduler:
     # The worker comes and goes
 
     def _on_worker_up(self, event: WorkerUp, now: float) -> None:
-        self._on_worker_lost(now)
+        self._on_worker_lost(True, now)
         kv, config = self._kv, self._config
         kv.restart(event.page_count)
         self._in_flight.start(event.epoch)
@@ -249,12 +251,12 @@ class Scheduler:
         self._prefill.restart(chunk_tokens_in_force(config, event.is_cpu))
         self._intake.on_worker_up(LengthRules(self._context_length, kv.capacity_tokens, kv.page_size), now)
 
-    def _on_worker_lost(self, now: float) -> None:
+    def _on_worker_lost(self, was_killed: bool, now: float) -> None:
         if self._in_flight.worker_epoch is None:
             return
         self._in_flight.stop()
         self._counters.worker_losses += 1
-        self._retraction.requeue_all(now)
+        self._results.on_worker_lost(was_killed, now)
         self._kv.clear()
 
     # What others ask

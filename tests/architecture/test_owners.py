@@ -20,6 +20,7 @@ OWNERS = {
     "RequestTable",
     "NewTokenRatio",
     "SchedulerCounters",
+    "Suspects",
 }
 COUNTED_BY_ALL = {"SchedulerCounters"}
 """A record of numbers without invariants: the parts that are given it add to it."""

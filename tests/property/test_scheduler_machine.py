@@ -139,9 +139,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.rig.streams[gone, 0].ending = "forgotten"
         self.dropped.add(gone)
 
-    @rule(pause=st.booleans())
-    def lose_worker(self, pause: bool) -> None:
-        self.rig.worker_lost()
+    @rule(pause=st.booleans(), was_killed=st.booleans())
+    def lose_worker(self, pause: bool, was_killed: bool) -> None:
+        self.rig.worker_lost(was_killed)
         if pause:
             self.names += 1
             self.rig.submit([1, 2, 3], 4, name=self.names)

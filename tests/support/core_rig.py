@@ -121,10 +121,10 @@ class CoreRig:
         self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB)
         self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True))
 
-    def worker_lost(self) -> None:
+    def worker_lost(self, was_killed: bool = True) -> None:
         self.worker = None
         self.steps.clear()
-        self.send(WorkerLost())
+        self.send(WorkerLost(was_killed))
 
     def send(self, event: Any) -> None:
         self._pump.send(TEST, [("scheduler-0", event)])

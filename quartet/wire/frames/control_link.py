@@ -10,7 +10,8 @@ from quartet.wire.ids import Epoch, Role
 
 
 class ProcessStatus(Frame, frozen=True):
-    """One row of the process table. `state`: starting, ready, draining, down."""
+    """One row of the process table. `state`: starting, ready, draining, down. `was_killed`: the incarnation before this
+    one ended by a SIGKILL that the supervisor did not send."""
 
     role: Role
     rank: int
@@ -19,6 +20,7 @@ class ProcessStatus(Frame, frozen=True):
     state: str
     phase: str
     restarts: int
+    was_killed: bool = False
 
 
 class Assignment(Frame, frozen=True, tag=50):
