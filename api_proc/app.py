@@ -12,7 +12,7 @@ from api_proc.server.service import SERVICE, Service
 
 def build_app(service: Service) -> web.Application:
     """Return the application; handlers find the service in it under SERVICE."""
-    app = web.Application(middlewares=[make_middleware(service)], client_max_size=service.config.server.max_body_bytes)
+    app = web.Application(middlewares=[make_middleware(service)], client_max_size=service.max_body_bytes)
     app[SERVICE] = service
     app.on_response_prepare.append(echo_request_id)
     app.router.add_post("/v1/chat/completions", chat_completions)

@@ -17,8 +17,9 @@ from quartet.wire.frames import (
     WorkerHello,
 )
 from quartet.wire.ids import Epoch, Role, process_name
-from scheduler_proc.core.events import BeginDrain, Tick
+from scheduler_proc.core.events import BeginDrain, Tick, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
+from scheduler_proc.core.sizes import slots_in_force
 from scheduler_proc.worker_session import WorkerSession
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ class SchedulerCore:
         self.scheduler = Scheduler(
             config.scheduler, config.worker.page_size, model.context_length, model.eos_token_ids, WORKER
         )
+        self._config = config
         self._session = WorkerSession(epoch)
+        self._slots = 0
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         """Take one frame; raises FrameError for one of another worker or scheduler incarnation."""
@@ -61,7 +64,7 @@ class SchedulerCore:
                 answer = self._session.on_hello(source, frame)
                 if isinstance(answer, SchedulerHello):
                     return [(WORKER, answer)]
-                return [] if answer is None else self.scheduler.handle(answer, now)
+                return [] if answer is None else self._on_worker_up(answer, now)
             case ProcessTable():
                 return self._on_process_table(frame, now)
             case Drain():
@@ -73,6 +76,11 @@ class SchedulerCore:
         event = self._session.on_processes(table.processes)
         sent = [] if event is None else self.scheduler.handle(event, now)
         return sent + self.scheduler.handle(BeginDrain(), now) if table.is_draining else sent
+
+    def _on_worker_up(self, event: WorkerUp, now: float) -> list[Sent]:
+        capacity_tokens = event.page_count * self._config.worker.page_size
+        self._slots = slots_in_force(self._config.scheduler, event.max_slots, capacity_tokens, event.is_cpu)
+        return self.scheduler.handle(event, now)
 
     def tick(self, now: float) -> list[Sent]:
         """Do what is due."""
@@ -87,5 +95,6 @@ class SchedulerCore:
         return self.scheduler.is_idle()
 
     def metrics(self) -> Metrics:
-        """Return queue, batch, KV, ratio and counters."""
-        return Metrics(*self.scheduler.snapshot())
+        """Return queue, batch, KV, ratio and counters; `max_running_reqs` is 0 until a worker has come up."""
+        gauges, counters = self.scheduler.snapshot()
+        return Metrics({**gauges, "max_running_reqs": float(self._slots)}, counters)

@@ -35,6 +35,9 @@ def own_metrics(service: Service) -> Metrics:
     engine = service.engine.journal_metrics()
     gauges = dict(engine.gauges)
     gauges["open_requests"] = len(service.open)
+    gauges["api_admitted_choices"] = service.admission.num_admitted
+    gauges["api_waiting_choices"] = service.admission.num_waiting
+    gauges["api_large_body_bytes"] = service.admission.large_bytes
     return Metrics(gauges, {**engine.counters, **service.stats.counters()})
 
 

@@ -7,8 +7,9 @@ import msgspec
 from aiohttp import web
 
 from api_proc.openai.params import check_range, sampling_params
-from api_proc.openai.routing import generate_request
+from api_proc.openai.routing import generate_request, tenant_of
 from api_proc.openai.schema import SamplingFields, StreamOptions
+from api_proc.server.admission import Place
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
 from api_proc.server.respond import MakeRenderer, ResponseTask, respond
@@ -31,8 +32,22 @@ async def serve(
     service = request.app[SERVICE]
     if service.is_draining:
         raise draining()
-    body = await read_body(request, service.config.server.max_body_bytes, service.timeouts.body_s)
-    return await respond(request, service, make_task(request, service, decode_body(decoder, body)))
+    with service.admission.enter(tenant_of(request, service)) as place:
+        # No name here may keep the body or the prompts for the length of the answer.
+        return await respond(request, service, await _read_task(request, service, decoder, make_task, place), place)
+
+
+async def _read_task(
+    request: web.Request,
+    service: Service,
+    decoder: "msgspec.json.Decoder[Body]",
+    make_task: Callable[[web.Request, Service, Body], ResponseTask],
+    place: Place,
+) -> ResponseTask:
+    body = await read_body(request, service.max_body_bytes, service.timeouts.body_s, place.hold)
+    task = make_task(request, service, decode_body(decoder, body))
+    place.claim(len(task.requests) * task.choices_each, task.requests[0].priority)
+    return task
 
 
 def response_task(

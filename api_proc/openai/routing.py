@@ -48,7 +48,7 @@ def generate_request(
         params=params,
         n=n,
         priority=priority,
-        tenant=_tenant(request) if service.config.server.api_key else "",
+        tenant=tenant_of(request, service),
         cache_salt=fields.cache_salt or "",
         routing_key=fields.routing_key or "",
         weight=1.0 if fields.weight is None else fields.weight,
@@ -64,8 +64,10 @@ def _check_keys_and_weight(fields: SamplingFields) -> None:
         raise invalid("weight", "weight must be a number above 0")
 
 
-def _tenant(request: web.Request) -> str:
-    """Return a digest of the API key: requests of different keys share no cached prefix."""
+def tenant_of(request: web.Request, service: Service) -> str:
+    """Return a digest of the API key, "" without keys: requests of different keys share no cached prefix."""
+    if not service.config.server.api_key:
+        return ""
     _, _, key = request.headers.get("Authorization", "").partition(" ")
     return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,8 +18,8 @@ _AT = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
 
 
-async def read_body(request: web.Request, limit_bytes: int, timeout_s: float) -> bytes:
-    """Return the whole body, decompressed.
+async def read_body(request: web.Request, limit_bytes: int, timeout_s: float, hold: Callable[[int], None]) -> bytes:
+    """Return the whole body, decompressed. `hold` is told how many bytes are held, and may refuse by a RequestError.
 
     Raises:
         web.HTTPRequestEntityTooLarge: above `limit_bytes`; a declared length is refused before anything is read.
@@ -29,10 +30,24 @@ async def read_body(request: web.Request, limit_bytes: int, timeout_s: float) ->
         raise web.HTTPRequestEntityTooLarge(max_size=limit_bytes, actual_size=length)
     try:
         async with asyncio.timeout(timeout_s):
-            body = await request.read()
+            body = await _whole(request, limit_bytes, hold)
     except TimeoutError:
         raise RequestError(408, "request_timeout", "the request body did not arrive in time") from None
-    return await decompressed(request, body, limit_bytes) if "Content-Encoding" in request.headers else body
+    if "Content-Encoding" in request.headers:
+        body = await decompressed(request, body, limit_bytes)
+        hold(len(body))
+    return body
+
+
+async def _whole(request: web.Request, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
+    """Return the body as it was sent; aiohttp's own reading keeps a copy for the life of the request."""
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > limit_bytes:
+            raise web.HTTPRequestEntityTooLarge(max_size=limit_bytes, actual_size=len(body))
+        hold(len(body))
+    return bytes(body)
 
 
 def decode_body(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:

@@ -6,11 +6,12 @@ is aborted on the way out unless it has finished.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from aiohttp import web
 
+from api_proc.server.admission import Place
 from api_proc.server.pipe import ResponsePipe
 from api_proc.server.rendering import ChoiceOutput, Renderer
 from api_proc.server.service import EngineClient, OutputStream, Service
@@ -45,13 +46,25 @@ class ResponseTask:
     continuous_usage: bool
 
 
-async def respond(request: web.Request, service: Service, task: ResponseTask) -> web.StreamResponse:
+async def respond(request: web.Request, service: Service, task: ResponseTask, place: Place) -> web.StreamResponse:
     """Return the finished response; raises RequestError as long as nothing has been sent."""
     start_s = service.clock.now()
     with service.open.one():
-        outputs = await start_all(service.engine, task.requests)
+        try:
+            outputs = await start_all(service.engine, task.requests)
+        except RequestError as error:
+            place.on_refused(error)
+            raise
+        # The prompts are not kept for the length of the answer.
+        task = replace(task, requests=())
+        place.on_accepted()
         usage = UsageCounter(
-            [len(one.prompt_ids) for one in outputs], task.choices_each, start_s, service.clock, service.stats
+            [len(one.prompt_ids) for one in outputs],
+            task.choices_each,
+            start_s,
+            service.clock,
+            service.stats,
+            place.on_output,
         )
         write = _stream if task.is_stream else _whole
         try:

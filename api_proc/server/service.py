@@ -4,6 +4,7 @@ The Protocols are exactly what handlers use of `quartet.client.async_engine`; th
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from api_proc.server.admission import Admission
 from api_proc.server.stats import ApiStats
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import Clock
@@ -19,6 +21,10 @@ from quartet.wire.config import Config
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ProcessTable, Snapshot
 from quartet.wire.ids import Rid
+
+BODY_BYTES = 1 << 20
+BODY_BYTES_PER_TOKEN = 512
+"""A token's text has a few bytes, in JSON up to six times as many; the longest tokens of vocabularies have 128."""
 
 
 class OutputStream(Protocol):
@@ -141,11 +147,24 @@ class Service:
     stats: ApiStats = field(default_factory=ApiStats)
     open: OpenRequests = field(default_factory=OpenRequests)
     is_draining: bool = False
+    admission: Admission = field(init=False)
+
+    def __post_init__(self) -> None:
+        jitter = random.Random(self.name)
+        self.admission = Admission(self.config, self.clock, lambda: self.engine.snapshots, jitter.random)
 
     @property
     def model_name(self) -> str:
         """The name under which the model is served."""
         return self.config.model.served_model_name or self.config.require_model().name
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body that is read: one that can hold no prompt within the context is not."""
+        most = self.config.server.max_body_bytes
+        if self.config.scheduler.allow_auto_truncate:
+            return most
+        return min(most, BODY_BYTES + BODY_BYTES_PER_TOKEN * self.config.require_model().context_length)
 
     @property
     def is_recovering(self) -> bool:

@@ -3,7 +3,7 @@
 Streamed and whole responses have one each; it makes the `usage` and `timings` objects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,7 +16,8 @@ from quartet.wire.frames import Finish
 class UsageCounter:
     """Counts what the choices of one HTTP request have produced.
 
-    `prompt_tokens` has one entry per prompt; each prompt has `choices_each` choices, numbered through.
+    `prompt_tokens` has one entry per prompt; each prompt has `choices_each` choices, numbered through. `on_first` is
+    called at the first output.
     """
 
     __slots__ = (
@@ -24,6 +25,7 @@ class UsageCounter:
         "_clock",
         "_first_s",
         "_last_s",
+        "_on_first",
         "_prompt_tokens",
         "_start_s",
         "_stats",
@@ -32,8 +34,15 @@ class UsageCounter:
     )
 
     def __init__(
-        self, prompt_tokens: Sequence[int], choices_each: int, start_s: float, clock: Clock, stats: ApiStats
+        self,
+        prompt_tokens: Sequence[int],
+        choices_each: int,
+        start_s: float,
+        clock: Clock,
+        stats: ApiStats,
+        on_first: Callable[[], None],
     ) -> None:
+        self._on_first = on_first
         self._prompt_tokens = tuple(prompt_tokens)
         self._choices_each = choices_each
         self._clock = clock
@@ -58,6 +67,7 @@ class UsageCounter:
                 self._stats.inter_token_latency_s.observe(now - self._last_s)
         else:
             self._first_s = now
+            self._on_first()
             self._stats.time_to_first_token_s.observe(now - self._start_s)
         self._last_s = now
         for output in outputs:

@@ -6,9 +6,9 @@ from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ID_BYTES, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
 from quartet.wire.ids import Rid
+from quartet.wire.urgency import urgency_of
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.request_table import RequestTable

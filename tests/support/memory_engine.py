@@ -3,7 +3,7 @@
 Any of them can be killed; its successor has the next epoch, and every core gets the process table as from a supervisor.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,10 @@ class MemoryEngine:
     @property
     def scheduler(self) -> Any:
         return getattr(self._cores[Role.SCHEDULER], "scheduler")  # noqa: B009
+
+    def scheduler_gauges(self) -> Mapping[str, float]:
+        """Return the scheduler's gauges, as its Snapshots carry them."""
+        return self._cores[Role.SCHEDULER].metrics().gauges
 
     def process_table(self) -> ProcessTable:
         return ProcessTable([ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0) for role in ROLES], False)

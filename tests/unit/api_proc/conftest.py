@@ -16,7 +16,7 @@ from fake_engine import MODEL, FakeEngine
 from api_proc.process import serve_http
 from api_proc.server.service import Service, Timeouts
 from quartet.runtime.clock import MonotonicClock
-from quartet.wire.config import Config, ModelConfig, ServerConfig
+from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig
 
 
 @dataclass
@@ -56,9 +56,14 @@ async def make_api() -> AsyncIterator[MakeApi]:
     """Start servers; everything is closed at the end of the test."""
     closers = contextlib.AsyncExitStack()
 
-    async def make(timeouts: Timeouts | None = None, **server: Any) -> Api:
+    async def make(timeouts: Timeouts | None = None, scheduler: SchedulerConfig | None = None, **server: Any) -> Api:
         engine = FakeEngine()
-        config = Config(model=ModelConfig(), server=ServerConfig(**server), resolved=MODEL)
+        config = Config(
+            model=ModelConfig(),
+            server=ServerConfig(**server),
+            scheduler=scheduler or SchedulerConfig(),
+            resolved=MODEL,
+        )
         seeds = iter(range(1, 10_000))
         service = Service(
             name="api-0",

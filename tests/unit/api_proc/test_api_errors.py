@@ -163,11 +163,11 @@ async def test_wrong_route_and_method(api: Any) -> None:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_refusal_of_the_engine_comes_before_any_200(api: Any, is_stream: bool) -> None:
-    api.engine.refusal = RequestError(503, "queue_full", "try later", retry_after_s=2.4)
+    api.engine.refusal = RequestError(503, "engine_restarting", "try later", retry_after_s=2.4)
     status, body, headers = await api.post(CHAT, {"messages": MESSAGES, "stream": is_stream})
     assert status == 503
     assert headers["Retry-After"] == "3"
-    assert_error(body, "queue_full")
+    assert_error(body, "engine_restarting")
     assert body["error"]["type"] == "server_error"
 
 

@@ -53,7 +53,7 @@ class Rig:
             wall_time=lambda: 0.0,
             timeouts=Timeouts(),
         )
-        usage = UsageCounter([3], choices, 1.0, self.clock, service.stats)
+        usage = UsageCounter([3], choices, 1.0, self.clock, service.stats, lambda: None)
         self.stream = EventStream(
             self.pipe,
             ChatRenderer("id", 0, "toy", choices),

@@ -155,3 +155,7 @@ async def test_an_abort_frees_everything() -> None:
     generation.abort()
     rig.run()
     assert rig.scheduler.is_idle() and rig.engine.live_count == 0
+
+
+async def test_the_snapshot_says_how_many_requests_run_at_once() -> None:
+    assert MemoryEngine(max_running_requests=5).scheduler_gauges()["max_running_reqs"] == 5

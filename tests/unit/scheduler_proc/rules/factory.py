@@ -10,11 +10,11 @@ import msgspec
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Query, QueryReply, SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Epoch, Rid
+from quartet.wire.urgency import urgency_of
 from scheduler_proc.core.admission import PrefillAdder
 from scheduler_proc.core.events import WorkerUp
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.prefill import PrefillBatch
-from scheduler_proc.core.priority import urgency_of
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.core_rig import EOS, VOCAB, CoreRig

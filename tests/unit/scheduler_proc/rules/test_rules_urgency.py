@@ -6,7 +6,7 @@ from factory import Bench, greedy, own_tokens, request
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Rejected, SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Rid
-from scheduler_proc.core.priority import urgency_of
+from quartet.wire.urgency import urgency_of
 from scheduler_proc.core.request import RequestState
 from tests.support.core_rig import CoreRig, Stream
 
