@@ -1,12 +1,11 @@
 """POST /v1/chat/completions: body -> ResponseTask."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from api_proc.openai.chat_rendering import ChatRenderer
+from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.models import check_model
 from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
 from api_proc.openai.response_task import response_task, serve
@@ -14,7 +13,7 @@ from api_proc.openai.schema import ChatRequest, Message
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.errors import invalid, unsupported
 from api_proc.server.respond import ResponseTask
-from api_proc.server.service import OutputStream, Service
+from api_proc.server.service import Service
 from quartet.wire.frames import ChatPrompt
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -35,11 +34,6 @@ def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> Resp
     """Check a request and return its task; raises RequestError with the field at fault."""
     check_model(service, chat.model)
     refuse_unsupported(chat)
-    created, model = int(service.wall_time()), service.model_name
-
-    def make_renderer(outputs: Sequence[OutputStream], choices: int) -> ChatRenderer:
-        return ChatRenderer(f"chatcmpl-{outputs[0].rid.hex()}", created, model, choices)
-
     prompt = chat_prompt(chat)
     limit_name = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
     limit = getattr(chat, limit_name)
@@ -56,7 +50,7 @@ def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> Resp
         [prompt],
         max_new_tokens=limit,
         logprobs=top_logprobs if chat.logprobs else -1,
-        make_renderer=make_renderer,
+        shape=ChatShape(int(service.wall_time()), service.model_name),
     )
 
 

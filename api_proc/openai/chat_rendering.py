@@ -1,14 +1,31 @@
 """Chat responses as bytes: `chat.completion.chunk` events and `chat.completion` bodies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from api_proc.openai.logprobs import chat_logprobs
-from api_proc.server.rendering import ChoiceOutput, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, Prompted, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
+
+
+class ChatShape(msgspec.Struct, frozen=True, tag="chat"):
+    """What makes the renderer of a chat response."""
+
+    created: int
+    model: str
+
+    @property
+    def is_echoed(self) -> bool:
+        """Chat shows no prompt."""
+        return False
+
+    def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "ChatRenderer":
+        """Return the renderer of one response."""
+        return ChatRenderer(f"chatcmpl-{prompts[0].rid.hex()}", self.created, self.model, choices_each)
 
 
 class ChatRenderer:

@@ -1,14 +1,30 @@
 """Completion responses as bytes: `text_completion` events and bodies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from api_proc.openai.logprobs import completion_logprobs
-from api_proc.server.rendering import ChoiceOutput, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, Prompted, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
+
+
+class CompletionShape(msgspec.Struct, frozen=True, tag="completion"):
+    """What makes the renderer of a completion response."""
+
+    created: int
+    model: str
+    is_echoed: bool
+    has_logprobs: bool
+
+    def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "CompletionRenderer":
+        """Return the renderer of one response."""
+        echoes = [one.prompt_text if self.is_echoed else "" for one in prompts for _ in range(choices_each)]
+        answer_id = f"cmpl-{prompts[0].rid.hex()}"
+        return CompletionRenderer(answer_id, self.created, self.model, echoes, self.has_logprobs)
 
 
 class CompletionRenderer:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from api_proc.openai.completion_rendering import CompletionRenderer
+from api_proc.openai.completion_rendering import CompletionShape
 from api_proc.openai.models import check_model
 from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
 from api_proc.openai.response_task import MAX_CHOICES, response_task, serve
@@ -14,7 +14,7 @@ from api_proc.openai.schema import CompletionRequest
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.errors import invalid
 from api_proc.server.respond import ResponseTask
-from api_proc.server.service import OutputStream, Service
+from api_proc.server.service import Service
 from quartet.wire.config import ResolvedModel
 from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
 from quartet.wire.lengths import context_length_exceeded
@@ -33,17 +33,13 @@ def completion_task(request: web.Request, service: Service, wanted: CompletionRe
     """Check a request and return its task; raises RequestError with the field at fault."""
     check_model(service, wanted.model)
     refuse_unsupported(wanted)
-    created, model = int(service.wall_time()), service.model_name
     prompts = _prompts(service.config.require_model(), wanted)
-
-    def make_renderer(outputs: Sequence[OutputStream], choices: int) -> CompletionRenderer:
-        echoes = _echoes(prompts, outputs, choices) if wanted.echo else [""] * (len(outputs) * choices)
-        return CompletionRenderer(f"cmpl-{outputs[0].rid.hex()}", created, model, echoes, wanted.logprobs is not None)
-
     max_tokens = DEFAULT_MAX_TOKENS if wanted.max_tokens is None else wanted.max_tokens
     check_range("max_tokens", max_tokens, 0, MAX_INT32)
     if wanted.logprobs is not None:
         check_range("logprobs", wanted.logprobs, 0, MAX_TOP_LOGPROBS)
+    created, has_logprobs = int(service.wall_time()), wanted.logprobs is not None
+    shape = CompletionShape(created, service.model_name, bool(wanted.echo), has_logprobs)
     return response_task(
         request,
         service,
@@ -51,16 +47,8 @@ def completion_task(request: web.Request, service: Service, wanted: CompletionRe
         prompts,
         max_new_tokens=max_tokens,
         logprobs=-1 if wanted.logprobs is None else wanted.logprobs,
-        make_renderer=make_renderer,
+        shape=shape,
     )
-
-
-def _echoes(prompts: Sequence[TextPrompt | IdsPrompt], outputs: Sequence[OutputStream], choices: int) -> list[str]:
-    texts = [
-        prompt.text if isinstance(prompt, TextPrompt) else output.prompt_text
-        for prompt, output in zip(prompts, outputs, strict=True)
-    ]
-    return [text for text in texts for _ in range(choices)]
 
 
 def _prompts(model: ResolvedModel, wanted: CompletionRequest) -> Sequence[TextPrompt | IdsPrompt]:

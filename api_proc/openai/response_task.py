@@ -12,7 +12,8 @@ from api_proc.openai.schema import SamplingFields, StreamOptions
 from api_proc.server.admission import Place
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
-from api_proc.server.respond import MakeRenderer, ResponseTask, respond
+from api_proc.server.rendering import Shape
+from api_proc.server.respond import ResponseTask, respond
 from api_proc.server.service import SERVICE, Service
 from quartet.wire.frames import ChatPrompt, IdsPrompt, TextPrompt
 
@@ -58,7 +59,7 @@ def response_task(
     *,
     max_new_tokens: int | None,
     logprobs: int,
-    make_renderer: MakeRenderer,
+    shape: Shape,
 ) -> ResponseTask:
     """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
 
@@ -77,7 +78,7 @@ def response_task(
     return ResponseTask(
         requests=requests,
         choices_each=n,
-        make_renderer=make_renderer,
+        shape=shape,
         is_stream=bool(fields.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),

@@ -4,10 +4,12 @@ Renderers return complete SSE events (`data: ...` and the blank line) or whole J
 path of every token: everything that does not change is encoded once, when the response begins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from quartet.wire.frames import Finish, TextLogprobs
+from quartet.wire.ids import Rid
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -56,6 +58,33 @@ class Renderer(Protocol):
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
         """Return the body of a response that is not streamed."""
+        ...
+
+
+class Prompted(Protocol):
+    """What a renderer is made from: each prompt of the response."""
+
+    @property
+    def rid(self) -> Rid:
+        """The id of the prompt's request."""
+        ...
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt's text, if it is echoed."""
+        ...
+
+
+class Shape(Protocol):
+    """What makes a response's renderer: a msgspec Struct, so that a response can be written by another process."""
+
+    @property
+    def is_echoed(self) -> bool:
+        """Whether the renderer needs the prompts' texts."""
+        ...
+
+    def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> Renderer:
+        """Return the renderer of a response to these prompts, with `choices_each` choices for each."""
         ...
 
 

@@ -5,7 +5,7 @@ is aborted on the way out unless it has finished.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from api_proc.server.admission import Place
 from api_proc.server.pipe import ResponsePipe
-from api_proc.server.rendering import ChoiceOutput, Renderer
+from api_proc.server.rendering import ChoiceOutput, Renderer, Shape
 from api_proc.server.service import EngineClient, OutputStream, Service
 from api_proc.server.sse import EventStream
 from api_proc.server.usage import UsageCounter
@@ -27,23 +27,21 @@ STREAM_HEADERS = {
 }
 
 
-MakeRenderer = Callable[[Sequence[OutputStream], int], Renderer]
-"""Called with the accepted requests, one per prompt, and the number of choices of each."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseTask:
     """One HTTP request, parsed and checked: what to generate and how to write it.
 
-    `requests` has one entry per prompt, each with `choices_each` choices.
+    `requests` has one entry per prompt, each with `choices_each` choices. `resume_s` is how long a stream is to be
+    kept without a reader; 0: it ends with its connection.
     """
 
     requests: Sequence[GenerateRequest]
     choices_each: int
-    make_renderer: MakeRenderer
+    shape: Shape
     is_stream: bool
     include_usage: bool
     continuous_usage: bool
+    resume_s: float = 0.0
 
 
 async def respond(request: web.Request, service: Service, task: ResponseTask, place: Place) -> web.StreamResponse:
@@ -68,7 +66,7 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
         )
         write = _stream if task.is_stream else _whole
         try:
-            return await write(request, service, task, outputs, task.make_renderer(outputs, task.choices_each), usage)
+            return await write(request, service, task, outputs, task.shape.renderer(outputs, task.choices_each), usage)
         except (asyncio.CancelledError, ConnectionError):
             service.stats.clients_closed += not usage.is_complete
             raise
@@ -125,11 +123,11 @@ async def _stream(
     await response.prepare(request)
     stream.begin()
     await stream.serve()
-    await _end(response, pipe, service.timeouts.stall_s)
+    await end_stream(response, pipe, service.timeouts.stall_s)
     return response
 
 
-async def _end(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float) -> None:
+async def end_stream(response: web.StreamResponse, pipe: ResponsePipe, limit_s: float) -> None:
     """Write the last chunk; the connection of a client that does not read it in time is closed."""
     try:
         async with asyncio.timeout(limit_s):

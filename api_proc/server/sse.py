@@ -4,41 +4,49 @@ The hot path is `on_outputs` -> render -> transport, synchronous from the engine
 handler's task only waits: for the end, for a client that does not read, for the next keep-alive comment.
 
     pushed ──► writable? ── yes ──► event
-                   └── no ──► held, merged by choice ──► one event per choice when the transport is writable again
+                   └── no ──► backlog ──► events when the transport is writable again
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 
+from api_proc.server.backlog import Backlog, MergedBacklog
 from api_proc.server.errors import error_body
+from api_proc.server.event_ids import EventIds
 from api_proc.server.pipe import ResponsePipe
-from api_proc.server.rendering import DONE, KEEP_ALIVE, ChoiceOutput, Renderer
+from api_proc.server.rendering import DONE, KEEP_ALIVE, Renderer
 from api_proc.server.service import Service
-from api_proc.server.usage import UsageCounter
+from api_proc.server.usage import Usage
 from quartet.client.request import Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 
 log = logging.getLogger(__name__)
 
+FLUSH_EVENTS = 64
+"""Increments written in one turn of the loop by a stream that catches up."""
+
 
 class EventStream:
     """Turns pushed outputs into events on one connection.
 
-    `abort` aborts the engine's requests; it is called as soon as the connection is known to be closed.
+    `abort` aborts the engine's requests; it is called as soon as the connection is known to be closed. With `backlog`
+    the stream reads what is recorded (resume.log_reader) instead of what is pushed; `ids` numbers its events.
     """
 
     def __init__(
         self,
         pipe: ResponsePipe,
         renderer: Renderer,
-        usage: UsageCounter,
+        usage: Usage,
         service: Service,
         *,
         abort: Callable[[], None],
         include_usage: bool,
         continuous_usage: bool,
+        backlog: Backlog | None = None,
+        ids: EventIds | None = None,
     ) -> None:
         self._pipe = pipe
         self._renderer = renderer
@@ -49,7 +57,9 @@ class EventStream:
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._unfinished = len(usage.counts)
-        self._held: dict[int, ChoiceOutput] = {}
+        self._held: Backlog = backlog or MergedBacklog()
+        self._is_behind = False
+        self._ids = ids
         self._error: RequestError | None = None
         self._is_over = False
         self._last_write_s = service.clock.now()
@@ -60,11 +70,21 @@ class EventStream:
         if self._is_over:
             return
         now = self._usage.add(base, outputs)
-        if self._held or not self._pipe.is_writable:
+        if self._is_behind or not self._pipe.is_writable:
             self._hold(base, outputs)
         else:
             for output in outputs:
                 self._emit(base + output.choice, output.text, output.logprobs, output.finish, now)
+
+    def advance(self) -> None:
+        """Write what the backlog has got from elsewhere, as far as the client reads."""
+        if self._is_over:
+            return
+        if self._pipe.is_closed:
+            self._leave()
+        elif self._pipe.is_writable:
+            self._flush()
+        self._wake.set()
 
     def on_error(self, error: RequestError) -> None:
         """End the stream with an error event, after what is held."""
@@ -84,8 +104,7 @@ class EventStream:
         """Send the opening event of each choice and the output that came before the response head was sent."""
         self._pipe.open()
         opening = b"".join(map(self._renderer.first, range(len(self._usage.counts))))
-        if opening:
-            self._write(opening, self._service.clock.now())
+        self._write(opening, self._service.clock.now())
         self._flush()
 
     async def serve(self) -> None:
@@ -98,6 +117,7 @@ class EventStream:
                     self._give_up()
             elif self._held or self._error is not None:
                 self._flush()
+                await asyncio.sleep(0)
             else:
                 await self._idle()
 
@@ -114,7 +134,7 @@ class EventStream:
             now = self._service.clock.now()
             limit_s = timeouts.recovering_s if self._service.is_recovering else timeouts.keep_alive_s
             if now - self._last_write_s >= limit_s and self._pipe.is_writable:
-                self._write(KEEP_ALIVE, now)
+                self._write(KEEP_ALIVE, now, is_event=False)
 
     def _emit(
         self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None, now: float
@@ -128,8 +148,7 @@ class EventStream:
             log.exception("an answer could not be rendered")
             self._write_error(RequestError(500, "internal_error", "the server failed to write this answer"))
         else:
-            if payload:
-                self._write(payload, now)
+            self._write(payload, now)
 
     def _rendered(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None) -> bytes:
         usage = self._usage.usage() if self._continuous_usage else b""
@@ -148,7 +167,11 @@ class EventStream:
         usage = self._renderer.usage(self._usage.usage(), self._usage.timings()) if self._include_usage else b""
         return usage + DONE
 
-    def _write(self, payload: bytes, now: float) -> None:
+    def _write(self, payload: bytes, now: float, is_event: bool = True) -> None:
+        if is_event and self._ids is not None:
+            payload = self._ids.number(payload)
+        if not payload:
+            return
         if self._pipe.is_closed:
             self._leave()
             return
@@ -165,19 +188,19 @@ class EventStream:
         if self._pipe.is_closed:
             self._leave()
             return
-        for output in outputs:
-            held = self._held.setdefault(base + output.choice, ChoiceOutput())
-            held.add(output.text, output.logprobs, output.finish)
+        self._held.add(base, outputs)
+        self._is_behind = True
         self._wake.set()
 
     def _flush(self) -> None:
-        """Send all that is held, one event per choice, then the error if there is one."""
+        """Send what is held, as far as the client reads, then the error if there is one."""
         now = self._service.clock.now()
-        while self._held:
-            choice = next(iter(self._held))
-            held = self._held.pop(choice)
-            self._emit(choice, held.text, held.logprobs, held.finish, now)
-        if self._error is not None and not self._is_over:
+        for _ in range(FLUSH_EVENTS):
+            if not self._held or not self._pipe.is_writable:
+                break
+            self._emit(*self._held.pop(), now)
+        self._is_behind = bool(self._held)
+        if self._error is not None and not self._is_behind and not self._is_over:
             self._write_error(self._error)
 
     def _give_up(self) -> None:

@@ -4,6 +4,7 @@ Streamed and whole responses have one each; it makes the `usage` and `timings` o
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -11,6 +12,31 @@ from api_proc.server.stats import ApiStats
 from quartet.client.request import Output
 from quartet.runtime.clock import Clock
 from quartet.wire.frames import Finish
+
+
+class Usage(Protocol):
+    """The counts of one response as an EventStream uses them."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Output tokens by choice."""
+        ...
+
+    def add(self, base: int, outputs: Sequence[Output]) -> float:
+        """Count outputs of the prompt whose first choice is `base`; return the time, in the clock's seconds."""
+        ...
+
+    def close(self) -> None:
+        """Every choice has finished."""
+        ...
+
+    def usage(self) -> bytes:
+        """Return OpenAI's `usage` object as JSON, of the output so far."""
+        ...
+
+    def timings(self) -> bytes:
+        """Return where the time of the response went, as JSON."""
+        ...
 
 
 class UsageCounter:
@@ -58,7 +84,7 @@ class UsageCounter:
         """Every choice has finished."""
         return None not in self.finishes
 
-    def add(self, base: int, outputs: list[Output]) -> float:
+    def add(self, base: int, outputs: Sequence[Output]) -> float:
         """Count outputs of the prompt whose first choice is `base`; return the time, in the clock's seconds."""
         now = self._clock.now()
         if self._first_s:
@@ -70,13 +96,14 @@ class UsageCounter:
             self._on_first()
             self._stats.time_to_first_token_s.observe(now - self._start_s)
         self._last_s = now
-        for output in outputs:
-            choice = base + output.choice
-            self.counts[choice] += len(output.ids)
-            if output.finish is not None:
-                self.counts[choice] = output.finish.count
-                self.finishes[choice] = output.finish
+        count_into(self.counts, self.finishes, base, outputs)
         return now
+
+    def restore(self, base: int, output: Output, time_s: float) -> None:
+        """Count output that came at `time_s`, to a predecessor of this process."""
+        self._first_s = self._first_s or time_s
+        self._last_s = time_s
+        count_into(self.counts, self.finishes, base, [output])
 
     def close(self) -> None:
         """Record the finished response in the statistics; called once, when every choice has finished."""
@@ -94,8 +121,12 @@ class UsageCounter:
 
     def usage(self) -> bytes:
         """Return OpenAI's `usage` object as JSON, of the output so far."""
-        prompt, completion = sum(self._prompt_tokens), sum(self.counts)
-        firsts = self.finishes[:: self._choices_each]
+        return self.usage_of(self.counts, self.finishes)
+
+    def usage_of(self, counts: Sequence[int], finishes: Sequence[Finish | None]) -> bytes:
+        """Return the `usage` object of a part of the output."""
+        prompt, completion = sum(self._prompt_tokens), sum(counts)
+        firsts = finishes[:: self._choices_each]
         return msgspec.json.encode(
             {
                 "prompt_tokens": prompt,
@@ -118,6 +149,41 @@ class UsageCounter:
                 "retractions": sum(part.retractions for part in parts),
             }
         )
+
+
+class ReaderUsage:
+    """The counts of what a reader of a recorded response has read so far; the times are those of the response."""
+
+    def __init__(self, recorded: UsageCounter) -> None:
+        self._recorded = recorded
+        self.counts = [0] * len(recorded.counts)
+        self.finishes: list[Finish | None] = [None] * len(self.counts)
+
+    def add(self, base: int, outputs: Sequence[Output]) -> float:
+        """Count outputs that are read."""
+        count_into(self.counts, self.finishes, base, outputs)
+        return 0.0
+
+    def close(self) -> None:
+        """The response itself is recorded in the statistics when it ends, not when it is read."""
+
+    def usage(self) -> bytes:
+        """Return OpenAI's `usage` object as JSON, of the output read so far."""
+        return self._recorded.usage_of(self.counts, self.finishes)
+
+    def timings(self) -> bytes:
+        """Return where the time of the response went, as JSON."""
+        return self._recorded.timings()
+
+
+def count_into(counts: list[int], finishes: list[Finish | None], base: int, outputs: Sequence[Output]) -> None:
+    """Add outputs of the prompt whose first choice is `base` to the counts of all choices."""
+    for output in outputs:
+        choice = base + output.choice
+        counts[choice] += len(output.ids)
+        if output.finish is not None:
+            counts[choice] = output.finish.count
+            finishes[choice] = output.finish
 
 
 def _ms(seconds: float) -> float:

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
+from quartet.client.adoption import Adopted
 from quartet.client.core import ClientCore
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime import failpoints
@@ -52,6 +53,12 @@ class OutputStream:
         self._error: RequestError | None = None
         self._on_output: OnOutput = self._early.extend
         self._on_error: OnError | None = None
+
+    @property
+    def encoded(self) -> Encoded:
+        """What the tokenizer has made of the prompt; only of a request that is accepted."""
+        assert self._encoded is not None
+        return self._encoded
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -203,6 +210,15 @@ class AsyncEngine:
         except BaseException:
             self.abort(stream)
             raise
+        return stream
+
+    def adopt(self, adopted: Adopted) -> OutputStream:
+        """Go on with a request of this process's predecessor; its stream has the output that is still to come."""
+        stream = OutputStream(self, adopted.rid, len(adopted.choices))
+        stream.on_encoded(adopted.encoded)
+        for choice in range(stream.num_choices):
+            stream.on_accepted(choice, 0)
+        self._sender.send(self._core.adopt(adopted, stream, self._clock.now()))
         return stream
 
     async def _started(self) -> None:

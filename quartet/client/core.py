@@ -9,6 +9,7 @@ it, and delivers each token once and in order. A request's Listener receives wha
 from collections.abc import Callable
 from typing import Any
 
+from quartet.client.adoption import Adopted
 from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 from quartet.client.processes import Processes
@@ -92,6 +93,12 @@ class ClientCore:
         job, sent = self._encodes.start(request, deadline_s, now, on_encoded, on_error)
         self._jobs[id(listener)] = job
         return [sent]
+
+    def adopt(self, adopted: Adopted, listener: Listener, now: float) -> list[Sent]:
+        """Go on with a request of this process's predecessor."""
+        self._listeners[listener.rid] = listener
+        entries = adopted.entries(listener, self._name, self._detoks)
+        return [(SCHEDULER, self._journal.take_over(entry, now)) for entry in entries]
 
     def abort(self, listener: Listener) -> list[Sent]:
         """Give a request up, whatever state it is in. Idempotent."""
@@ -221,8 +228,7 @@ class ClientCore:
             return []
         listener.on_encoded(encoded)
         self._listeners[listener.rid] = listener
-        detok = process_name(Role.DETOK, listener.rid[0] % self._detoks)
-        submits = [submit_of(request, listener.rid, choice, encoded, self._name, detok) for choice in range(request.n)]
+        submits = [submit_of(request, listener.rid, k, encoded, self._name, self._detoks) for k in range(request.n)]
         for submit in submits:
             self._journal.add(submit, listener, deadline_s, now)
         return [(SCHEDULER, submit) for submit in submits]

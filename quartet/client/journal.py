@@ -65,6 +65,11 @@ class Journal(Generic[Owner]):
         """Enter a request before it is submitted."""
         self.entries[submit.rid, submit.choice] = Entry(submit, owner, deadline_s, progress_s=now)
 
+    def take_over(self, entry: Entry[Owner], now: float) -> Submit:
+        """Enter a request that a predecessor of this process has submitted; returns its next attempt."""
+        self.entries[entry.submit.rid, entry.submit.choice] = entry
+        return self.replay(entry, now)
+
     def remove(self, rid: Rid, choice: int) -> None:
         """Forget a request that has ended; unknown ones are fine."""
         self.entries.pop((rid, choice), None)

@@ -6,7 +6,7 @@ import msgspec
 
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ChatPrompt, Encoded, Finish, IdsPrompt, SamplingParams, Submit, TextLogprobs, TextPrompt
-from quartet.wire.ids import Rid
+from quartet.wire.ids import Rid, Role, process_name
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     rid: Rid | None = None
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(msgspec.Struct, frozen=True, array_like=True):
     """One increment of one choice: new ids, the text they complete, and the end if this is it."""
 
     choice: int
@@ -62,14 +62,16 @@ class Listener(Protocol):
         ...
 
 
-def submit_of(request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded, reply_to: str, detok: str) -> Submit:
-    """Return the first attempt of one choice of a request whose prompt has been tokenized."""
+def submit_of(
+    request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded, reply_to: str, detoks: int, attempt: int = 0
+) -> Submit:
+    """Return an attempt of one choice of a request whose prompt has been tokenized; one of `detoks` makes its text."""
     return Submit(
         rid,
         choice,
-        0,
+        attempt,
         reply_to,
-        detok,
+        process_name(Role.DETOK, rid[0] % detoks),
         encoded.ids,
         b"",
         encoded.params,

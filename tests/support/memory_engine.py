@@ -77,9 +77,6 @@ class MemoryEngine:
         self._cores: dict[Role, Core] = {}
         for role in ROLES:
             self._start(role)
-        client = self._cores[Role.API]
-        assert isinstance(client, ClientCore)
-        self.engine = AsyncEngine(client, self, self.clock)
         self.pump.announce(self.process_table())
         self.run()
 
@@ -99,7 +96,9 @@ class MemoryEngine:
         self.pump.send(Source(Role.API, 0, self.epochs[Role.API]), sent)
 
     def kill(self, role: Role) -> None:
-        """Replace a process by an empty successor, and announce it to every core."""
+        """Replace a process by an empty successor, and announce it to every core.
+
+        A new client has a new `engine`."""
         self._start(role)
         self.pump.announce(self.process_table())
 
@@ -126,6 +125,8 @@ class MemoryEngine:
         self.epochs[role] = Epoch(self.epochs[role] + 1)
         core = self._cores[role] = self._make[role]()
         self.pump.add(process_name(role, 0), Source(role, 0, self.epochs[role]), core)
+        if isinstance(core, ClientCore):
+            self.engine = AsyncEngine(core, self, self.clock)
 
     def _make_worker(self) -> WorkerCore:
         runner = SimulatedRunner(self.config, self.clock, lambda seconds: None)

@@ -8,7 +8,17 @@ from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.core import Metrics
 from quartet.wire.config import ResolvedModel
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import Finish, ProcessStatus, ProcessTable, Snapshot, TextLogprobs, Timings
+from quartet.wire.frames import (
+    Encoded,
+    Finish,
+    ProcessStatus,
+    ProcessTable,
+    Snapshot,
+    TextLogprobs,
+    TextPrompt,
+    Timings,
+    pack_ids,
+)
 from quartet.wire.ids import Epoch, Rid, Role
 
 WORDS = ("Hello", " wörld", " 🎉", "!")
@@ -41,7 +51,8 @@ class FakeOutputStream:
         self.request = request
         self.rid = rid
         self.prompt_ids = list(PROMPT_IDS)
-        self.prompt_text = "decoded prompt"
+        self.prompt_text = request.prompt.text if isinstance(request.prompt, TextPrompt) else "decoded prompt"
+        self.encoded = Encoded(1, pack_ids(PROMPT_IDS), self.prompt_text, request.params)
         self.aborted = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.is_finished = False

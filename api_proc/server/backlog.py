@@ -1,0 +1,60 @@
+"""What an EventStream has not been able to write yet: its client does not read, or has a response to catch up with."""
+
+from typing import NamedTuple, Protocol
+
+from api_proc.server.rendering import ChoiceOutput
+from quartet.client.request import Output
+from quartet.wire.frames import Finish, TextLogprobs
+
+
+class Increment(NamedTuple):
+    """Output of one choice, of all choices of the response."""
+
+    choice: int
+    text: str
+    logprobs: list[TextLogprobs] | None
+    finish: Finish | None
+
+
+class Backlog(Protocol):
+    """Output that waits, in the order in which it is to be written; true while there is any."""
+
+    def __bool__(self) -> bool: ...
+
+    def add(self, base: int, outputs: list[Output]) -> None:
+        """Take output of the prompt whose first choice is `base`."""
+        ...
+
+    def pop(self) -> Increment:
+        """Remove and return what is to be written next."""
+        ...
+
+    def clear(self) -> None:
+        """Drop everything."""
+        ...
+
+
+class MergedBacklog:
+    """Output merged by choice: one event for each choice when the transport is writable again."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, ChoiceOutput] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def add(self, base: int, outputs: list[Output]) -> None:
+        """Append output to its choice's."""
+        for output in outputs:
+            held = self._held.setdefault(base + output.choice, ChoiceOutput())
+            held.add(output.text, output.logprobs, output.finish)
+
+    def pop(self) -> Increment:
+        """Remove and return all output of one choice."""
+        choice = next(iter(self._held))
+        held = self._held.pop(choice)
+        return Increment(choice, held.text, held.logprobs, held.finish)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._held.clear()

@@ -1,0 +1,55 @@
+"""Requests that an api process takes over from its predecessor: stated like new ones, with their output so far.
+
+The scheduler may still hold them under an attempt of the predecessor, so that each incarnation of the process has
+attempt numbers of its own, above those of all before it.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from quartet.client.journal import Entry
+from quartet.client.request import GenerateRequest, Listener, Output, submit_of
+from quartet.wire.frames import Encoded
+from quartet.wire.ids import Epoch, Rid
+
+ATTEMPTS_OF_AN_EPOCH = 1 << 16
+"""More than one incarnation can make of a request: it dies, or the request fails, long before."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been delivered of one choice."""
+
+    ids: "array[int]" = field(default_factory=lambda: array("i"))
+    text_length: int = 0
+    is_finished: bool = False
+
+    def add(self, output: Output) -> None:
+        """Count one increment."""
+        self.ids.extend(output.ids)
+        self.text_length += len(output.text)
+        self.is_finished |= output.finish is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """One request to go on with: `epoch` is the adopting process's, `deadline_s` absolute, `choices` the progress of
+    each choice."""
+
+    request: GenerateRequest
+    rid: Rid
+    encoded: Encoded
+    deadline_s: float | None
+    choices: Sequence[Progress]
+    epoch: Epoch
+
+    def entries(self, owner: Listener, reply_to: str, detoks: int) -> "list[Entry[Listener]]":
+        """Return the journal's entries of the choices that have not finished."""
+        before = self.epoch * ATTEMPTS_OF_AN_EPOCH - 1
+        made = []
+        for choice, progress in enumerate(self.choices):
+            if not progress.is_finished:
+                submit = submit_of(self.request, self.rid, choice, self.encoded, reply_to, detoks, before)
+                made.append(Entry(submit, owner, self.deadline_s, progress.ids, progress.text_length))
+        return made
