@@ -35,6 +35,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "worker": WorkerConfig,
 }
 
+CORES_FOR_TWO_TOKENIZERS = 8
+
 FD_NAMES = frozenset(
     {
         "init_new_token_ratio",
@@ -86,6 +88,8 @@ def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = 
                 origins[field.name] = origin
         sections[name] = section(**values)
     sections["server"] = _plain(sections["server"])
+    if "tokenizer_procs" not in origins and len(os.sched_getaffinity(0)) >= CORES_FOR_TWO_TOKENIZERS:
+        sections["server"] = msgspec.structs.replace(sections["server"], tokenizer_procs=2)
     config = Config(**sections)
     if {"new_token_ratio_decay", "new_token_ratio_decay_steps"} <= origins.keys():
         decay, steps = origins["new_token_ratio_decay"], origins["new_token_ratio_decay_steps"]
@@ -170,8 +174,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
         )
-    if any(not key.strip() for key in config.server.api_key):
-        raise ConfigError("--api-key: an empty key would admit every client; leave it out or give a key")
+    for flag, keys in (("--api-key", config.server.api_key), ("--admin-api-key", config.server.admin_api_key)):
+        if any(not key.strip() for key in keys):
+            raise ConfigError(f"{flag}: an empty key would admit every client; leave it out or give a key")
+    if set(config.server.api_key) & set(config.server.admin_api_key):
+        raise ConfigError("--admin-api-key: the key is an --api-key, too, so every client would have it")
     if not _is_loopback(config.server.host) and not config.server.api_key and not config.server.insecure:
         raise ConfigError(
             f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"

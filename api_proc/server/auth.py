@@ -1,4 +1,7 @@
-"""API keys: every route needs one when keys are configured, except those listed here by name."""
+"""API keys: every route needs one when keys are configured, except those listed here by name.
+
+An admin key, where one is configured, opens every route, and the admin routes open to no other.
+"""
 
 import hashlib
 import hmac
@@ -6,34 +9,57 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from quartet.wire.config import ServerConfig
 from quartet.wire.errors import RequestError
 
 PUBLIC_ROUTES = frozenset({"/", "/health", "/ready"})
 """Resources, as registered, that need no key: probes have none, and these show nothing about requests."""
+ADMIN_ROUTES = frozenset({"/trace", "/config", "/flush_cache"})
+"""Resources that show or change what belongs to all clients."""
 
 
 class KeyRing:
-    """The configured keys, kept only as digests."""
+    """Keys, kept only as digests."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
     def admits(self, header: str) -> bool:
         """Return whether an Authorization header holds a key; all keys are compared, in constant time."""
-        if not self._digests:
-            return True
         scheme, _, key = header.partition(" ")
         given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         return scheme.lower() == "bearer" and any(matches)
 
 
-def check_key(keys: KeyRing, request: web.Request) -> None:
-    """Raise RequestError 401 unless the matched route is public or the request has a key.
+class Access:
+    """Who may use which route.
 
-    The resource that the router chose decides, never the text of the path.
+    Args:
+        config: with the keys.
     """
-    resource = request.match_info.route.resource
-    is_public = resource is not None and resource.canonical in PUBLIC_ROUTES
-    if not is_public and not keys.admits(request.headers.get("Authorization", "")):
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._keys = KeyRing(config.api_key)
+        self._admin_keys = KeyRing(config.admin_api_key)
+
+    def check(self, request: web.Request) -> None:
+        """Raise RequestError 401 or 403 unless the matched route is public, or the request has a key for it.
+
+        The resource that the router chose decides, never the text of the path.
+        """
+        resource = request.match_info.route.resource
+        name = "" if resource is None else resource.canonical
+        if name in PUBLIC_ROUTES:
+            return
+        header = request.headers.get("Authorization", "")
+        is_admin, has_key = self._admin_keys.admits(header), self._keys.admits(header)
+        needs_admin = bool(self._admin_keys) and name in ADMIN_ROUTES
+        if is_admin or (not needs_admin and (has_key or not self._keys)):
+            return
+        if has_key:
+            raise RequestError(403, "admin_key_required", "this route needs an admin key")
         raise RequestError(401, "invalid_api_key", "a valid API key is required: Authorization: Bearer KEY")

@@ -7,7 +7,7 @@ import secrets
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from api_proc.server.auth import KeyRing, check_key
+from api_proc.server.auth import Access
 from api_proc.server.errors import error_response, from_http_exception
 from api_proc.server.service import Service
 from quartet.wire.errors import RequestError
@@ -22,7 +22,7 @@ _GIVEN_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 def make_middleware(service: Service) -> Middleware:
     """Return the one middleware of the application."""
-    keys = KeyRing(service.config.server.api_key)
+    access = Access(service.config.server)
 
     @web.middleware
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -30,7 +30,7 @@ def make_middleware(service: Service) -> Middleware:
         # A client's id goes into headers and logs: anything but plain visible characters is replaced.
         request[_REQUEST_ID_KEY] = given if _GIVEN_ID.match(given) else secrets.token_hex(16)
         try:
-            check_key(keys, request)
+            access.check(request)
             response = await handler(request)
         except Exception as error:
             response = _failure(service, request, error)

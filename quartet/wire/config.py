@@ -66,13 +66,18 @@ class ServerConfig(_Section, frozen=True):
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 30000
     api_key: Annotated[tuple[str, ...], Meta(description="key clients must send; repeatable; none: open")] = ()
+    admin_api_key: Annotated[
+        tuple[str, ...], Meta(description="key for /trace, /config and /flush_cache; none: those take any --api-key")
+    ] = ()
     insecure: Annotated[bool, Meta(description="allow a reachable host without a key")] = False
     max_requests_per_key: Annotated[
         int, Meta(ge=0, description="requests of one API key in progress in an api process before 429; 0: no limit")
     ] = 0
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 16 << 20
     api_procs: Annotated[int, Meta(ge=1, le=64, description="api processes")] = 1
-    tokenizer_procs: Annotated[int, Meta(ge=1, le=64, description="tokenizer processes")] = 1
+    tokenizer_procs: Annotated[
+        int, Meta(ge=1, le=64, description="tokenizer processes; where there are 8 cores or more, 2 unless it is given")
+    ] = 1
     detok_procs: Annotated[int, Meta(ge=1, le=64, description="detokenizer processes")] = 1
     shutdown_timeout: Annotated[float, Meta(ge=0, description="seconds that SIGTERM waits for open streams")] = 30.0
     restart_limit: Annotated[

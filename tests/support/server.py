@@ -57,7 +57,8 @@ class Server:
             stdout=subprocess.PIPE if sink is None else sink,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**({} if only_env else os.environ), **(env or {})},
+            # The same processes on a machine with many cores.
+            env={**({} if only_env else os.environ), "QUARTET_TOKENIZER_PROCS": "1", **(env or {})},
             **options,
         )
         self.url = f"http://127.0.0.1:{port}" if port else ""

@@ -1,11 +1,24 @@
 """API keys: which routes answer without one, and how a missing key is refused."""
 
+import ast
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from error_shape import CHAT, COMPLETIONS, assert_error
 
+from api_proc.app import build_app
+from api_proc.server import auth
+from api_proc.server.auth import ADMIN_ROUTES, PUBLIC_ROUTES
+
+ADMIN = [
+    ("GET", "/trace"),
+    ("HEAD", "/trace"),
+    ("GET", "/config"),
+    ("POST", "/flush_cache"),
+]
 ROUTES = [
     ("POST", CHAT),
     ("POST", COMPLETIONS),
@@ -13,6 +26,8 @@ ROUTES = [
     ("GET", "/v1/models/toy"),
     ("GET", "/metrics"),
     ("GET", "/topology"),
+    ("GET", "/requests/00ff/timeline"),
+    *ADMIN,
     ("GET", "/nothing"),
     ("GET", "//v1/models"),
     ("GET", "/health/../v1/models"),
@@ -58,3 +73,69 @@ async def test_401_has_the_nested_shape(make_api: Any) -> None:
     assert status == 401
     assert_error(body, "invalid_api_key")
     assert headers["WWW-Authenticate"] == "Bearer"
+
+
+async def _status(api: Any, method: str, path: str, key: str) -> int:
+    return await _raw_status(api.port, method, path, f"Bearer {key}")
+
+
+async def test_admin_routes_open_to_an_admin_key_alone(make_api: Any) -> None:
+    api = await make_api(api_key=("key-one",), admin_api_key=("root-one", "root-two"))
+    for method, path in ADMIN:
+        assert await _status(api, method, path, "key-one") == 403
+        assert await _status(api, method, path, "wrong") == 401
+        assert await _raw_status(api.port, method, path, None) == 401
+        assert await _status(api, method, path, "root-two") == 200
+    for method, path in [("GET", "//trace"), ("GET", "/%74race/"), ("GET", "/health/../trace"), ("POST", "/trace")]:
+        assert await _status(api, method, path, "wrong") == 401
+        assert await _status(api, method, path, "key-one") in (403, 404, 405)
+    for method, path in ROUTES + PUBLIC:
+        assert await _status(api, method, path, "root-one") not in (401, 403), (method, path)
+
+
+async def test_an_encoded_path_is_the_route_that_it_matches(make_api: Any) -> None:
+    api = await make_api(api_key=("key-one",), admin_api_key=("root-one",))
+    for path in ("/%74race", "/trac%65", "/trace?x=/health"):
+        assert await _status(api, "GET", path, "key-one") == 403
+        assert await _status(api, "GET", path, "root-one") == 200
+
+
+async def test_with_an_admin_key_only_the_other_routes_are_open(make_api: Any) -> None:
+    api = await make_api(admin_api_key=("root-one",))
+    assert await _raw_status(api.port, "GET", "/v1/models", None) == 200
+    for method, path in ADMIN:
+        assert await _raw_status(api.port, method, path, None) == 401
+        assert await _status(api, method, path, "root-one") == 200
+
+
+async def test_403_has_the_nested_shape(make_api: Any) -> None:
+    api = await make_api(api_key=("k",), admin_api_key=("root",))
+    status, body, _ = await api.get("/config", headers={"Authorization": "Bearer k"})
+    assert status == 403
+    assert_error(body, "admin_key_required")
+
+
+async def test_every_route_of_the_application_is_in_the_matrix(api: Any) -> None:
+    """A route that is added needs its row here."""
+    routes = {route.resource.canonical for route in build_app(api.service).router.routes()}
+    named = {path for _, path in ROUTES + PUBLIC}
+    named |= {"/v1/models/{id}", "/requests/{rid}/timeline"}
+    assert routes <= named, routes - named
+    assert routes >= PUBLIC_ROUTES and routes >= ADMIN_ROUTES
+
+
+def test_every_key_is_compared() -> None:
+    """No early out: the time tells nothing about which key is nearly right."""
+    compared = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auth.hmac, "compare_digest", lambda one, other: compared.append(other) or one == other)
+        assert auth.KeyRing(["a", "b", "c"]).admits("Bearer a")
+    assert len(compared) == 3
+
+
+def test_no_secret_is_compared_by_an_operator() -> None:
+    """Only digests are, and by compare_digest."""
+    tree = ast.parse(Path(auth.__file__).read_text())
+    compared = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    secret = re.compile(r"digest|key\b|given")
+    assert not [text for text in compared if secret.search(text)]

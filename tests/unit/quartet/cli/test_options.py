@@ -1,6 +1,7 @@
 """Flags and environment: precedence, and messages that name the flag, the value and what would be allowed."""
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default() -> None:
 
 def test_a_bad_variable_is_not_looked_at_when_the_flag_is_given() -> None:
     assert configured(["--port", "1000"], {"QUARTET_PORT": "many"}).server.port == 1000
+
+
+@pytest.mark.parametrize(("cores", "given", "expected"), [(7, None, 1), (8, None, 2), (64, "1", 1), (2, "3", 3)])
+def test_two_tokenizers_where_there_are_cores_for_them(
+    cores: int, given: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    flags = [] if given is None else ["--tokenizer-procs", given]
+    assert configured(flags).server.tokenizer_procs == expected
 
 
 def test_a_flag_given_twice_counts_the_second_time() -> None:

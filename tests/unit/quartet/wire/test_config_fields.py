@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import os
 from typing import Any
 
 import msgspec
@@ -138,7 +139,8 @@ def test_at_its_inclusive_bound_a_value_is_taken() -> None:
                 assert parse_value(field.type, str(bound), "--x") == bound
 
 
-def test_the_defaults_go_together() -> None:
+def test_the_defaults_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(7))
     assert build_config({}, {}) == Config()
 
 
