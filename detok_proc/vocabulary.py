@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from quartet.checkpoint.bounded_json import check_size
 from quartet.checkpoint.readable import unreadable
 from quartet.checkpoint.tokenizer_files import KnownToken, declared_tokens, with_ids
 from quartet.wire.errors import ModelError
@@ -132,10 +133,12 @@ class PieceTable(dict[int, Piece]):
 
 def _read(path: Path) -> _TokenizerFile:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
+        data = path.read_bytes()
+        check_size(data)
+        return msgspec.json.decode(data, type=_TokenizerFile)
     except OSError as error:
         raise unreadable(error, path) from error
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not a usable tokenizer: {error}") from error
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 
 from quartet.wire.errors import ModelError, RequestError
@@ -47,7 +46,8 @@ class ChatTemplate:
             try:
                 self._template = self._sandbox.compile_template(source)
                 self._forms = ContentForms(self._attempt)
-            except (TemplateError, RecursionError, MemoryError) as error:
+            except Exception as error:
+                # What jinja2 and the Python compiler make of a broken template is not limited to their own errors.
                 reason = str(error) or type(error).__name__
                 raise ModelError(f"the chat template is broken: {reason}; give another with --chat-template") from error
 

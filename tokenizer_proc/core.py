@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from typing import Any
 
+from quartet.checkpoint.tokenizer_loading import is_library_error, library_errors
 from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
 from quartet.wire.config import Config
@@ -60,7 +61,9 @@ class TokenizerCore(TimelessCore):
             return []
         try:
             answer = self.answer(frame)
-        except Exception as error:
+        except BaseException as error:
+            if not is_library_error(error):
+                raise
             # Prompt text stays out of the log, so no message and no stack.
             log.error("job %d failed: %s", frame.job, type(error).__name__)
             answer = EncodeFailed(frame.job, 500, "internal_error", "The prompt could not be tokenized.")
@@ -110,7 +113,8 @@ class TokenizerCore(TimelessCore):
 
     def _check_samples(self) -> None:
         """Refuse a model whose own tokens (bos, those of its template) are outside of its vocabulary."""
-        samples = [self._encoder.encode_text("a"), *map(self._encoder.encode_rendered, self._template.samples())]
+        with library_errors("tokenizer and chat template do not fit"):
+            samples = [self._encoder.encode_text("a"), *map(self._encoder.encode_rendered, self._template.samples())]
         for ids in samples:
             if max(ids, default=0) >= self._vocab_size:
                 raise ModelError(

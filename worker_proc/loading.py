@@ -1,14 +1,16 @@
 """From the configuration to a runner with loaded weights: the one place that chooses device, dtype and operations."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
-from quartet.checkpoint.spec import ModelSpec, read_spec
+from quartet.checkpoint.spec import ModelSpec, expected_shapes, read_spec
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
-from quartet.wire.errors import ConfigError
+from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache
 from worker_proc.contract import Capacity
 from worker_proc.kv_pool import count_pages
@@ -26,6 +28,7 @@ from worker_proc.weights.tensors import Shard
 # Measured on an H100 and its host: time to launch a layer's kernels, and FLOP/s of linears over a few hundred tokens.
 _LAUNCH_S_PER_LAYER = 1e-3
 _FLOPS = 5e14
+GIB = 1 << 30
 _MIN_GRAPH_TOKENS, _MAX_GRAPH_TOKENS = 128, 4096
 
 
@@ -40,6 +43,7 @@ def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
     device = choose_device(config.worker)
     dtype = choose_dtype(config.model, device)
     _set_threads(config.worker)
+    _check_memory(spec, shard, dtype, device, model.context_length)
     with torch.inference_mode():
         ops = choose_ops(config.worker, spec, shard, dtype, device, model.context_length)
         if config.model.load_format == "dummy":
@@ -59,6 +63,19 @@ def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
         decoder, ops, sampler, device, dtype, spec.num_layers, rows, _max_graph_tokens(spec, shard), facts
     )
     return ModelRunner(loaded, capacity, progress)
+
+
+def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int) -> None:
+    """Raise ModelError if weights and rotary table need more memory than the device has in all."""
+    numbers = sum(math.prod(shape) for shape in expected_shapes(spec).values()) // shard.size
+    needed = numbers * dtype.itemsize + context_length * spec.head_dim * torch.float32.itemsize
+    is_cuda = device.type == "cuda"
+    present = torch.cuda.mem_get_info(device)[1] if is_cuda else psutil.virtual_memory().total
+    if needed > present:
+        raise ModelError(
+            f"weights and a context of {context_length} tokens take {needed / GIB:.1f} GiB, {_device_name(device)} has "
+            f"{present / GIB:.1f}: take a smaller model or a shorter --context-length"
+        )
 
 
 def choose_device(config: WorkerConfig) -> torch.device:

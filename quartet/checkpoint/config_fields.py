@@ -5,7 +5,6 @@ notes of their own in config.json, which transformers ignores, too. Fields that 
 have no effect at one value are refused at any other, also where the architecture itself does not define them.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -148,10 +147,17 @@ def unknown_fields(config: Iterable[str]) -> list[str]:
     return sorted(set(config) - {*_QUANTISED, *NEUTRAL, *_READ, *_WITHOUT_EFFECT, *_NOT_APPLIED})
 
 
+_LARGEST = {"num_hidden_layers": 10_000, "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16}
+_LARGEST |= dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 1 << 24) | {"head_dim": 1 << 16}
+_LARGEST_OTHER = 2**31 - 1
+_LARGEST_NUMBER = 1e38
+"""Above any model, and low enough that nothing which grows with a field takes long; the worker computes in float32."""
+
+
 def size(config: Mapping[str, Any], key: str, default: int | None = None, least: int = 1) -> int:
-    """Return the whole number `key`, at least `least`, or `default` if it is absent or null."""
+    """Return the whole number `key`, at least `least` and not absurd, or `default` if it is absent or null."""
     value = config.get(key) if config.get(key) is not None else default
-    if type(value) is not int or value < least:
+    if type(value) is not int or not least <= value <= _LARGEST.get(key, _LARGEST_OTHER):
         raise ModelError(f"config.json lacks or garbles {key!r} (found {value!r})")
     return value
 
@@ -159,7 +165,7 @@ def size(config: Mapping[str, Any], key: str, default: int | None = None, least:
 def number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """Return the positive finite number `key`, or `default` if it is absent or null."""
     value = config.get(key) if config.get(key) is not None else default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST_NUMBER:
         raise ModelError(f"config.json lacks or garbles {key!r} (found {value!r})")
     return float(value)
 

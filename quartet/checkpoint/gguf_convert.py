@@ -17,7 +17,7 @@ from gguf.quants import dequantize
 
 from quartet.checkpoint.gguf_config import ROPE_FACTORS, hf_config
 from quartet.checkpoint.gguf_ends import without_absent_ids
-from quartet.checkpoint.gguf_fields import SAMPLING, unknown_keys
+from quartet.checkpoint.gguf_fields import SAMPLING, check_tokenizer, unknown_keys
 from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
 from quartet.checkpoint.model_folder import default_sampling
@@ -55,6 +55,7 @@ def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> N
     tensor data themselves are at fault; OSError if `folder` cannot be written.
     """
     header = read_header(source)
+    check_tokenizer(header.metadata)
     header = header._replace(metadata=without_absent_ids(header.metadata))
     data = np.memmap(source, dtype=np.uint8, mode="r")
     factors = header.tensors.get(ROPE_FACTORS)
@@ -110,7 +111,7 @@ def _generation_config(metadata: dict[str, Any], config: dict[str, Any]) -> dict
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_tensor(data: npt.NDArray[np.uint8], info: TensorInfo) -> Rows:

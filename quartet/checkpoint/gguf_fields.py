@@ -6,6 +6,8 @@ does not stop the conversion: llama.cpp ignores it, too, and its converters add 
 
 from typing import Any
 
+from quartet.wire.errors import ModelError
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.clamp_kqv": (0,),
@@ -70,6 +72,37 @@ SAMPLING = {
     "general.sampling.penalty_repeat": "repetition_penalty",
 }
 """Recommended sampling, and what generation_config.json calls it."""
+
+
+_LISTS: dict[str, type | tuple[type, ...]] = {"tokens": str, "scores": (int, float), "token_type": int, "merges": str}
+_SINGLE = {"model": str, "pre": str, "add_bos_token": int, "add_eos_token": int, "add_space_prefix": int}
+_LONGEST_TOKEN = 1024
+
+
+def check_tokenizer(metadata: dict[str, Any]) -> None:
+    """Raise ModelError naming the first key of the tokenizer whose value has a wrong type or length."""
+    vocab_size = 0
+    for name, kind in _LISTS.items():
+        key = f"tokenizer.ggml.{name}"
+        items = metadata.get(key, [])
+        if not isinstance(items, list) or not all(isinstance(item, kind) for item in items):
+            raise ModelError(f"{key} in the GGUF file is no list of what it must hold; download it again")
+        wrong = next((item for item in items if isinstance(item, str) and not _is_token(item)), None)
+        if wrong is not None:
+            raise ModelError(f"{key} in the GGUF file holds {wrong!r:.80}, which is no token; download it again")
+        if name == "tokens":
+            vocab_size = len(items)
+        elif name != "merges" and key in metadata and len(items) != vocab_size:
+            raise ModelError(f"{key} in the GGUF file has {len(items)} entries for {vocab_size} tokens")
+    for name, single in _SINGLE.items():
+        value = metadata.get(f"tokenizer.ggml.{name}")
+        if value is not None and not isinstance(value, single):
+            raise ModelError(f"tokenizer.ggml.{name} in the GGUF file is {value!r:.80}, which is not usable")
+
+
+def _is_token(text: str) -> bool:
+    """Say whether a text has a sensible length and was UTF-8 in the file."""
+    return len(text) <= _LONGEST_TOKEN and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))
 
 
 def unknown_keys(metadata: dict[str, Any], arch: str) -> list[str]:

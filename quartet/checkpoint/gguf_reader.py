@@ -22,6 +22,8 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4
+_MAX_ITEMS = 5_000_000
+"""Of all arrays of the metadata; more than twice what the largest vocabulary has."""
 _DEFAULT_ALIGNMENT = 32
 _OLDER_MAGICS = (b"lmgg", b"fmgg", b"tjgg", b"algg", b"ggml", b"ggmf", b"ggjt", b"ggla")
 _LFS_POINTER = b"version https://git-lfs"
@@ -100,6 +102,7 @@ class _Reader:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._at = 0
+        self._items = 0
 
     def read(self) -> GgufHeader:
         if self._data[:4] != _MAGIC:
@@ -165,12 +168,20 @@ class _Reader:
         kind = self._scalar(_U32)
         if kind in _SCALARS:
             layout = _SCALARS[kind]
-            count = self._count(layout.size)
+            count = self._items_of_array(layout.size)
             start = self._at
             self._at = start + count * layout.size
             return list(struct.unpack_from(f"<{count}{layout.format[1:]}", self._data, start))
-        count = self._count(8)
+        count = self._items_of_array(8)
         return [self._value(kind, depth + 1) for _ in range(count)]
+
+    def _items_of_array(self, smallest_item_bytes: int) -> int:
+        """Read the length of an array; a list takes up to 64 bytes of memory for a byte of the file."""
+        count = self._count(smallest_item_bytes)
+        self._items += count
+        if self._items > _MAX_ITEMS:
+            raise _Damaged(f"its metadata has more than {_MAX_ITEMS} values")
+        return count
 
     def _tensor_info(self) -> TensorInfo:
         """Read one info; its `start` still counts from the start of the tensor data."""
@@ -211,4 +222,6 @@ class _Reader:
             if info.name in tensors:
                 raise _Damaged(f"tensor {info.name!r} appears twice")
             tensors[info.name] = placed
+        if sum(info.size_bytes for info in infos) > len(self._data):
+            raise _Damaged("its tensors overlap")
         return tensors

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from quartet.checkpoint.tokenizer_loading import library_errors
 from quartet.wire.errors import ModelError
 
 _UNKNOWN_TYPE, _CONTROL_TYPE, _USER_TYPE = 2, 3, 4
@@ -22,17 +23,15 @@ _QWEN2_CUTS = _WORDS + r"|\p{N}" + _REST
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
     """Return the tokenizer that the GGUF `metadata` describes; raises ModelError for a kind that is not known."""
     kind = metadata.get("tokenizer.ggml.model")
-    try:
-        if kind == "gpt2":
-            tokenizer = _byte_level(metadata)
-        elif kind == "llama":
-            tokenizer = _sentencepiece(metadata)
-        else:
-            raise ModelError(f"the GGUF file has a tokenizer of kind {kind!r}; supported are gpt2 and llama")
-        _add_special_tokens(tokenizer, metadata)
-        _add_bos_and_eos(tokenizer, metadata)
-    except KeyError as error:
-        raise ModelError(f"the GGUF file has no {error.args[0]}; use a file that contains its tokenizer") from error
+    if kind not in ("gpt2", "llama"):
+        raise ModelError(f"the GGUF file has a tokenizer of kind {kind!r}; supported are gpt2 and llama")
+    with library_errors("the GGUF file holds no usable tokenizer"):
+        try:
+            tokenizer = _byte_level(metadata) if kind == "gpt2" else _sentencepiece(metadata)
+            _add_special_tokens(tokenizer, metadata)
+            _add_bos_and_eos(tokenizer, metadata)
+        except KeyError as error:
+            raise ModelError(f"the GGUF file has no {error.args[0]}; use a file that contains its tokenizer") from error
     return tokenizer
 
 

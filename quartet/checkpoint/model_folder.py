@@ -3,11 +3,11 @@
 Code in a model repository (`auto_map`) is never read; an unsupported architecture is refused.
 """
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quartet.checkpoint.bounded_json import FEW_VALUES, MAX_BYTES, decode_json
 from quartet.checkpoint.readable import open_file, read_text
 from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
@@ -16,14 +16,14 @@ from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, max_values: int = FEW_VALUES) -> dict[str, Any]:
     """Return the JSON object in `path`, or {} if there is no such file; raises ModelError if it cannot be read."""
     try:
         with open_file(path) as file:
-            content = json.loads(file.read())
+            content = decode_json(file.read(MAX_BYTES + 1), max_values)
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}); download the model again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold a JSON object; download the model again")
@@ -83,7 +83,7 @@ def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
     path, found = folder / "chat_template.json", read_json(folder / "chat_template.json").get("chat_template")
     if not found:
         path, found = folder / "tokenizer_config.json", tokenizer.get("chat_template")
-    if isinstance(found, list) and found and all(isinstance(entry, dict) and "name" in entry for entry in found):
+    if isinstance(found, list) and found and all(map(_is_named, found)):
         named = {entry["name"]: entry.get("template") for entry in found}
         found = named.get("default", next(iter(named.values())))
         if found is None:
@@ -91,6 +91,10 @@ def chat_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
     if found is None or isinstance(found, str):
         return found or None
     raise _unusable(path, found)
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
 
 
 def _unusable(path: Path, found: Any) -> ModelError:

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from quartet.wire.errors import ModelError
 
+MAX_TEXT_BYTES = 4 << 20
+
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
@@ -30,10 +32,13 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file; raises as `open_file`, and ModelError for what is not UTF-8."""
+    """Return the text of a file; raises as `open_file`, and ModelError for what is large or not UTF-8."""
     with open_file(path) as file:
+        data = file.read(MAX_TEXT_BYTES + 1)
+        if len(data) > MAX_TEXT_BYTES:
+            raise ModelError(f"{path} is larger than {MAX_TEXT_BYTES} bytes; download the model again")
         try:
-            return file.read().decode()
+            return data.decode()
         except UnicodeDecodeError as error:
             raise ModelError(f"{path} is not UTF-8 ({error.reason}); download the model again") from error
 

@@ -27,6 +27,9 @@ from quartet.wire.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
 
+MAX_CONTEXT = 1 << 22
+"""Tokens; no published model sees more, and tables of the worker have a row a token."""
+
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:
     """Return the resolved model that `config` names, after making it local if necessary.
@@ -142,6 +145,7 @@ def _eos_token_ids(
 
 
 def _context_length(config: ModelConfig, limit: int) -> int:
+    limit = min(limit, MAX_CONTEXT)
     if config.context_length > limit:
         raise ConfigError(f"context_length is {config.context_length}, but the model's limit is {limit}")
     return config.context_length or limit

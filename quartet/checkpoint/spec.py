@@ -1,14 +1,14 @@
 """The shape of a model as described by its config.json, checked; unsupported settings are refused by name.
 
-Read at start-up, which refuses, and by the worker, which builds the model. Imports json alone.
+Read at start-up, which refuses, and by the worker, which builds the model. Imports nothing heavy.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quartet.checkpoint.config_fields import number, refuse_unserved, size, switch
+from quartet.checkpoint.model_folder import read_json
 from quartet.checkpoint.rotary import RopeSpec, rope_spec
 from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
@@ -45,12 +45,7 @@ def read_spec(folder: Path, context_length: int) -> ModelSpec:
     """Return the spec of the model in `folder`, to be run with at most `context_length` tokens.
 
     Raises ModelError in one line for a missing or malformed file and for unsupported settings."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    return parse_spec(config, context_length)
+    return parse_spec(read_json(folder / "config.json"), context_length)
 
 
 def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
@@ -124,6 +119,8 @@ def sliding_window(config: dict[str, Any]) -> int | None:
         raise ModelError(f"sliding_window {window} in config.json is not supported; only a number of tokens is")
     kinds = config.get("layer_types")
     if kinds is not None:
+        if not isinstance(kinds, list):
+            raise ModelError(f"layer_types in config.json is no list (found {kinds!r:.80})")
         unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
         if unknown:
             raise ModelError(f"layer_types in config.json names {unknown[0]}, which is not supported")

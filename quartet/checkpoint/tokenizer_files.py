@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from quartet.checkpoint.bounded_json import MANY_VALUES
 from quartet.checkpoint.model_folder import read_json
 from quartet.runtime.home import expand_home
 from quartet.wire.config import Config
@@ -127,16 +128,16 @@ def eos_token_ids(folder: Path) -> set[int]:
 def _all_ids(folder: Path) -> dict[str, int]:
     """Return the id of every token of the tokenizer, declared ones included."""
     path = folder / "tokenizer.json"
-    file = read_json(path)
+    file = read_json(path, MANY_VALUES)
     try:
         vocab = file["model"]["vocab"] if "model" in file else {}
         if isinstance(vocab, list):
             vocab = {token: index for index, (token, _score) in enumerate(vocab)}
         added = {entry["content"]: entry["id"] for entry in file.get("added_tokens") or []}
         declared = {token.content: token.id for token in with_ids(declared_tokens(folder), vocab, added)}
+        return {**vocab, **added, **declared}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a usable tokenizer: {error!r}") from error
-    return {**vocab, **added, **declared}
 
 
 def _named(file: dict[str, Any], folder: Path) -> dict[str, AddedTokenEntry]:

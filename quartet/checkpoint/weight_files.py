@@ -3,7 +3,6 @@
 Start-up checks names, shapes and types of all tensors; the worker reads the data. Imports no torch.
 """
 
-import json
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quartet.checkpoint.bounded_json import MANY_VALUES, decode_json
 from quartet.checkpoint.model_folder import read_json
 from quartet.checkpoint.readable import open_file, unreadable
 from quartet.checkpoint.spec import ModelSpec, expected_shapes
@@ -145,10 +145,10 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
                 raise ModelError(f"{path.name} is no safetensors file or is cut short ({size} bytes)")
-            tensors, end = _parse_header(path, json.loads(file.read(length)))
+            tensors, end = _parse_header(path, decode_json(file.read(length), MANY_VALUES))
     except OSError as error:
         raise unreadable(error, path) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(f"{path.name} has a damaged header: {error}") from error
     if 8 + length + end != size:
         raise ModelError(f"{path.name} has {size} bytes, its header asks for {8 + length + end}: download it again")

@@ -1,8 +1,9 @@
 """The error tree of Quartet, and what each error means to a client.
 
 QuartetError
-├── ConfigError              start-up refused: one line on stderr, exit code 2
-├── ModelError               model missing or damaged: one line on stderr, exit code 3
+├── StartError               start-up refused in one line on stderr
+│   ├── ConfigError          a setting is wrong: exit code 2
+│   └── ModelError           model missing or damaged: exit code 3
 ├── FrameError               a damaged, foreign or stale frame; counted and dropped, never raised out of a loop
 ├── InvariantViolation       a bug: the scheduler's state contradicts itself
 └── RequestError             one request is refused or failed; carries OpenAI's error fields
@@ -18,11 +19,22 @@ class QuartetError(Exception):
     """Root of every error that Quartet raises on purpose."""
 
 
-class ConfigError(QuartetError):
+_LONGEST_LINE = 600
+
+
+class StartError(QuartetError):
+    """Start-up is refused. The message is one printable line, whatever the values that it quotes contain."""
+
+    def __init__(self, message: str) -> None:
+        shown = message if len(message) <= _LONGEST_LINE else message[: _LONGEST_LINE - 3] + "..."
+        super().__init__("".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown))
+
+
+class ConfigError(StartError):
     """A setting is wrong. The message names the field, the value given and the bound."""
 
 
-class ModelError(QuartetError):
+class ModelError(StartError):
     """The model cannot be found or read. The message states what to do next."""
 
 

@@ -186,7 +186,7 @@ def test_both_spellings_of_rope_are_read(tmp_path: Path) -> None:
     newer = parse_spec({**TINY, "rope_theta": None, "rope_parameters": {**LLAMA3, "rope_theta": 7.0}}, CONTEXT)
     assert older.rope == newer.rope
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="is damaged"):
         read_spec(tmp_path, CONTEXT)
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ModelError, match="lacks or garbles 'num_attention_heads'"):
