@@ -1,7 +1,7 @@
 """Header, encoder and decoder: how a frame becomes the one ZeroMQ part that carries it, and back.
 
     magic 4s | version u8 | type u8 | source role u8 | source rank u8 | boot id u64 | source epoch u32 |
-    body length u32 | CRC32 of the body u32 | body (tagged msgspec array)
+    body length u32 | CRC32 of the body, begun at `seal` u32 | body (tagged msgspec array)
 
 ZeroMQ is treated as a lossy pipe that may deliver foreign bytes; `Decoder.decode` raises FrameError for everything
 that must not be acted upon and nothing else.
@@ -17,7 +17,7 @@ from quartet.wire.errors import FrameError
 from quartet.wire.ids import Epoch, Role
 
 MAGIC = b"QRTT"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<4sBBBBQIII")
 MAX_FRAME_BYTES = 64 << 20
 ROLES = {int(role): role for role in Role}
@@ -33,12 +33,20 @@ class Source(msgspec.Struct, frozen=True):
     epoch: Epoch
 
 
+def seal(role: int, rank: int, epoch: int, kind: int = 0) -> int:
+    """Return what the CRC of a body begins with, so that it tells a damaged source or type, too.
+
+    A frame that arrives with a higher epoch than its sender's would fence off the sender."""
+    return rank << 8 ^ role << 16 ^ kind << 24 ^ epoch
+
+
 class Encoder:
     """Turns frames of one process incarnation into bytes."""
 
     def __init__(self, source: Source, boot_id: int) -> None:
         self._source = source
         self._boot_id = boot_id
+        self._seal = seal(source.role, source.rank, source.epoch)
         self._encode = msgspec.msgpack.Encoder().encode
 
     def encode(self, frame: msgspec.Struct) -> bytes:
@@ -47,16 +55,17 @@ class Encoder:
         if len(body) + HEADER.size > MAX_FRAME_BYTES:
             raise FrameError("too_big", f"{type(frame).__name__} of {len(body)} bytes")
         source = self._source
+        kind: Any = frame.__struct_config__.tag
         header = HEADER.pack(
             MAGIC,
             VERSION,
-            frame.__struct_config__.tag,
+            kind,
             source.role,
             source.rank,
             self._boot_id,
             source.epoch,
             len(body),
-            zlib.crc32(body),
+            zlib.crc32(body, self._seal ^ kind << 24),
         )
         return header + body
 
@@ -92,7 +101,8 @@ class Decoder(Generic[T]):
         body = memoryview(data)[HEADER.size :]
         if len(body) != length:
             raise FrameError("length")
-        if zlib.crc32(body) != crc:
+        # `seal`, without a call for each frame.
+        if zlib.crc32(body, rank << 8 ^ role << 16 ^ kind << 24 ^ epoch) != crc:
             raise FrameError("crc")
         if role not in ROLES:
             raise FrameError("role", str(role))

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import msgspec
 
 from quartet.wire import frames
-from quartet.wire.codec import HEADER, MAGIC, VERSION
+from quartet.wire.codec import HEADER, MAGIC, VERSION, seal
 from quartet.wire.config import Config, ResolvedModel
 from quartet.wire.frames import pack_ids
 from quartet.wire.ids import Epoch, Handle, Rid, Role
@@ -110,9 +110,12 @@ def sealed(body: bytes, kind: int, **header: int | bytes) -> bytes:
         "boot": BOOT,
         "epoch": 1,
         "length": len(body),
-        "crc": zlib.crc32(body),
+        "crc": 0,
     }
-    return HEADER.pack(*{**fields, **header}.values()) + body
+    fields |= header
+    if "crc" not in header:
+        fields["crc"] = zlib.crc32(body, seal(*(int(fields[name]) for name in ("role", "rank", "epoch", "kind"))))
+    return HEADER.pack(*fields.values()) + body
 
 
 def tag(frame: msgspec.Struct) -> int:
