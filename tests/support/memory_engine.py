@@ -64,7 +64,7 @@ class MemoryEngine:
         )
         self.clock = ManualClock()
         self.wire = MemoryWire()
-        self.pump = Pump(self.clock, self.wire)
+        self.pump = self._make_pump()
         self.epochs = {role: Epoch(0) for role in ROLES}
         self._factory = DecoderFactory(Path(MODEL))
         self._make: dict[Role, Callable[[], Core]] = {
@@ -79,6 +79,9 @@ class MemoryEngine:
             self._start(role)
         self.pump.announce(self.process_table())
         self.run()
+
+    def _make_pump(self) -> Pump:
+        return Pump(self.clock, self.wire)
 
     @property
     def scheduler(self) -> Any:

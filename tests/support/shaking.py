@@ -1,0 +1,94 @@
+"""A seeded nemesis for FaultyEngine: deaths, freezes and absences of one to four processes at random moments."""
+
+import random
+from dataclasses import dataclass
+
+from quartet.client.request import GenerateRequest
+from quartet.wire.ids import Role
+from tests.support.faulty_engine import INNER, FaultyEngine
+from tests.support.history import Choice, History
+
+MAX_ABSENCE_S = 1.5
+"""A stopped process is found and killed after about two seconds, and a simulated one starts in less than one."""
+MAX_WORKER_DEATHS = 2
+"""Within one request's life: a third one, or a second one by a hang, may be held against it (scheduler's Suspects)."""
+
+
+@dataclass
+class Shaking:
+    """What happens in one run.
+
+    Attributes:
+        faults: how many times processes are killed or stopped.
+        gap: things that happen between two faults, at most.
+        absence: things that happen before a successor comes, or a stopped process goes on or is killed, at most.
+    """
+
+    faults: int = 10
+    gap: int = 60
+    absence: int = 40
+
+
+@dataclass
+class Return:
+    """When a process comes back: after that many things, and at that time at the latest."""
+
+    things: int
+    latest_s: float
+
+
+def shake(
+    engine: FaultyEngine,
+    made: list[GenerateRequest],
+    expected: list[list[Choice]],
+    chance: random.Random,
+    how: Shaking,
+) -> list[History]:
+    """Begin the requests at random moments, and inject faults until the last is over; checks every output.
+
+    Returns the histories, all over unless something is lost for good."""
+    todo = list(zip(made, expected, strict=True))
+    histories: list[History] = []
+    back: dict[Role, Return] = {}
+    left = how.faults
+    while left or todo:
+        if todo and (chance.random() < 0.5 or not left):
+            histories.append(engine.begin(*todo.pop()))
+        if left:
+            left -= 1
+            _strike(engine, chance, back, how)
+        for _ in range(chance.randrange(1, how.gap)):
+            engine.steps(1)
+            _bring_back(engine, chance, back)
+        if histories and all(history.is_over for history in histories) and not todo:
+            break
+    engine.finish(histories)
+    return histories
+
+
+def _strike(engine: FaultyEngine, chance: random.Random, back: dict[Role, Return], how: Shaking) -> None:
+    count = chance.choices((1, 2, 3, 4), (12, 3, 1, 1))[0]
+    for role in chance.sample(INNER, count):
+        if role in back or (role is Role.WORKER and engine.deaths[role] >= MAX_WORKER_DEATHS):
+            continue
+        if chance.random() < 0.25:
+            engine.freeze(role)
+        else:
+            engine.die(role, keeps_inbox=chance.random() < 0.5)
+        back[role] = Return(chance.randrange(how.absence), engine.clock.now() + MAX_ABSENCE_S)
+
+
+def _bring_back(engine: FaultyEngine, chance: random.Random, back: dict[Role, Return]) -> None:
+    for role in list(back):
+        back[role].things -= 1
+        if back[role].things > 0 and engine.clock.now() < back[role].latest_s:
+            continue
+        may_blame = role is Role.WORKER and engine.deaths[role] >= 1
+        if engine.is_frozen(role) and chance.random() < 0.5 and not may_blame:
+            # A hang: the supervisor kills it, and its successor comes a little later.
+            engine.die(role, keeps_inbox=chance.random() < 0.5)
+            back[role] = Return(5, engine.clock.now() + MAX_ABSENCE_S)
+            continue
+        del back[role]
+        engine.thaw(role)
+        engine.revive(role)
