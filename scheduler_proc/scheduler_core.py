@@ -17,7 +17,7 @@ from quartet.wire.frames import (
     WorkerHello,
 )
 from quartet.wire.ids import Epoch, Role, process_name
-from scheduler_proc.core.events import BeginDrain, Tick, WorkerUp
+from scheduler_proc.core.events import BeginDrain, StepsLost, Tick, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 from scheduler_proc.core.sizes import slots_in_force
 from scheduler_proc.worker_session import WorkerSession
@@ -55,21 +55,39 @@ class SchedulerCore:
                 self._session.check(source, frame.scheduler_epoch)
                 if isinstance(frame, StepFailed):
                     log.error("step %d failed: %s: %s", frame.step, frame.kind, frame.message)
+                oldest = self.scheduler.in_flight.oldest
+                if oldest is not None and oldest.step < frame.step and self.scheduler.in_flight.has(frame.step):
+                    return self._begin_session(now)
             case Submit():
                 sent = self.scheduler.handle(frame, now)
                 # The device waits for its step, and all other processes for the device.
                 sent.sort(key=lambda one: one[0] != WORKER)
                 return sent
             case WorkerHello():
-                answer = self._session.on_hello(source, frame)
-                if isinstance(answer, SchedulerHello):
-                    return [(WORKER, answer)]
-                return [] if answer is None else self._on_worker_up(answer, now)
+                return self._on_hello(source, frame, now)
             case ProcessTable():
                 return self._on_process_table(frame, now)
             case Drain():
                 return self.scheduler.handle(BeginDrain(), now)
         return self.scheduler.handle(frame, now)
+
+    def _on_hello(self, source: Source, hello: WorkerHello, now: float) -> list[Sent]:
+        in_flight = self.scheduler.in_flight
+        answer = self._session.on_hello(source, hello, in_flight.last_step, in_flight.oldest)
+        match answer:
+            case SchedulerHello():
+                return [(WORKER, answer)]
+            case StepsLost():
+                return self._begin_session(now)
+            case WorkerUp():
+                return self._on_worker_up(answer, now)
+        return []
+
+    def _begin_session(self, now: float) -> list[Sent]:
+        """A step or a result is lost: what was in flight is computed again by a worker with empty slots."""
+        log.error("frames between scheduler and worker are lost; the steps in flight are computed again")
+        sent = self.scheduler.handle(StepsLost(), now)
+        return [(WORKER, self._session.begin_again(self.scheduler.in_flight.last_step, now)), *sent]
 
     def _on_process_table(self, table: ProcessTable, now: float) -> list[Sent]:
         """Learn of a dead worker before its successor's first frame; stop taking requests in a drain."""
@@ -83,12 +101,17 @@ class SchedulerCore:
         return self.scheduler.handle(event, now)
 
     def tick(self, now: float) -> list[Sent]:
-        """Do what is due."""
-        return self.scheduler.handle(Tick(), now)
+        """Do what is due: deadlines of requests, and a question to the worker about a step that takes long."""
+        sent = self.scheduler.handle(Tick(), now)
+        due_s = self._session.query_due_s(self.scheduler.in_flight.oldest)
+        if due_s is not None and due_s <= now:
+            sent.append((WORKER, self._session.query(self.scheduler.in_flight.last_step, now)))
+        return sent
 
     def next_deadline(self) -> float | None:
-        """Return when a deadline of a request passes."""
-        return self.scheduler.next_deadline()
+        """Return when a deadline of a request passes, or the worker is to be asked about a step."""
+        due = (self.scheduler.next_deadline(), self._session.query_due_s(self.scheduler.in_flight.oldest))
+        return min((due_s for due_s in due if due_s is not None), default=None)
 
     def is_idle(self) -> bool:
         """Say whether no request is held and no step is in flight."""
@@ -97,4 +120,5 @@ class SchedulerCore:
     def metrics(self) -> Metrics:
         """Return queue, batch, KV, ratio and counters; `max_running_reqs` is 0 until a worker has come up."""
         gauges, counters = self.scheduler.snapshot()
-        return Metrics({**gauges, "max_running_reqs": float(self._slots)}, counters)
+        gauges = {**gauges, "max_running_reqs": float(self._slots)}
+        return Metrics(gauges, {**counters, "worker_sessions_lost": float(self._session.sessions_lost)})

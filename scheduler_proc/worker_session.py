@@ -1,14 +1,20 @@
-"""The handshake with the worker: whether one is up, its epoch, and the page count it must allocate.
+"""The handshake with the worker: whether one is up, its epoch, the page count it must allocate, and what it has lost.
 
 The first worker proposes the page count that it can hold; a later one allocates exactly that count or fails. Frames
-of any other epoch are dropped. Sans-IO, like the core.
+of any other epoch are dropped. A step or a result can be lost while both processes live: a result out of order shows
+it, and so does the answer to a query about a step that takes long. Then a new session begins: the worker drops its
+slots, and the steps in flight are computed again. Sans-IO, like the core.
 """
 
 from quartet.wire.codec import Source
 from quartet.wire.errors import FrameError
 from quartet.wire.frames import ProcessStatus, SchedulerHello, WorkerHello
 from quartet.wire.ids import Epoch, Role
-from scheduler_proc.core.events import WorkerLost, WorkerUp
+from scheduler_proc.core.events import StepsLost, WorkerLost, WorkerUp
+from scheduler_proc.core.in_flight import IssuedStep
+
+QUERY_S = 1.0
+"""How long a step is in flight before the worker is asked about it, and between two questions."""
 
 
 class WorkerSession:
@@ -22,12 +28,25 @@ class WorkerSession:
         self._epoch = epoch
         self._worker_epoch = Epoch(0)
         self._is_up = False
+        self._session = 0
+        self._query = 0
+        self._queried_s = 0.0
+        self._queried_step = 0
         self.page_count = 0
+        self.sessions_lost = 0
 
-    def on_hello(self, source: Source, hello: WorkerHello) -> SchedulerHello | WorkerUp | None:
-        """Take a worker's hello; returns the answer, or the event for the core, or None for a repetition.
+    # Hellos
 
-        Raises FrameError for a stale one. A worker that cannot hold the agreed page count fails by itself.
+    def on_hello(
+        self, source: Source, hello: WorkerHello, last_step: int, oldest: IssuedStep | None
+    ) -> SchedulerHello | WorkerUp | StepsLost | None:
+        """Take a worker's hello; returns the answer, or the event for the core, or None if nothing follows.
+
+        Args:
+            last_step: the step issued last.
+            oldest: the oldest step in flight.
+
+        Raises FrameError for a stale hello. A worker that cannot hold the agreed page count fails by itself.
         """
         if source.epoch < self._worker_epoch:
             raise FrameError("stale", f"worker epoch {source.epoch}")
@@ -36,13 +55,17 @@ class WorkerSession:
         if not hello.is_ready:
             if self.page_count == 0:
                 self.page_count = hello.page_count
-            return SchedulerHello(source.epoch, self.page_count)
-        if hello.scheduler_epoch != self._epoch or hello.page_count != self.page_count:
-            raise FrameError("stale", "hello for another scheduler")
-        if self._is_up:
-            return None
-        self._is_up = True
-        return WorkerUp(source.epoch, hello.page_count, hello.max_slots, hello.device == "cpu")
+            return self._hello(last_step)
+        is_other = hello.scheduler_epoch != self._epoch or hello.page_count != self.page_count
+        if is_other or hello.session != self._session:
+            raise FrameError("stale", "hello for another scheduler or session")
+        if not self._is_up:
+            self._is_up = True
+            return WorkerUp(source.epoch, hello.page_count, hello.max_slots, hello.device == "cpu")
+        return StepsLost() if self._shows_a_loss(hello, oldest) else None
+
+    def _hello(self, last_step: int, query: int = 0) -> SchedulerHello:
+        return SchedulerHello(self._worker_epoch, self.page_count, self._session, last_step, query)
 
     def on_processes(self, processes: list[ProcessStatus]) -> WorkerLost | None:
         """Take the process table: a worker that is starting again is one that died."""
@@ -58,3 +81,32 @@ class WorkerSession:
         """Raise FrameError for a frame that is not from the current worker to this scheduler."""
         if source.epoch != self._worker_epoch or scheduler_epoch != self._epoch:
             raise FrameError("stale", f"worker epoch {source.epoch}, scheduler epoch {scheduler_epoch}")
+
+    # Steps and results that are lost
+
+    def query_due_s(self, oldest: IssuedStep | None) -> float | None:
+        """Return when the worker is to be asked about the oldest step in flight, or told of a session again."""
+        if oldest is None:
+            return None if self._is_up or not self._session else self._queried_s + QUERY_S
+        return max(oldest.issued_s, self._queried_s) + QUERY_S if self._is_up else None
+
+    def query(self, last_step: int, now: float) -> SchedulerHello:
+        """Return the query that is due, or the hello of a session that the worker has not confirmed."""
+        self._queried_s, self._queried_step = now, last_step
+        self._query += self._is_up
+        return self._hello(last_step, self._query if self._is_up else 0)
+
+    def _shows_a_loss(self, hello: WorkerHello, oldest: IssuedStep | None) -> bool:
+        """Say whether the answer to the last query shows that a step sent before it, or a result, has not arrived."""
+        if not hello.query or hello.query != self._query:
+            return False
+        has_lost_result = oldest is not None and oldest.step <= hello.last_step - hello.steps_in_flight
+        return hello.last_step < self._queried_step or has_lost_result
+
+    def begin_again(self, last_step: int, now: float) -> SchedulerHello:
+        """Begin another session with the same worker, whose steps follow `last_step`."""
+        self._session += 1
+        self.sessions_lost += 1
+        self._is_up = False
+        self._queried_s = now
+        return self._hello(last_step)

@@ -92,7 +92,9 @@ class WorkerCore:
             case Step() if self._session.accepts_step(source.epoch, frame):
                 return self._launch(frame, now)
             case SchedulerHello() if self._session.accepts_hello(source.epoch, frame):
-                return self._accept_scheduler(source.epoch, frame.page_count)
+                return self._accept_scheduler(source.epoch, frame)
+            case SchedulerHello() if self._session.is_query(source.epoch, frame):
+                return [(SCHEDULER, self._session.report(frame.query, len(self._in_flight)))]
             case ProcessTable():
                 self._table = frame
                 return self.greet(now)
@@ -166,14 +168,14 @@ class WorkerCore:
 
     # Frames
 
-    def _accept_scheduler(self, scheduler_epoch: Epoch, page_count: int) -> list[Sent]:
+    def _accept_scheduler(self, scheduler_epoch: Epoch, hello: SchedulerHello) -> list[Sent]:
         while self._in_flight:
             self._in_flight.popleft()[0].wait()
         self.set_phase("warming up", WARM_UP_DEADLINE_S)
         self._runner.reset()
-        self._runner.allocate(page_count)
+        self._runner.allocate(hello.page_count)
         self.is_ready = True
-        return [(SCHEDULER, self._session.begin(scheduler_epoch))]
+        return [(SCHEDULER, self._session.begin(scheduler_epoch, hello))]
 
     def _launch(self, step: Step, now: float) -> list[Sent]:
         self.set_phase("step", self._step_timeout_s)

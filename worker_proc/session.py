@@ -4,7 +4,8 @@ In order::
 
     a scheduler epoch appears ──► WorkerHello(not ready, proposed pages), repeated until answered
     SchedulerHello ──► drop all slots, allocate exactly its pages ──► WorkerHello(ready)
-    Step of that scheduler for this worker ──► run; every other Step is stale
+    Step of that scheduler for this worker, next in number ──► run; every other Step is stale
+    SchedulerHello of a later session ──► as the first; of the same session ──► WorkerHello with what was done so far
 """
 
 from collections.abc import Callable
@@ -31,8 +32,9 @@ class Session:
         self._capacity = capacity
         self._seen = NO_EPOCH
         self._greeted_at = float("-inf")
-        self._last_step = 0
+        self._last_step = self._first_step = 0
         self._repeats_left = 0
+        self._served = 0
         self.scheduler_epoch = NO_EPOCH
 
     def greet(self, process_table: ProcessTable, now: float) -> WorkerHello | None:
@@ -51,7 +53,7 @@ class Session:
 
     def next_greeting_s(self) -> float | None:
         """Return when the next hello is due, or None if none is."""
-        if self._is_served and (self._last_step or self._repeats_left == 0):
+        if self._is_served and (self._last_step > self._first_step or self._repeats_left == 0):
             return None
         return self._greeted_at + REPEAT_S
 
@@ -60,26 +62,42 @@ class Session:
         return self._seen <= self.scheduler_epoch
 
     def accepts_hello(self, source_epoch: Epoch, frame: SchedulerHello) -> bool:
-        """Return whether the hello is from a scheduler newer than the one served, to this incarnation."""
-        return frame.worker_epoch == self._worker_epoch and source_epoch > max(self.scheduler_epoch, self._seen - 1)
+        """Return whether the hello begins a session: of a scheduler newer than the one served, or its next one."""
+        if frame.worker_epoch != self._worker_epoch:
+            return False
+        if source_epoch == self.scheduler_epoch:
+            return frame.session > self._served
+        return source_epoch > max(self.scheduler_epoch, self._seen - 1)
 
-    def begin(self, source_epoch: Epoch) -> WorkerHello:
-        """Serve the scheduler of that epoch from here on; return the hello that confirms it."""
+    def begin(self, source_epoch: Epoch, frame: SchedulerHello) -> WorkerHello:
+        """Serve that session of the scheduler from here on; return the hello that confirms it."""
         self.scheduler_epoch = self._seen = source_epoch
-        self._last_step = 0
+        self._served = frame.session
+        self._last_step = self._first_step = frame.last_step
         self._repeats_left = MAX_REPEATS
         return self._hello(source_epoch, is_ready=True)
 
+    def is_query(self, source_epoch: Epoch, frame: SchedulerHello) -> bool:
+        """Return whether the hello asks for the state of the session that is served."""
+        is_current = source_epoch == self.scheduler_epoch and frame.session == self._served
+        return is_current and frame.worker_epoch == self._worker_epoch and frame.query > 0
+
+    def report(self, query: int, steps_in_flight: int) -> WorkerHello:
+        """Return the answer to a query."""
+        return self._hello(self.scheduler_epoch, is_ready=True, query=query, steps_in_flight=steps_in_flight)
+
     def accepts_step(self, source_epoch: Epoch, frame: Step) -> bool:
-        """Return whether the step is from the scheduler being served, for this incarnation, and not seen before."""
+        """Return whether the step is from the scheduler being served, for this incarnation, and the next in number.
+
+        Without the step before it the slots are not what it expects: the scheduler finds that out by a query."""
         if source_epoch != self.scheduler_epoch or frame.worker_epoch != self._worker_epoch:
             return False
-        if frame.step <= self._last_step:
+        if frame.step != self._last_step + 1:
             return False
         self._last_step = frame.step
         return True
 
-    def _hello(self, epoch: Epoch, is_ready: bool) -> WorkerHello:
+    def _hello(self, epoch: Epoch, is_ready: bool, query: int = 0, steps_in_flight: int = 0) -> WorkerHello:
         capacity = self._capacity()
         return WorkerHello(
             scheduler_epoch=epoch,
@@ -90,4 +108,8 @@ class Session:
             vocab_size=capacity.vocab_size,
             context_length=capacity.context_length,
             device=capacity.device,
+            session=self._served,
+            query=query,
+            last_step=self._last_step,
+            steps_in_flight=steps_in_flight,
         )

@@ -29,6 +29,11 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class StepsLost:
+    """Frames to or from the living worker are lost: it drops its slots, and WorkerUp follows when it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class BeginDrain:
     """Take no new request; finish what was accepted."""
 
@@ -44,5 +49,6 @@ Event = (
     | Tick
     | WorkerUp
     | WorkerLost
+    | StepsLost
     | BeginDrain
 )

@@ -45,6 +45,11 @@ class StepsInFlight:
         """Say whether the worker may be given another step."""
         return self.worker_epoch is not None and len(self.steps) < MAX_STEPS
 
+    @property
+    def oldest(self) -> IssuedStep | None:
+        """The step whose result is due next."""
+        return self.steps[0] if self.steps else None
+
     def start(self, epoch: Epoch) -> None:
         """A worker is up."""
         self.worker_epoch = epoch

@@ -38,6 +38,15 @@ class PrefillBatch:
         return sum(chunk.length for chunk in self.chunks)
 
 
+@dataclass(slots=True)
+class StepWork:
+    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both."""
+
+    prefill: PrefillBatch
+    rows: list[Request] = field(default_factory=list)
+    page_writes: list[PageWrite] = field(default_factory=list)
+
+
 class PrefillPass:
     """Forms prefill batches. `chunk_tokens` is the budget of one step, -1 without chunking (STEP-1)."""
 

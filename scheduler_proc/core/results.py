@@ -112,11 +112,15 @@ class Results:
             message = f"The model failed on this request: {failed.kind}."
             self._table.fail(request, 500, "internal_error", message, now)
 
-    def on_worker_lost(self, was_killed: bool, now: float) -> None:
-        """Put everything back into the queue; what has ended one worker after the other is quarantined (R13)."""
+    def on_worker_lost(self, was_killed: bool | None, now: float) -> None:
+        """Put everything back into the queue; what has ended one worker after the other is quarantined (R13).
+
+        `was_killed` is None if the worker lives and only frames are lost, which is held against no request."""
         had_steps = bool(self._in_flight.steps)
         on_board = self._retraction.requeue_all(now)
-        for request in self._suspects.on_death(on_board, was_killed) if had_steps else ():
+        if was_killed is None or not had_steps:
+            return
+        for request in self._suspects.on_death(on_board, was_killed):
             refused_s = self._suspects.refuse(request, now)
             message = f"The worker has ended each time it ran this request, which is refused for {refused_s:.0f} s."
             self._table.fail(request, 500, "request_quarantined", message, now)

@@ -4,8 +4,6 @@ It never blocks, reads no clock and draws no random number: the same events give
 docstring for the parts and what each owns.
 """
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from quartet.wire.config import SchedulerConfig
@@ -23,15 +21,15 @@ from quartet.wire.frames import (
 )
 from scheduler_proc.core import reports
 from scheduler_proc.core.audit import audit
-from scheduler_proc.core.batch import Batch, PageWrite
+from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
 from scheduler_proc.core.delivery import Delivery, Sent
-from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
+from scheduler_proc.core.events import BeginDrain, Event, StepsLost, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
-from scheduler_proc.core.prefill import PrefillBatch, PrefillPass
+from scheduler_proc.core.prefill import PrefillBatch, PrefillPass, StepWork
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
@@ -41,15 +39,6 @@ from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.suspects import Suspects
-
-
-@dataclass(slots=True)
-class StepWork:
-    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both."""
-
-    prefill: PrefillBatch
-    rows: list[Request] = field(default_factory=list)
-    page_writes: list[PageWrite] = field(default_factory=list)
 
 
 class Scheduler:
@@ -126,6 +115,8 @@ class Scheduler:
                 self._on_worker_up(event, now)
             case WorkerLost():
                 self._on_worker_lost(event.was_killed, now)
+            case StepsLost():
+                self._on_worker_lost(None, now)
             case BeginDrain():
                 self._intake.begin_drain()
             case Query():
@@ -243,7 +234,7 @@ class Scheduler:
     # The worker comes and goes
 
     def _on_worker_up(self, event: WorkerUp, now: float) -> None:
-        self._on_worker_lost(True, now)
+        self._on_worker_lost(None, now)
         kv, config = self._kv, self._config
         kv.restart(event.page_count)
         self._in_flight.start(event.epoch)
@@ -251,7 +242,8 @@ class Scheduler:
         self._prefill.restart(chunk_tokens_in_force(config, event.is_cpu))
         self._intake.on_worker_up(LengthRules(self._context_length, kv.capacity_tokens, kv.page_size), now)
 
-    def _on_worker_lost(self, was_killed: bool, now: float) -> None:
+    def _on_worker_lost(self, was_killed: bool | None, now: float) -> None:
+        """The worker has dropped its slots: it has died, or lives (`was_killed` is None)."""
         if self._in_flight.worker_epoch is None:
             return
         self._in_flight.stop()
@@ -283,6 +275,11 @@ class Scheduler:
     def take_finished(self) -> list[Request]:
         """Return the requests that ended by themselves since the last call; nothing is kept before the first call."""
         return self._table.take_finished()
+
+    @property
+    def in_flight(self) -> StepsInFlight:
+        """The steps in flight, to read."""
+        return self._in_flight
 
     def is_idle(self) -> bool:
         """Say whether no request is live and no step is in flight."""

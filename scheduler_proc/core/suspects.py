@@ -25,7 +25,8 @@ from scheduler_proc.core.suspicion import Suspicion
 
 MAX_FAILED_STEPS = 3
 KILLS_ON_TRIAL = 2
-"""Deaths by SIGKILL of one on trial before it is at fault: an operator or the kernel's OOM killer may have sent it."""
+"""Deaths by SIGKILL of one on trial before it is at fault: an operator or the kernel's OOM killer may have sent it. One
+more for each request that was killed on trial and cleared later, which proves that such kills come from outside."""
 REFUSED_S = 600.0
 MOST_REFUSED = 1000
 
@@ -35,6 +36,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._open: list[Request] = []
+        self._kills_from_outside = 0
         self._refused: collections.OrderedDict[bytes, tuple[float, float]] = collections.OrderedDict()
         """Fingerprint to (refused until, for how many seconds)."""
 
@@ -57,11 +59,12 @@ class Suspects:
             was_killed: by a SIGKILL that the supervisor did not send.
         """
         on_trial = [request for request in on_board if request.suspicion and request.suspicion.needs_trial]
+        kills = KILLS_ON_TRIAL + self._kills_from_outside
         at_fault = []
         for request in on_trial:
             suspicion = self._suspicion(request)
             suspicion.deaths_on_trial += 1
-            if len(on_trial) == 1 and suspicion.deaths_on_trial >= (KILLS_ON_TRIAL if was_killed else 1):
+            if len(on_trial) == 1 and suspicion.deaths_on_trial >= (kills if was_killed else 1):
                 at_fault.append(request)
         for request in on_board if not on_trial else ():
             suspicion = self._suspicion(request)
@@ -78,7 +81,9 @@ class Suspects:
 
     def note_output(self, request: Request) -> None:
         """A request under suspicion has one more output."""
-        if request.suspicion is not None and len(request.output_ids) >= request.suspicion.cleared_at:
+        suspicion = request.suspicion
+        if suspicion is not None and len(request.output_ids) >= suspicion.cleared_at:
+            self._kills_from_outside += bool(suspicion.deaths_on_trial)
             request.suspicion = None
 
     # Trials
@@ -88,6 +93,8 @@ class Suspects:
         """Whether any live request is under suspicion."""
         if self._open:
             self._open = [request for request in self._open if request.suspicion and not request.is_done]
+            if not self._open:
+                self._kills_from_outside = 0
         return bool(self._open)
 
     def suspects_first(self, waiting: Iterable[Request]) -> list[Request]:

@@ -91,8 +91,14 @@ class MemoryEngine:
         """Return the scheduler's gauges, as its Snapshots carry them."""
         return self._cores[Role.SCHEDULER].metrics().gauges
 
+    def metric(self, name: str) -> float:
+        """Return a metric, summed over the processes."""
+        found = [core.metrics() for core in self._cores.values()]
+        return sum(metrics.counters.get(name, 0) + metrics.gauges.get(name, 0) for metrics in found)
+
     def process_table(self) -> ProcessTable:
-        return ProcessTable([ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0) for role in ROLES], False)
+        rows = [ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0, was_killed=True) for role in ROLES]
+        return ProcessTable(rows, False)
 
     def send(self, sent: Iterable[Sent]) -> None:
         """Send what a call of the client has returned."""

@@ -10,7 +10,9 @@ class WorkerHello(Frame, frozen=True, tag=30):
     """A worker presents itself. First with `is_ready` false and the page count it can hold; once it has allocated
     exactly the count of the scheduler's hello and warmed up, again with `is_ready` true.
 
-    `page_count` excludes the dummy page 0. `max_slots` is the number of sequences it can run at once.
+    `page_count` excludes the dummy page 0. `max_slots` is the number of sequences it can run at once. `session` and
+    `query` are those of the SchedulerHello that it answers. `last_step` is the last step that was taken, of which the
+    last `steps_in_flight` have no result yet; results and hellos arrive in the order in which they were sent.
     """
 
     scheduler_epoch: Epoch
@@ -21,13 +23,22 @@ class WorkerHello(Frame, frozen=True, tag=30):
     vocab_size: int
     context_length: int
     device: str
+    session: int = 0
+    query: int = 0
+    last_step: int = 0
+    steps_in_flight: int = 0
 
 
 class SchedulerHello(Frame, frozen=True, tag=31):
-    """Answer to a worker's hello. The worker drops all slots, and allocates exactly `page_count` pages or fails."""
+    """Answer to a worker's hello, or a query. The first of a `session` makes the worker drop all slots and allocate
+    exactly `page_count` pages, or fail; the steps of the session follow `last_step` without a gap. A later one asks for
+    a WorkerHello with the number `query`."""
 
     worker_epoch: Epoch
     page_count: int
+    session: int = 0
+    last_step: int = 0
+    query: int = 0
 
 
 class Enter(Frame, frozen=True):
