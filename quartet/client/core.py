@@ -199,6 +199,8 @@ class ClientCore:
         if self._live_requests_due_s is None:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
         restarted = self.processes.update(table)
+        if restarted:
+            self._journal.pause(now)
         return [sent for role, name in restarted for sent in self._on_restart(role, name, now)]
 
     def _on_restart(self, role: Role, name: str, now: float) -> list[Sent]:
@@ -289,11 +291,10 @@ class ClientCore:
         return sent
 
     def _on_held_requests(self, held: HeldRequests, now: float) -> list[Sent]:
-        if not self.processes.is_accepting and not self.processes.is_draining:
-            # A role is coming back: no request can be expected to make progress, and its return replays what it held.
-            for entry in self._journal.entries.values():
-                entry.progress_s = now
-        again, hopeless = self._journal.lost(held.held, now)
+        if not self.processes.is_complete:
+            self._journal.pause(now)
+            return []
+        again, hopeless = self._journal.lost(held.held, held.is_step_in_flight, now)
         sent: list[Sent] = [(SCHEDULER, self._journal.replay(entry, now)) for entry in again]
         for entry in hopeless:
             sent += self._give_up(entry, RequestError(500, "internal_error", "The request stalled repeatedly."))

@@ -131,11 +131,18 @@ class Journal(Generic[Owner]):
         """Return what is alive, for the LiveSet of each second."""
         return [LiveRequest(rid, choice, entry.submit.attempt) for (rid, choice), entry in self.entries.items()]
 
-    def lost(self, held: list[HeldRequest], now: float) -> tuple[list[Entry[Owner]], list[Entry[Owner]]]:
+    def pause(self, now: float) -> None:
+        """No request can make progress, because a process is missing: nothing is lost or stalls before it is back."""
+        for entry in self.entries.values():
+            entry.misses, entry.stall_replays, entry.progress_s = 0, 0, now
+
+    def lost(
+        self, held: list[HeldRequest], is_step_in_flight: bool, now: float
+    ) -> tuple[list[Entry[Owner]], list[Entry[Owner]]]:
         """Compare with what the scheduler holds; returns (to submit again, to give up on).
 
         Lost is what is missing from two answers, or runs without a step or a token for STALL_S. Waiting is not
-        stalling.
+        stalling, and neither is a step in progress.
         """
         holding = {(item.rid, item.choice): item for item in held}
         again: list[Entry[Owner]] = []
@@ -147,7 +154,7 @@ class Journal(Generic[Owner]):
                 is_lost = entry.misses >= MISSES_BEFORE_REPLAY
             else:
                 entry.misses = 0
-                if not item.is_running or item.steps_issued != entry.steps_seen:
+                if is_step_in_flight or not item.is_running or item.steps_issued != entry.steps_seen:
                     entry.steps_seen, entry.progress_s = item.steps_issued, max(entry.progress_s, now)
                 is_lost = now - entry.progress_s > STALL_S
             if is_lost:

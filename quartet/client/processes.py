@@ -20,7 +20,12 @@ class Processes:
     @property
     def is_accepting(self) -> bool:
         """Whether every role is ready and the service is not draining."""
-        return not self.is_draining and all(self._is_ready(role) for role in REQUIRED_ROLES)
+        return not self.is_draining and self.is_complete
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every role is ready."""
+        return all(self._is_ready(role) for role in REQUIRED_ROLES)
 
     @property
     def is_draining(self) -> bool:

@@ -8,6 +8,7 @@ from quartet.wire.frames import ID_BYTES, HeldRequest, HeldRequests, LiveRequest
 from quartet.wire.ids import Rid
 from quartet.wire.urgency import urgency_of
 from scheduler_proc.core.delivery import Delivery
+from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
@@ -128,7 +129,7 @@ class Intake:
         for request in self._table.choices(rid):
             self._table.abort(request, now)
 
-    def on_live_requests(self, live: LiveRequests, last_step: int, now: float) -> None:
+    def on_live_requests(self, live: LiveRequests, in_flight: StepsInFlight, now: float) -> None:
         """Free what the API process has not named twice in a row, and report what is held for it (faults R6, R8)."""
         wanted = {(key.rid, key.choice) for key in live.live}
         held = []
@@ -140,9 +141,9 @@ class Intake:
                 self._table.abort(request, now)
                 continue
             is_running = request.state is not RequestState.WAITING
-            steps = last_step - request.timeline.first_step if is_running else 0
+            steps = in_flight.last_step - request.timeline.first_step if is_running else 0
             held.append(HeldRequest(request.rid, request.choice, stream.attempt, is_running, steps))
         for submit in self._early:
             if submit.reply_to == live.reply_to:
                 held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
-        self._delivery.put(live.reply_to, HeldRequests(held))
+        self._delivery.put(live.reply_to, HeldRequests(held, in_flight.oldest is not None))

@@ -104,7 +104,7 @@ class Scheduler:
             case Abort():
                 self._intake.on_abort(event.rid, now)
             case LiveRequests():
-                self._intake.on_live_requests(event, self._in_flight.last_step, now)
+                self._intake.on_live_requests(event, self._in_flight, now)
             case Stopped():
                 self._results.on_stopped(event, now)
             case StepFailed():

@@ -82,9 +82,13 @@ class HeldRequest(Frame, frozen=True):
 
 
 class HeldRequests(Frame, frozen=True, tag=15):
-    """Reply to LiveRequests: what the scheduler holds for that api process."""
+    """Reply to LiveRequests: what the scheduler holds for that api process.
+
+    `is_step_in_flight`: the worker has a step in progress, whose deadline is the worker's own; waiting for it is no
+    stall."""
 
     held: list[HeldRequest]
+    is_step_in_flight: bool = False
 
 
 class Failed(Frame, frozen=True, tag=16):

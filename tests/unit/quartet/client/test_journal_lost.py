@@ -14,7 +14,7 @@ def rig() -> JournalRig:
 
 def lost(rig: JournalRig, now: float, *items: HeldRequest) -> str:
     """Return what is to become of the one request: fine, again or hopeless."""
-    again, hopeless = rig.journal.lost(list(items), now)
+    again, hopeless = rig.journal.lost(list(items), False, now)
     assert not (again and hopeless) and all(entry is rig.entry for entry in again + hopeless)
     return "again" if again else "hopeless" if hopeless else "fine"
 
@@ -49,6 +49,20 @@ def test_running_without_a_step_or_a_token_is_a_stall(rig: JournalRig) -> None:
     assert lost(rig, 1.0, held(rig.entry, steps=4)) == "fine"
     assert lost(rig, 1.0 + STALL_S, held(rig.entry, steps=4)) == "fine"
     assert lost(rig, 1.1 + STALL_S, held(rig.entry, steps=4)) == "again"
+
+
+def test_a_step_in_progress_is_no_stall(rig: JournalRig) -> None:
+    for second in range(60):
+        assert rig.journal.lost([held(rig.entry, steps=4)], True, float(second)) == ([], [])
+
+
+def test_nothing_is_lost_or_stalls_while_a_process_is_missing(rig: JournalRig) -> None:
+    for _ in range(MAX_STALL_REPLAYS):
+        lost(rig, 0.0)
+        assert lost(rig, 0.0) == "again"
+        rig.journal.replay(rig.entry, 0.0)
+    rig.journal.pause(50.0)
+    assert [lost(rig, 51.0), lost(rig, 52.0)] == ["fine", "again"]
 
 
 def test_steps_are_progress(rig: JournalRig) -> None:
@@ -103,5 +117,5 @@ def test_a_request_that_gets_on_between_stalls_is_not_given_up(rig: JournalRig) 
 def test_misses_are_counted_for_each_request(rig: JournalRig) -> None:
     rig.journal.add(submit(OTHER), "client", None, 0.0)
     for now in (1.0, 2.0):
-        again, hopeless = rig.journal.lost([held(rig.entry, steps=int(now))], now)
+        again, hopeless = rig.journal.lost([held(rig.entry, steps=int(now))], False, now)
     assert [entry.submit.rid for entry in again] == [OTHER] and not hopeless
