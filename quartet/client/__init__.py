@@ -7,4 +7,5 @@ request.py        a request, its output and the owner's face
 processes.py      process table, epochs and metrics of the launch
 journal.py        each live request with the output delivered so far
 encode_jobs.py    jobs at the tokenizers
+queries.py        queries to the scheduler
 """

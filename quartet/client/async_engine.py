@@ -245,7 +245,7 @@ class AsyncEngine:
             if not reply.done():
                 reply.set_result(body)
 
-        number, sent = self._core.query(what, argument, on_reply)
+        number, sent = self._core.queries.start(what, argument, on_reply)
         try:
             self._sender.send(sent)
             async with asyncio.timeout(QUERY_TIMEOUT_S):
@@ -253,7 +253,7 @@ class AsyncEngine:
         except TimeoutError:
             raise RequestError(503, "engine_restarting", "The scheduler did not answer.", None, 2.0) from None
         finally:
-            self._core.end_query(number)
+            self._core.queries.end(number)
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for the live ones; what is left after `limit_s` fails with 503 draining."""

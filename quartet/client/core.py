@@ -6,13 +6,13 @@ Owned by an api process (client.async_engine) or by the offline engine. It submi
 it, and delivers each token once and in order. A request's Listener receives what becomes of it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from quartet.client.adoption import Adopted
 from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 from quartet.client.processes import Processes
+from quartet.client.queries import Queries
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import MAX_FRAME_BYTES, Source
@@ -30,7 +30,6 @@ from quartet.wire.frames import (
     HeldRequests,
     LiveRequests,
     ProcessTable,
-    Query,
     QueryReply,
     Rejected,
     Snapshot,
@@ -66,8 +65,7 @@ class ClientCore:
         self._encodes = EncodeJobs(name, tokenizers, epoch << EPOCH_SHIFT)
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
-        self._queries: dict[int, Callable[[bytes], None]] = {}
-        self._last_query = epoch << EPOCH_SHIFT
+        self.queries = Queries(name, epoch << EPOCH_SHIFT)
         self._live_requests_due_s: float | None = None
         self.processes = Processes()
 
@@ -117,16 +115,6 @@ class ClientCore:
             return 0
         return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.num_choices))
 
-    def query(self, what: str, argument: str, on_reply: Callable[[bytes], None]) -> tuple[int, list[Sent]]:
-        """Begin a query to the scheduler (frames.Query); returns its number, for `end_query`, and what to send."""
-        self._last_query += 1
-        self._queries[self._last_query] = on_reply
-        return self._last_query, [(SCHEDULER, Query(self._last_query, self._name, what, argument))]
-
-    def end_query(self, number: int) -> None:
-        """Forget a query. Idempotent."""
-        self._queries.pop(number, None)
-
     def fail_all(self, error: RequestError) -> list[Sent]:
         """End every live request with an error."""
         return [sent for entry in list(self._journal.entries.values()) for sent in self._give_up(entry, error)]
@@ -151,9 +139,7 @@ class ClientCore:
             case HeldRequests():
                 return self._on_held_requests(frame, now)
             case QueryReply():
-                on_reply = self._queries.pop(frame.number, None)
-                if on_reply is not None:
-                    on_reply(frame.body)
+                self.queries.take(frame)
             case Snapshot():
                 self.processes.snapshots[process_name(frame.role, frame.rank)] = frame
             case ProcessTable():

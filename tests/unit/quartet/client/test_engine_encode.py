@@ -158,4 +158,6 @@ async def test_an_answer_to_a_predecessor_of_the_api_process_is_not_taken(rig: R
         assert bool(core.handle(SOURCE, encoded(jobs[0]), rig.clock.now())) == (epoch == 1)
         task.cancel()
     assert jobs[0] != jobs[1]
-    assert core.query("trace", "", print)[0] != ClientCore("api-0", epoch=1).query("trace", "", print)[0]
+    assert (
+        core.queries.start("trace", "", print)[0] != ClientCore("api-0", epoch=1).queries.start("trace", "", print)[0]
+    )
