@@ -2,16 +2,14 @@
 
 import secrets
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, NamedTuple
-
-from jinja2.exceptions import SecurityError
 
 from quartet.wire.errors import ModelError, RequestError
 from quartet.wire.frames import ChatPrompt
 from tokenizer_proc.content_form import ContentForms
 from tokenizer_proc.messages import Message, invalid, parse_messages, parse_template_args, parse_tools
-from tokenizer_proc.sandbox import DEADLINE_S, Refused, Sandbox, TooMuch, render
+from tokenizer_proc.renderer import LocalRenderer, Renderer, RenderError
+from tokenizer_proc.sandbox import DEADLINE_S, Sandbox
 
 Guard = Callable[[Any], Any]
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize"])
@@ -32,23 +30,22 @@ class ChatTemplate:
     Args:
         source: jinja2 text, or None if the model has no template.
         names: special tokens by the names that templates use.
-        now: the local time.
+        renderer: where the template is rendered; by default in this process.
 
     Raises ModelError if the template cannot be compiled, or can render no conversation.
     """
 
-    def __init__(self, source: str | None, names: SpecialNames, now: Callable[[], datetime] = datetime.now) -> None:
-        self._sandbox = Sandbox(now)
+    def __init__(self, source: str | None, names: SpecialNames, renderer: Renderer | None = None) -> None:
         self._names = names.tokens
-        self._reserved = _RESERVED | self._names.keys() | self._sandbox.globals.keys()
-        self._template: Any = None
+        self._reserved = _RESERVED | self._names.keys() | Sandbox().globals.keys()
+        self._renderer = renderer or LocalRenderer()
+        self._has_template = source is not None
         if source is not None:
             try:
-                self._template = self._sandbox.compile_template(source)
+                self._renderer.load(source)
                 self._forms = ContentForms(self._attempt)
-            except Exception as error:
-                # What jinja2 and the Python compiler make of a broken template is not limited to their own errors.
-                reason = str(error) or type(error).__name__
+            except RenderError as error:
+                reason = error.reason
                 raise ModelError(f"the chat template is broken: {reason}; give another with --chat-template") from error
 
     def render(self, prompt: ChatPrompt, guard: Guard) -> str:
@@ -57,7 +54,7 @@ class ChatTemplate:
         `guard` is applied to every string of the client before the template is rendered. Raises RequestError 400
         for a conversation that is malformed or that the template does not accept.
         """
-        if self._template is None:
+        if not self._has_template:
             raise RequestError(
                 400,
                 "no_chat_template",
@@ -76,7 +73,7 @@ class ChatTemplate:
 
     def samples(self) -> list[str]:
         """Return small conversations as the template renders them; none if there is no template."""
-        if self._template is None:
+        if not self._has_template:
             return []
         turns: list[Message] = [{"role": role, "content": "-"} for role in ("system", "user", "assistant", "user")]
         conversations = [[self._forms.shape(message) for message in each] for each in (turns, turns[1:], turns[1:2])]
@@ -89,26 +86,26 @@ class ChatTemplate:
     def _attempt(self, messages: list[Message]) -> str | None:
         """Return the conversation's text, or None if the template does not accept it.
 
-        Raises TemplateError for what it would do to any conversation.
+        Raises RenderError for what it would do to any conversation.
         """
         try:
-            return render(self._sandbox, self._template, self._variables(messages))
-        except (SecurityError, TooMuch, MemoryError):
-            raise
-        except Exception:
+            return self._renderer.render(self._variables(messages))
+        except RenderError as error:
+            if error.kind in ("unsafe", "too_much"):
+                raise
             # It may need a conversation of another kind, or variables from the client.
             return None
 
     def _run(self, variables: dict[str, Any], deadline_s: float) -> str:
         try:
-            return render(self._sandbox, self._template, variables, deadline_s)
-        except Refused as error:
-            reason = f"The model's chat template refused the conversation: {str(error)[:_MAX_REASON]}"
-        except TooMuch as error:
-            reason = f"The conversation could not be rendered: {error}."
-        except Exception as error:
-            # An exception of the model's template fails this request alone; its text may quote the prompt.
-            reason = f"The conversation does not fit the model's chat template ({type(error).__name__})."
+            return self._renderer.render(variables, deadline_s)
+        except RenderError as error:
+            if error.kind == "refused":
+                reason = f"The model's chat template refused the conversation: {error.reason[:_MAX_REASON]}"
+            elif error.kind == "failed":
+                reason = f"The conversation does not fit the model's chat template ({error.reason})."
+            else:
+                reason = f"The conversation could not be rendered: {error.reason}."
         raise RequestError(400, "chat_template_error", reason, "messages")
 
 

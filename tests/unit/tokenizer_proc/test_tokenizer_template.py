@@ -10,6 +10,7 @@ import pytest
 from quartet.wire.errors import ModelError, RequestError
 from quartet.wire.frames import ChatPrompt
 from tokenizer_proc.chat_template import ChatTemplate, SpecialNames
+from tokenizer_proc.renderer import LocalRenderer
 
 NAMES = SpecialNames({"bos_token": "<s>", "eos_token": "</s>"})
 
@@ -17,7 +18,7 @@ NAMES = SpecialNames({"bos_token": "<s>", "eos_token": "</s>"})
 def rendered(source: str, content: str = "hi", **more: Any) -> str:
     """Return what the template makes of one user message."""
     messages = json.dumps([{"role": "user", "content": content}]).encode()
-    template = ChatTemplate(source, NAMES, lambda: datetime(2026, 11, 21))
+    template = ChatTemplate(source, NAMES, LocalRenderer(lambda: datetime(2026, 11, 21)))
     return template.render(ChatPrompt(messages, **more), lambda value: value)
 
 
@@ -91,14 +92,15 @@ def test_what_templates_of_models_use(source: str, expected: str) -> None:
     ],
 )
 def test_hostile_or_broken_templates_fail_their_request_only(source: str) -> None:
-    started = time.monotonic()
+    # The time of a machine that is busy with other work does not count.
+    started = time.process_time()
     try:
         found = rendered(source)
     except (RequestError, ModelError) as error:
         assert "Traceback" not in str(error) and "/" not in str(error).replace("/v1/", "")
     else:
         assert found.strip() == "", f"a template got away with {found[:80]!r}"
-    assert time.monotonic() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_the_deadline_counts_processor_time() -> None:
@@ -110,7 +112,7 @@ def test_the_deadline_counts_processor_time() -> None:
         time.sleep(waits_s)
         return datetime(2026, 11, 21)
 
-    template = ChatTemplate(source, NAMES, now)
+    template = ChatTemplate(source, NAMES, LocalRenderer(now))
     waits_s = 0.25
     messages = json.dumps([{"role": "user", "content": "hi"}] * 5).encode()
     assert template.render(ChatPrompt(messages), lambda value: value) == "done"
