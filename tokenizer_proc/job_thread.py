@@ -45,7 +45,9 @@ class JobThread(TimelessCore):
         if not isinstance(frame, Encode):
             return []
         if not len(self._queue) and _is_quick(frame):
-            return self._core.handle(source, frame, now)
+            sent = self._core.handle(source, frame, now)
+            self._context.finished_work()
+            return sent
         try:
             self._queue.put(source, frame)
         except Full:
@@ -75,6 +77,7 @@ class JobThread(TimelessCore):
             context.set_phase("encode", JOB_DEADLINE_S + _SECONDS_PER_BYTE * size_bytes(job))
             sent = self._core.handle(source, job, context.clock.now())
             context.progress()
+            context.finished_work()
             if not self._queue.has_waiting:
                 context.set_phase("idle")
             self._loop.call_soon_threadsafe(self._answered, job, sent)

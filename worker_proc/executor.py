@@ -69,8 +69,12 @@ class Executor:
             context.clock,
             context.config.server.step_timeout,
             context.set_phase,
-            context.progress,
+            self._on_step,
         )
+
+    def _on_step(self) -> None:
+        self._context.progress()
+        self._context.finished_work()
 
     def poll_once(self) -> None:
         """Send a hello if one is due, handle at most one frame, and send every result that is done."""

@@ -132,7 +132,7 @@ def _ps(arguments: argparse.Namespace) -> int:
         if arguments.config:
             lines = [f"{name:<44} {value}" for name, value in _fetch(arguments, "/config").items()]
         else:
-            lines = [f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<10}PHASE"]
+            lines = [f"{'ROLE':<12}{'RANK':>4}{'PID':>9}{'EPOCH':>7}{'RESTARTS':>10}  {'STATE':<14}PHASE"]
             lines += [_process_line(row) for row in _fetch(arguments, "/topology")["processes"]]
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError, TypeError) as error:
         complain(f"quartet: no engine answers at {arguments.url}: {error}")
@@ -144,7 +144,7 @@ def _ps(arguments: argparse.Namespace) -> int:
 def _process_line(row: dict[str, Any]) -> str:
     return (
         f"{row['role']:<12}{row['rank']:>4}{row['pid']:>9}{row['epoch']:>7}{row['restarts']:>10}  "
-        f"{row['state']:<10}{row['phase']}"
+        f"{row['state']:<14}{row['phase']}"
     )
 
 

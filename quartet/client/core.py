@@ -116,7 +116,8 @@ class ClientCore:
         return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.num_choices))
 
     def fail_all(self, error: RequestError) -> list[Sent]:
-        """End every live request with an error."""
+        """End every request with an error, those that are being tokenized too."""
+        self._encodes.fail_all(error)
         return [sent for entry in list(self._journal.entries.values()) for sent in self._give_up(entry, error)]
 
     # The face of a core
@@ -168,15 +169,7 @@ class ClientCore:
 
     def metrics(self) -> Metrics:
         """Return the metrics of the journal."""
-        journal = self._journal
-        return Metrics(
-            {"api_live_requests": float(len(journal.entries))},
-            {
-                "api_replays": float(journal.replays),
-                "api_stale_items": float(journal.stale_items),
-                "api_replay_divergences": float(journal.divergences),
-            },
-        )
+        return self._journal.metrics()
 
     # Processes
 
@@ -185,6 +178,10 @@ class ClientCore:
         if self._live_requests_due_s is None:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
         restarted = self.processes.update(table)
+        if table.has_failed:
+            return self.fail_all(
+                RequestError(503, "engine_failed", "The engine has failed; the server is shutting down.")
+            )
         if restarted:
             self._journal.pause(now)
         return [sent for role, name in restarted for sent in self._on_restart(role, name, now)]

@@ -96,6 +96,11 @@ class EncodeJobs:
             return []
         return [self._addressed(CancelEncode(job_id, self._name))]
 
+    def fail_all(self, error: RequestError) -> None:
+        """End every job with an error."""
+        for job in list(self._jobs.values()):
+            self._give_up(job, error)
+
     def next_deadline(self) -> float | None:
         """Return when a job must be looked at next."""
         while self._due and self._due[0][1] not in self._jobs:

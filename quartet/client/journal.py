@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from quartet.runtime.core import Metrics
 from quartet.wire.frames import ID_BYTES, DeltaItem, HeldRequest, LiveRequest, Submit
 from quartet.wire.ids import Rid
 
@@ -60,6 +61,17 @@ class Journal(Generic[Owner]):
         self.stale_items = 0
         self.divergences = 0
         self.replays = 0
+
+    def metrics(self) -> Metrics:
+        """Return what is live, and what was replayed or dropped."""
+        return Metrics(
+            {"api_live_requests": float(len(self.entries))},
+            {
+                "api_replays": float(self.replays),
+                "api_stale_items": float(self.stale_items),
+                "api_replay_divergences": float(self.divergences),
+            },
+        )
 
     def add(self, submit: Submit, owner: Owner, deadline_s: float | None, now: float) -> None:
         """Enter a request before it is submitted."""

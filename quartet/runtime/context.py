@@ -78,7 +78,8 @@ class Context(Protocol):
         ...
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
-        """Queue a frame for the process of that name (wire.ids.process_name); never blocks."""
+        """Queue a frame for the process of that name (wire.ids.process_name); never blocks. Frames of the control link
+        may go to the supervisor."""
         ...
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
@@ -89,6 +90,11 @@ class Context(Protocol):
 
     def progress(self) -> None:
         """Count one unit of progress in the current phase. Safe from any thread."""
+        ...
+
+    def finished_work(self) -> None:
+        """Note that a step or job is finished: a later death is not that of a process which cannot run. Safe from any
+        thread."""
         ...
 
     def open_inbox(self, inbound: Any, handler: FrameHandler) -> OpenInbox:

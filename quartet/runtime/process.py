@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
+SUPERVISOR = process_name(Role.SUPERVISOR, 0)
 EXIT_FATAL = 3
 LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 """Errors of a file at the start that another start would meet, too."""
@@ -77,7 +78,9 @@ class ProcessContext:
         self._outboxes = Outboxes(self._zmq, self._run_dir, self._encoder)
         self._phase_lock = threading.Lock()
         self._phase = ("starting", 0, 0.0)
-        self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
+        self._has_finished_work = False
+        self._loop = asyncio.get_running_loop()
+        self._drain: asyncio.Future[Drain] = self._loop.create_future()
         self.is_ready = False
         self._metrics: Callable[[], Metrics] | None = None
         self._on_process_table: Callable[[ProcessTable], None] | None = None
@@ -86,7 +89,10 @@ class ProcessContext:
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
         """Queue a frame for the process of that name; never blocks. Loop thread only."""
-        self._outboxes.send(destination, frame)
+        if destination == SUPERVISOR:
+            self._channel.send(frame)
+        else:
+            self._outboxes.send(destination, frame)
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
         """Declare the current phase, and how long it may go without progress (0: only heartbeats count)."""
@@ -98,6 +104,12 @@ class ProcessContext:
         with self._phase_lock:
             phase, count, deadline_s = self._phase
             self._phase = (phase, count + 1, deadline_s)
+
+    def finished_work(self) -> None:
+        """Note a finished step or job. The first is reported at once: the process may end before its next heartbeat."""
+        if not self._has_finished_work:
+            self._has_finished_work = True
+            self._loop.call_soon_threadsafe(lambda: self._channel.send(self._heartbeat()))
 
     def open_inbox(self, inbound: Any, handler: FrameHandler) -> OpenInbox:
         """Bind the inbox and deliver frames, process tables and requests for metrics to `handler`."""
@@ -170,7 +182,7 @@ class ProcessContext:
             await asyncio.sleep(HEARTBEAT_S)
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(*self._phase, self.process_table.serial)
+        return Heartbeat(*self._phase, self.process_table.serial, self._has_finished_work)
 
     async def send_snapshots(self) -> None:
         """Send the metrics to every api process each second."""

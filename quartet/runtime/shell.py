@@ -7,10 +7,12 @@ from typing import Any
 from quartet.runtime.context import Context, Facts
 from quartet.runtime.core import SUPERVISOR, Core, Metrics, Sent
 from quartet.wire.codec import Source
-from quartet.wire.frames import Drain, ProcessTable
+from quartet.wire.frames import Delta, Drain, ProcessTable, StepResult, Tokens
 
 MAX_TIMER_S = 1.0
 DRAIN_POLL_S = 0.02
+OUTPUT_FRAMES = frozenset({StepResult, Tokens, Delta})
+"""Frames that show that their receiver does its work: output on its way to a client."""
 
 
 class Shell:
@@ -36,6 +38,7 @@ class Shell:
         self.metrics = metrics or core.metrics
         self._now = context.clock.now
         self._post = context.send
+        self._has_had_output = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
 
@@ -78,6 +81,9 @@ class Shell:
         post = self._post
         for destination, answer in self._core.handle(source, frame, self._now()):
             post(destination, answer)
+        if not self._has_had_output and type(frame) in OUTPUT_FRAMES:
+            self._has_had_output = True
+            self._context.finished_work()
 
     def on_batch_end(self) -> None:
         """Do what follows a burst of frames, and set the timer if none is set."""

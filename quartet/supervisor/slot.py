@@ -26,13 +26,15 @@ class ProcessSlot:
             and self.child.beat.table_serial >= process_table.serial
         )
 
-    def status(self, is_draining: bool) -> ProcessStatus:
+    def status(self, is_draining: bool, now: float) -> ProcessStatus:
         """Return this process's row of the process table."""
         child = self.child
         if child is None:
             state, phase, pid = "down", "", 0
         else:
             state = "starting" if not child.is_ready else "draining" if is_draining else "ready"
+            if child.is_ready and child.liveness.is_unresponsive(now):
+                state = "unresponsive"
             phase, pid = (child.beat.phase if child.beat else "starting"), child.pid
         epoch, restarts = Epoch(self.epoch), self.restarts
         return ProcessStatus(self.spec.role, self.spec.rank, pid, epoch, state, phase, restarts, self.was_killed)

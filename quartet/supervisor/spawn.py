@@ -1,4 +1,4 @@
-"""One incarnation of a child process: its pid, its control channel, its last heartbeat."""
+"""One incarnation of a child process: its pid, its control channel, its heartbeats."""
 
 import os
 import signal
@@ -8,30 +8,40 @@ import sys
 
 from quartet.runtime.control import ControlChannel, control_pair
 from quartet.runtime.lifetime import stop_signals_blocked
+from quartet.supervisor.error_output import ErrorOutput
+from quartet.supervisor.liveness import Liveness, observe
 from quartet.supervisor.plan import ProcessSpec
 from quartet.wire.frames import Assignment, Heartbeat, SupervisorInbound
 
+REAP_LIMIT_S = 2.0
+
 
 class Child:
-    """A spawned process. `beat` is the last heartbeat, `beat_s` its time; `progress_s` is when it last progressed."""
+    """A spawned process."""
 
     def __init__(self, spec: ProcessSpec, assignment: Assignment, listen_fd: int, now: float) -> None:
         ours, theirs = control_pair()
         passed = [theirs.fileno()] + ([listen_fd] if listen_fd >= 0 else [])
         command = [sys.executable, "-m", spec.module]
         command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
-        with stop_signals_blocked():
-            self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
+        self.errors = ErrorOutput()
+        try:
+            with stop_signals_blocked(), self.errors.write_end() as stderr:
+                self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, stderr=stderr)
+        except OSError:
+            self.errors.close()
+            raise
         theirs.close()
         self.spec = spec
         self.pidfd = os.pidfd_open(self.process.pid)
         self.channel: ControlChannel[SupervisorInbound] = ControlChannel(ours, SupervisorInbound)
         self.channel.send(assignment)
-        self.started_s = self.beat_s = self.progress_s = now
-        self.beat: Heartbeat | None = None
+        self.started_s = now
+        self.liveness = Liveness(now, assignment.config.server.hang_timeout)
         self.is_ready = False
         self.is_drained = False
-        self.is_hung = False
+        self.killed_s: float | None = None
+        """When it was found hung and killed."""
         self.fatal: str | None = None
 
     @property
@@ -39,25 +49,20 @@ class Child:
         """Process id."""
         return self.process.pid
 
-    def on_heartbeat(self, beat: Heartbeat, now: float) -> None:
-        """Note a heartbeat."""
-        if self.beat is None or beat.progress != self.beat.progress:
-            self.progress_s = now
-        self.beat, self.beat_s = beat, now
+    @property
+    def beat(self) -> Heartbeat | None:
+        """The last heartbeat."""
+        return self.liveness.beat
 
-    def grant_grace(self, now: float) -> None:
-        """Restart the deadlines, after the supervisor itself was not scheduled for a while (faults R11)."""
-        self.beat_s = self.progress_s = now
+    @property
+    def was_useful(self) -> bool:
+        """Whether it has finished a step or job since it was ready."""
+        return self.is_ready and self.beat is not None and self.beat.has_finished_work
 
-    def hang(self, now: float, hang_timeout_s: float, start_timeout_s: float) -> str | None:
+    def hang(self, now: float) -> str | None:
         """Return why the process counts as hung, or None."""
-        if self.beat is None:
-            return f"silent for {start_timeout_s:g} s" if now - self.beat_s > start_timeout_s else None
-        if now - self.beat_s > hang_timeout_s:
-            return f"no heartbeat for {hang_timeout_s:g} s"
-        if self.beat.deadline_s and now - self.progress_s > self.beat.deadline_s:
-            return f"no progress in phase {self.beat.phase!r} for {self.beat.deadline_s:g} s"
-        return None
+        seen = observe(self.pid) if self.liveness.wants_observation(now) else None
+        return self.liveness.hang(now, self.is_ready, seen)
 
     def kill(self) -> None:
         """SIGKILL; works on a stopped process too."""
@@ -65,9 +70,15 @@ class Child:
             os.kill(self.process.pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Wait for the dead process and close its descriptors; returns the exit code, negative for a signal."""
-        code = self.process.wait()
+        """Wait for the killed or dead process and close its descriptors; returns the exit code, negative for a signal.
+
+        One that the kernel does not let end is left to it."""
+        try:
+            code = self.process.wait(REAP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
         os.close(self.pidfd)
+        self.errors.close()
         self.channel.socket.close()
         return code
 

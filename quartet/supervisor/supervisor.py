@@ -1,31 +1,41 @@
-"""The supervisor's loop: start, watch, restart, drain. One asyncio loop, no ZeroMQ. It acts first and reports then."""
+"""The supervisor's loop: start, watch, restart. One asyncio loop, no ZeroMQ. It acts first and reports then."""
 
 import asyncio
 import secrets
 import signal
 import socket
 
+import msgspec
+
 from quartet.runtime.lifetime import stop_signals
-from quartet.supervisor.plan import DRAIN_ORDER, ProcessSpec, plan_processes
+from quartet.supervisor.error_output import cause_of_end
+from quartet.supervisor.notify import Notifier
+from quartet.supervisor.plan import ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
+from quartet.supervisor.shutdown import EXIT_FATAL, EXIT_GAVE_UP, Shutdown
 from quartet.supervisor.slot import ProcessSlot
 from quartet.supervisor.spawn import Child, listening_socket
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError, FrameError
-from quartet.wire.frames import Assignment, Drain, Drained, Fatal, Heartbeat, ProcessTable, Ready
+from quartet.wire.frames import (
+    Assignment,
+    Drained,
+    Exempt,
+    Fatal,
+    Heartbeat,
+    ProcessTable,
+    Ready,
+    SupervisorInbound,
+)
 from quartet.wire.ids import Epoch, Role
 
 TICK_S = 0.1
-START_TIMEOUT_S = 60.0
-OWN_GAP_S = 1.0
+OWN_GAP_S = 0.5
 START_RETRY_S = 1.0
-SAME_REQUEST_S = 0.1
-"""Signals closer to each other than this are one request to end."""
-INNER_DRAIN_S = 2.0
-EXIT_GAVE_UP = 70
-EXIT_FATAL = 3
+UNKILLABLE_S = 30.0
+"""How long a killed process may take to end; one that the kernel holds has the device, so none can follow it."""
 
 
 class Supervisor:
@@ -43,12 +53,9 @@ class Supervisor:
             ProcessSlot(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
         ]
         self._progress = Progress()
+        self._notifier = Notifier()
         self._facts: Facts = {}
         self._was_ready = False
-        self._is_draining = False
-        self._drain_task: asyncio.Task[None] | None = None
-        self._stop_requested_s = 0.0
-        self._exit_code: asyncio.Future[int] | None = None
         self._process_table = ProcessTable([], False)
         self._pending_starts: set[asyncio.TimerHandle] = set()
 
@@ -69,6 +76,7 @@ class Supervisor:
                 listener.close()
         finally:
             run_dir.remove()
+            self._notifier.close()
 
     @staticmethod
     def _listen(host: str, port: int) -> socket.socket:
@@ -90,17 +98,23 @@ class Supervisor:
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._exit_code = loop.create_future()
+        limit_s = self._config.server.shutdown_timeout
+        self._shutdown = Shutdown(self._slots, limit_s, self._broadcast, self._progress.line)
         for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         for slot in self._slots:
             self._start(slot)
         watch = loop.create_task(self._watch())
         try:
-            return await self._exit_code
+            return await self._shutdown.exit_code
         finally:
             watch.cancel()
             self._kill_all()
+            if self._shutdown.cause:
+                self._progress.line(self._shutdown.cause)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._shutdown.on_signal(number, self._was_ready)
 
     # Starts, deaths, restarts
 
@@ -121,40 +135,43 @@ class Supervisor:
         slot.child = child
         self._loop.add_reader(child.pidfd, self._on_exit, slot, child)
         self._loop.add_reader(child.channel.socket.fileno(), self._on_control, slot, child)
+        self._loop.add_reader(child.errors.descriptor, self._on_errors, child)
         self._broadcast(force=True)
 
+    def _on_errors(self, child: Child) -> None:
+        if not child.errors.forward(self._loop.time()):
+            self._loop.remove_reader(child.errors.descriptor)
+
     def _on_exit(self, slot: ProcessSlot, child: Child) -> None:
-        self._loop.remove_reader(child.pidfd)
-        # A Fatal or Drained that was sent just before the end may still be unread.
+        # A Fatal or Drained that was sent just before the end may still be unread, as may its last words.
         self._on_control(slot, child)
-        self._loop.remove_reader(child.channel.socket.fileno())
+        self._unwatch(child)
         code = child.reap()
+        now = self._loop.time()
         if slot.child is child:
             slot.child = None
-        if child.is_drained:
+        if child.is_drained or self._shutdown.has_failed:
             return
+        name, was_ready = slot.spec.name, self._was_ready
         if child.fatal is not None:
-            self._finish(EXIT_FATAL)
-            self._progress.line(f"{slot.spec.name}: {child.fatal}")
+            self._shutdown.fail(EXIT_FATAL, f"{name}: {child.fatal}", was_ready)
             return
-        now = self._loop.time()
-        cause = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
-        delay_s = slot.policy.on_death(now, now - child.started_s, child.is_ready)
+        cause = f"{name} (pid {child.pid}) ended by {cause_of_end(code, child.errors.last_words(now))}"
+        delay_s = slot.policy.on_death(now, slot.epoch, child.was_useful)
         if delay_s is None:
-            self._finish(EXIT_GAVE_UP)
-            self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause} too often; giving up")
+            self._shutdown.fail(EXIT_GAVE_UP, f"{cause}; it ends without work too often; giving up", was_ready)
             return
         slot.restarts += 1
-        slot.was_killed = code == -signal.SIGKILL and not child.is_hung
+        slot.was_killed = code == -signal.SIGKILL and child.killed_s is None
         self._restart_later(slot, delay_s)
         self._broadcast()
-        self._progress.line(f"{slot.spec.name} (pid {child.pid}) ended by {cause}; starting it again")
+        self._progress.line(f"{cause}; starting it again")
 
     def _restart_later(self, slot: ProcessSlot, delay_s: float) -> None:
         self._pending_starts.add(self._loop.call_later(delay_s, self._restart, slot))
 
     def _restart(self, slot: ProcessSlot) -> None:
-        if self._exit_code is None or self._exit_code.done() or slot.child is not None:
+        if self._shutdown.has_failed or self._shutdown.exit_code.done() or slot.child is not None:
             return
         try:
             self._start(slot)
@@ -162,10 +179,6 @@ class Supervisor:
             # The machine is short of memory, processes or descriptors, which may pass.
             self._restart_later(slot, START_RETRY_S)
             self._progress.line(f"{slot.spec.name} cannot be started: {error.strerror}; trying again")
-
-    def _finish(self, code: int) -> None:
-        if self._exit_code is not None and not self._exit_code.done():
-            self._exit_code.set_result(code)
 
     def _kill_all(self) -> None:
         for handle in self._pending_starts:
@@ -175,9 +188,14 @@ class Supervisor:
                 slot.child.kill()
         for slot in self._slots:
             if slot.child is not None:
-                self._loop.remove_reader(slot.child.pidfd)
-                self._loop.remove_reader(slot.child.channel.socket.fileno())
+                self._unwatch(slot.child)
                 slot.child.reap()
+
+    def _unwatch(self, child: Child) -> None:
+        while child.errors.forward(self._loop.time()):
+            pass
+        for descriptor in (child.pidfd, child.channel.socket.fileno(), child.errors.descriptor):
+            self._loop.remove_reader(descriptor)
 
     # Frames from children
 
@@ -193,22 +211,29 @@ class Supervisor:
                 return
             self._on_message(slot, child, message)
 
-    def _on_message(self, slot: ProcessSlot, child: Child, message: Heartbeat | Ready | Drained | Fatal) -> None:
+    def _on_message(self, slot: ProcessSlot, child: Child, message: SupervisorInbound) -> None:
         match message:
             case Heartbeat():
-                child.on_heartbeat(message, self._loop.time())
+                child.liveness.on_heartbeat(message, self._loop.time())
                 self._announce()
-                if not child.is_ready and not self._is_draining:
+                if not child.is_ready and not self._shutdown.is_draining:
                     self._progress.phase(slot.spec.name, message.phase)
             case Ready():
                 child.is_ready = True
                 self._facts.update(message.facts)
                 self._progress.phase(slot.spec.name, "ready")
                 self._broadcast()
+            case Exempt():
+                self._exempt(message)
             case Drained():
                 child.is_drained = True
             case Fatal():
                 child.fatal = message.message
+
+    def _exempt(self, death: Exempt) -> None:
+        for slot in self._slots:
+            if (slot.spec.role, slot.spec.rank) == (death.role, death.rank):
+                slot.policy.forgive(death.epoch)
 
     def _announce(self) -> None:
         """Print the ready line once the api processes have read a process table with every role ready."""
@@ -217,13 +242,19 @@ class Supervisor:
         if all(slot.has_seen(self._process_table) for slot in self._slots if slot.spec.role is Role.API):
             self._was_ready = True
             self._progress.ready(self._config, self.url, self._facts)
+            self._notifier.send(READY=1, STATUS=f"ready at {self.url}/v1")
 
     def _broadcast(self, force: bool = False) -> None:
-        processes = [slot.status(self._is_draining) for slot in self._slots]
+        now = self._loop.time()
+        is_draining, has_failed = self._shutdown.is_draining, self._shutdown.has_failed
+        processes = [slot.status(is_draining, now) for slot in self._slots]
         last = self._process_table
-        if not force and processes == last.processes and self._is_draining == last.is_draining:
+        if is_draining and not last.is_draining:
+            self._notifier.send(STOPPING=1)
+        process_table = ProcessTable(processes, is_draining, last.serial, has_failed)
+        if not force and process_table == last:
             return
-        process_table = self._process_table = ProcessTable(processes, self._is_draining, last.serial + 1)
+        process_table = self._process_table = msgspec.structs.replace(process_table, serial=last.serial + 1)
         for slot in self._slots:
             if slot.child is not None:
                 slot.child.channel.send(process_table)
@@ -238,8 +269,9 @@ class Supervisor:
             if now - last > OWN_GAP_S:
                 for slot in self._slots:
                     if slot.child is not None:
-                        slot.child.grant_grace(now)
+                        slot.child.liveness.grant_grace(now)
             last = now
+            self._notifier.keep_alive(now)
             for slot in self._slots:
                 if slot.child is not None:
                     self._check(slot, slot.child, now)
@@ -247,50 +279,19 @@ class Supervisor:
 
     def _check(self, slot: ProcessSlot, child: Child, now: float) -> None:
         child.channel.flush()
-        reason = child.hang(now, self._config.server.hang_timeout, START_TIMEOUT_S)
+        # A heartbeat may wait unread, after a pause of this process.
+        self._on_control(slot, child)
+        if child.killed_s is not None:
+            if now - child.killed_s > UNKILLABLE_S:
+                cause = f"{slot.spec.name} (pid {child.pid}) does not end after SIGKILL"
+                self._shutdown.fail(EXIT_GAVE_UP, f"{cause}; giving up", self._was_ready)
+            return
+        reason = child.hang(now)
         if reason is not None:
-            child.grant_grace(now)
-            child.is_hung = True
+            child.killed_s = now
             child.kill()
             self._progress.line(f"{slot.spec.name} (pid {child.pid}) hangs: {reason}; killed")
-
-    # Drain
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        """Drain; stop at once before readiness, or if the user insists.
-
-        A group's leader may get one request twice, from `timeout` for example, or SIGHUP after SIGTERM."""
-        now = self._loop.time()
-        if not self._was_ready:
-            self._finish(0)
-        elif self._drain_task is None:
-            self._is_draining = True
-            self._stop_requested_s = now
-            self._drain_task = self._loop.create_task(self._drain())
-            self._broadcast()
-            limit_s = self._config.server.shutdown_timeout
-            self._progress.line(f"draining, at most {limit_s:g} s; once more to stop at once")
-        elif number != signal.SIGHUP and now - self._stop_requested_s > SAME_REQUEST_S:
-            self._finish(0)
-
-    async def _drain(self) -> None:
-        for role in DRAIN_ORDER:
-            limit_s = self._config.server.shutdown_timeout if role is Role.API else INNER_DRAIN_S
-            children = [slot.child for slot in self._slots if slot.child is not None and slot.spec.role is role]
-            for child in children:
-                child.channel.send(Drain(limit_s))
-            deadline = self._loop.time() + limit_s + INNER_DRAIN_S
-            while any(child.process.poll() is None for child in children) and self._loop.time() < deadline:
-                await asyncio.sleep(0.02)
-        self._finish(0)
 
 
 def _netloc(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)

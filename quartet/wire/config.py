@@ -81,11 +81,11 @@ class ServerConfig(_Section, frozen=True):
     detok_procs: Annotated[int, Meta(ge=1, le=64, description="detokenizer processes")] = 1
     shutdown_timeout: Annotated[float, Meta(ge=0, description="seconds that SIGTERM waits for open streams")] = 30.0
     restart_limit: Annotated[
-        int, Meta(ge=0, description="unexplained deaths of a role within 60 s before giving up")
+        int, Meta(ge=0, description="deaths of a process in a row, without a finished step or job, before giving up")
     ] = 5
-    hang_timeout: Annotated[float, Meta(gt=0, description="seconds without a heartbeat before a process is killed")] = (
-        5.0
-    )
+    hang_timeout: Annotated[
+        float, Meta(gt=0, description="seconds without a heartbeat before a stopped or busy process is killed")
+    ] = 1.75
     step_timeout: Annotated[float, Meta(gt=0, description="seconds a worker step may take before it is a hang")] = 60.0
     record_trace: Annotated[
         str, Meta(description="file to which finished requests are written as a trace: lengths and hashed prefixes")

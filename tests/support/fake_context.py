@@ -41,6 +41,7 @@ class FakeContext:
         self.sent: list[tuple[str, Any]] = []
         self.phases: list[tuple[str, float]] = []
         self.steps_of_progress = 0
+        self.has_finished_work = False
         self.facts: Facts | None = None
         self.metrics: Callable[[], Metrics] = lambda: Metrics({}, {})
         self.inbox = FakeInbox()
@@ -57,6 +58,9 @@ class FakeContext:
 
     def progress(self) -> None:
         self.steps_of_progress += 1
+
+    def finished_work(self) -> None:
+        self.has_finished_work = True
 
     def open_inbox(self, inbound: Any, handler: FrameHandler) -> FakeInbox:
         self._handler = handler

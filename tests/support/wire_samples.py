@@ -83,7 +83,8 @@ SAMPLES: list[msgspec.Struct] = [
     frames.ProcessTable([STATUS], True, 3),
     frames.Drain(2.5),
     frames.Ready({"kv_tokens": 4096, "device": "cpu", "seconds": 0.5}),
-    frames.Heartbeat("serving", 3, 1.0, 2),
+    frames.Heartbeat("serving", 3, 1.0, 2, True),
+    frames.Exempt(Role.WORKER, 0, Epoch(4)),
     frames.Drained(),
     frames.Fatal("no model"),
 ]

@@ -11,7 +11,7 @@ The integer tag of a frame is also the `type` of its header (quartet.wire.codec)
                      worker ── WorkerHello | StepResult | StepFailed ──► scheduler
     detok_link       scheduler ── Open | Tokens | Close ──► detok ── Delta ──► api;  detok ── Stopped ──► scheduler
     control_link     supervisor ── Assignment | ProcessTable | Drain ──► child
-                     child ── Ready | Heartbeat | Drained | Fatal ──► supervisor
+                     child ── Ready | Heartbeat | Exempt | Drained | Fatal ──► supervisor
                      every process ── Snapshot ──► api, each second
 """
 
@@ -25,6 +25,7 @@ from quartet.wire.frames.control_link import (
     Assignment,
     Drain,
     Drained,
+    Exempt,
     Fatal,
     Heartbeat,
     ProcessStatus,
@@ -87,7 +88,7 @@ WorkerInbound = SchedulerHello | Step
 DetokInbound = Open | Tokens | Close
 ApiInbound = Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | Delta | QueryReply | Snapshot
 ChildInbound = Assignment | ProcessTable | Drain
-SupervisorInbound = Ready | Heartbeat | Drained | Fatal
+SupervisorInbound = Ready | Heartbeat | Exempt | Drained | Fatal
 
 __all__ = [
     "ID_BYTES",
@@ -110,6 +111,7 @@ __all__ = [
     "Encoded",
     "End",
     "Enter",
+    "Exempt",
     "Failed",
     "Fatal",
     "Finish",

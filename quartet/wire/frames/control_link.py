@@ -1,4 +1,5 @@
-"""supervisor ── Assignment | ProcessTable | Drain ──► child ── Ready | Heartbeat | Drained | Fatal ──► supervisor
+"""supervisor ── Assignment | ProcessTable | Drain ──► child
+child ── Ready | Heartbeat | Exempt | Drained | Fatal ──► supervisor
 
 The link is the socketpair that each child inherits. Snapshots go from every process to each api process, over
 ZeroMQ.
@@ -10,8 +11,8 @@ from quartet.wire.ids import Epoch, Role
 
 
 class ProcessStatus(Frame, frozen=True):
-    """One row of the process table. `state`: starting, ready, draining, down. `was_killed`: the incarnation before this
-    one ended by a SIGKILL that the supervisor did not send."""
+    """One row of the process table. `state`: starting, ready, unresponsive (heartbeats are missing), draining, down.
+    `was_killed`: the incarnation before this one ended by a SIGKILL that the supervisor did not send."""
 
     role: Role
     rank: int
@@ -36,12 +37,14 @@ class Assignment(Frame, frozen=True, tag=50):
 
 
 class ProcessTable(Frame, frozen=True, tag=51):
-    """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down.
-    `serial` rises with each table; a heartbeat carries the serial of the last one that the child has read."""
+    """The process table, sent to every child whenever it changes. `is_draining`: the service is shutting down;
+    `has_failed`: because a process cannot be started, so that no request can go on. `serial` rises with each table; a
+    heartbeat carries the serial of the last one that the child has read."""
 
     processes: list[ProcessStatus]
     is_draining: bool
     serial: int = 0
+    has_failed: bool = False
 
 
 class Drain(Frame, frozen=True, tag=52):
@@ -58,12 +61,23 @@ class Ready(Frame, frozen=True, tag=53):
 
 class Heartbeat(Frame, frozen=True, tag=54):
     """Four times a second, from the main loop. No rise of `progress` within `deadline_s` is a hang; a deadline of 0
-    means that the process is idle and only the heartbeats themselves are required."""
+    means that the process is idle and only the heartbeats themselves are required. `has_finished_work`: a step or job
+    was finished since the start, so that the process's death is not one of a process that cannot run."""
 
     phase: str
     progress: int
     deadline_s: float
     table_serial: int = 0
+    has_finished_work: bool = False
+
+
+class Exempt(Frame, frozen=True, tag=57):
+    """The death of that incarnation of a process is pinned on a quarantined request: it does not count towards giving
+    up. From the scheduler or an api process."""
+
+    role: Role
+    rank: int
+    epoch: Epoch
 
 
 class Drained(Frame, frozen=True, tag=55):

@@ -11,11 +11,12 @@ from quartet.runtime.core import Metrics, Sent
 from quartet.runtime.shell import Shell
 from quartet.wire.codec import Source
 from quartet.wire.errors import ConfigError, ModelError
-from quartet.wire.frames import Drain, ProcessTable, Query, QueryReply, SchedulerInbound
+from quartet.wire.frames import Drain, Exempt, ProcessTable, Query, QueryReply, SchedulerInbound, StepResult
+from quartet.wire.ids import Epoch, Role
 
 
 class StubCore:
-    """Answers `Query`; `what` may also be `fail`, or `tick` to be answered by the next tick, 50 ms later."""
+    """Answers `Query`; `what` may also be `fail`, `exempt`, or `tick` to be answered by the next tick, 50 ms later."""
 
     inbound: Any = SchedulerInbound
 
@@ -32,7 +33,11 @@ class StubCore:
                 return []
             case Drain():
                 return [("api-0", QueryReply(0, f"drained within {frame.limit_s:g} s".encode()))]
+        if isinstance(frame, StepResult):
+            return []
         assert isinstance(frame, Query)
+        if frame.what == "exempt":
+            return [("supervisor-0", Exempt(Role.WORKER, 0, Epoch(8)))]
         if frame.what == "fail":
             raise ZeroDivisionError("a query that fails")
         answer = (frame.reply_to, QueryReply(frame.number, frame.argument.encode()))

@@ -23,6 +23,7 @@ from quartet.wire.frames import (
     Assignment,
     Drain,
     Drained,
+    Exempt,
     Fatal,
     Heartbeat,
     ProcessStatus,
@@ -31,6 +32,8 @@ from quartet.wire.frames import (
     QueryReply,
     Ready,
     Snapshot,
+    StepResult,
+    StepTimes,
 )
 from quartet.wire.ids import Epoch, Role
 from tests.support.wire_samples import BOOT
@@ -133,6 +136,24 @@ def test_a_drain_before_it_is_ready_comes_after_the_start(rig: Rig) -> None:
     rig.next(Ready)
     rig.next(Drained)
     assert rig.exit_code() == 0
+
+
+def test_the_first_output_is_reported_at_once(rig: Rig) -> None:
+    """The process may not live until its next heartbeat."""
+    rig.start()
+    rig.next(Ready)
+    assert not rig.next(Heartbeat).has_finished_work
+    rig.api.send("scheduler-0", StepResult(Epoch(4), 1, b"", b"", b"", [], [], StepTimes(0.0, 0.0, 0.0, 0.0)))
+    started = time.monotonic()
+    assert rig.next(Heartbeat, has_finished_work=True)
+    assert time.monotonic() - started < 0.2
+
+
+def test_what_a_core_sends_to_the_supervisor_goes_over_the_control_channel(rig: Rig) -> None:
+    rig.start()
+    rig.next(Ready)
+    rig.api.send("scheduler-0", Query(1, "api-0", "exempt"))
+    assert rig.next(Exempt).epoch == 8
 
 
 def test_the_process_table_is_acknowledged_by_the_next_heartbeat(rig: Rig) -> None:
