@@ -8,6 +8,7 @@ Everything here can be rebuilt by Open, so that a row without a place (an unknow
 counted and dropped: the api process detects the gap and submits the request again.
 """
 
+import logging
 from collections import Counter
 from typing import Any
 
@@ -24,6 +25,7 @@ from quartet.wire.frames import (
     DeltaItem,
     DetokInbound,
     End,
+    Failed,
     Finish,
     Open,
     Stopped,
@@ -32,6 +34,8 @@ from quartet.wire.frames import (
     unpack_ids,
 )
 from quartet.wire.ids import Handle, Role, process_name
+
+log = logging.getLogger(__name__)
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 
@@ -95,6 +99,12 @@ class DetokCore(TimelessCore):
         """Decode the delivered ids without output, then send the rest as one Delta."""
         self._forget(frame.handle)
         stream = self._streams[frame.handle] = Stream(frame, self._factory, now)
+        try:
+            return self._replay(frame, stream, now)
+        except Exception as error:
+            return [self._fail(frame.handle, stream, error)]
+
+    def _replay(self, frame: Open, stream: Stream, now: float) -> list[Sent]:
         pending: PendingDelta | None = None
         for index, token in enumerate(unpack_ids(frame.output_ids)):
             if index == frame.delivered_count:
@@ -128,34 +138,54 @@ class DetokCore(TimelessCore):
         packed, width, streams, items = frame.ids, ID_BYTES, self._streams, Items()
         logprobs = dict(frame.logprobs)
         stream_ends = self._stream_ends(frame.ends)
-        stops: list[Sent] = []
+        others: list[Sent] = []
         for row, (handle, index, token) in enumerate(zip(handles, indices, ids, strict=True)):
-            stream = streams.get(handle)
-            if stream is None or index != stream.count or handle in stream_ends:
-                self._take_unusual(stream_ends.get(handle), handle, index, token, logprobs.get(row))
-                continue
-            known = logprobs.get(row) if logprobs else None
-            chances = None if known is None else [with_text(self._factory, token, known, stream.position)]
-            offset = stream.offset
-            text = stream.push(token)
-            finish = None
-            if stream.matcher is not None:
-                if stream.first_s is None:
-                    stream.first_s = now
-                if stream.matcher.matched is not None:
-                    finish, stopped = self._stop(Handle(handle), stream, now)
-                    stops.append(stopped)
-            id_bytes = packed[width * row : width * row + width]
-            rid, choice, attempt = stream.identity
-            item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
-            gathered = items.get(stream.reply_to)
-            if gathered is None:
-                items[stream.reply_to] = [item]
-            else:
-                gathered.append(item)
-        for stream_end in stream_ends.values():
-            self._finish(stream_end, items)
-        return [*((api, Delta(found)) for api, found in items.items()), *stops]
+            try:
+                stream = streams.get(handle)
+                if stream is None or index != stream.count or handle in stream_ends:
+                    self._take_unusual(stream_ends.get(handle), handle, index, token, logprobs.get(row))
+                    continue
+                known = logprobs.get(row) if logprobs else None
+                chances = None if known is None else [with_text(self._factory, token, known, stream.position)]
+                offset = stream.offset
+                text = stream.push(token)
+                finish = None
+                if stream.matcher is not None:
+                    if stream.first_s is None:
+                        stream.first_s = now
+                    if stream.matcher.matched is not None:
+                        finish, stopped = self._stop(Handle(handle), stream, now)
+                        others.append(stopped)
+                id_bytes = packed[width * row : width * row + width]
+                rid, choice, attempt = stream.identity
+                item = DeltaItem(rid, choice, attempt, index, id_bytes, text, offset, chances, finish)
+                gathered = items.get(stream.reply_to)
+                if gathered is None:
+                    items[stream.reply_to] = [item]
+                else:
+                    gathered.append(item)
+            except Exception as error:
+                ended = stream_ends.pop(handle, None)
+                failed = ended.stream if ended else stream
+                if failed is None:
+                    raise
+                others.append(self._fail(handle, failed, error))
+        for handle, stream_end in stream_ends.items():
+            try:
+                self._finish(stream_end, items)
+            except Exception as error:
+                others.append(self._fail(handle, stream_end.stream, error))
+        return [*((api, Delta(found)) for api, found in items.items()), *others]
+
+    def _fail(self, handle: int, stream: Stream, error: Exception) -> Sent:
+        """End a stream whose ids cannot be made into text; it alone fails. Its text stays out of the log."""
+        log.error("a stream failed: %s", type(error).__name__)
+        self.counters["detok_failed_streams"] += 1
+        self._streams.pop(handle, None)
+        self._stopped.add(handle)
+        rid, choice, attempt = stream.identity
+        message = "The output could not be made into text."
+        return stream.reply_to, Failed(rid, choice, attempt, 500, "internal_error", message)
 
     def _stream_ends(self, ends: list[End]) -> dict[int, StreamEnd]:
         """Close the streams that this frame ends, and return their ends by handle."""

@@ -113,6 +113,11 @@ class Context(Protocol):
         """Tell the supervisor that the inbox is bound and work can be taken."""
         ...
 
+    def on_bug(self) -> None:
+        """Called while an exception of the core is handled, whose state it may have left half changed. Ends the
+        process, whose successor starts from what others hold of it; not an api process, which holds connections."""
+        ...
+
     async def drain_requested(self) -> float:
         """Wait until the supervisor wants the process to drain; return the limit in seconds."""
         ...

@@ -49,6 +49,7 @@ HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
 SUPERVISOR = process_name(Role.SUPERVISOR, 0)
 EXIT_FATAL = 3
+EXIT_BUG = 70
 LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 """Errors of a file at the start that another start would meet, too."""
 
@@ -145,6 +146,13 @@ class ProcessContext:
             self.set_phase("serving")
         self.is_ready = True
         self._channel.send(Ready(facts))
+
+    def on_bug(self) -> None:
+        """End the process at once, unless it is an api process."""
+        if self.role is not Role.API:
+            log.critical("a bug ends this process", exc_info=True)
+            logging.shutdown()
+            os._exit(EXIT_BUG)
 
     async def drain_requested(self) -> float:
         """Wait for the supervisor's Drain; return its limit."""

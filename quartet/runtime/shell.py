@@ -7,6 +7,7 @@ from typing import Any
 from quartet.runtime.context import Context, Facts
 from quartet.runtime.core import SUPERVISOR, Core, Metrics, Sent
 from quartet.wire.codec import Source
+from quartet.wire.errors import FrameError
 from quartet.wire.frames import Delta, Drain, ProcessTable, StepResult, Tokens
 
 MAX_TIMER_S = 1.0
@@ -79,8 +80,14 @@ class Shell:
     def on_frame(self, source: Source, frame: Any) -> None:
         """Hand a frame to the core."""
         post = self._post
-        for destination, answer in self._core.handle(source, frame, self._now()):
-            post(destination, answer)
+        try:
+            for destination, answer in self._core.handle(source, frame, self._now()):
+                post(destination, answer)
+        except FrameError:
+            raise
+        except Exception:
+            self._context.on_bug()
+            raise
         if not self._has_had_output and type(frame) in OUTPUT_FRAMES:
             self._has_had_output = True
             self._context.finished_work()
@@ -94,7 +101,11 @@ class Shell:
 
     def on_process_table(self, table: ProcessTable) -> None:
         """Hand the process table to the core."""
-        self.send(self._core.handle(SUPERVISOR, table, self._now()))
+        try:
+            self.send(self._core.handle(SUPERVISOR, table, self._now()))
+        except Exception:
+            self._context.on_bug()
+            raise
 
     def _arm(self) -> None:
         """Set the timer to the core's next deadline, unless it fires before."""
@@ -109,6 +120,11 @@ class Shell:
 
     def _tick(self) -> None:
         self._timer = None
-        for destination, frame in self._core.tick(self._now()):
-            self._post(destination, frame)
-        self.on_batch_end()
+        try:
+            for destination, frame in self._core.tick(self._now()):
+                self._post(destination, frame)
+        except Exception:
+            self._context.on_bug()
+            raise
+        finally:
+            self.on_batch_end()

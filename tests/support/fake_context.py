@@ -62,6 +62,9 @@ class FakeContext:
     def finished_work(self) -> None:
         self.has_finished_work = True
 
+    def on_bug(self) -> None:
+        pass
+
     def open_inbox(self, inbound: Any, handler: FrameHandler) -> FakeInbox:
         self._handler = handler
         self.metrics = handler.metrics

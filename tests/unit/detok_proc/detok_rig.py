@@ -12,6 +12,7 @@ from quartet.wire.frames import (
     Delta,
     DeltaItem,
     End,
+    Failed,
     Finish,
     Open,
     Stopped,
@@ -52,6 +53,7 @@ class Rig:
         self.core = DetokCore(factory)
         self.heard: dict[bytes, Heard] = {}
         self.stopped: list[Stopped] = []
+        self.failed: dict[bytes, Failed] = {}
         self.deltas: list[tuple[str, Delta]] = []
         self.epoch = 1
         self.now = 0.0
@@ -66,6 +68,9 @@ class Rig:
             if isinstance(again, Stopped):
                 assert destination == "scheduler-0"
                 self.stopped.append(again)
+                continue
+            if isinstance(again, Failed):
+                self.failed[again.rid] = again
                 continue
             self.deltas.append((destination, again))
             for item in again.items:

@@ -24,6 +24,7 @@ class StubCore:
         self.batches = 0
         self._later: list[Sent] = []
         self._due_s: float | None = None
+        self._fails = False
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         match frame:
@@ -40,8 +41,9 @@ class StubCore:
             return [("supervisor-0", Exempt(Role.WORKER, 0, Epoch(8)))]
         if frame.what == "fail":
             raise ZeroDivisionError("a query that fails")
+        self._fails = frame.what == "fail tick"
         answer = (frame.reply_to, QueryReply(frame.number, frame.argument.encode()))
-        if frame.what != "tick":
+        if "tick" not in frame.what:
             return [answer]
         self._later, self._due_s = [answer], now + 0.05
         return []
@@ -49,6 +51,8 @@ class StubCore:
     def tick(self, now: float) -> list[Sent]:
         assert self._due_s is not None
         self._due_s = None
+        if self._fails:
+            raise ZeroDivisionError("a tick that fails")
         return self._later
 
     def next_deadline(self) -> float | None:

@@ -7,13 +7,15 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import zmq
 
-from quartet.runtime.link import ThreadLink
+from quartet.runtime.link import ThreadLink, endpoint
+from quartet.runtime.process import EXIT_BUG
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.spawn import Child
 from quartet.wire.codec import Decoder, Encoder, Source
@@ -53,10 +55,11 @@ class Rig:
         self.api = ThreadLink(self.context, run_dir, "api-0", Decoder[Any](ApiInbound, BOOT), encoder, self.dropped)
         self.child: Child | None = None
 
-    def start(self, mode: str = "") -> Child:
-        spec = ProcessSpec(Role.SCHEDULER, 0, "stub_process")
+    def start(self, mode: str = "", role: Role = Role.SCHEDULER, rank: int = 0) -> Child:
+        spec = ProcessSpec(role, rank, "stub_process")
         config = Config(model=ModelConfig(model_path=mode))
-        assignment = Assignment(BOOT, Role.SCHEDULER, 0, Epoch(4), self.run_dir, config)
+        self.source = Source(role, rank, Epoch(4))
+        assignment = Assignment(BOOT, role, rank, Epoch(4), self.run_dir, config)
         self.child = Child(spec, assignment, -1, now=0.0)
         return self.child
 
@@ -81,9 +84,15 @@ class Rig:
         while time.monotonic() < deadline:
             taken = self.api.recv(0.5)
             if taken and isinstance(taken[1], kind) and all(getattr(taken[1], n) == v for n, v in fields.items()):
-                assert taken[0] == Source(Role.SCHEDULER, 0, Epoch(4))
+                assert taken[0] == self.source
                 return taken[1]
         raise AssertionError(f"no {kind.__name__} with {fields}")
+
+    def stranger(self) -> "zmq.Socket[bytes]":
+        """Return a socket that sends any bytes to the child."""
+        socket = self.context.socket(zmq.PUSH)
+        socket.connect(endpoint(self.run_dir, "scheduler-0"))
+        return socket
 
     def exit_code(self) -> int:
         assert self.child is not None
@@ -169,21 +178,47 @@ def test_metrics_and_dropped_frames_are_reported_to_each_api_process(rig: Rig) -
     rig.next(Ready)
     child.channel.send(ProcessTable([API], False, 1))
     assert rig.heard(Snapshot).gauges == {"stub": 1.5}
-    rig.api.send("scheduler-0", Query(1, "api-0", "fail"))
-    rig.api.send("scheduler-0", Query(2, "api-0", "echo", "alive"))
-    assert rig.heard(QueryReply, number=2).body == b"alive", "a failing handler ends nothing"
-    deadline = time.monotonic() + 5
-    while 'frames_dropped{reason="handler"}' not in (counters := rig.heard(Snapshot).counters):
-        assert time.monotonic() < deadline
-    assert counters['frames_dropped{reason="handler"}'] == 1.0
+    with closing(rig.stranger()) as stranger:
+        stranger.send(b"nothing that we know")
+        deadline = time.monotonic() + 5
+        while not (dropped := _dropped(rig.heard(Snapshot))):
+            assert time.monotonic() < deadline
+    assert dropped == 1.0
 
 
-def test_an_exception_over_the_process_table_does_not_end_it(rig: Rig) -> None:
+def _dropped(snapshot: Snapshot) -> float:
+    return sum(count for name, count in snapshot.counters.items() if name.startswith("frames_dropped"))
+
+
+@pytest.mark.parametrize("what", ["fail", "fail tick"])
+def test_a_core_that_raises_ends_its_process(rig: Rig, what: str) -> None:
+    rig.start()
+    rig.next(Ready)
+    rig.api.send("scheduler-0", Query(1, "api-0", what))
+    assert rig.exit_code() == EXIT_BUG
+
+
+def test_a_core_that_raises_over_the_process_table_ends_its_process(rig: Rig) -> None:
     child = rig.start()
+    rig.next(Ready)
+    child.channel.send(ProcessTable([API], False, 13))
+    assert rig.exit_code() == EXIT_BUG
+
+
+def test_an_api_process_counts_what_its_core_raises_and_goes_on(rig: Rig) -> None:
+    """The connections of its clients hang on it; what is missing is found by its journal."""
+    child = rig.start(role=Role.API, rank=1)
     rig.next(Ready)
     child.channel.send(ProcessTable([API], False, 13))
     child.channel.send(ProcessTable([API], False, 14))
     assert rig.next(Heartbeat, table_serial=14)
+    rig.api.send("api-1", Query(1, "api-0", "fail"))
+    rig.api.send("api-1", Query(2, "api-0", "echo", "alive"))
+    assert rig.heard(QueryReply, number=2).body == b"alive"
+    deadline = time.monotonic() + 5
+    while 'frames_dropped{reason="handler"}' not in (counters := rig.heard(Snapshot).counters):
+        assert time.monotonic() < deadline
+    assert counters['frames_dropped{reason="handler"}'] == 1.0
 
 
 def test_a_phase_declared_by_the_actor_is_kept(rig: Rig) -> None:
