@@ -141,7 +141,10 @@ class Journal(Generic[Owner]):
 
     def live_requests(self) -> list[LiveRequest]:
         """Return what is alive, for the LiveSet of each second."""
-        return [LiveRequest(rid, choice, entry.submit.attempt) for (rid, choice), entry in self.entries.items()]
+        return [
+            LiveRequest(rid, choice, entry.submit.attempt, len(entry.outputs))
+            for (rid, choice), entry in self.entries.items()
+        ]
 
     def pause(self, now: float) -> None:
         """No request can make progress, because a process is missing: nothing is lost or stalls before it is back."""

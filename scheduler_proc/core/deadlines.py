@@ -13,17 +13,24 @@ class Deadlines:
     def __init__(self, config: SchedulerConfig) -> None:
         self._waiting_timeout_s = config.req_waiting_timeout
         self._running_timeout_s = config.req_running_timeout
-        self._heap: list[tuple[float, int, Request]] = []
+        self._heap: list[tuple[float, int]] = []
+        self._watched: dict[int, Request] = {}
+        """By arrival number. What has ended leaves this at once, and the heap with its deadline."""
 
     def add(self, request: Request, deadline_s: float) -> None:
         """Watch a request's own deadline until it ends."""
-        heapq.heappush(self._heap, (deadline_s, request.seq, request))
+        self._watched[request.seq] = request
+        heapq.heappush(self._heap, (deadline_s, request.seq))
+
+    def remove(self, request: Request) -> None:
+        """Forget a request that has ended."""
+        self._watched.pop(request.seq, None)
 
     def take_passed(self, now: float) -> Iterator[Request]:
         """Yield the live requests whose own deadline has passed."""
-        while self._heap and (self._heap[0][2].is_done or self._heap[0][0] <= now):
-            _, _, request = heapq.heappop(self._heap)
-            if not request.is_done:
+        while self._heap and (self._heap[0][1] not in self._watched or self._heap[0][0] <= now):
+            request = self._watched.pop(heapq.heappop(self._heap)[1], None)
+            if request is not None:
                 yield request
 
     def timed_out(self, live: Iterable[Request], now: float) -> list[Request]:
@@ -32,7 +39,7 @@ class Deadlines:
 
     def next(self, live: Iterable[Request]) -> float | None:
         """Return when the first of the live requests runs out of time."""
-        while self._heap and self._heap[0][2].is_done:
+        while self._heap and self._heap[0][1] not in self._watched:
             heapq.heappop(self._heap)
         own = [self._heap[0][0]] if self._heap else []
         return min([*own, *(limit_s for _, limit_s in self._limits(live))], default=None)

@@ -112,10 +112,11 @@ class Intake:
     def _rebind(self, request: Request, submit: Submit, now: float) -> bool:
         """Give a live request its new attempt and addresses, without computing anything again.
 
-        False if the outputs that were delivered are not a beginning of those computed.
+        False if the outputs that were delivered are not a beginning of those computed, or are fewer than were before.
         """
         delivered = unpack_ids(submit.output_ids)
-        if request.output_ids[: len(delivered)] != delivered:
+        is_behind = len(delivered) < request.stream.released_count
+        if is_behind or request.output_ids[: len(delivered)] != delivered:
             return False
         self._delivery.rebind(request, submit)
         self._delivery.accept(request)
@@ -131,15 +132,18 @@ class Intake:
 
     def on_live_requests(self, live: LiveRequests, in_flight: StepsInFlight, now: float) -> None:
         """Free what the API process has not named twice in a row, and report what is held for it (faults R6, R8)."""
-        wanted = {(key.rid, key.choice) for key in live.live}
+        delivered = {(key.rid, key.choice): key.delivered_count for key in live.live}
         held = []
         for request in self._table.live():
             stream = request.stream
             if stream.reply_to != live.reply_to:
                 continue
-            if stream.note_live((request.rid, request.choice) in wanted) >= MISSES_BEFORE_ABORT:
+            delivered_count = delivered.get((request.rid, request.choice))
+            if stream.note_live(delivered_count is not None) >= MISSES_BEFORE_ABORT:
                 self._table.abort(request, now)
                 continue
+            if delivered_count is not None:
+                stream.release_logprobs(delivered_count, len(request.output_ids))
             is_running = request.state is not RequestState.WAITING
             steps = in_flight.last_step - request.timeline.first_step if is_running else 0
             held.append(HeldRequest(request.rid, request.choice, stream.attempt, is_running, steps))

@@ -7,10 +7,10 @@ import msgspec
 from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
+from scheduler_proc.core.history import MOST_KEPT, RequestFacts, facts_of
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
-from scheduler_proc.core.request import Request
 from scheduler_proc.core.request_table import RequestTable
 
 
@@ -38,38 +38,29 @@ def timeline(table: RequestTable, rid: str) -> dict[str, Any]:
 
     `error` says so if it is unknown. Times are seconds since the request arrived.
     """
-    found = [request for request in _remembered(table) if request.rid.hex() == rid]
+    live = (facts_of(request) for request in table.live() if request.rid.hex() == rid)
+    found = [*table.ended.facts(rid), *live]
     if not found:
-        return {"error": f"no request {rid!r} is live or among the last {table.ended.maxlen}"}
-    return {"rid": rid, "choices": [_choice(request) for request in found]}
+        return {"error": f"no request {rid!r} is live or among the last {MOST_KEPT}"}
+    return {"rid": rid, "choices": [_choice(facts) for facts in found]}
 
 
-def _choice(request: Request) -> dict[str, Any]:
-    times = request.timeline
-    return {
-        "choice": request.choice,
-        "attempt": request.stream.attempt,
-        "state": request.state.name.lower(),
-        "priority": times.priority,
-        "prompt_tokens": request.prompt_tokens,
-        "output_tokens": len(request.output_ids),
-        "max_new_tokens": request.max_new_tokens,
-        "cached_tokens": max(0, times.cached_tokens),
-        "retractions": times.retractions,
-        "recomputed_tokens": times.recomputed_tokens,
-        "events": [
-            {"at_s": round(when - times.arrived_s, 6), "event": what, **details} for when, what, details in times.events
-        ],
-    }
+def _choice(facts: RequestFacts) -> dict[str, Any]:
+    told = msgspec.structs.asdict(facts)
+    del told["rid"], told["arrived_s"]
+    told["events"] = [
+        {"at_s": round(when - facts.arrived_s, 6), "event": what, **details} for when, what, details in facts.events
+    ]
+    return told
 
 
 def trace(table: RequestTable, now: float) -> dict[str, Any]:
     """Return everything remembered as a trace in Chrome's format: a row for each request, spans for its states."""
     events = []
-    for row, request in enumerate(_remembered(table)):
-        name = f"{request.rid.hex()[:8]}/{request.choice}"
+    for row, facts in enumerate([*table.ended.facts(), *map(facts_of, table.live())]):
+        name = f"{facts.rid.hex()[:8]}/{facts.choice}"
         events.append({"ph": "M", "name": "thread_name", "pid": 1, "tid": row, "args": {"name": name}})
-        happened = request.timeline.events
+        happened = facts.events
         ends = [when for when, _, _ in happened[1:]] + [now]
         for (begin, what, details), end in zip(happened, ends, strict=True):
             events.append(
@@ -84,10 +75,6 @@ def trace(table: RequestTable, now: float) -> dict[str, Any]:
                 }
             )
     return {"traceEvents": events, "displayTimeUnit": "ms"}
-
-
-def _remembered(table: RequestTable) -> list[Request]:
-    return [*table.ended, *table.live()]
 
 
 def gauges(

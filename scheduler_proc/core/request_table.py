@@ -7,21 +7,22 @@ from quartet.wire.ids import Rid
 from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.deadlines import Deadlines
 from scheduler_proc.core.delivery import Delivery
+from scheduler_proc.core.history import History
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.request import Request, RequestState
 
-ENDED_KEPT = 1000
+FINISHED_KEPT = 1000
 ENDED_BY_THEMSELVES = ("stop", "length", "stop_string")
 
 
 class RequestTable:
     """A live request is in exactly one place, the queue or the batch (INV-7); one that ends leaves place and table.
 
-    `ended` holds the last requests that ended, newest last. `ends_by_cause` counts ends, and refusals by their code.
+    `ended` tells of the last requests that ended. `ends_by_cause` counts ends, and refusals by their code.
     """
 
     def __init__(self, config: SchedulerConfig, queue: WaitingQueue, batch: Batch, delivery: Delivery) -> None:
-        self.ended: collections.deque[Request] = collections.deque(maxlen=ENDED_KEPT)
+        self.ended = History()
         self.ends_by_cause: collections.Counter[str] = collections.Counter()
         self.finished_count = 0
         self._queue = queue
@@ -73,7 +74,7 @@ class RequestTable:
     def take_finished(self) -> list[Request]:
         """Return the requests that ended by themselves since the last call; none before the first call is kept."""
         if self._finished_log is None:
-            self._finished_log = collections.deque(maxlen=ENDED_KEPT)
+            self._finished_log = collections.deque(maxlen=FINISHED_KEPT)
         finished = list(self._finished_log)
         self._finished_log.clear()
         return finished
@@ -141,6 +142,8 @@ class RequestTable:
         self.finished_count += state is RequestState.FINISHED
         self.ends_by_cause[cause] += 1
         request.timeline.on_ended(now, cause, len(request.output_ids))
-        self.ended.append(request)
+        self.ended.add(request)
+        self._deadlines.remove(request)
+        request.stream.logprobs.clear()
         if self._finished_log is not None and cause in ENDED_BY_THEMSELVES:
             self._finished_log.append(request)

@@ -11,8 +11,9 @@ class Stream:
     """The stream of one request; counts are output tokens from the first on.
 
     `delivered_count` were delivered to the client before the current attempt, `sent_count` have been sent to the
-    detokenizer. `handle` names the request there while `is_open`. `logprobs` are those of the outputs computed here,
-    `first_token_s` is when the first of these was sampled, -1 before. `live_misses` counts the LiveRequests in a row
+    detokenizer. `handle` names the request there while `is_open`. `logprobs` are those of the last outputs, as far as
+    they were computed here; those of the first `released_count` outputs are forgotten, because they were delivered.
+    `first_token_s` is when the first output was sampled here, -1 before. `live_misses` counts the LiveRequests in a row
     that have not named the request.
     """
 
@@ -25,6 +26,7 @@ class Stream:
         "is_open",
         "live_misses",
         "logprobs",
+        "released_count",
         "reply_to",
         "sent_count",
     )
@@ -35,6 +37,7 @@ class Stream:
         self.is_open = False
         self.sent_count = self.delivered_count
         self.logprobs: list[TokenLogprobs] = []
+        self.released_count = 0
         self.first_token_s = -1.0
 
     def bind(self, submit: Submit) -> None:
@@ -49,6 +52,13 @@ class Stream:
         """A LiveRequests has come; returns how many in a row have not named the request."""
         self.live_misses = 0 if is_named else self.live_misses + 1
         return self.live_misses
+
+    def release_logprobs(self, delivered_count: int, output_count: int) -> None:
+        """Forget the log-probabilities of outputs that were delivered: no later attempt needs them."""
+        surplus = len(self.logprobs) - (output_count - delivered_count)
+        if surplus > 0:
+            del self.logprobs[:surplus]
+            self.released_count = delivered_count
 
     def logprobs_from(self, index: int, output_count: int) -> list[TokenLogprobs]:
         """Return the log-probabilities of outputs `index` to `output_count`, as far as they were computed here."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+MOST_EVENTS = 200
 Event = tuple[float, str, dict[str, Any]]
 """When, what, and the numbers that explain it."""
 
@@ -9,8 +10,8 @@ Event = tuple[float, str, dict[str, Any]]
 class Timeline:
     """Events and times of one request; seconds of the caller's clock, -1 for what has not happened yet.
 
-    `cached_tokens` are those of the first admission, -1 before it. `recomputed_tokens` counts tokens that left the KV
-    cache with a retraction. `first_step` is the step with which the request last entered the batch.
+    `cached_tokens` are those of the prompt at the first admission, -1 before it. `recomputed_tokens` counts tokens that
+    left the KV cache with a retraction. `first_step` is the step with which the request last entered the batch.
     """
 
     __slots__ = (
@@ -38,7 +39,9 @@ class Timeline:
         self._stop_reasons_at_entry: dict[str, int] = {}
 
     def note(self, now: float, what: str, details: dict[str, Any]) -> None:
-        """Add an event."""
+        """Add an event. Of a long history the middle is not kept."""
+        if len(self.events) >= MOST_EVENTS:
+            del self.events[MOST_EVENTS // 2]
         self.events.append((now, what, details))
 
     def on_queued(self, now: float, position: int, stop_reasons: dict[str, int]) -> None:

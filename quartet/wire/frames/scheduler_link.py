@@ -57,11 +57,12 @@ class Abort(Frame, frozen=True, tag=13):
 
 
 class LiveRequest(Frame, frozen=True):
-    """One live request of an api process."""
+    """One live request of an api process, and how many of its outputs have been delivered."""
 
     rid: Rid
     choice: int
     attempt: int
+    delivered_count: int = 0
 
 
 class LiveRequests(Frame, frozen=True, tag=14):

@@ -6,7 +6,9 @@ import pytest
 from factory import greedy, own_tokens
 
 from quartet.wire.errors import InvariantViolation
-from scheduler_proc.core.request import RequestState
+from quartet.wire.frames import Submit
+from quartet.wire.ids import Rid
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.core_rig import CoreRig
 
@@ -161,7 +163,8 @@ def test_inv_a_broken_state_is_found_by_name(name: str, break_it: Callable[[Sche
 
 
 def rows_are_expected(scheduler: Scheduler) -> None:
-    scheduler._in_flight.by_generation[99] = scheduler._table.ended[-1]
+    submit = Submit(Rid(bytes(16)), 0, 0, "api-0", "detok-0", b"", b"", greedy(1))
+    scheduler._in_flight.by_generation[99] = Request(submit, 1, (), 1, 0, 0.0)
 
 
 def a_node_is_locked(scheduler: Scheduler) -> None:

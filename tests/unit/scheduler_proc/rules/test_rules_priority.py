@@ -239,5 +239,5 @@ def test_pre7_no_preemption_for_what_isolation_withholds() -> None:
 
 def when(rig: CoreRig, rid: Rid, what: str) -> list[tuple[float, str]]:
     """Return (absolute time, by whom) of a request's events."""
-    arrived = next(made.timeline.arrived_s for made in rig.scheduler._table.ended if made.rid == rid)
+    arrived = next(made.arrived_s for made in rig.scheduler._table.ended.facts(rid.hex()))
     return [(round(arrived + event["at_s"], 3), event.get("by", "")) for event in events(rig, rid, what)]

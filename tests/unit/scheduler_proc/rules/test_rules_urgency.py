@@ -48,7 +48,7 @@ def test_pri2_the_sign_decides_which_request_runs_first(config: dict[str, bool],
     rids = {priority: rig.submit([priority, 2, 3], params=greedy(3), priority=priority) for priority in (1, 9)}
     rig.now = 1.0
     rig.run()
-    ended = [made.rid for made in rig.scheduler._table.ended]
+    ended = [made.rid for made in rig.scheduler._table.ended.facts()]
     assert ended[1] == rids[first]
 
 
