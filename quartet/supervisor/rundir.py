@@ -1,5 +1,9 @@
 """The private run directory of one launch: 0700, locked while the launch lives, removed when it ends.
 
+The lock is on the directory itself, so no file can be missing, and systemd-tmpfiles leaves it alone. It is made and
+locked under another name and renamed then: what bears the name of a run directory and is not locked is that of a dead
+launch, at any instant.
+
 Removal must work even after SIGKILL, when the supervisor runs no code: a janitor process, forked at the start, waits
 for the end of file on a pipe that only the supervisor holds.
 """
@@ -10,6 +14,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +25,8 @@ from quartet.wire.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
 LONGEST_NAME = "tokenizer-63.sock"
+MAKING_S = 60.0
+"""How long the start of a launch may take from its directory's creation to its lock."""
 
 
 class RunDirectory:
@@ -34,8 +41,8 @@ class RunDirectory:
         """Make the directory of this launch and remove those of launches that are dead.
 
         Args:
-            base: where; empty: in XDG_RUNTIME_DIR, else with the temporary files. `report` gets a line about each of
-                these that cannot be used.
+            base: where; empty: in RUNTIME_DIRECTORY (of a systemd unit) or XDG_RUNTIME_DIR, else with the temporary
+                files. `report` gets a line about each of these that cannot be used.
 
         Raises ConfigError if `base`, or each of the others, cannot be used.
         """
@@ -97,8 +104,10 @@ class _UnusableError(Exception):
 def _default_parents() -> list[tuple[str, str]]:
     """Return where run directories may be, each with the name of its origin, the best first."""
     parents = []
-    if given := os.environ.get("XDG_RUNTIME_DIR"):
-        parents.append(("XDG_RUNTIME_DIR", given))
+    for variable in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        # A unit with several runtime directories has a list.
+        if given := os.environ.get(variable, "").partition(":")[0]:
+            parents.append((variable, given))
     with suppress(OSError):
         parents.append(("the folder of temporary files", tempfile.gettempdir()))
     return [*parents, ("the folder of temporary files", "/tmp")]
@@ -106,37 +115,44 @@ def _default_parents() -> list[tuple[str, str]]:
 
 def _make(parent: Path, name: str) -> int:
     """Make the run directory below `parent`; returns the descriptor of its lock. Raises _UnusableError."""
-    path = parent / name
+    path, made = parent / name, parent / f".{name}"
     if len(os.fsencode(path)) + 1 + len(LONGEST_NAME) > MAX_SOCKET_PATH_BYTES:
         raise _UnusableError("is too long a path for sockets: choose a shorter one")
     try:
         _remove_dead(parent, name.rpartition("-")[0] + "-")
-        path.mkdir(mode=0o700)
+        made.mkdir(mode=0o700)
     except OSError as error:
         raise _UnusableError(f"cannot be used: {error.strerror}") from error
     try:
-        lock_fd = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_fd = _lock(made)
+        made.rename(path)
         with socket.socket(socket.AF_UNIX) as probe:
             probe.bind(str(path / LONGEST_NAME))
         (path / LONGEST_NAME).unlink()
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
+        for one in (made, path):
+            shutil.rmtree(one, ignore_errors=True)
         raise _UnusableError(f"cannot be used: {error.strerror}") from error
     return lock_fd
 
 
+def _lock(path: Path) -> int:
+    """Lock a directory; returns the descriptor that holds the lock. Raises OSError if another process holds it."""
+    lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock_fd)
+        raise
+    return lock_fd
+
+
 def _remove_dead(parent: Path, prefix: str) -> None:
-    for path in parent.glob(f"{prefix}*"):
-        try:
-            lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
+    """Remove the run directories that no launch holds, and what a start that was killed has left."""
+    for path in [*parent.glob(f"{prefix}*"), *parent.glob(f".{prefix}*")]:
+        with suppress(OSError):
+            if path.name.startswith(".") and time.time() - path.lstat().st_mtime < MAKING_S:
+                continue
+            lock_fd = _lock(path)
             shutil.rmtree(path, ignore_errors=True)
-        finally:
             os.close(lock_fd)

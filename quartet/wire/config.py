@@ -92,7 +92,8 @@ class ServerConfig(_Section, frozen=True):
     ] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
     run_dir: Annotated[
-        str, Meta(description="where the private run directory is made; default: XDG_RUNTIME_DIR or tmp")
+        str,
+        Meta(description="where the run directory is made; default: RUNTIME_DIRECTORY, XDG_RUNTIME_DIR or tmp"),
     ] = ""
 
 

@@ -1,14 +1,11 @@
 """The run directory: private, locked while its launch lives, and removed afterwards, even after SIGKILL."""
 
 import errno
-import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +43,6 @@ def abandon(directory: RunDirectory) -> None:
 def test_it_is_private_and_named_after_the_launch(base: str, made: RunDirectory) -> None:
     assert made.path == Path(base, f"{PREFIX}{1:016x}")
     assert made.path.stat().st_mode & 0o777 == 0o700
-    assert (made.path / "lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_it_is_private_under_any_umask(base: str) -> None:
@@ -80,6 +76,42 @@ def test_the_run_directory_of_a_dead_launch_is_removed(base: str) -> None:
     abandon(successor)
 
 
+def test_that_of_a_launch_killed_while_it_was_made_is_removed_later(base: str) -> None:
+    fresh, old = (Path(base, f".{PREFIX}{number}") for number in (7, 8))
+    for path in (fresh, old):
+        path.mkdir()
+    os.utime(old, times=(0, 0))
+    directory = RunDirectory.create(base, 1)
+    assert fresh.exists() and not old.exists()
+    abandon(directory)
+
+
+STARTS = """
+import os, secrets, sys
+from quartet.supervisor.rundir import RunDirectory
+for _ in range(int(sys.argv[2])):
+    directory = RunDirectory.create(sys.argv[1], secrets.randbits(63))
+    (directory.path / "api-0.sock").touch()
+    os.stat(directory.path / "api-0.sock")
+    # Every other one is left, as by a launch that was killed.
+    if secrets.randbits(1):
+        directory.remove()
+    os.close(directory._lock_fd)
+"""
+
+
+@pytest.mark.parametrize("starts", [100, pytest.param(1500, marks=pytest.mark.slow)])
+def test_starts_at_the_same_time_do_not_remove_each_others(base: str, made: RunDirectory, starts: int) -> None:
+    command = [sys.executable, "-c", STARTS, base, str(starts)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    successor = RunDirectory.create(base, 2)
+    assert sorted(os.listdir(base)) == [made.path.name, successor.path.name]
+    abandon(successor)
+
+
 def test_that_of_a_live_launch_is_kept(base: str, made: RunDirectory) -> None:
     second = RunDirectory.create(base, 2)
     assert sorted(os.listdir(base)) == [made.path.name, second.path.name]
@@ -90,9 +122,9 @@ def test_nothing_else_is_touched(base: str) -> None:
     others = [Path(base, name) for name in (f"quartet-{os.getuid() + 1}-0", "quartet", "work")]
     for other in others:
         other.mkdir()
-        (other / "lock").touch()
+        (other / "file").touch()
     os.close(RunDirectory.create(base, 1)._lock_fd)
-    assert all((other / "lock").exists() for other in others)
+    assert all((other / "file").exists() for other in others)
 
 
 def test_a_link_to_somewhere_else_is_not_followed(base: str) -> None:
@@ -108,6 +140,15 @@ def test_where_it_is_made_by_default(base: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("XDG_RUNTIME_DIR", base)
     directory = RunDirectory.create("", 3)
     assert directory.path.parent == Path(base)
+    abandon(directory)
+
+
+def test_the_runtime_directory_of_a_unit_comes_first(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(base, "unit").mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{base}/unit:{base}/other")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+    directory = RunDirectory.create("", 3)
+    assert directory.path.parent == Path(base, "unit")
     abandon(directory)
 
 
@@ -219,66 +260,3 @@ def test_no_process_has_a_longer_name_than_was_reckoned_with() -> None:
     server = ServerConfig(api_procs=64, tokenizer_procs=64, detok_procs=64)
     longest = max(len(spec.name) for spec in plan_processes(Config(server=server)))
     assert longest + len(".sock") == len(LONGEST_NAME)
-
-
-LAUNCH = """
-import sys, time
-from quartet.supervisor.rundir import RunDirectory
-directory = RunDirectory.create(sys.argv[1], 5)
-directory.start_janitor()
-(directory.path / "api-0.sock").touch()
-print(directory.path, flush=True)
-sys.stdin.read()
-directory.remove()
-"""
-
-
-@pytest.fixture
-def launch(base: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-c", LAUNCH, base]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.kill()
-
-
-def wait_until_gone(path: Path) -> None:
-    deadline = time.monotonic() + 5
-    while path.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert not path.exists()
-
-
-def test_it_is_removed_after_sigkill(launch: "subprocess.Popen[str]") -> None:
-    assert launch.stdout is not None
-    path = Path(launch.stdout.readline().strip())
-    assert path.exists()
-    launch.send_signal(signal.SIGKILL)
-    assert launch.wait(5) == -signal.SIGKILL
-    wait_until_gone(path)
-
-
-def test_the_janitor_closes_the_output(launch: "subprocess.Popen[str]") -> None:
-    assert launch.stdin is not None and launch.stdout is not None
-    launch.stdout.readline()
-    launch.stdin.close()
-    assert launch.wait(5) == 0
-    assert launch.stdout.read() == "", "end of file: no process holds the pipe"
-
-
-def test_the_janitor_does_not_hold_the_lock(launch: "subprocess.Popen[str]") -> None:
-    assert launch.stdout is not None
-    path = Path(launch.stdout.readline().strip())
-    janitors = Path(f"/proc/{launch.pid}/task/{launch.pid}/children").read_text().split()
-    assert len(janitors) == 1
-    settled = Path(f"/proc/{janitors[0]}/fd/1")
-    while os.readlink(settled) != os.devnull:
-        time.sleep(0.005)
-    os.kill(int(janitors[0]), signal.SIGSTOP)
-    try:
-        launch.kill()
-        launch.wait(5)
-        with open(path / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.kill(int(janitors[0]), signal.SIGCONT)
-    wait_until_gone(path)
