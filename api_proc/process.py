@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
-from api_proc.server.connection import Connection
+from api_proc.server.connection import Connection, ConnectionLimits
 from api_proc.server.service import Service
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
@@ -27,7 +28,11 @@ log = logging.getLogger(__name__)
 http_log = logging.getLogger("api_proc.http")
 
 BACKLOG = 1024
-IDLE_CONNECTION_S = 75.0
+MOST_CONNECTIONS = 8192
+OTHER_DESCRIPTORS = 256
+"""Kept for what is no client: sockets to other processes, files."""
+STALL_SPARE = 1.5
+"""A stream reports a client that does not read by itself, before its connection is closed."""
 CUT_OFF_S = 2.0
 """How long answers that the drain has cut off may take to be written."""
 
@@ -68,16 +73,33 @@ async def serve_http(service: Service, listen_fd: int, cut_off_s: float = CUT_OF
         connection = partial(
             Connection,
             runner.server,
+            _connection_limits(service),
             loop=loop,
             access_log=http_log,
             logger=http_log,
-            keepalive_timeout=IDLE_CONNECTION_S,
             auto_decompress=False,
         )
         with contextlib.closing(await loop.create_server(connection, sock=listener, backlog=BACKLOG)):
             yield host, port
     finally:
         await runner.cleanup()
+
+
+def _connection_limits(service: Service) -> ConnectionLimits:
+    """Return the limits; clients may have nearly all descriptors that the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    descriptors = wanted if soft == resource.RLIM_INFINITY else soft
+    timeouts = service.timeouts
+    return ConnectionLimits(
+        idle_s=timeouts.idle_s,
+        head_s=timeouts.head_s,
+        stall_s=STALL_SPARE * timeouts.stall_s,
+        most=max(1, min(MOST_CONNECTIONS, descriptors - OTHER_DESCRIPTORS)),
+    )
 
 
 async def drain(service: Service, engine: AsyncEngine, limit_s: float) -> None:

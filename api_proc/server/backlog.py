@@ -6,6 +6,14 @@ from api_proc.server.rendering import ChoiceOutput
 from quartet.client.request import Output
 from quartet.wire.frames import Finish, TextLogprobs
 
+MOST_HELD_BYTES = 4 << 20
+LOGPROB_BYTES = 256
+"""What a token's name, bytes and log-probability take in memory, about."""
+
+
+class TooFarBehind(Exception):
+    """The client reads so slowly that too much waits for it."""
+
 
 class Increment(NamedTuple):
     """Output of one choice, of all choices of the response."""
@@ -22,7 +30,7 @@ class Backlog(Protocol):
     def __bool__(self) -> bool: ...
 
     def add(self, base: int, outputs: list[Output]) -> None:
-        """Take output of the prompt whose first choice is `base`."""
+        """Take output of the prompt whose first choice is `base`; raises TooFarBehind."""
         ...
 
     def pop(self) -> Increment:
@@ -35,9 +43,13 @@ class Backlog(Protocol):
 
 
 class MergedBacklog:
-    """Output merged by choice: one event for each choice when the transport is writable again."""
+    """Output merged by choice: one event for each choice when the transport is writable again.
+
+    Holds at most MOST_HELD_BYTES.
+    """
 
     def __init__(self) -> None:
+        self._held_bytes = 0
         self._held: dict[int, ChoiceOutput] = {}
 
     def __bool__(self) -> bool:
@@ -48,13 +60,21 @@ class MergedBacklog:
         for output in outputs:
             held = self._held.setdefault(base + output.choice, ChoiceOutput())
             held.add(output.text, output.logprobs, output.finish)
+            self._held_bytes += len(output.text)
+            if output.logprobs:
+                self._held_bytes += LOGPROB_BYTES * sum(1 + len(one.top) for one in output.logprobs)
+        if self._held_bytes > MOST_HELD_BYTES:
+            raise TooFarBehind
 
     def pop(self) -> Increment:
         """Remove and return all output of one choice."""
         choice = next(iter(self._held))
         held = self._held.pop(choice)
+        if not self._held:
+            self._held_bytes = 0
         return Increment(choice, held.text, held.logprobs, held.finish)
 
     def clear(self) -> None:
         """Drop everything."""
         self._held.clear()
+        self._held_bytes = 0

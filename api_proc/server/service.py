@@ -92,12 +92,15 @@ class EngineClient(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long handlers wait, in seconds: for output, for a client that does not read, for a request body."""
+    """How long the server waits, in seconds: for output, for a client that does not read, for a request's body and
+    head, for a request on an idle connection."""
 
     keep_alive_s: float = 15.0
     recovering_s: float = 5.0
     stall_s: float = 60.0
     body_s: float = 60.0
+    head_s: float = 20.0
+    idle_s: float = 75.0
 
 
 class OpenRequests:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from api_proc.server.backlog import Backlog, MergedBacklog
+from api_proc.server.backlog import Backlog, MergedBacklog, TooFarBehind
 from api_proc.server.errors import error_body
 from api_proc.server.event_ids import EventIds
 from api_proc.server.pipe import ResponsePipe
@@ -188,7 +188,11 @@ class EventStream:
         if self._pipe.is_closed:
             self._leave()
             return
-        self._held.add(base, outputs)
+        try:
+            self._held.add(base, outputs)
+        except TooFarBehind:
+            self._give_up()
+            return
         self._is_behind = True
         self._wake.set()
 
