@@ -4,6 +4,7 @@ Nothing here imports torch, so that a simulated worker never loads it.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from quartet.wire.frames import Step, StepResult
@@ -34,6 +35,18 @@ class InFlightStep(Protocol):
         ...
 
 
+class Start(Enum):
+    """What a worker does before it is ready.
+
+    FIRST: everything, so that no step waits for a kernel or a capture. RECOVERY, of a worker that died: clients wait,
+    so kernels are loaded and graphs captured when steps need them, the others when there is nothing to do. STANDBY, of
+    a worker that waits for the death of another: its kernels, before; then as RECOVERY."""
+
+    FIRST = 1
+    RECOVERY = 2
+    STANDBY = 3
+
+
 class Runner(Protocol):
     """Runs steps on one device. Used by one thread."""
 
@@ -41,17 +54,29 @@ class Runner(Protocol):
 
     @property
     def late_compiles(self) -> int:
-        """Kernels compiled or loaded after `allocate` returned: 0 if the warm-up is complete."""
+        """Kernels compiled or loaded after `load_kernels`: 0 if the warm-up is complete."""
         ...
 
     def facts(self) -> dict[str, str | int | float]:
         """Return the facts of the ready line, e.g. device, dtype and kv_tokens."""
         ...
 
+    def load_kernels(self) -> None:
+        """Load what steps run, without the KV pool and its memory."""
+        ...
+
+    def count_pages(self) -> None:
+        """Set the page count of `capacity` by the memory that is free, once that of a dead worker is."""
+        ...
+
     def allocate(self, page_count: int) -> None:
-        """Make the KV pool with exactly `page_count` pages and the dummy page, and warm up.
+        """Make the KV pool with exactly `page_count` pages and the dummy page, and warm up as far as Start says.
 
         Raises RuntimeError if another count is allocated already; the same count again changes nothing."""
+        ...
+
+    def prepare_next(self) -> bool:
+        """Do a part of what Start has left for later, while no step is in flight; False if nothing is left."""
         ...
 
     def reset(self) -> None:

@@ -17,7 +17,7 @@ from worker_proc.batch import DecodeBatch, ForwardBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
-from worker_proc.graphs import SharedBuffers, capture_graphs, no_progress, specialization_sizes
+from worker_proc.graphs import SharedBuffers, StepGraphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.triton_ops import TritonOps
 from worker_proc.pinned_rings import PinnedRings
@@ -75,13 +75,21 @@ class DecodeGraphRunner:
         self._logits = torch.zeros((max_rows, capacity.vocab_size), dtype=dtype, device=device)
         self._sizes = capture_sizes(max_rows)
         self._padded_rows = np.array(self._sizes)[np.searchsorted(self._sizes, np.arange(max_rows + 1))].tolist()
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs = StepGraphs(self._run, self._sizes)
         self._row_numbers = np.arange(max_rows)
 
     def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """See GraphRunner."""
-        self._graphs = capture_graphs(self._run, self._sizes, pool, progress)
+        self._graphs.capture(pool, progress)
         self._rings.restart()
+
+    def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
+        """See GraphRunner."""
+        self._graphs.capture_at_need(pool, has_kernels)
+
+    def prepare_next(self) -> bool:
+        """See GraphRunner."""
+        return self._graphs.prepare_next(self._rings.begin_empty)
 
     def run_once(self) -> None:
         """See GraphRunner."""
@@ -118,10 +126,7 @@ class DecodeGraphRunner:
         if num_writes:
             descriptor[header + 2 * max_rows :][: 3 * num_writes] = page_writes.reshape(-1)
         size = self._padded_rows[count]
-        if self._graphs:
-            self._graphs[size].replay()
-        else:
-            self._run(size)
+        self._graphs.launch(size, size)
         ids = self._rings.end(slice(count), size)
         return LaunchedStep(ids, self._logits, self._row_numbers[:count], rows.contexts)
 

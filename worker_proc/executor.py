@@ -11,7 +11,7 @@ from quartet.runtime.context import BlockingLink, Context, Facts
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.frames import WorkerInbound
 from worker_proc.contract import Runner
-from worker_proc.core import WorkerCore, WorkerCounters
+from worker_proc.core import WARM_UP_DEADLINE_S, WorkerCore, WorkerCounters
 
 IDLE_POLL_S = 0.05
 # Until the end of a step is due, the link may sleep: its timeouts are whole milliseconds, rounded down, hence a little
@@ -28,12 +28,21 @@ class Executor:
         context: the runtime; only its thread-safe parts are used, and the link, which this thread binds.
         make_runner: loads the model; called in this thread, may take minutes.
         on_ready: called from this thread with the runner's facts once the first scheduler has been answered.
+        hold: for a standby, called from this thread once everything is loaded that needs no KV pool; returns when it
+            has got another worker's place.
     """
 
-    def __init__(self, context: Context, make_runner: Callable[[], Runner], on_ready: Callable[[Facts], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        make_runner: Callable[[], Runner],
+        on_ready: Callable[[Facts], None],
+        hold: Callable[[], None] | None = None,
+    ) -> None:
         self._context = context
         self._make_runner = make_runner
         self._on_ready = on_ready
+        self._hold = hold
         self._core: WorkerCore | None = None
         self._is_stopping = False
         self.is_ready = False
@@ -58,11 +67,19 @@ class Executor:
             self.poll_once()
 
     def load(self) -> None:
-        """Bind the link and load the model, in the thread that uses both."""
+        """Bind the link and load the model, in the thread that uses both. A standby binds when it gets its place."""
         context = self._context
-        self._link: BlockingLink = context.blocking_link(WorkerInbound)
+        if self._hold is None:
+            self._link: BlockingLink = context.blocking_link(WorkerInbound)
         context.set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
+        if self._hold is not None:
+            self._runner.load_kernels()
+            context.set_phase("standing by")
+            self._hold()
+            self._link = context.blocking_link(WorkerInbound)
+            context.set_phase("counting pages", WARM_UP_DEADLINE_S)
+            self._runner.count_pages()
         self._core = WorkerCore(
             context.epoch,
             self._runner,
@@ -91,6 +108,8 @@ class Executor:
         if received is not None:
             self._send(core.handle(*received, self._context.clock.now()))
             self._note_readiness(core)
+        elif core.is_ready and core.is_idle():
+            self._runner.prepare_next()
         elif timeout_s == NEXT_STEP_POLL_S and not core.is_oldest_done():
             # The link rounds short waits down to zero; without this sleep the thread would keep a core busy.
             time.sleep(NEXT_STEP_POLL_S)

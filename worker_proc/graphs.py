@@ -37,6 +37,14 @@ class GraphRunner(Protocol):
         """Capture every size; called once, on CUDA, while no slot is in use."""
         ...
 
+    def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
+        """Have each size captured when a step first needs it, or by `prepare_next`; see StepGraphs."""
+        ...
+
+    def prepare_next(self) -> bool:
+        """Capture the largest size that is still to be captured, while no step is in flight; False if there is none."""
+        ...
+
     def recover(self) -> None:
         """Prepare for the next launch after one that raised."""
         ...
@@ -67,19 +75,64 @@ def _power_of_two(size: int | None) -> int:
     return 0 if size is None else (size - 1).bit_length()
 
 
-def capture_graphs(
-    run: Callable[[int], None], sizes: list[int], pool: "GraphPool", progress: Callable[[], None]
-) -> dict[int, torch.cuda.CUDAGraph]:
-    """Capture a run of each size, the largest first, with its tensors in `pool`.
+class StepGraphs:
+    """The CUDA graphs of one kind of step, one a size, captured all at once or each at its first need.
 
-    All kernels must be loaded: one size of each specialization has run before, here or in the warm-up runner."""
-    graphs: dict[int, torch.cuda.CUDAGraph] = {}
-    for size in reversed(sizes):
-        graphs[size] = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graphs[size], pool=pool):
-            run(size)
-        progress()
-    return graphs
+    A capture records launches of kernels that are loaded. Where the warm-up runner has not loaded them, the first step
+    of a size runs without a graph, which loads them, and the second is captured.
+
+    Args:
+        run: launches the kernels of a step of that size.
+        sizes: ascending.
+    """
+
+    def __init__(self, run: Callable[[int], None], sizes: list[int]) -> None:
+        self._run, self._sizes = run, sizes
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._loaded: set[int] = set()
+        self._pool: GraphPool | None = None
+
+    def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
+        """Capture every size, the largest first, with its tensors in `pool`. All kernels must be loaded."""
+        self._pool = pool
+        for size in reversed(self._sizes):
+            self._capture(size, pool)
+            progress()
+
+    def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
+        """Capture from here on what `launch` and `prepare_next` need. `has_kernels`: all kernels are loaded."""
+        self._pool = pool
+        self._loaded = set(self._sizes) if has_kernels else set()
+
+    def launch(self, size: int, num_rows: int) -> None:
+        """Start a step of `size` by its graph; without graphs, as off CUDA, with `num_rows` rows or tokens."""
+        if self._pool is None:
+            self._run(num_rows)
+        elif size in self._graphs:
+            self._graphs[size].replay()
+        elif size in self._loaded:
+            self._capture(size, self._pool).replay()
+        else:
+            self._run(size)
+            self._loaded.add(size)
+
+    def prepare_next(self, begin_empty: Callable[[], None]) -> bool:
+        """Capture the largest size that is still to be captured; returns False if there is none. `begin_empty` begins
+        a step without rows: one loads the kernels, where that is needed, and one is captured."""
+        size = None if self._pool is None else max(set(self._sizes) - self._graphs.keys(), default=None)
+        if size is None:
+            return False
+        while size not in self._graphs:
+            begin_empty()
+            self.launch(size, size)
+        return True
+
+    def _capture(self, size: int, pool: "GraphPool") -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            self._run(size)
+        self._graphs[size] = graph
+        return graph
 
 
 def no_progress() -> None:

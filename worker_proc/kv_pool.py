@@ -1,5 +1,8 @@
 """The number of KV pages that fit: computed once, after the weights are loaded and before the pool is allocated."""
 
+import time
+from collections.abc import Callable
+
 import psutil
 import torch
 
@@ -8,13 +11,15 @@ from quartet.wire.errors import ConfigError
 
 _CPU_SHARE = 4
 _CPU_LIMIT_BYTES = 2 << 30
+_FREEING_LIMIT_S, _FREEING_POLL_S = 3.0, 0.02
 
 
-def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int) -> int:
+def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int, is_empty: bool = False) -> int:
     """Return the number of pages of `page_bytes` (all layers of this rank) to allocate, dummy page excluded.
 
     `max_total_tokens` decides if it is set. Otherwise the budget is, on CUDA, `mem_fraction_static` of the GPU's memory
-    less what is in use, and on the CPU a quarter of the available memory, at most 2 GiB.
+    less what is in use, and on the CPU a quarter of the available memory, at most 2 GiB. `is_empty` has what is in use
+    on CUDA count as free: it belongs to the worker whose place this one may take.
     Raises ConfigError if not even one page fits."""
     if config.max_total_tokens:
         pages = config.max_total_tokens // config.page_size
@@ -23,7 +28,7 @@ def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int) -> 
         return pages
     if device.type == "cuda":
         free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-        budget = int(total_bytes * config.mem_fraction_static) - (total_bytes - free_bytes)
+        budget = int(total_bytes * config.mem_fraction_static) - (0 if is_empty else total_bytes - free_bytes)
         advice = f"raise mem_fraction_static ({config.mem_fraction_static}) or take a smaller model"
     else:
         budget = min(psutil.virtual_memory().available // _CPU_SHARE, _CPU_LIMIT_BYTES)
@@ -33,3 +38,21 @@ def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int) -> 
     if pages < 1:
         raise ConfigError(f"no memory is left for KV ({budget >> 20} MiB, one page takes {page_bytes} bytes): {advice}")
     return pages
+
+
+def wait_for_memory(device: torch.device, free_bytes: Callable[[], int] | None = None) -> None:
+    """Return once the memory of a worker that has just died is free: on CUDA, when no more of it becomes so.
+
+    Args:
+        free_bytes: returns the device's free memory; by default the driver's answer."""
+    if device.type != "cuda":
+        return
+    read = free_bytes or (lambda: torch.cuda.mem_get_info(device)[0])
+    deadline_s = time.monotonic() + _FREEING_LIMIT_S
+    before = read()
+    while time.monotonic() < deadline_s:
+        time.sleep(_FREEING_POLL_S)
+        free = read()
+        if free <= before:
+            return
+        before = free

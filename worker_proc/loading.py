@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -12,18 +13,21 @@ from quartet.checkpoint.spec import ModelSpec, expected_shapes, read_spec
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache
-from worker_proc.contract import Capacity
-from worker_proc.kv_pool import count_pages
+from worker_proc.contract import Capacity, Start
+from worker_proc.kv_pool import count_pages, wait_for_memory
+from worker_proc.loaded_model import LoadedModel
 from worker_proc.models.decoder import Decoder
 from worker_proc.models.rope import cos_sin_table
 from worker_proc.ops.interface import AttentionShape, Ops
 from worker_proc.ops.linear import can_prepack
 from worker_proc.ops.torch_ops import TorchOps
-from worker_proc.runner import LoadedModel, ModelRunner
+from worker_proc.runner import ModelRunner
 from worker_proc.sampler import Sampler
+from worker_proc.weights.cuda_ipc import SharingError
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
-from worker_proc.weights.tensors import Shard
+from worker_proc.weights.shared import share, write_manifest
+from worker_proc.weights.tensors import ModelTensors, Shard
 
 # Measured on an H100 and its host: time to launch a layer's kernels, and FLOP/s of linears over a few hundred tokens.
 _LAUNCH_S_PER_LAYER = 1e-3
@@ -32,26 +36,73 @@ GIB = 1 << 30
 _MIN_GRAPH_TOKENS, _MAX_GRAPH_TOKENS = 128, 4096
 
 
-def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
+def load_tensors(
+    config: Config,
+    spec: ModelSpec,
+    shard: Shard,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[], None],
+) -> ModelTensors:
+    """Return the weights of the configured model, or random ones. Raises ModelError for a damaged model."""
+    if config.model.load_format == "dummy":
+        return dummy_tensors(spec, shard, dtype, device)
+    return Loader(Path(config.require_model().folder), spec, shard, dtype, device, progress).load()
+
+
+def share_weights(config: Config, progress: Callable[[], None], folder: Path, epoch: int) -> object:
+    """Load the weights, share them with other processes by a manifest in `folder`, and return what keeps them.
+
+    Raises ModelError for a damaged or unsupported model, ConfigError for a device that cannot share its memory."""
+    model = config.require_model()
+    device = choose_device(config.worker)
+    dtype = choose_dtype(config.model, device)
+    _set_threads(config.worker)
+    with torch.inference_mode():
+        spec = read_spec(Path(model.folder), model.context_length)
+        tensors = load_tensors(config, spec, Shard(), dtype, device, progress)
+        try:
+            manifest, kept = share(tensors, epoch)
+        except SharingError as error:
+            raise ConfigError(f"--standby: {device} cannot share its memory ({error}); start without it") from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    write_manifest(manifest, folder)
+    return kept
+
+
+def load_runner(
+    config: Config,
+    progress: Callable[[], None],
+    start: Start = Start.FIRST,
+    map_weights: Callable[[torch.device], ModelTensors] | None = None,
+) -> ModelRunner:
     """Return a runner whose weights are loaded and whose KV pool is sized but not allocated.
+
+    Args:
+        progress: called while weights are read.
+        start: what it does before it is ready; the pool of a standby is not sized yet.
+        map_weights: returns the weights that another process holds; without, they are read from the files.
 
     Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine."""
     model = config.require_model()
-    folder = Path(model.folder)
     shard = Shard()
-    spec = read_spec(folder, model.context_length)
+    spec = read_spec(Path(model.folder), model.context_length)
     device = choose_device(config.worker)
     dtype = choose_dtype(config.model, device)
     _set_threads(config.worker)
     _check_memory(spec, shard, dtype, device, model.context_length)
     with torch.inference_mode():
         ops = choose_ops(config.worker, spec, shard, dtype, device, model.context_length)
-        if config.model.load_format == "dummy":
-            tensors = dummy_tensors(spec, shard, dtype, device)
+        if map_weights is None:
+            tensors = load_tensors(config, spec, shard, dtype, device, progress)
         else:
-            tensors = Loader(folder, spec, shard, dtype, device, progress).load()
+            tensors = map_weights(device)
         decoder = Decoder(spec, ops, tensors, shard)
-        capacity = _capacity(config, spec, shard, dtype, device)
+    pages = partial(_count_pages, config, spec, shard, dtype, device)
+    if start is Start.RECOVERY:
+        wait_for_memory(device)
+    capacity = _capacity(config, spec, pages(is_empty=start is Start.STANDBY), device)
     sampler = Sampler(capacity.max_slots, spec.vocab_size, model.context_length, model.eos_token_ids, device)
     facts: dict[str, str | int | float] = {
         "device": _device_name(device),
@@ -59,10 +110,9 @@ def load_runner(config: Config, progress: Callable[[], None]) -> ModelRunner:
         "attention": ops.name,
     }
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
-    loaded = LoadedModel(
-        decoder, ops, sampler, device, dtype, spec.num_layers, rows, _max_graph_tokens(spec, shard), facts
-    )
-    return ModelRunner(loaded, capacity, progress)
+    tokens = _max_graph_tokens(spec, shard)
+    loaded = LoadedModel(decoder, ops, sampler, device, dtype, spec.num_layers, rows, tokens, facts, pages)
+    return ModelRunner(loaded, capacity, progress, start)
 
 
 def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int) -> None:
@@ -119,11 +169,16 @@ def choose_ops(
     return TritonOps(shape, dtype)
 
 
-def _capacity(config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device) -> Capacity:
-    model, page_size = config.require_model(), config.worker.page_size
+def _count_pages(
+    config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, is_empty: bool = False
+) -> int:
     kv_heads = spec.num_kv_heads // shard.size
-    page_bytes = spec.num_layers * 2 * kv_heads * spec.head_dim * page_size * dtype.itemsize
-    page_count = count_pages(config.worker, device, page_bytes)
+    page_bytes = spec.num_layers * 2 * kv_heads * spec.head_dim * config.worker.page_size * dtype.itemsize
+    return count_pages(config.worker, device, page_bytes, is_empty)
+
+
+def _capacity(config: Config, spec: ModelSpec, page_count: int, device: torch.device) -> Capacity:
+    model, page_size = config.require_model(), config.worker.page_size
     limit = DEFAULT_SLOTS if device.type == "cuda" else DEFAULT_SLOTS_CPU
     default_slots = max(1, min(page_count * page_size // 2, limit))
     return Capacity(

@@ -51,6 +51,10 @@ class PinnedRings:
         descriptor: NDArray[np.int32] = self._host_descriptors[row]
         return descriptor
 
+    def begin_empty(self) -> None:
+        """Begin a step without rows, whose outputs are not looked at."""
+        self.begin().fill(0)
+
     def end(self, rows: Rows, size: int) -> "OutputBuffer | Download":
         """Return the in-flight ids of the step just launched: those of `rows`, ascending; `size` is the graph's.
 

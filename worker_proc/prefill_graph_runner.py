@@ -16,7 +16,7 @@ from worker_proc.batch import ChunkBatch, ForwardBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
-from worker_proc.graphs import SharedBuffers, capture_graphs, no_progress, specialization_sizes
+from worker_proc.graphs import SharedBuffers, StepGraphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
 from worker_proc.pinned_rings import PinnedRings
 from worker_proc.slots import IntArray, StepRows
@@ -71,12 +71,20 @@ class PrefillGraphRunner:
         self._ids, self._positions, self._mapping = torch.zeros((3, most), dtype=torch.int64, device=device)
         self._batch_page_table = torch.zeros((MAX_SEQS, table.shape[1]), dtype=torch.int32, device=device)
         self._logits = torch.zeros((MAX_SEQS, capacity.vocab_size), dtype=dtype, device=device)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs = StepGraphs(self._run, self._sizes)
 
     def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """See GraphRunner."""
-        self._graphs = capture_graphs(self._run, self._sizes, pool, progress)
+        self._graphs.capture(pool, progress)
         self._rings.restart()
+
+    def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
+        """See GraphRunner."""
+        self._graphs.capture_at_need(pool, has_kernels)
+
+    def prepare_next(self) -> bool:
+        """See GraphRunner."""
+        return self._graphs.prepare_next(self._rings.begin_empty)
 
     def run_once(self) -> None:
         """See GraphRunner."""
@@ -98,11 +106,8 @@ class PrefillGraphRunner:
         descriptor = self._rings.begin()
         num_tokens, positions = self._fill(descriptor, rows, page_writes)
         size = next(size for size in self._sizes if size >= num_tokens)
-        if self._graphs:
-            # Padding rows get no attention: their contents are arbitrary and are never used.
-            self._graphs[size].replay()
-        else:
-            self._run(num_tokens)
+        # Padding rows get no attention: their contents are arbitrary and are never used.
+        self._graphs.launch(size, num_tokens)
         sampled = np.flatnonzero(positions)
         ids = self._rings.end(sampled, size)
         return LaunchedStep(ids, self._logits, sampled, positions[sampled].astype(np.int64))

@@ -6,7 +6,7 @@ previous one have reached the host. Used by the executor's thread alone.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +16,13 @@ from quartet.wire.ids import Epoch
 from worker_proc.batch import build_batch
 from worker_proc.compilation import LateCompileCounter, compile_ahead
 from worker_proc.completion_poller import CompletionPoller
-from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError
+from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError, Start
 from worker_proc.device_step import DeviceStep
 from worker_proc.fused_sampler import FusedSampler
 from worker_proc.graphs import GraphRunner, SharedBuffers
-from worker_proc.models.decoder import Decoder
-from worker_proc.ops.interface import Ops
-from worker_proc.sampler import Sampler, SamplingEntry
+from worker_proc.kv_pool import wait_for_memory
+from worker_proc.loaded_model import LoadedModel
+from worker_proc.sampler import SamplingEntry
 from worker_proc.slots import SlotTable, StepRows
 from worker_proc.step_sampler import StepSampler
 from worker_proc.transfer import Downloader, Uploader
@@ -36,24 +36,6 @@ _CPU_WARM_UP = (20,)
 _CUDA_WARM_UP = (20, 300, 2000)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model on its device, ready to run: `facts` are for the ready line, `num_layers` for the KV pool.
-
-    `max_graph_rows` is the largest decode batch with a CUDA graph, 0 for no graphs at all; `max_graph_tokens` the
-    largest step with prefill chunks that has one."""
-
-    decoder: Decoder
-    ops: Ops
-    sampler: Sampler
-    device: torch.device
-    dtype: torch.dtype
-    num_layers: int
-    max_graph_rows: int
-    max_graph_tokens: int
-    facts: dict[str, str | int | float]
-
-
 class ModelRunner:
     """See Runner.
 
@@ -61,10 +43,16 @@ class ModelRunner:
         model: loaded weights and what runs them.
         capacity: the page count it can hold, until `allocate` fixes it.
         progress: called per layer of a long prefill, so that it is not taken for a hang.
+        start: how much of the warm-up `allocate` does, and how much steps do.
     """
 
-    def __init__(self, model: LoadedModel, capacity: Capacity, progress: Callable[[], None]) -> None:
+    def __init__(
+        self, model: LoadedModel, capacity: Capacity, progress: Callable[[], None], start: Start = Start.FIRST
+    ) -> None:
         self.capacity = capacity
+        self._start = start
+        self._uses_kernels = model.ops.name == "triton" and model.device.type == "cuda"
+        self._has_kernels = False
         self._model = model
         self._progress = progress
         self._kv_cache: list[torch.Tensor] = []
@@ -86,34 +74,53 @@ class ModelRunner:
 
     @property
     def late_compiles(self) -> int:
-        """Kernels that Triton compiled or loaded after `allocate` returned; each of them delayed a step."""
+        """Kernels that Triton compiled or loaded after `load_kernels`; each of them delayed a step."""
         return self._late_compiles.count
 
     @torch.inference_mode()
+    def load_kernels(self) -> None:
+        """Run every kind of step on one layer and a small pool."""
+        warm_up_runner = self._warm_up_runner()
+        if self._uses_kernels:
+            compile_ahead(warm_up_runner.run_once, self._progress)
+        # Whatever else loads at its first use, e.g. in cuBLAS, is loaded by one layer here instead of by all.
+        warm_up_runner.run_once()
+        del warm_up_runner
+        if self._uses_kernels:
+            torch.cuda.empty_cache()
+        self._has_kernels = True
+
+    def count_pages(self) -> None:
+        """Set the page count of `capacity` by the memory that is free, once that of a dead worker is."""
+        wait_for_memory(self._model.device)
+        self.capacity = replace(self.capacity, page_count=self._model.count_pages())
+
+    @torch.inference_mode()
     def allocate(self, page_count: int) -> None:
-        """Make the KV pool and run every kind of step once. Raises RuntimeError for another count than before."""
+        """Make the KV pool and, at a first start, run every kind of step once and capture every graph.
+
+        Raises RuntimeError for another count than before."""
         if self._kv_cache and page_count != self.capacity.page_count:
             raise RuntimeError(f"{self.capacity.page_count} pages are allocated, the scheduler wants {page_count}")
         if self._kv_cache:
             return
         self.capacity = replace(self.capacity, page_count=page_count)
-        uses_kernels = self._model.ops.name == "triton" and self._model.device.type == "cuda"
         started = time.perf_counter()
-        if uses_kernels:
-            warm_up_runner = self._warm_up_runner()
-            compile_ahead(warm_up_runner.run_once, self._progress)
-            # Whatever else loads at its first use, e.g. in cuBLAS, is loaded by one layer here instead of by all.
-            warm_up_runner.run_once()
-            del warm_up_runner
+        if self._uses_kernels and self._start is Start.FIRST:
+            self.load_kernels()
         compiled = time.perf_counter()
         self._prepare()
         warm = time.perf_counter()
-        if uses_kernels:
+        if self._uses_kernels:
             self._capture()
-            self._late_compiles.start()
         self.reset()
         phases = compiled - started, warm - compiled, time.perf_counter() - warm
         self._start_up = dict(zip(("kernels_s", "warm_up_s", "graphs_s"), phases, strict=True))
+
+    @torch.inference_mode()
+    def prepare_next(self) -> bool:
+        """Capture a graph that no step has needed yet, of decode steps first; False if there is none."""
+        return any(runner.prepare_next() for runner in reversed(self._graph_runners()))
 
     def run_once(self) -> None:
         """Run every kind of step once without CUDA graphs."""
@@ -229,12 +236,13 @@ class ModelRunner:
         return ModelRunner(model, replace(self.capacity, page_count=pages), self._progress)
 
     def _prepare(self) -> None:
-        """Make what steps need, and run the steps that no graph runner takes."""
+        """Make what steps need and, at a first start, run the steps that no graph runner takes."""
         model = self._model
         self._kv_cache = model.ops.allocate_kv(model.num_layers, self.capacity.page_count + 1, model.dtype)
         self._make_slots()
-        lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
-        warm_up(self.launch, self.capacity, lengths, self._progress)
+        if self._start is Start.FIRST:
+            lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
+            warm_up(self.launch, self.capacity, lengths, self._progress)
         self._make_graph_runners()
 
     def _make_slots(self) -> None:
@@ -265,7 +273,12 @@ class ModelRunner:
     def _capture(self) -> None:
         pool = torch.cuda.graph_pool_handle()
         for runner in self._graph_runners():
-            runner.capture(pool, self._progress)
+            if self._start is Start.FIRST:
+                runner.capture(pool, self._progress)
+            else:
+                runner.capture_at_need(pool, self._has_kernels)
+        if self._has_kernels:
+            self._late_compiles.start()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

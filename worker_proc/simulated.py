@@ -126,6 +126,16 @@ class SimulatedRunner:
         tokens = self.capacity.page_count * self.capacity.page_size
         return {"kv_tokens": tokens, "device": "simulated", "dtype": "none", "attention": "none"}
 
+    def load_kernels(self) -> None:
+        """Do nothing: there are none."""
+
+    def count_pages(self) -> None:
+        """Do nothing: the configuration has set the page count."""
+
+    def prepare_next(self) -> bool:
+        """Return False: nothing was left for later."""
+        return False
+
     def allocate(self, page_count: int) -> None:
         """Make the simulated pool of exactly `page_count` pages."""
         if self._is_allocated and page_count != self.capacity.page_count:

@@ -73,6 +73,16 @@ class Context(Protocol):
         ...
 
     @property
+    def run_dir(self) -> str:
+        """The private run directory of the launch."""
+        ...
+
+    @property
+    def is_recovery(self) -> bool:
+        """Whether the process was ready before in this launch: clients may be waiting for it."""
+        ...
+
+    @property
     def listen_fd(self) -> int:
         """The inherited listening socket of an api process, else -1."""
         ...
@@ -116,6 +126,12 @@ class Context(Protocol):
     def on_bug(self) -> None:
         """Called while an exception of the core is handled, whose state it may have left half changed. Ends the
         process, whose successor starts from what others hold of it; not an api process, which holds connections."""
+        ...
+
+    async def promoted(self) -> bool:
+        """Wait until this standby has got the place of another process: its role, rank, epoch and name.
+
+        Returns False if it is to drain instead."""
         ...
 
     async def drain_requested(self) -> float:

@@ -119,7 +119,7 @@ class FaultyContext(ProcessContext):
     def __init__(self, assignment: Assignment, channel: "ControlChannel[ChildInbound]", points: Failpoints) -> None:
         super().__init__(assignment, channel)
         self._points = points
-        self._outboxes = FaultyOutboxes(self._zmq, self._run_dir, self._encoder, points)
+        self._outboxes = FaultyOutboxes(self._zmq, self.run_dir, self._encoder, points)
         points.reach("start")
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
@@ -134,7 +134,7 @@ class FaultyContext(ProcessContext):
     def blocking_link(self, inbound: Any) -> BlockingLink:
         """Bind the inbox for the calling thread."""
         decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
-        return FaultyLink(self._zmq, self._run_dir, self.name, decoder, self._encoder, self._dropped, self._points)
+        return FaultyLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped, self._points)
 
     def ready(self, facts: Facts) -> None:
         """Report Ready."""

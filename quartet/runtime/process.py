@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import collections
 import errno
-import gc
 import logging
 import os
 import socket
@@ -26,6 +25,7 @@ from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
 from quartet.runtime.core import Metrics
+from quartet.runtime.interpreter import configure_logging, settle_memory
 from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
 from quartet.wire.codec import Decoder, Encoder, Source
@@ -62,29 +62,34 @@ class ProcessContext:
     """Implements runtime.context.Context for one process incarnation."""
 
     def __init__(self, assignment: Assignment, channel: "ControlChannel[ChildInbound]") -> None:
-        self.role: Role = assignment.role
-        self.rank = assignment.rank
-        self.epoch = assignment.epoch
-        self.name = process_name(assignment.role, assignment.rank)
         self.config = assignment.config
         self.clock: Clock = MonotonicClock()
         self.process_table = ProcessTable([], False)
-        self.listen_fd = assignment.listen_fd
-        self._run_dir = assignment.run_dir
+        self.run_dir = assignment.run_dir
         self._boot_id = assignment.boot_id
         self._channel = channel
         self._dropped: collections.Counter[str] = collections.Counter()
         self._zmq = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-        self._encoder = Encoder(Source(self.role, self.rank, self.epoch), self._boot_id)
-        self._outboxes = Outboxes(self._zmq, self._run_dir, self._encoder)
         self._phase_lock = threading.Lock()
         self._phase = ("starting", 0, 0.0)
-        self._has_finished_work = False
         self._loop = asyncio.get_running_loop()
         self._drain: asyncio.Future[Drain] = self._loop.create_future()
-        self.is_ready = False
+        self._promotion: asyncio.Future[bool] = self._loop.create_future()
         self._metrics: Callable[[], Metrics] | None = None
         self._on_process_table: Callable[[ProcessTable], None] | None = None
+        self._take(assignment)
+
+    def _take(self, assignment: Assignment) -> None:
+        """Become the process that the assignment names."""
+        self.role: Role = assignment.role
+        self.rank = assignment.rank
+        self.epoch = assignment.epoch
+        self.name = process_name(assignment.role, assignment.rank)
+        self.listen_fd = assignment.listen_fd
+        self.is_recovery = assignment.is_recovery
+        self.is_ready = self._has_finished_work = False
+        self._encoder = Encoder(Source(self.role, self.rank, self.epoch), self._boot_id)
+        self._outboxes = Outboxes(self._zmq, self.run_dir, self._encoder)
 
     # What the main coroutine uses
 
@@ -120,7 +125,7 @@ class ProcessContext:
             handler.on_process_table(self.process_table)
         inbox = Inbox(
             self._zmq,
-            self._run_dir,
+            self.run_dir,
             self.name,
             Decoder(inbound, self._boot_id),
             handler.on_frame,
@@ -133,7 +138,7 @@ class ProcessContext:
     def blocking_link(self, inbound: Any) -> BlockingLink:
         """Bind the inbox for the calling thread."""
         decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
-        return ThreadLink(self._zmq, self._run_dir, self.name, decoder, self._encoder, self._dropped)
+        return ThreadLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped)
 
     def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
         """Put the metrics that the function returns into the Snapshot of each second."""
@@ -141,7 +146,7 @@ class ProcessContext:
 
     def ready(self, facts: Facts) -> None:
         """Report Ready. A phase that the main coroutine has declared itself is kept."""
-        _settle_memory()
+        settle_memory()
         if self._phase[0] == "starting":
             self.set_phase("serving")
         self.is_ready = True
@@ -153,6 +158,11 @@ class ProcessContext:
             log.critical("a bug ends this process", exc_info=True)
             logging.shutdown()
             os._exit(EXIT_BUG)
+
+    async def promoted(self) -> bool:
+        """Wait for the supervisor's second Assignment, or its Drain; return whether it was the former."""
+        await asyncio.wait((self._promotion, self._drain), return_when=asyncio.FIRST_COMPLETED)
+        return self._promotion.done()
 
     async def drain_requested(self) -> float:
         """Wait for the supervisor's Drain; return its limit."""
@@ -175,6 +185,11 @@ class ProcessContext:
                 table = message
             elif isinstance(message, Drain) and not self._drain.done():
                 self._drain.set_result(message)
+            elif isinstance(message, Assignment) and not self._promotion.done():
+                self._outboxes.close()
+                self._take(message)
+                configure_logging(self.config.server.log_level, self.name)
+                self._promotion.set_result(True)
         if table is not None:
             self.process_table = table
             try:
@@ -208,22 +223,6 @@ class ProcessContext:
         """Close every socket."""
         self._outboxes.close()
         self._zmq.destroy(linger=0)
-
-
-def _settle_memory() -> None:
-    """Take what start-up has made out of the garbage collector's sight, and let it run less often: a full collection
-    of a large process would stop it for tens of milliseconds."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
-
-
-def configure_logging(level: str, name: str) -> None:
-    """Log to standard error, one line an event, with the process's name; a line that cannot be written is lost."""
-    logging.raiseExceptions = False
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format=f"%(asctime)s {name:<11} %(levelname).1s %(message)s"
-    )
 
 
 def run_process(main: Main) -> None:

@@ -18,18 +18,33 @@ class ProcessSpec(NamedTuple):
         """The process's address."""
         return process_name(self.role, self.rank)
 
+    @property
+    def is_spare(self) -> bool:
+        """Whether the service is complete without it."""
+        return self.role is Role.STANDBY
 
-DRAIN_ORDER = (Role.API, Role.TOKENIZER, Role.SCHEDULER, Role.DETOK, Role.WORKER)
+
+DRAIN_ORDER = (Role.API, Role.TOKENIZER, Role.SCHEDULER, Role.DETOK, Role.STANDBY, Role.WORKER, Role.WEIGHTS)
 """Clients first: a role is drained once every role that sends to it has been drained."""
+MODULES = {Role.WEIGHTS: "worker_proc.holder", Role.STANDBY: "worker_proc"}
+"""What roles run that have no package of their own."""
 
 
 def plan_processes(config: Config) -> list[ProcessSpec]:
-    """Return the processes of one launch; the worker first, because it takes longest to become ready."""
+    """Return the processes of one launch; first those that take longest to become ready."""
+    server = config.server
     counts = [
+        # A simulated worker has no weights.
+        (Role.WEIGHTS, int(server.standby and not config.worker.simulated_worker)),
         (Role.WORKER, 1),
-        (Role.API, config.server.api_procs),
-        (Role.TOKENIZER, config.server.tokenizer_procs),
+        (Role.API, server.api_procs),
+        (Role.TOKENIZER, server.tokenizer_procs),
         (Role.SCHEDULER, 1),
-        (Role.DETOK, config.server.detok_procs),
+        (Role.DETOK, server.detok_procs),
+        (Role.STANDBY, int(server.standby)),
     ]
-    return [ProcessSpec(role, rank, f"{role.label}_proc") for role, count in counts for rank in range(count)]
+    return [
+        ProcessSpec(role, rank, MODULES.get(role, f"{role.label}_proc"))
+        for role, count in counts
+        for rank in range(count)
+    ]

@@ -17,6 +17,12 @@ class ProcessSlot:
         self.epoch = 0
         self.restarts = 0
         self.was_killed = False
+        self.was_ready = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process is ready, or not needed."""
+        return self.spec.is_spare or (self.child is not None and self.child.is_ready)
 
     def has_seen(self, process_table: ProcessTable) -> bool:
         """Return whether the process has read this process table."""

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -40,6 +39,7 @@ class Child:
         self.liveness = Liveness(now, assignment.config.server.hang_timeout)
         self.is_ready = False
         self.is_drained = False
+        self.is_killed = False
         self.killed_s: float | None = None
         """When it was found hung and killed."""
         self.fatal: str | None = None
@@ -64,8 +64,15 @@ class Child:
         seen = observe(self.pid) if self.liveness.wants_observation(now) else None
         return self.liveness.hang(now, self.is_ready, seen)
 
+    def promote(self, spec: ProcessSpec, assignment: Assignment, now: float) -> None:
+        """Give this standby the place of another process; it reports ready again when it serves there."""
+        self.spec, self.started_s, self.is_ready = spec, now, False
+        self.liveness = Liveness(now, assignment.config.server.hang_timeout)
+        self.channel.send(assignment)
+
     def kill(self) -> None:
         """SIGKILL; works on a stopped process too."""
+        self.is_killed = True
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)
 
@@ -81,21 +88,3 @@ class Child:
         self.errors.close()
         self.channel.socket.close()
         return code
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Bind and listen; the socket is inherited by every api process. Raises OSError, UnicodeError for no host name.
-
-    Of a name with several addresses it is one of IPv4, if there is one."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-    sock = socket.socket(family, kind)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind(address)
-        sock.listen(1024)
-    except OSError:
-        sock.close()
-        raise
-    sock.set_inheritable(True)
-    return sock

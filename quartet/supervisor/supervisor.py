@@ -3,12 +3,12 @@
 import asyncio
 import secrets
 import signal
-import socket
 
 import msgspec
 
 from quartet.runtime.lifetime import stop_signals
 from quartet.supervisor.error_output import cause_of_end
+from quartet.supervisor.listener import open_listener, url_of
 from quartet.supervisor.notify import Notifier
 from quartet.supervisor.plan import ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
@@ -16,7 +16,8 @@ from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
 from quartet.supervisor.shutdown import EXIT_FATAL, EXIT_GAVE_UP, Shutdown
 from quartet.supervisor.slot import ProcessSlot
-from quartet.supervisor.spawn import Child, listening_socket
+from quartet.supervisor.spawn import Child
+from quartet.supervisor.standby import Standby
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError, FrameError
 from quartet.wire.frames import (
@@ -52,6 +53,7 @@ class Supervisor:
         self._slots = [
             ProcessSlot(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
         ]
+        self._standby = Standby(self._slots)
         self._progress = Progress()
         self._notifier = Notifier()
         self._facts: Facts = {}
@@ -66,7 +68,7 @@ class Supervisor:
         run_dir = RunDirectory.create(server.run_dir, self._boot_id, self._progress.line)
         run_dir.start_janitor()
         try:
-            listener = self._listen(server.host, server.port)
+            listener = open_listener(server.host, server.port)
             self._run_dir, self._listener = run_dir, listener
             try:
                 return asyncio.run(self._serve())
@@ -78,23 +80,6 @@ class Supervisor:
             run_dir.remove()
             self._notifier.close()
 
-    @staticmethod
-    def _listen(host: str, port: int) -> socket.socket:
-        try:
-            return listening_socket(host, port)
-        except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no host name"
-            raise ConfigError(
-                f"cannot listen on {_netloc(host, port)}: {reason}; "
-                "choose another with --host and --port (0 picks a free port)"
-            ) from error
-
-    @property
-    def url(self) -> str:
-        """The address of the HTTP API."""
-        host, port = self._listener.getsockname()[:2]
-        return f"http://{_netloc(host, port)}"
-
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -103,7 +88,8 @@ class Supervisor:
         for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         for slot in self._slots:
-            self._start(slot)
+            if not slot.spec.is_spare:
+                self._start(slot)
         watch = loop.create_task(self._watch())
         try:
             return await self._shutdown.exit_code
@@ -130,8 +116,15 @@ class Supervisor:
             str(self._run_dir.path),
             self._config,
             listen_fd,
+            slot.was_ready,
         )
-        child = Child(slot.spec, assignment, listen_fd, self._loop.time())
+        now = self._loop.time()
+        child = self._standby.take(slot)
+        if child is None:
+            child = Child(slot.spec, assignment, listen_fd, now)
+        else:
+            child.promote(slot.spec, assignment, now)
+            self._progress.line(f"{slot.spec.name}: the standby (pid {child.pid}) takes over")
         slot.child = child
         self._loop.add_reader(child.pidfd, self._on_exit, slot, child)
         self._loop.add_reader(child.channel.socket.fileno(), self._on_control, slot, child)
@@ -152,12 +145,19 @@ class Supervisor:
             slot.child = None
         if child.is_drained or self._shutdown.has_failed:
             return
+        for dependant in self._standby.dependants(slot):
+            dependant.kill()
         name, was_ready = slot.spec.name, self._was_ready
-        if child.fatal is not None:
+        if child.fatal is not None and not slot.spec.is_spare:
             self._shutdown.fail(EXIT_FATAL, f"{name}: {child.fatal}", was_ready)
             return
         cause = f"{name} (pid {child.pid}) ended by {cause_of_end(code, child.errors.last_words(now))}"
         delay_s = slot.policy.on_death(now, slot.epoch, child.was_useful)
+        if slot.spec.is_spare:
+            outcome = self._standby.on_death(None if child.fatal else delay_s, now)
+            self._broadcast()
+            self._progress.line(f"{cause}; {outcome}")
+            return
         if delay_s is None:
             self._shutdown.fail(EXIT_GAVE_UP, f"{cause}; it ends without work too often; giving up", was_ready)
             return
@@ -219,7 +219,7 @@ class Supervisor:
                 if not child.is_ready and not self._shutdown.is_draining:
                     self._progress.phase(slot.spec.name, message.phase)
             case Ready():
-                child.is_ready = True
+                child.is_ready = slot.was_ready = True
                 self._facts.update(message.facts)
                 self._progress.phase(slot.spec.name, "ready")
                 self._broadcast()
@@ -237,12 +237,13 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Print the ready line once the api processes have read a process table with every role ready."""
-        if self._was_ready or not all(slot.child is not None and slot.child.is_ready for slot in self._slots):
+        if self._was_ready or not all(slot.is_up for slot in self._slots):
             return
         if all(slot.has_seen(self._process_table) for slot in self._slots if slot.spec.role is Role.API):
             self._was_ready = True
-            self._progress.ready(self._config, self.url, self._facts)
-            self._notifier.send(READY=1, STATUS=f"ready at {self.url}/v1")
+            url = url_of(self._listener)
+            self._progress.ready(self._config, url, self._facts)
+            self._notifier.send(READY=1, STATUS=f"ready at {url}/v1")
 
     def _broadcast(self, force: bool = False) -> None:
         now = self._loop.time()
@@ -275,6 +276,9 @@ class Supervisor:
             for slot in self._slots:
                 if slot.child is not None:
                     self._check(slot, slot.child, now)
+            due = self._standby.due(now)
+            if due is not None and not self._shutdown.is_draining:
+                self._restart(due)
             self._broadcast()
 
     def _check(self, slot: ProcessSlot, child: Child, now: float) -> None:
@@ -291,7 +295,3 @@ class Supervisor:
             child.killed_s = now
             child.kill()
             self._progress.line(f"{slot.spec.name} (pid {child.pid}) hangs: {reason}; killed")
-
-
-def _netloc(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

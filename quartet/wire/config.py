@@ -79,6 +79,9 @@ class ServerConfig(_Section, frozen=True):
         int, Meta(ge=1, le=64, description="tokenizer processes; where there are 8 cores or more, 2 unless it is given")
     ] = 1
     detok_procs: Annotated[int, Meta(ge=1, le=64, description="detokenizer processes")] = 1
+    standby: Annotated[
+        bool, Meta(description="keep the weights in a process of their own, and a second worker ready to take over")
+    ] = False
     shutdown_timeout: Annotated[float, Meta(ge=0, description="seconds that SIGTERM waits for open streams")] = 30.0
     restart_limit: Annotated[
         int, Meta(ge=0, description="deaths of a process in a row, without a finished step or job, before giving up")

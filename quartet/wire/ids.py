@@ -25,6 +25,8 @@ class Role(IntEnum):
     SCHEDULER = 3
     WORKER = 4
     DETOK = 5
+    WEIGHTS = 6
+    STANDBY = 7
 
     @property
     def label(self) -> str:

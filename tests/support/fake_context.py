@@ -37,6 +37,7 @@ class FakeContext:
         self.config = config
         self.clock: Clock = clock or MonotonicClock()
         self.listen_fd = listen_fd
+        self.run_dir, self.is_recovery = "/run/quartet", False
         self.process_table = ProcessTable([], False)
         self.sent: list[tuple[str, Any]] = []
         self.phases: list[tuple[str, float]] = []
@@ -47,6 +48,7 @@ class FakeContext:
         self.inbox = FakeInbox()
         self._handler: FrameHandler | None = None
         self._drain_limit_s: float | None = None
+        self.is_promoted = False
 
     # Context
 
@@ -78,6 +80,11 @@ class FakeContext:
 
     def ready(self, facts: Facts) -> None:
         self.facts = facts
+
+    async def promoted(self) -> bool:
+        while not self.is_promoted and self._drain_limit_s is None:
+            await asyncio.sleep(0.001)
+        return self.is_promoted
 
     async def drain_requested(self) -> float:
         while self._drain_limit_s is None:

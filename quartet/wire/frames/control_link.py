@@ -25,7 +25,10 @@ class ProcessStatus(Frame, frozen=True):
 
 
 class Assignment(Frame, frozen=True, tag=50):
-    """First message to a child: its role, rank and epoch, and the configuration of the launch."""
+    """First message to a child: its role, rank and epoch, and the configuration of the launch.
+
+    A standby gets a second one, which gives it the role, rank and epoch of a process that has died. `is_recovery`: the
+    process was ready before in this launch, so clients may be waiting."""
 
     boot_id: int
     role: Role
@@ -34,6 +37,7 @@ class Assignment(Frame, frozen=True, tag=50):
     run_dir: str
     config: Config
     listen_fd: int = -1
+    is_recovery: bool = False
 
 
 class ProcessTable(Frame, frozen=True, tag=51):

@@ -27,6 +27,15 @@ class SlowRunner:
     def facts(self) -> dict[str, str | int | float]:
         return {}
 
+    def load_kernels(self) -> None:
+        self.log.append("load kernels")
+
+    def count_pages(self) -> None:
+        self.log.append("count pages")
+
+    def prepare_next(self) -> bool:
+        return False
+
     def allocate(self, page_count: int) -> None:
         self.log.append(f"allocate {page_count}")
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from quartet.supervisor.listener import listening_socket
 from quartet.supervisor.plan import ProcessSpec
-from quartet.supervisor.spawn import Child, listening_socket
+from quartet.supervisor.spawn import Child
 from quartet.wire.frames import Assignment, Ready
 from quartet.wire.ids import Epoch, Role
 from tests.support.wire_samples import BOOT, CONFIG

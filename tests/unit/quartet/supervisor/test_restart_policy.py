@@ -2,12 +2,15 @@
 
 import importlib.util
 
+import msgspec
 import pytest
 
 from quartet.supervisor.plan import DRAIN_ORDER, plan_processes
 from quartet.supervisor.restart import BACKOFF_S, BACKOFF_WINDOW_S, USELESS_WINDOW_S, RestartPolicy
-from quartet.wire.config import Config, ServerConfig
+from quartet.wire.config import Config, ServerConfig, WorkerConfig
 from quartet.wire.ids import Role
+
+WITH_STANDBY = Config(server=ServerConfig(standby=True))
 
 
 def test_the_first_restarts_are_immediate_and_the_later_ones_ever_slower() -> None:
@@ -95,16 +98,27 @@ def test_the_plan_has_the_configured_numbers_of_processes() -> None:
         Role.SCHEDULER: [0],
         Role.WORKER: [0],
         Role.DETOK: [0, 1, 2, 3],
+        Role.WEIGHTS: [],
+        Role.STANDBY: [],
     }
     assert len({spec.name for spec in plan}) == len(plan)
     assert plan[0].role is Role.WORKER, "it takes longest to get ready"
 
 
 def test_every_planned_module_can_be_run() -> None:
-    for spec in plan_processes(Config()):
-        assert importlib.util.find_spec(f"{spec.module}.__main__") is not None, spec.module
+    for spec in plan_processes(WITH_STANDBY):
+        entry = spec.module if spec.role is Role.WEIGHTS else f"{spec.module}.__main__"
+        assert importlib.util.find_spec(entry) is not None, spec.module
 
 
 def test_every_planned_role_is_drained_once_and_clients_first() -> None:
-    assert sorted(DRAIN_ORDER) == sorted({spec.role for spec in plan_processes(Config())})
-    assert DRAIN_ORDER[0] is Role.API and DRAIN_ORDER[-1] is Role.WORKER
+    assert sorted(DRAIN_ORDER) == sorted({spec.role for spec in plan_processes(WITH_STANDBY)})
+    assert DRAIN_ORDER[0] is Role.API and DRAIN_ORDER[-2:] == (Role.WORKER, Role.WEIGHTS)
+
+
+def test_a_standby_comes_with_a_holder_of_the_weights_where_there_are_weights() -> None:
+    roles = [spec.role for spec in plan_processes(WITH_STANDBY)]
+    assert roles[0] is Role.WEIGHTS and roles[-1] is Role.STANDBY
+    assert [spec.role for spec in plan_processes(WITH_STANDBY) if spec.is_spare] == [Role.STANDBY]
+    simulated = msgspec.structs.replace(WITH_STANDBY, worker=WorkerConfig(simulated_worker=True))
+    assert [spec.role for spec in plan_processes(simulated)] == roles[1:]
