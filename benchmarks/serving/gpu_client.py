@@ -7,6 +7,7 @@ A workload is an object with `kind` and its own fields:
     ttft           prompt, repeats              one request alone; time to its first token
     batch          streams, prompt, output, passes   so many requests at once, all alike
     shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens shared in a group
+    recovery       victim, kills, streams, prompt, output   see gpu_recovery.py
 
 All ids are drawn anew, so that no round finds a prefix of an earlier one in the cache. Requests are made before the
 clock starts. The client writes one JSON object to the plan's file after each workload and ends the launch after the
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 from benchmarks.serving.client_process import client_main
 from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
+from benchmarks.serving.recovery import device_memory_mib, run_streams, wait_for_standby
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.process import run_process
@@ -116,6 +118,7 @@ class Workloads:
             "decode": self._decode,
             "ttft": self._ttft,
             "shared_prefix": self._shared_prefix,
+            "recovery": self._recovery,
         }
         fields = {name: value for name, value in workload.items() if name != "kind"}
         self._results["results"].append({**workload, **await kinds[workload["kind"]](**fields)})
@@ -170,6 +173,20 @@ class Workloads:
                 }
             )
         return {"passes_found": found}
+
+    async def _recovery(self, victim: str, kills: int, streams: int, prompt: int, output: int) -> dict[str, Any]:
+        lengths = [(prompt, output)] * streams
+        await wait_for_standby(self._engine)
+        memory_mib, found = device_memory_mib(), []
+        for _ in range(kills):
+            requests = self._requests(lengths, 0.0)
+            facts = await run_streams(self._engine, requests, victim)
+            await wait_for_standby(self._engine)
+            ids = facts.pop("ids")
+            undisturbed = (await run_streams(self._engine, requests))["ids"]
+            same_streams = sum(one == other for one, other in zip(ids, undisturbed, strict=True))
+            found.append({**facts, "same_streams": same_streams})
+        return {"kills_found": found, "memory_mib": memory_mib}
 
     async def _decode(self, batch: int, prompt: int = 960, output: int = 160) -> dict[str, Any]:
         requests = self._requests([(prompt, output)] * batch, 0.0)
