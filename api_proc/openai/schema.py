@@ -67,6 +67,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     json_schema: Any = None
     structured_outputs: Any = None
     response_format: Any = None
+    prompt_embeds: Any = None
+    multi_modal_data: Any = None
+    chat_template: Any = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
