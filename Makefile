@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 MODEL ?=
 SERVE_FLAGS ?=
-UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_stage.py tests/unit/worker_proc/test_worker_graphs.py \
+UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_staging.py tests/unit/worker_proc/test_worker_graphs.py \
                      tests/unit/sampler/test_sampler_gpu.py
 
 # torch and triton are chosen together: with CUDA the pair that requires each other, on the CPU the CPU build and the
