@@ -77,6 +77,7 @@ class ProcessContext:
         self._promotion: asyncio.Future[bool] = self._loop.create_future()
         self._metrics: Callable[[], Metrics] | None = None
         self._on_process_table: Callable[[ProcessTable], None] | None = None
+        self.is_ready = False
         self._take(assignment)
 
     def _take(self, assignment: Assignment) -> None:
