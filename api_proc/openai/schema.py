@@ -57,6 +57,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, float] | None = None
     priority: int | None = None
     timeout: float | None = None
+    first_token_timeout: float | None = None
     cache_salt: str | None = None
     routing_key: str | None = None
     weight: float | None = None

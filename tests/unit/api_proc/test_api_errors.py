@@ -60,6 +60,8 @@ HUGE = 10**30
         ({"priority": 2**31}, "priority"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1}, "timeout"),
+        ({"first_token_timeout": 0}, "first_token_timeout"),
+        ({"first_token_timeout": 1e9}, "first_token_timeout"),
         ({"cache_salt": "x" * 129}, "cache_salt"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
