@@ -17,7 +17,7 @@ from quartet.client.queries import Queries
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import MAX_FRAME_BYTES, Source
-from quartet.wire.errors import RequestError
+from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import (
     Abort,
     Accepted,
@@ -127,7 +127,9 @@ class ClientCore:
     # The face of a core
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
-        """Take one frame."""
+        """Take one frame; raises FrameError for one of an incarnation that has ended."""
+        if self.processes.is_stale(source):
+            raise FrameError("stale", f"{source}")
         match frame:
             case Delta():
                 return self._on_delta(frame, now)

@@ -1,5 +1,6 @@
 """The client's view of the processes: the table, their epochs, their metrics, and whether requests are taken."""
 
+from quartet.wire.codec import Source
 from quartet.wire.frames import ProcessTable, Snapshot
 from quartet.wire.ids import Role, process_name
 
@@ -15,7 +16,7 @@ class Processes:
         self.is_alive = False
         """Whether every role was ready once: the engine is up or recovering."""
         self.is_stopping = False
-        self._epochs: dict[str, int] = {}
+        self._epochs: dict[tuple[Role, int], int] = {}
 
     @property
     def is_accepting(self) -> bool:
@@ -37,13 +38,17 @@ class Processes:
         self.table = table
         restarted = []
         for process in table.processes:
-            name = process_name(process.role, process.rank)
-            before = self._epochs.get(name)
-            self._epochs[name] = process.epoch
+            key = process.role, process.rank
+            before = self._epochs.get(key)
+            self._epochs[key] = process.epoch
             if before is not None and process.epoch > before:
-                restarted.append((process.role, name))
+                restarted.append((process.role, process_name(*key)))
         self.is_alive = self.is_alive or self.is_accepting
         return restarted
+
+    def is_stale(self, source: Source) -> bool:
+        """Return whether a frame's sender is an incarnation that has ended (faults R7)."""
+        return source.epoch < self._epochs.get((source.role, source.rank), 0)
 
     def _is_ready(self, role: Role) -> bool:
         return any(process.role is role and process.state == "ready" for process in self.table.processes)

@@ -142,7 +142,9 @@ class FaultyContext(ProcessContext):
     def blocking_link(self, inbound: Any) -> BlockingLink:
         """Bind the inbox for the calling thread."""
         decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
-        return FaultyLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped, self._points)
+        link = FaultyLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped, self._points)
+        self._inbox = link
+        return link
 
     def ready(self, facts: Facts) -> None:
         """Report Ready."""

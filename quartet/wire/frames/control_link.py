@@ -12,7 +12,8 @@ from quartet.wire.ids import Epoch, Role
 
 class ProcessStatus(Frame, frozen=True):
     """One row of the process table. `state`: starting, ready, unresponsive (heartbeats are missing), draining, down.
-    `was_killed`: the incarnation before this one ended by a SIGKILL that the supervisor did not send."""
+    `was_killed`: the incarnation before this one ended by a SIGKILL that the supervisor did not send. `recovery_s`: how
+    long the last restart took, from the death to readiness."""
 
     role: Role
     rank: int
@@ -22,6 +23,7 @@ class ProcessStatus(Frame, frozen=True):
     phase: str
     restarts: int
     was_killed: bool = False
+    recovery_s: float = 0.0
 
 
 class Assignment(Frame, frozen=True, tag=50):

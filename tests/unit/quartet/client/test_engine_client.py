@@ -2,7 +2,6 @@
 
 import asyncio
 
-import msgspec
 import pytest
 from engine_rig import Rig, delta, settle, table
 
@@ -245,30 +244,6 @@ async def test_a_drain_fails_a_request_once(rig: Rig) -> None:
     await rig.started(n=2)
     await rig.engine.drain(0.0)
     assert len(rig.errors) == 1
-
-
-async def test_a_failed_engine_ends_every_request(rig: Rig) -> None:
-    """One is being tokenized, one waits to be accepted, one has output."""
-    await rig.started()
-    submitted = await rig.begin()
-    request = GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS)
-    tokenizing = asyncio.create_task(rig.engine.generate(request))
-    await settle()
-    rig.announce(msgspec.structs.replace(table(is_draining=True), has_failed=True))
-    for task in (submitted, tokenizing):
-        with pytest.raises(RequestError, match="has failed") as caught:
-            await task
-        assert (caught.value.status, caught.value.code) == (503, "engine_failed")
-    assert [error.code for error in rig.errors] == ["engine_failed"]
-    assert rig.core.is_idle()
-
-
-async def test_a_drain_fails_what_is_being_tokenized(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS)))
-    await settle()
-    await rig.engine.drain(0.0)
-    with pytest.raises(RequestError, match="shutting down"):
-        await task
 
 
 async def test_a_query_without_a_reply_is_503(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
