@@ -9,8 +9,8 @@ it, and delivers each token once and in order. A request's Listener receives wha
 from typing import Any
 
 from quartet.client.adoption import Adopted
+from quartet.client.deadlines import Deadlines
 from quartet.client.encode_jobs import EncodeJobs
-from quartet.client.first_tokens import FirstTokens, too_late
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 from quartet.client.processes import Processes
 from quartet.client.queries import Queries
@@ -67,7 +67,7 @@ class ClientCore:
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
         self.queries = Queries(name, epoch << EPOCH_SHIFT)
-        self._first_tokens = FirstTokens()
+        self._deadlines = Deadlines()
         self._live_requests_due_s: float | None = None
         self.processes = Processes()
 
@@ -90,8 +90,7 @@ class ClientCore:
             self._jobs.pop(id(listener), None)
             listener.on_error(error)
 
-        if request.first_token_s is not None:
-            self._first_tokens.add(listener, now + request.first_token_s)
+        self._deadlines.add(request, listener, now)
         job, sent = self._encodes.start(request, deadline_s, now, on_encoded, on_error)
         self._jobs[id(listener)] = job
         return [sent]
@@ -158,9 +157,9 @@ class ClientCore:
     def tick(self, now: float) -> list[Sent]:
         """Send jobs again that wait too long; name the live requests to the scheduler each second."""
         sent = self._encodes.tick(now)
-        for listener in self._first_tokens.late(now, self._journal, self._jobs):
+        for listener, error in self._deadlines.passed(now, self._journal, self._jobs):
             sent += self.abort(listener)
-            listener.on_error(too_late())
+            listener.on_error(error)
         if self._live_requests_due_s is not None and self._live_requests_due_s <= now:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
             # The reply shows what was lost.
@@ -169,7 +168,7 @@ class ClientCore:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is wanted next."""
-        deadlines = (self._live_requests_due_s, self._encodes.next_deadline(), self._first_tokens.next_deadline())
+        deadlines = (self._live_requests_due_s, self._encodes.next_deadline(), self._deadlines.next())
         return min((due_s for due_s in deadlines if due_s is not None), default=None)
 
     def is_idle(self) -> bool:

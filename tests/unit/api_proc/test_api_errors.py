@@ -142,6 +142,13 @@ async def test_a_prompt_of_ids_over_the_context(api: Any) -> None:
     assert "maximum context length is 64 tokens" in body["error"]["message"]
 
 
+async def test_more_messages_than_the_context_has_tokens(api: Any) -> None:
+    status, body, _ = await api.post(CHAT, {"messages": MESSAGES * 65})
+    assert status == 400
+    assert_error(body, "context_length_exceeded", "messages")
+    assert (await api.post(CHAT, {"messages": MESSAGES * 64}))[0] == 200
+
+
 async def test_unknown_model_lists_what_is_served(api: Any) -> None:
     for path, more in ((CHAT, {"messages": MESSAGES}), (COMPLETIONS, {"prompt": "x"})):
         status, body, _ = await api.post(path, {"model": "gpt-9", **more})

@@ -1,14 +1,15 @@
-"""The deadline of the first token: while the prompt is tokenized, while the request waits, and never after output."""
+"""Deadlines that the client keeps: of the first token, until there is output, and of the whole."""
 
 import asyncio
 
 import pytest
-from engine_rig import Rig, delta, settle
+from engine_rig import Rig, delta, settle, table
 
 from quartet.client.async_engine import OutputStream
 from quartet.client.request import GenerateRequest
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Abort, Accepted, CancelEncode, Encode, Encoded, IdsPrompt, Submit, pack_ids
+from quartet.wire.ids import Role
 from tests.support.wire_samples import PARAMS
 
 
@@ -70,3 +71,22 @@ async def test_a_request_with_output_has_no_deadline(rig: Rig, is_end: bool) -> 
     stream.subscribe(rig.outputs.extend, rig.errors.append)
     rig.pass_time(10.0)
     assert not rig.errors and rig.engine.choices_left(stream) == 2 - is_end
+
+
+async def test_the_deadline_of_the_whole_holds_without_a_scheduler(rig: Rig) -> None:
+    """While a process is away nothing else ends a request at its deadline."""
+    whole = GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS, deadline_s=3.0)
+    task = asyncio.create_task(rig.engine.generate(whole))
+    await settle()
+    rig.answer(Encoded(rig.last(Encode).job, pack_ids([5]), "", PARAMS))
+    await settle()
+    rid = rig.last(Submit).rid
+    rig.answer(delta(rid, 0, [7]))
+    stream = await task
+    stream.subscribe(rig.outputs.extend, rig.errors.append)
+    rig.announce(table(down=Role.SCHEDULER))
+    rig.pass_time(3.2)
+    assert not rig.errors, "the scheduler goes first"
+    rig.pass_time(0.5)
+    assert [(error.status, error.code) for error in rig.errors] == [(408, "deadline_exceeded")]
+    assert rig.last(Abort).rid == rid and rig.core.is_idle()
