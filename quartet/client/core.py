@@ -69,6 +69,7 @@ class ClientCore:
         self.queries = Queries(name, epoch << EPOCH_SHIFT)
         self._deadlines = Deadlines()
         self._live_requests_due_s: float | None = None
+        self._last_answer_s = float("-inf")
         self.processes = Processes()
 
     # Calls of the owner
@@ -285,6 +286,10 @@ class ClientCore:
         if not self.processes.is_complete:
             self._journal.pause(now)
             return []
+        if now - self._last_answer_s < LIVE_REQUESTS_S / 2:
+            # A scheduler that was paused answers old questions in a burst, which counts as one.
+            return []
+        self._last_answer_s = now
         again, hopeless = self._journal.lost(held.held, held.is_step_in_flight, now)
         sent: list[Sent] = [(SCHEDULER, self._journal.replay(entry, now)) for entry in again]
         for entry in hopeless:

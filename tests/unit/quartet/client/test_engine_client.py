@@ -13,6 +13,7 @@ from quartet.wire.frames import (
     Encode,
     EncodeFailed,
     Failed,
+    HeldRequest,
     HeldRequests,
     IdsPrompt,
     LiveRequests,
@@ -198,6 +199,18 @@ async def test_what_the_scheduler_lost_is_submitted_again(rig: Rig) -> None:
         rig.clock.advance(1.0)
         rig.answer(HeldRequests([]))
     assert rig.last(Submit).attempt == 1
+
+
+async def test_a_burst_of_old_answers_counts_as_one(rig: Rig) -> None:
+    """A scheduler that was stopped for seconds answers every question of that time at once."""
+    stream = await rig.started()
+    for _ in range(4):
+        rig.clock.advance(1.0)
+        for _ in range(10):
+            rig.answer(HeldRequests([]))
+        rig.clock.advance(1.0)
+        rig.answer(HeldRequests([HeldRequest(stream.rid, 0, 0, False, 0)]))
+    assert rig.last(Submit).attempt == 0 and not rig.errors
 
 
 async def test_a_request_that_is_lost_again_and_again_fails(rig: Rig) -> None:
