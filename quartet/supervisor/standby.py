@@ -42,12 +42,12 @@ class Standby:
         self._not_before_s = None if delay_s is None else now + delay_s
         return "going on without" if delay_s is None else "starting it again"
 
-    def take(self, slot: ProcessSlot) -> Child | None:
+    def take(self, slot: ProcessSlot, now: float) -> Child | None:
         """Return the child that is to continue as the worker, if that is the slot and a standby is ready."""
         if slot is not self._worker or self._slot is None:
             return None
         child = self._slot.child
-        if child is None or not child.is_ready or child.is_killed:
+        if child is None or not child.is_ready or child.is_killed or child.liveness.is_unresponsive(now):
             return None
         self._slot.child = None
         return child

@@ -118,7 +118,7 @@ class Supervisor:
             slot.was_ready,
         )
         now = self._loop.time()
-        child = self._standby.take(slot)
+        child = self._standby.take(slot, now)
         if child is None:
             child = Child(slot.spec, assignment, listen_fd, now)
         else:

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+from quartet.supervisor.liveness import UNRESPONSIVE_S, Liveness
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.slot import ProcessSlot
@@ -16,6 +17,7 @@ class StubChild:
 
     def __init__(self, is_ready: bool = True, is_killed: bool = False) -> None:
         self.is_ready, self.is_killed = is_ready, is_killed
+        self.liveness = Liveness(0.0, 2.0)
 
 
 class Launch:
@@ -62,9 +64,9 @@ def test_a_ready_standby_takes_the_workers_place_once() -> None:
     launch = Launch()
     child = launch.put(Role.STANDBY, StubChild())
     worker = launch.slots[Role.WORKER]
-    assert launch.standby.take(worker) is child
+    assert launch.standby.take(worker, 0.0) is child
     assert launch.slots[Role.STANDBY].child is None
-    assert launch.standby.take(worker) is None
+    assert launch.standby.take(worker, 0.0) is None
 
 
 def test_no_other_process_is_replaced_by_it() -> None:
@@ -72,7 +74,7 @@ def test_no_other_process_is_replaced_by_it() -> None:
     launch.put(Role.STANDBY, StubChild())
     for role, slot in launch.slots.items():
         if role is not Role.WORKER:
-            assert launch.standby.take(slot) is None
+            assert launch.standby.take(slot, 0.0) is None
     assert launch.slots[Role.STANDBY].child is not None
 
 
@@ -80,8 +82,15 @@ def test_a_standby_that_is_loading_or_killed_is_not_taken() -> None:
     launch = Launch()
     for child in (StubChild(is_ready=False), StubChild(is_killed=True), None):
         kept = launch.put(Role.STANDBY, child)
-        assert launch.standby.take(launch.slots[Role.WORKER]) is None
+        assert launch.standby.take(launch.slots[Role.WORKER], 0.0) is None
         assert launch.slots[Role.STANDBY].child is kept
+
+
+def test_a_standby_without_heartbeats_is_not_taken() -> None:
+    launch = Launch()
+    launch.put(Role.STANDBY, StubChild())
+    assert launch.standby.take(launch.slots[Role.WORKER], UNRESPONSIVE_S + 0.1) is None
+    assert launch.standby.take(launch.slots[Role.WORKER], UNRESPONSIVE_S) is not None
 
 
 def test_the_death_of_the_holder_is_that_of_all_who_map_its_memory() -> None:
@@ -97,7 +106,7 @@ def test_without_a_standby_nothing_is_ever_due() -> None:
     slots = [ProcessSlot(spec, RestartPolicy(5)) for spec in plan_processes(Config())]
     standby = Standby(slots)
     assert standby.due(0.0) is None
-    assert all(standby.take(slot) is None and standby.dependants(slot) == [] for slot in slots)
+    assert all(standby.take(slot, 0.0) is None and standby.dependants(slot) == [] for slot in slots)
 
 
 def test_a_launch_is_complete_without_its_standby() -> None:
