@@ -117,7 +117,7 @@ class LLM:
             finally:
                 # Only an interrupt leaves requests behind.
                 for answer in answers:
-                    self._pump.send(CLIENT, self._client.abort(answer))
+                    self._pump.send(CLIENT, self._client.abort(answer, self._clock.now()))
         return answers
 
     def _resolved(self, params: SamplingParams | None) -> frames.SamplingParams:

@@ -8,13 +8,13 @@ slots, and the steps in flight are computed again. Sans-IO, like the core.
 
 from quartet.wire.codec import Source
 from quartet.wire.errors import FrameError
-from quartet.wire.frames import ProcessStatus, SchedulerHello, WorkerHello
+from quartet.wire.frames import LastEnd, ProcessStatus, SchedulerHello, WorkerHello
 from quartet.wire.ids import Epoch, Role
 from scheduler_proc.core.events import StepsLost, WorkerLost, WorkerUp
 from scheduler_proc.core.in_flight import IssuedStep
 
 QUERY_S = 1.0
-"""How long a step is in flight before the worker is asked about it, and between two questions."""
+"""How long a step is in flight before the worker is asked about it; then again each time it has doubled."""
 
 
 class WorkerSession:
@@ -74,7 +74,7 @@ class WorkerSession:
                 self._worker_epoch = process.epoch
                 if self._is_up:
                     self._is_up = False
-                    return WorkerLost(process.was_killed)
+                    return WorkerLost(process.last_end is not LastEnd.CRASHED)
         return None
 
     def check(self, source: Source, scheduler_epoch: Epoch) -> None:
@@ -88,7 +88,10 @@ class WorkerSession:
         """Return when the worker is to be asked about the oldest step in flight, or told of a session again."""
         if oldest is None:
             return None if self._is_up or not self._session else self._queried_s + QUERY_S
-        return max(oldest.issued_s, self._queried_s) + QUERY_S if self._is_up else None
+        if not self._is_up:
+            return None
+        asked_after_s = max(0.0, self._queried_s - oldest.issued_s)
+        return oldest.issued_s + asked_after_s + max(QUERY_S, asked_after_s)
 
     def query(self, last_step: int, now: float) -> SchedulerHello:
         """Return the query that is due, or the hello of a session that the worker has not confirmed."""

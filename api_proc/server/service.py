@@ -149,7 +149,6 @@ class Service:
     timeouts: Timeouts = field(default_factory=Timeouts)
     stats: ApiStats = field(default_factory=ApiStats)
     open: OpenRequests = field(default_factory=OpenRequests)
-    dropped_frames: Callable[[], Mapping[str, float]] = dict
     is_draining: bool = False
     admission: Admission = field(init=False)
 

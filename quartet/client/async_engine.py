@@ -231,7 +231,7 @@ class AsyncEngine:
 
     def abort(self, stream: OutputStream) -> None:
         """Give a request up. Idempotent."""
-        self._sender.send(self._core.abort(stream))
+        self._sender.send(self._core.abort(stream, self._clock.now()))
 
     def choices_left(self, stream: OutputStream) -> int:
         """Return how many choices of a request have not ended."""
@@ -261,4 +261,5 @@ class AsyncEngine:
         deadline_s = self._clock.now() + limit_s
         while self._core.live_count and self._clock.now() < deadline_s:
             await asyncio.sleep(POLL_S)
-        self._sender.send(self._core.fail_all(RequestError(503, "draining", "The server is shutting down.")))
+        error = RequestError(503, "draining", "The server is shutting down.")
+        self._sender.send(self._core.fail_all(error, self._clock.now()))

@@ -6,10 +6,10 @@ Owned by an api process (client.async_engine) or by the offline engine. It submi
 it, and delivers each token once and in order. A request's Listener receives what becomes of it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from quartet.client.adoption import Adopted
-from quartet.client.deadlines import Deadlines
 from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 from quartet.client.processes import Processes
@@ -17,7 +17,7 @@ from quartet.client.queries import Queries
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import MAX_FRAME_BYTES, Source
-from quartet.wire.errors import FrameError, RequestError
+from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
     Abort,
     Accepted,
@@ -34,6 +34,7 @@ from quartet.wire.frames import (
     QueryReply,
     Rejected,
     Snapshot,
+    Submit,
     unpack_ids,
 )
 from quartet.wire.ids import Rid, Role, process_name
@@ -67,9 +68,7 @@ class ClientCore:
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
         self.queries = Queries(name, epoch << EPOCH_SHIFT)
-        self._deadlines = Deadlines()
         self._live_requests_due_s: float | None = None
-        self._last_answer_s = float("-inf")
         self.processes = Processes()
 
     # Calls of the owner
@@ -91,10 +90,9 @@ class ClientCore:
             self._jobs.pop(id(listener), None)
             listener.on_error(error)
 
-        self._deadlines.add(request, listener, now)
         job, sent = self._encodes.start(request, deadline_s, now, on_encoded, on_error)
         self._jobs[id(listener)] = job
-        return [sent]
+        return sent
 
     def adopt(self, adopted: Adopted, listener: Listener, now: float) -> list[Sent]:
         """Go on with a request of this process's predecessor."""
@@ -102,16 +100,17 @@ class ClientCore:
         entries = adopted.entries(listener, self._name, self._detoks)
         return [(SCHEDULER, self._journal.take_over(entry, now)) for entry in entries]
 
-    def abort(self, listener: Listener) -> list[Sent]:
+    def abort(self, listener: Listener, now: float) -> list[Sent]:
         """Give a request up, whatever state it is in. Idempotent."""
         job = self._jobs.pop(id(listener), None)
         sent = [] if job is None else self._encodes.end(job)
         if self._listeners.get(listener.rid) is not listener:
             return sent
         del self._listeners[listener.rid]
+        sent.append((SCHEDULER, Abort(listener.rid)))
         for choice in range(listener.num_choices):
-            self._journal.remove(listener.rid, choice)
-        return [*sent, (SCHEDULER, Abort(listener.rid))]
+            sent += _submitted(self._journal.remove(listener.rid, choice, now))
+        return sent
 
     def choices_left(self, listener: Listener) -> int:
         """Return how many choices of a submitted request have not ended."""
@@ -119,17 +118,15 @@ class ClientCore:
             return 0
         return sum((listener.rid, choice) in self._journal.entries for choice in range(listener.num_choices))
 
-    def fail_all(self, error: RequestError) -> list[Sent]:
+    def fail_all(self, error: RequestError, now: float) -> list[Sent]:
         """End every request with an error, those that are being tokenized too."""
         self._encodes.fail_all(error)
-        return [sent for entry in list(self._journal.entries.values()) for sent in self._give_up(entry, error)]
+        return [sent for entry in list(self._journal.entries.values()) for sent in self._give_up(entry, error, now)]
 
     # The face of a core
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
-        """Take one frame; raises FrameError for one of an incarnation that has ended."""
-        if self.processes.is_stale(source):
-            raise FrameError("stale", f"{source}")
+        """Take one frame."""
         match frame:
             case Delta():
                 return self._on_delta(frame, now)
@@ -139,10 +136,10 @@ class ClientCore:
                 return self._encodes.take(frame, now)
             case Rejected():
                 error = RequestError(frame.status, frame.code, frame.message, None, frame.retry_after_s)
-                return self._on_failed(frame.rid, frame.choice, frame.attempt, error)
+                return self._on_failed(frame.rid, frame.choice, frame.attempt, error, now)
             case Failed():
                 error = RequestError(frame.status, frame.code, frame.message)
-                return self._on_failed(frame.rid, frame.choice, frame.attempt, error)
+                return self._on_failed(frame.rid, frame.choice, frame.attempt, error, now)
             case HeldRequests():
                 return self._on_held_requests(frame, now)
             case QueryReply():
@@ -158,9 +155,6 @@ class ClientCore:
     def tick(self, now: float) -> list[Sent]:
         """Send jobs again that wait too long; name the live requests to the scheduler each second."""
         sent = self._encodes.tick(now)
-        for listener, error in self._deadlines.passed(now, self._journal, self._jobs):
-            sent += self.abort(listener)
-            listener.on_error(error)
         if self._live_requests_due_s is not None and self._live_requests_due_s <= now:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
             # The reply shows what was lost.
@@ -169,7 +163,7 @@ class ClientCore:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is wanted next."""
-        deadlines = (self._live_requests_due_s, self._encodes.next_deadline(), self._deadlines.next())
+        deadlines = (self._live_requests_due_s, self._encodes.next_deadline())
         return min((due_s for due_s in deadlines if due_s is not None), default=None)
 
     def is_idle(self) -> bool:
@@ -189,20 +183,15 @@ class ClientCore:
         restarted = self.processes.update(table)
         if table.has_failed:
             return self.fail_all(
-                RequestError(503, "engine_failed", "The engine has failed; the server is shutting down.")
+                RequestError(503, "engine_failed", "The engine has failed; the server is shutting down."), now
             )
         if restarted:
             self._journal.pause(now)
-        return [sent for role, name in restarted for sent in self._on_restart(role, name, now)]
-
-    def _on_restart(self, role: Role, name: str, now: float) -> list[Sent]:
-        if role is Role.TOKENIZER:
-            return self._encodes.send_all(name)
-        if role is Role.SCHEDULER:
-            return [(SCHEDULER, submit) for submit in self._journal.replay_all(now)]
-        if role is Role.DETOK:
-            return [(SCHEDULER, submit) for submit in self._journal.replay_all(now, name)]
-        return []
+        sent = [one for process in restarted for one in self._encodes.on_restart(process, now)]
+        again, at_fault = self._journal.on_deaths(restarted, now)
+        for entry, error in at_fault:
+            sent += self._give_up(entry, error, now)
+        return sent + _submitted(self._journal.send(again, now))
 
     # Requests
 
@@ -220,12 +209,15 @@ class ClientCore:
         if len(encoded.ids) > MAX_PROMPT_BYTES:
             listener.on_error(RequestError(400, "invalid_value", "The request is too long to be passed on."))
             return []
+        try:
+            self._journal.quarantine.check(encoded.ids, encoded.params, now)
+        except RequestError as error:
+            listener.on_error(error)
+            return []
         listener.on_encoded(encoded)
         self._listeners[listener.rid] = listener
         submits = [submit_of(request, listener.rid, k, encoded, self._name, self._detoks) for k in range(request.n)]
-        for submit in submits:
-            self._journal.add(submit, listener, deadline_s, now)
-        return [(SCHEDULER, submit) for submit in submits]
+        return _submitted(one for submit in submits for one in self._journal.add(submit, listener, deadline_s, now))
 
     def _on_accepted(self, frame: Accepted) -> None:
         entry = self._journal.entries.get((frame.rid, frame.choice))
@@ -249,7 +241,9 @@ class ClientCore:
                     entry.is_accepted = True
                     entry.owner.on_accepted(item.choice, entry.submit.params.max_new_tokens or 0)
                 if item.finish is not None:
-                    self._on_finish(item, entry.owner)
+                    sent += self._on_finish(item, entry.owner, now)
+                elif self._journal.trials.are_open:
+                    sent += _submitted(self._journal.note_progress(entry, now))
                 output = Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)
                 entry.owner.on_outputs([output])
         return sent
@@ -259,26 +253,27 @@ class ClientCore:
         entry.stall_replays += 1
         if entry.stall_replays > MAX_STALL_REPLAYS:
             return self._give_up(
-                entry, RequestError(500, "internal_error", "The request's output cannot be continued.")
+                entry, RequestError(500, "internal_error", "The request's output cannot be continued."), now
             )
         return [(SCHEDULER, self._journal.replay(entry, now))]
 
-    def _on_finish(self, item: DeltaItem, listener: Listener) -> None:
-        self._journal.remove(item.rid, item.choice)
+    def _on_finish(self, item: DeltaItem, listener: Listener, now: float) -> list[Sent]:
+        submits = self._journal.remove(item.rid, item.choice, now)
         if not self.choices_left(listener):
             self._listeners.pop(item.rid, None)
+        return _submitted(submits)
 
-    def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError) -> list[Sent]:
+    def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError, now: float) -> list[Sent]:
         entry = self._journal.entries.get((rid, choice))
         if entry is None or entry.submit.attempt != attempt:
             return []
-        return self._give_up(entry, error)
+        return self._give_up(entry, error, now)
 
-    def _give_up(self, entry: Entry[Listener], error: RequestError) -> list[Sent]:
+    def _give_up(self, entry: Entry[Listener], error: RequestError, now: float) -> list[Sent]:
         """End the request of an entry with an error, once for all its choices."""
         if entry.submit.rid not in self._listeners:
             return []
-        sent = self.abort(entry.owner)
+        sent = self.abort(entry.owner, now)
         entry.owner.on_error(error)
         return sent
 
@@ -286,12 +281,12 @@ class ClientCore:
         if not self.processes.is_complete:
             self._journal.pause(now)
             return []
-        if now - self._last_answer_s < LIVE_REQUESTS_S / 2:
-            # A scheduler that was paused answers old questions in a burst, which counts as one.
-            return []
-        self._last_answer_s = now
         again, hopeless = self._journal.lost(held.held, held.is_step_in_flight, now)
         sent: list[Sent] = [(SCHEDULER, self._journal.replay(entry, now)) for entry in again]
         for entry in hopeless:
-            sent += self._give_up(entry, RequestError(500, "internal_error", "The request stalled repeatedly."))
+            sent += self._give_up(entry, RequestError(500, "internal_error", "The request stalled repeatedly."), now)
         return sent
+
+
+def _submitted(submits: Iterable[Submit]) -> list[Sent]:
+    return [(SCHEDULER, submit) for submit in submits]

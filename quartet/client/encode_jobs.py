@@ -4,18 +4,24 @@ A job has two callbacks of its request. Exactly one of them is called, while the
 that follow from it leave at once.
 """
 
+import collections
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from quartet.client.request import GenerateRequest
+from quartet.client.trials import Trials
+from quartet.quarantine import Quarantine, fingerprint
 from quartet.runtime.core import Sent
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import CancelEncode, Encode, Encoded, EncodeFailed
+from quartet.wire.frames import CancelEncode, Encode, Encoded, EncodeFailed, ProcessStatus
 from quartet.wire.ids import Role, process_name
 
 RETRY_S = 15.0
 TRIES = 4
+KILLS_ON_TRIAL = 2
 
 OnEncoded = Callable[[Encoded, float], list[Sent]]
 OnError = Callable[[RequestError], None]
@@ -48,6 +54,11 @@ class EncodeJobs:
         self._due: list[tuple[float, int]] = []
         """When to look at which job; entries of answered jobs are passed over."""
         self._last_job = last_job
+        self._trials: collections.defaultdict[str, Trials[int]] = collections.defaultdict(
+            lambda: Trials(0, KILLS_ON_TRIAL)
+        )
+        """By tokenizer: after a death its jobs are sent again one at a time."""
+        self.quarantine = Quarantine()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -59,42 +70,63 @@ class EncodeJobs:
         now: float,
         on_encoded: OnEncoded,
         on_error: OnError,
-    ) -> tuple[int, Sent]:
-        """Begin a job; returns its number and the frame to send.
+    ) -> tuple[int, list[Sent]]:
+        """Begin a job; returns its number and what to send.
 
         `on_error` is called if the job is refused, or not answered by `deadline_s` (absolute) or in TRIES tries.
+        Raises RequestError for a job like one that has ended its tokenizer.
         """
+        self.quarantine.check(msgspec.msgpack.encode(request.prompt), request.params, now)
         self._last_job += 1
         frame = Encode(self._last_job, self._name, request.prompt, request.params, request.tenant)
         self._jobs[frame.job] = _Job(frame, deadline_s, on_encoded, on_error)
         heapq.heappush(self._due, (now + RETRY_S, frame.job))
         if deadline_s is not None:
             heapq.heappush(self._due, (deadline_s, frame.job))
-        return frame.job, self._addressed(frame)
+        tokenizer = self._tokenizer_of(frame.job)
+        return frame.job, self._send(tokenizer, [frame.job]) if self._trials[tokenizer].may_start(frame.job) else []
 
-    def _addressed(self, frame: Encode | CancelEncode) -> Sent:
-        return process_name(Role.TOKENIZER, frame.job % self._tokenizers), frame
+    def _tokenizer_of(self, job: int) -> str:
+        return process_name(Role.TOKENIZER, job % self._tokenizers)
 
-    def send_all(self, tokenizer: str) -> list[Sent]:
-        """Return the jobs that a tokenizer took with it when it died, for its successor."""
-        sent = [self._addressed(job.frame) for job in self._jobs.values()]
-        return [one for one in sent if one[0] == tokenizer]
+    def _send(self, tokenizer: str, jobs: Iterable[int]) -> list[Sent]:
+        return [(tokenizer, self._jobs[job].frame) for job in jobs]
+
+    def on_restart(self, process: ProcessStatus, now: float) -> list[Sent]:
+        """A process has died and starts again. Of a tokenizer: return the jobs for it, one at a time, and fail one that
+        is at fault."""
+        if process.role is not Role.TOKENIZER:
+            return []
+        tokenizer = process_name(process.role, process.rank)
+        held = {job: 0 for job in self._jobs if self._tokenizer_of(job) == tokenizer}
+        again, at_fault = self._trials[tokenizer].on_death(held, process.last_end)
+        for job_id in at_fault:
+            frame = self._jobs[job_id].frame
+            key = fingerprint(msgspec.msgpack.encode(frame.prompt), frame.params)
+            self._give_up(self._jobs[job_id], self.quarantine.refuse(key, "tokenizer", now))
+        return self._send(tokenizer, again)
 
     def take(self, answer: Encoded | EncodeFailed, now: float) -> list[Sent]:
         """Take an answer; one to a job that has ended is ignored."""
         job = self._jobs.pop(answer.job, None)
         if job is None:
             return []
+        released = self._release(answer.job)
         if isinstance(answer, EncodeFailed):
             job.on_error(RequestError(answer.status, answer.code, answer.message, answer.param))
-            return []
-        return job.on_encoded(answer, now)
+            return released
+        return [*job.on_encoded(answer, now), *released]
+
+    def _release(self, job: int) -> list[Sent]:
+        """A job has ended; returns those that have waited for its end."""
+        tokenizer = self._tokenizer_of(job)
+        return self._send(tokenizer, self._trials[tokenizer].end(job))
 
     def end(self, job_id: int) -> list[Sent]:
         """Forget a job without a call of its callbacks, and tell its tokenizer. Idempotent."""
         if self._jobs.pop(job_id, None) is None:
             return []
-        return [self._addressed(CancelEncode(job_id, self._name))]
+        return [(self._tokenizer_of(job_id), CancelEncode(job_id, self._name)), *self._release(job_id)]
 
     def fail_all(self, error: RequestError) -> None:
         """End every job with an error."""
@@ -115,15 +147,18 @@ class EncodeJobs:
             job = self._jobs.get(job_id)
             if job is None:
                 continue
+            tokenizer = self._tokenizer_of(job_id)
             if job.deadline_s is not None and job.deadline_s <= now:
                 sent += self._give_up(job, RequestError(408, "deadline_exceeded", "The request's deadline has passed."))
+            elif self._trials[tokenizer].is_held(job_id):
+                heapq.heappush(self._due, (now + RETRY_S, job_id))
             elif job.tries == TRIES:
                 unanswered = RequestError(503, "engine_restarting", "No tokenizer has answered.", None, 2.0)
                 sent += self._give_up(job, unanswered)
             else:
                 job.tries += 1
                 heapq.heappush(self._due, (now + RETRY_S, job_id))
-                sent.append(self._addressed(job.frame))
+                sent += self._send(tokenizer, [job_id])
         return sent
 
     def _give_up(self, job: _Job, error: RequestError) -> list[Sent]:

@@ -6,18 +6,24 @@ and each output token is delivered once and in order (faults R1 to R8).
 """
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import msgspec
 
+from quartet.client.trials import Trials
+from quartet.quarantine import Quarantine, fingerprint
 from quartet.runtime.core import Metrics
-from quartet.wire.frames import ID_BYTES, DeltaItem, HeldRequest, LiveRequest, Submit
-from quartet.wire.ids import Rid
+from quartet.wire.errors import RequestError
+from quartet.wire.frames import ID_BYTES, DeltaItem, HeldRequest, LastEnd, LiveRequest, ProcessStatus, Submit
+from quartet.wire.ids import Rid, Role, process_name
 
 MISSES_BEFORE_REPLAY = 2
 STALL_S = 5.0
 MAX_STALL_REPLAYS = 3
+CRASHES_TOGETHER, KILLS_ON_TRIAL = 1, 2
+"""How requests that end a process are found (trials.py)."""
 
 Key = tuple[Rid, int]
 Owner = TypeVar("Owner")
@@ -38,6 +44,7 @@ class Entry(Generic[Owner]):
     steps_seen: int = -1
     progress_s: float = 0.0
     stall_replays: int = 0
+    is_submitted: bool = False
 
     def next_attempt(self, now: float) -> Submit:
         """Return the frame that submits the request again with what has been delivered, and make it current."""
@@ -58,6 +65,8 @@ class Journal(Generic[Owner]):
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry[Owner]] = {}
+        self.trials: Trials[Key] = Trials(CRASHES_TOGETHER, KILLS_ON_TRIAL)
+        self.quarantine = Quarantine()
         self.stale_items = 0
         self.divergences = 0
         self.replays = 0
@@ -73,18 +82,35 @@ class Journal(Generic[Owner]):
             },
         )
 
-    def add(self, submit: Submit, owner: Owner, deadline_s: float | None, now: float) -> None:
-        """Enter a request before it is submitted."""
-        self.entries[submit.rid, submit.choice] = Entry(submit, owner, deadline_s, progress_s=now)
+    def add(self, submit: Submit, owner: Owner, deadline_s: float | None, now: float) -> list[Submit]:
+        """Enter a request; returns its Submit, unless it has to wait for the trials after a death."""
+        key = submit.rid, submit.choice
+        self.entries[key] = Entry(submit, owner, deadline_s, progress_s=now)
+        return self.send([key], now) if self.trials.may_start(key) else []
+
+    def send(self, keys: Iterable[Key], now: float) -> list[Submit]:
+        """Return the first Submits of requests, or their next attempts; those that have ended are passed over."""
+        submits = []
+        for entry in [self.entries[key] for key in keys if key in self.entries]:
+            submits.append(self.replay(entry, now) if entry.is_submitted else entry.submit)
+            entry.is_submitted, entry.progress_s = True, now
+        return submits
 
     def take_over(self, entry: Entry[Owner], now: float) -> Submit:
         """Enter a request that a predecessor of this process has submitted; returns its next attempt."""
         self.entries[entry.submit.rid, entry.submit.choice] = entry
+        entry.is_submitted = True
         return self.replay(entry, now)
 
-    def remove(self, rid: Rid, choice: int) -> None:
-        """Forget a request that has ended; unknown ones are fine."""
+    def remove(self, rid: Rid, choice: int, now: float) -> list[Submit]:
+        """Forget a request that has ended; unknown ones are fine. Returns what has waited for its end."""
         self.entries.pop((rid, choice), None)
+        return self.send(self.trials.end((rid, choice)), now)
+
+    def note_progress(self, entry: Entry[Owner], now: float) -> list[Submit]:
+        """A request has new output while trials are open; returns what has waited for that."""
+        key = entry.submit.rid, entry.submit.choice
+        return self.send(self.trials.note_progress(key, len(entry.outputs)), now)
 
     def take(self, item: DeltaItem, now: float) -> tuple[Entry[Owner], DeltaItem] | None:
         """Journal new output and return what is to be delivered, trimmed of what was delivered before.
@@ -133,11 +159,31 @@ class Journal(Generic[Owner]):
         self.replays += 1
         return entry.next_attempt(now)
 
-    def replay_all(self, now: float, detok: str | None = None) -> list[Submit]:
-        """Return the next attempt of every request (of one detokenizer), oldest first."""
-        return [
-            self.replay(entry, now) for entry in self.entries.values() if detok is None or entry.submit.detok == detok
-        ]
+    def on_deaths(
+        self, restarted: list[ProcessStatus], now: float
+    ) -> tuple[list[Key], list[tuple[Entry[Owner], RequestError]]]:
+        """Processes have died, and their successors start.
+
+        Returns what to `send` again, oldest first, and the requests that are at fault with their errors, which are to
+        be given up before that."""
+        holders = [process for process in restarted if process.role in (Role.SCHEDULER, Role.DETOK)]
+        names = {process_name(process.role, process.rank) for process in holders}
+        is_scheduler_dead = any(process.role is Role.SCHEDULER for process in holders)
+        held = {
+            key: len(entry.outputs)
+            for key, entry in self.entries.items()
+            if is_scheduler_dead or entry.submit.detok in names
+        }
+        if not holders:
+            return [], []
+        verdict = self.trials.on_death(held, max((process.last_end for process in holders), key=list(LastEnd).index))
+        roles = " or ".join(process.role.label for process in holders)
+        at_fault = [(self.entries[key], self._refuse(key, roles, now)) for key in verdict.at_fault]
+        return verdict.again, at_fault
+
+    def _refuse(self, key: Key, roles: str, now: float) -> RequestError:
+        submit = self.entries[key].submit
+        return self.quarantine.refuse(fingerprint(submit.prompt_ids, submit.params), roles, now)
 
     def live_requests(self) -> list[LiveRequest]:
         """Return what is alive, for the LiveSet of each second."""
@@ -163,6 +209,8 @@ class Journal(Generic[Owner]):
         again: list[Entry[Owner]] = []
         hopeless: list[Entry[Owner]] = []
         for key, entry in self.entries.items():
+            if self.trials.is_held(key):
+                continue
             item = holding.get(key)
             if item is None or item.attempt != entry.submit.attempt:
                 entry.misses += 1

@@ -1,7 +1,6 @@
 """The client's view of the processes: the table, their epochs, their metrics, and whether requests are taken."""
 
-from quartet.wire.codec import Source
-from quartet.wire.frames import ProcessTable, Snapshot
+from quartet.wire.frames import ProcessStatus, ProcessTable, Snapshot
 from quartet.wire.ids import Role, process_name
 
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
@@ -16,7 +15,7 @@ class Processes:
         self.is_alive = False
         """Whether every role was ready once: the engine is up or recovering."""
         self.is_stopping = False
-        self._epochs: dict[tuple[Role, int], int] = {}
+        self._epochs: dict[str, int] = {}
 
     @property
     def is_accepting(self) -> bool:
@@ -33,22 +32,18 @@ class Processes:
         """Whether the service is shutting down."""
         return self.table.is_draining or self.is_stopping
 
-    def update(self, table: ProcessTable) -> list[tuple[Role, str]]:
-        """Take a table; return role and name of each process that has been restarted since the last one."""
+    def update(self, table: ProcessTable) -> list[ProcessStatus]:
+        """Take a table; return the rows of the processes that have been restarted since the last one."""
         self.table = table
         restarted = []
         for process in table.processes:
-            key = process.role, process.rank
-            before = self._epochs.get(key)
-            self._epochs[key] = process.epoch
+            name = process_name(process.role, process.rank)
+            before = self._epochs.get(name)
+            self._epochs[name] = process.epoch
             if before is not None and process.epoch > before:
-                restarted.append((process.role, process_name(*key)))
+                restarted.append(process)
         self.is_alive = self.is_alive or self.is_accepting
         return restarted
-
-    def is_stale(self, source: Source) -> bool:
-        """Return whether a frame's sender is an incarnation that has ended (faults R7)."""
-        return source.epoch < self._epochs.get((source.role, source.rank), 0)
 
     def _is_ready(self, role: Role) -> bool:
         return any(process.role is role and process.state == "ready" for process in self.table.processes)

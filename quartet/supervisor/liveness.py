@@ -45,6 +45,8 @@ class Liveness:
 
     def __init__(self, now: float, hang_timeout_s: float) -> None:
         self.beat: Heartbeat | None = None
+        self.was_stopped = False
+        """Whether it was found hung because something had stopped it."""
         self._hang_timeout_s = hang_timeout_s
         self._beat_s = self._progress_s = now
         self._first: Observation | None = None
@@ -75,6 +77,7 @@ class Liveness:
         if seen is not None and self._first is None:
             self._first = seen
         if silent_s > self._hang_timeout_s and seen is not None and seen.is_stopped:
+            self.was_stopped = True
             return f"stopped, no heartbeat for {self._hang_timeout_s:g} s"
         if not is_ready:
             if silent_s > START_TIMEOUT_S:

@@ -3,7 +3,7 @@
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.spawn import Child
-from quartet.wire.frames import ProcessStatus, ProcessTable
+from quartet.wire.frames import LastEnd, ProcessStatus, ProcessTable
 from quartet.wire.ids import Epoch
 
 
@@ -16,26 +16,13 @@ class ProcessSlot:
         self.child: Child | None = None
         self.epoch = 0
         self.restarts = 0
-        self.was_killed = False
+        self.last_end = LastEnd.NONE
         self.was_ready = False
-        self.died_s: float | None = None
-        self.recovery_s = 0.0
 
     @property
     def is_up(self) -> bool:
         """Whether the process is ready, or not needed."""
         return self.spec.is_spare or (self.child is not None and self.child.is_ready)
-
-    def grant_grace(self, now: float) -> None:
-        """Restart the deadlines of its child."""
-        if self.child is not None:
-            self.child.liveness.grant_grace(now)
-
-    def on_ready(self, now: float) -> None:
-        """Note that its child is ready."""
-        self.was_ready = True
-        if self.died_s is not None:
-            self.recovery_s, self.died_s = now - self.died_s, None
 
     def has_seen(self, process_table: ProcessTable) -> bool:
         """Return whether the process has read this process table."""
@@ -55,14 +42,5 @@ class ProcessSlot:
             if child.is_ready and child.liveness.is_unresponsive(now):
                 state = "unresponsive"
             phase, pid = (child.beat.phase if child.beat else "starting"), child.pid
-        return ProcessStatus(
-            self.spec.role,
-            self.spec.rank,
-            pid,
-            Epoch(self.epoch),
-            state,
-            phase,
-            self.restarts,
-            self.was_killed,
-            self.recovery_s,
-        )
+        epoch, restarts = Epoch(self.epoch), self.restarts
+        return ProcessStatus(self.spec.role, self.spec.rank, pid, epoch, state, phase, restarts, self.last_end)

@@ -10,7 +10,7 @@ from quartet.runtime.lifetime import stop_signals_blocked
 from quartet.supervisor.error_output import ErrorOutput
 from quartet.supervisor.liveness import Liveness, observe
 from quartet.supervisor.plan import ProcessSpec
-from quartet.wire.frames import Assignment, Heartbeat, SupervisorInbound
+from quartet.wire.frames import Assignment, Heartbeat, LastEnd, SupervisorInbound
 
 REAP_LIMIT_S = 2.0
 
@@ -69,6 +69,13 @@ class Child:
         self.spec, self.started_s, self.is_ready = spec, now, False
         self.liveness = Liveness(now, assignment.config.server.hang_timeout)
         self.channel.send(assignment)
+
+    def last_end(self, code: int) -> LastEnd:
+        """Return how it ended, given its exit code."""
+        if not self.is_ready:
+            return LastEnd.STARTING
+        is_from_outside = self.killed_s is None or self.liveness.was_stopped
+        return LastEnd.KILLED if code == -signal.SIGKILL and is_from_outside else LastEnd.CRASHED
 
     def kill(self) -> None:
         """SIGKILL; works on a stopped process too."""

@@ -95,7 +95,7 @@ class Intake:
         if submit.attempt == 0:
             if self._is_draining:
                 raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
-            self._suspects.check(submit, now)
+            self._suspects.quarantine.check(submit.prompt_ids, submit.params, now)
             self._table.make_place(urgency, now)
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
         request = Request(submit, max_new_tokens, self._eos_token_ids, self._table.next_seq(), 0, now)

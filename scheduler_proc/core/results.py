@@ -1,5 +1,6 @@
 """Postprocessing: a result appends tokens and ends requests, a failed step is undone (rules STEP-10 to STEP-12)."""
 
+from quartet.quarantine import fingerprint
 from quartet.wire.frames import StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.delivery import Delivery
@@ -121,6 +122,6 @@ class Results:
         if was_killed is None or not had_steps:
             return
         for request in self._suspects.on_death(on_board, was_killed):
-            refused_s = self._suspects.refuse(request, now)
-            message = f"The worker has ended each time it ran this request, which is refused for {refused_s:.0f} s."
-            self._table.fail(request, 500, "request_quarantined", message, now)
+            key = fingerprint(request.prompt_key, request.params)
+            error = self._suspects.quarantine.refuse(key, "worker", now)
+            self._table.fail(request, error.status, error.code, error.message, now)

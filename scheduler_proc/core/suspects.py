@@ -12,14 +12,9 @@ during a trial; requests that were never suspected wait until it is over, becaus
 A failed step is held against requests separately: what was on board of two runs without any company.
 """
 
-import collections
-import hashlib
 from collections.abc import Collection, Iterable
 
-import msgspec
-
-from quartet.wire.errors import RequestError
-from quartet.wire.frames import SamplingParams, Submit
+from quartet.quarantine import Quarantine
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.suspicion import Suspicion
 
@@ -27,18 +22,15 @@ MAX_FAILED_STEPS = 3
 KILLS_ON_TRIAL = 2
 """Deaths by SIGKILL of one on trial before it is at fault: an operator or the kernel's OOM killer may have sent it. One
 more for each request that was killed on trial and cleared later, which proves that such kills come from outside."""
-REFUSED_S = 600.0
-MOST_REFUSED = 1000
 
 
 class Suspects:
-    """The requests under suspicion, and the fingerprints of those found at fault."""
+    """The requests under suspicion; `quarantine` refuses those found at fault."""
 
     def __init__(self) -> None:
         self._open: list[Request] = []
         self._kills_from_outside = 0
-        self._refused: collections.OrderedDict[bytes, tuple[float, float]] = collections.OrderedDict()
-        """Fingerprint to (refused until, for how many seconds)."""
+        self.quarantine = Quarantine()
 
     # Faults
 
@@ -115,26 +107,6 @@ class Suspects:
             return any(other.suspicion.deaths for other in self._open if other.suspicion)
         return suspicion.needs_trial and bool(others)
 
-    # Requests at fault
-
-    def refuse(self, request: Request, now: float) -> float:
-        """Refuse requests like this one from here on; returns for how many seconds, twice as long as the last time."""
-        key = _fingerprint(request.prompt_key, request.params)
-        _, last_s = self._refused.pop(key, (0.0, REFUSED_S / 2))
-        self._refused[key] = (now + 2 * last_s, 2 * last_s)
-        if len(self._refused) > MOST_REFUSED:
-            self._refused.popitem(last=False)
-        return 2 * last_s
-
-    def check(self, submit: Submit, now: float) -> None:
-        """Raise RequestError for a new request like one that was found at fault."""
-        if not self._refused:
-            return
-        until_s, _ = self._refused.get(_fingerprint(submit.prompt_ids, submit.params), (0.0, 0.0))
-        if now < until_s:
-            message = f"A request like this one has ended the worker; it is refused for another {until_s - now:.0f} s."
-            raise RequestError(422, "request_quarantined", message)
-
 
 def _turn(request: Request) -> tuple[int, int]:
     """Return what sorts the queue. Of suspects on trial the one with the fewest deaths comes first, so that kills from
@@ -143,9 +115,3 @@ def _turn(request: Request) -> tuple[int, int]:
     if suspicion is None or not suspicion.deaths:
         return 2, 0
     return int(suspicion.needs_trial), suspicion.deaths_on_trial
-
-
-def _fingerprint(prompt: bytes, params: SamplingParams) -> bytes:
-    """Return a hash of what a request makes the worker compute, whatever its seed and length."""
-    alike = msgspec.structs.replace(params, seed=0, max_new_tokens=None)
-    return hashlib.blake2b(prompt + msgspec.msgpack.encode(alike), digest_size=16).digest()

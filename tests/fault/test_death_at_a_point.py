@@ -48,10 +48,10 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("arms")
 
 
-@pytest.fixture(scope="module", params=[(), ("--standby",)], ids=["alone", "with a standby"])
-def server(request: pytest.FixtureRequest, arms: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(arms: Path) -> Iterator[Server]:
     faults = ";".join(f"{point}=crash,armed={arms / point}" for point in POINTS)
-    flags = ("--simulated-worker", "--simulated-step-ms", "3", "--restart-limit", "100", *request.param)
+    flags = ("--simulated-worker", "--simulated-step-ms", "3", "--restart-limit", "100")
     with Server(*flags, env={"QUARTET_FAILPOINTS": faults}) as it:
         yield it
 

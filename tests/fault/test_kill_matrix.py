@@ -68,8 +68,7 @@ Calm = tuple[list[GenerateRequest], list[list[Choice]]]
 
 @pytest.fixture(scope="module")
 def calm() -> Calm:
-    made, expected = prepared(KIND, SIMULATED, PROMPTS)
-    return made, [choices for choices in expected if choices is not None]
+    return prepared(KIND, SIMULATED, PROMPTS)
 
 
 @pytest.mark.parametrize("keeps_inbox", [True, False], ids=["inbox kept", "inbox lost"])

@@ -78,9 +78,6 @@ class FakeContext:
     def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
         self.metrics = metrics
 
-    def dropped_frames(self) -> dict[str, float]:
-        return {}
-
     def ready(self, facts: Facts) -> None:
         self.facts = facts
 

@@ -6,9 +6,8 @@ its own. A frame takes a millisecond, so that deadlines pass.
 """
 
 import collections
-import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -21,7 +20,7 @@ from quartet.wire.frames import ProcessStatus, ProcessTable
 from quartet.wire.ids import Epoch, Rid, Role, process_name
 from tests.support.history import Choice, History
 from tests.support.memory_engine import ROLES, MemoryEngine
-from worker_proc.contract import DeviceLostError, Runner
+from worker_proc.contract import Runner
 from worker_proc.core import WorkerCore
 from worker_proc.simulated import SimulatedRunner
 
@@ -29,7 +28,6 @@ INNER = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 TYPE_BYTE = 5
 """Where a header has the type of its frame."""
 FRAME_S = 0.001
-RESTART_S = 0.3
 REST_S = 0.25
 """How far the clock is turned when nothing moves."""
 
@@ -85,9 +83,7 @@ class FaultyEngine(MemoryEngine):
         self._away: set[Role] = set()
         self._frozen: dict[Role, tuple[Source, Core]] = {}
         self._tables: list[tuple[str, ProcessTable]] = []
-        self._worker_returns_s = math.inf
         self._last_rid = 0
-        self._killed: set[Role] = set()
         self.deaths: collections.Counter[Role] = collections.Counter()
         super().__init__(**scheduler)
 
@@ -103,9 +99,9 @@ class FaultyEngine(MemoryEngine):
 
     def process_table(self) -> ProcessTable:
         rows = [
-            ProcessStatus(role, 0, 1, Epoch(self.epochs[role] + 1), "starting", "", 0, role in self._killed)
+            ProcessStatus(role, 0, 1, Epoch(self.epochs[role] + 1), "starting", "", 0, self.last_end)
             if role in self._away
-            else ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0, role in self._killed)
+            else ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0, self.last_end)
             for role in ROLES
         ]
         return ProcessTable(rows, False)
@@ -115,10 +111,6 @@ class FaultyEngine(MemoryEngine):
         core = self._cores[Role.API]
         assert isinstance(core, ClientCore)
         return core
-
-    def counters(self, role: Role) -> Mapping[str, float]:
-        """Return the counters of a role's living incarnation."""
-        return self._cores[role].metrics().counters
 
     # Requests
 
@@ -132,21 +124,13 @@ class FaultyEngine(MemoryEngine):
 
     # Faults
 
-    def die(self, role: Role, keeps_inbox: bool, was_killed: bool = True) -> None:
-        """End a process; its successor is announced, and comes with `revive`.
-
-        Args:
-            keeps_inbox: whether the successor gets what waits for it.
-            was_killed: by SIGKILL; that of a frozen process is the supervisor's.
-        """
+    def die(self, role: Role, keeps_inbox: bool) -> None:
+        """End a process from outside. Its successor is announced, and comes with `revive`."""
         if role in self._away:
             return
         self.deaths[role] += 1
         name = process_name(role, 0)
-        if self._frozen.pop(role, None) is None and was_killed:
-            self._killed.add(role)
-        else:
-            self._killed.discard(role)
+        self._frozen.pop(role, None)
         self.pump.remove(name)
         self._tables = [pair for pair in self._tables if pair[0] != name]
         if not keeps_inbox:
@@ -192,20 +176,7 @@ class FaultyEngine(MemoryEngine):
     # Time
 
     def step(self) -> bool:
-        """Let one thing happen: a process reads a table, a frame arrives, a deadline has come. False if nothing can.
-
-        A worker that loses its device ends, and its successor comes after RESTART_S."""
-        if self.clock.now() >= self._worker_returns_s:
-            self._worker_returns_s = math.inf
-            self.revive(Role.WORKER)
-        try:
-            return self._step()
-        except DeviceLostError:
-            self.die(Role.WORKER, keeps_inbox=False, was_killed=False)
-            self._worker_returns_s = self.clock.now() + RESTART_S
-            return True
-
-    def _step(self) -> bool:
+        """Let one thing happen: a process reads a table, a frame arrives, a deadline has come. False if nothing can."""
         readable = [pair for pair in self._tables if pair[0] in self.pump.cores()]
         if readable and self.chance.random() < 0.2:
             # Each process reads its tables in order.
@@ -245,14 +216,9 @@ class FaultyEngine(MemoryEngine):
             pass
 
     def check_nothing_left(self) -> None:
-        """The leak oracle: after a few seconds no request, page, slot, stream or job is held."""
-        deadline_s = self.clock.now() + 5.0
-        while not self.scheduler.is_idle() and self.clock.now() < deadline_s:
-            # A Submit that came again after its end is freed when the api process has not named it twice.
-            self.steps(1)
+        """The leak oracle: no request, page, slot, stream or job is held."""
         gauges, _ = self.scheduler.snapshot()
         assert self.scheduler.is_idle() and not self.client.live_count and self.client.is_idle()
         assert not gauges.get("kv_used_tokens") and not gauges["num_running_reqs"] and not gauges["num_queue_reqs"]
         assert self._cores[Role.DETOK].metrics().gauges["detok_streams"] == 0
         assert self._cores[Role.WORKER].is_idle()
-        assert not self.client.metrics().counters["api_replay_divergences"], "a replay has diverged"

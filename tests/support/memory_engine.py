@@ -17,7 +17,7 @@ from quartet.runtime.memory import MemoryWire
 from quartet.runtime.pump import Pump
 from quartet.wire.codec import Source
 from quartet.wire.config import Config, ResolvedModel, SchedulerConfig, WorkerConfig
-from quartet.wire.frames import Encode, Encoded, IdsPrompt, ProcessStatus, ProcessTable, TokenizerInbound
+from quartet.wire.frames import Encode, Encoded, IdsPrompt, LastEnd, ProcessStatus, ProcessTable, TokenizerInbound
 from quartet.wire.ids import Epoch, Role, process_name
 from tests.golden.oracles import FOLDER
 from tests.support.local_engine import AuditedScheduler
@@ -63,6 +63,8 @@ class MemoryEngine:
             resolved=ResolvedModel(str(MODEL), "tiny", "Qwen3ForCausalLM", vocab, 1024, (2,)),
         )
         self.clock = ManualClock()
+        self.last_end = LastEnd.NONE
+        """How processes have died: by nothing that would be held against a request."""
         self.wire = MemoryWire()
         self.pump = self._make_pump()
         self.epochs = {role: Epoch(0) for role in ROLES}
@@ -97,7 +99,7 @@ class MemoryEngine:
         return sum(metrics.counters.get(name, 0) + metrics.gauges.get(name, 0) for metrics in found)
 
     def process_table(self) -> ProcessTable:
-        rows = [ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0, was_killed=True) for role in ROLES]
+        rows = [ProcessStatus(role, 0, 1, self.epochs[role], "ready", "", 0, self.last_end) for role in ROLES]
         return ProcessTable(rows, False)
 
     def send(self, sent: Iterable[Sent]) -> None:

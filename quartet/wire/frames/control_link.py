@@ -5,15 +5,27 @@ The link is the socketpair that each child inherits. Snapshots go from every pro
 ZeroMQ.
 """
 
+from enum import StrEnum
+
 from quartet.wire.config import Config
 from quartet.wire.frames.base import Frame
 from quartet.wire.ids import Epoch, Role
 
 
+class LastEnd(StrEnum):
+    """How a process ended: not at all, before it was ready, from outside (SIGKILL, SIGSTOP), or by itself.
+
+    A SIGKILL may come from an operator or from the kernel's OOM killer, so it says little about what was on board."""
+
+    NONE = "none"
+    STARTING = "starting"
+    KILLED = "killed"
+    CRASHED = "crashed"
+
+
 class ProcessStatus(Frame, frozen=True):
     """One row of the process table. `state`: starting, ready, unresponsive (heartbeats are missing), draining, down.
-    `was_killed`: the incarnation before this one ended by a SIGKILL that the supervisor did not send. `recovery_s`: how
-    long the last restart took, from the death to readiness."""
+    `last_end` is how the incarnation before this one ended."""
 
     role: Role
     rank: int
@@ -22,8 +34,7 @@ class ProcessStatus(Frame, frozen=True):
     state: str
     phase: str
     restarts: int
-    was_killed: bool = False
-    recovery_s: float = 0.0
+    last_end: LastEnd = LastEnd.NONE
 
 
 class Assignment(Frame, frozen=True, tag=50):

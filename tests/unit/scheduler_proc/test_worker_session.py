@@ -36,10 +36,12 @@ def answer(session: WorkerSession, oldest: IssuedStep, **fields: int) -> object:
     return session.on_hello(WORKER, hello(query=query, **fields), 6, oldest)
 
 
-def test_a_step_that_takes_long_is_asked_about_each_second(session: WorkerSession) -> None:
+def test_a_step_that_takes_long_is_asked_about_after_1_2_4_seconds(session: WorkerSession) -> None:
     oldest = IssuedStep(5, 10.0, [])
     assert asked(session, oldest, 6).query == 1
-    assert session.query_due_s(oldest) == 11.0 + QUERY_S
+    assert session.query_due_s(oldest) == 12.0
+    session.query(6, 12.0)
+    assert session.query_due_s(oldest) == 14.0
     assert session.query_due_s(None) is None
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from journal_rig import OTHER, RID, JournalRig, item, submit, text_of
 
 from quartet.client.journal import Gap, Journal
-from quartet.wire.frames import Finish, LiveRequest, TextLogprobs, Timings
+from quartet.wire.frames import Finish, LastEnd, LiveRequest, ProcessStatus, Submit, TextLogprobs, Timings
 from quartet.wire.frames import unpack_ids as ids_of
-from quartet.wire.ids import Rid
+from quartet.wire.ids import Epoch, Rid, Role
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def test_output_of_an_earlier_attempt_is_dropped(rig: JournalRig) -> None:
 
 
 def test_output_after_the_end_is_dropped(rig: JournalRig) -> None:
-    rig.journal.remove(RID, 0)
-    rig.journal.remove(RID, 0)
+    rig.journal.remove(RID, 0, 0.0)
+    rig.journal.remove(RID, 0, 0.0)
     assert rig.journal.take(item(0, [3]), 0.0) is None
     assert rig.journal.stale_items == 1
 
@@ -176,15 +176,25 @@ def test_no_deadline_stays_none(rig: JournalRig) -> None:
     assert rig.journal.replay(rig.entry, 4.0).deadline_s is None
 
 
+def restarted(role: Role, rank: int = 0) -> ProcessStatus:
+    return ProcessStatus(role, rank, 1, Epoch(2), "starting", "", 1, LastEnd.KILLED)
+
+
+def submitted_again(journal: Journal[None], *processes: ProcessStatus) -> list[Submit]:
+    again, at_fault = journal.on_deaths(list(processes), 2.0)
+    assert not at_fault
+    return journal.send(again, 2.0)
+
+
 def test_all_are_replayed_oldest_first() -> None:
     journal: Journal[None] = Journal()
     keys = [(Rid(bytes([number]) * 16), choice) for number in (9, 2, 5) for choice in (1, 0)]
     for rid, choice in keys:
         journal.add(submit(rid, choice), None, None, 0.0)
-    journal.remove(*keys[2])
+    journal.remove(*keys[2], 0.5)
     journal.add(submit(*keys[2]), None, None, 1.0)
     expected = [*keys[:2], *keys[3:], keys[2]]
-    assert [(again.rid, again.choice) for again in journal.replay_all(2.0)] == expected
+    assert [(again.rid, again.choice) for again in submitted_again(journal, restarted(Role.SCHEDULER))] == expected
     assert journal.replays == len(keys)
 
 
@@ -192,7 +202,7 @@ def test_only_the_dead_detokenizers_requests_are_replayed() -> None:
     journal: Journal[None] = Journal()
     journal.add(submit(RID, detok="detok-0"), None, None, 0.0)
     journal.add(submit(OTHER, detok="detok-1"), None, None, 0.0)
-    assert [again.rid for again in journal.replay_all(0.0, "detok-1")] == [OTHER]
+    assert [again.rid for again in submitted_again(journal, restarted(Role.DETOK, rank=1))] == [OTHER]
     assert [entry.submit.attempt for entry in journal.entries.values()] == [0, 1]
 
 
