@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import stream_completion
+from tests.support.leaks import metrics
 from tests.support.server import Server
 
 pytestmark = pytest.mark.e2e
@@ -32,8 +33,8 @@ FRAMES = [
     "detok.send.Delta=damage,every=50",
 ]
 BODIES: list[dict[str, Any]] = [
-    {"model": "smollm2", "prompt": f"Tell me about number {i}.", "max_tokens": 60 + 10 * i, "temperature": 0}
-    for i in range(4)
+    {"model": "smollm2", "prompt": f"Tell me about number {i}.", "max_tokens": 60 + 10 * i, "temperature": 0, **extra}
+    for i, extra in enumerate(({}, {"echo": True}, {"logprobs": 2}, {"stop": ["\0"], "min_tokens": 20}))
 ]
 
 
@@ -61,8 +62,10 @@ async def test_a_death_at_a_point(server: Server, arms: Path, point: str) -> Non
     name = POINTS[point]
     calm = await texts(server)
     before = server.topology()[name]["restarts"]
+    timed = metrics(server)["quartet_time_to_first_token_seconds_count"]
     (arms / point).touch()
     assert await texts(server) == calm
+    assert metrics(server)["quartet_time_to_first_token_seconds_count"] == timed + len(BODIES), "a replay was timed"
     assert not (arms / point).exists(), "the point was not reached"
     server.wait_until(lambda: server.topology()[name]["restarts"] == before + 1 and server.get("/ready")[0] == 200)
 
