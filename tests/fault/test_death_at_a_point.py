@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.leaks import metrics
 
 from tests.support.client import stream_completion
-from tests.support.leaks import metrics
 from tests.support.server import Server
 
 pytestmark = pytest.mark.e2e
