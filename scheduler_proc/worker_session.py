@@ -57,8 +57,12 @@ class WorkerSession:
                 self.page_count = hello.page_count
             return self._hello(last_step)
         is_other = hello.scheduler_epoch != self._epoch or hello.page_count != self.page_count
-        if is_other or hello.session != self._session:
+        if is_other or hello.session < self._session:
             raise FrameError("stale", "hello for another scheduler or session")
+        if hello.session > self._session:
+            # The worker serves a session that was never begun here: only a later one brings it back.
+            self._session = hello.session
+            return StepsLost()
         if not self._is_up:
             self._is_up = True
             return WorkerUp(source.epoch, hello.page_count, hello.max_slots, hello.device == "cpu")

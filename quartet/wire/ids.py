@@ -4,7 +4,9 @@ Everything here is plain data; nothing depends on the rest of Quartet.
 """
 
 from enum import IntEnum
-from typing import NewType
+from typing import Annotated, NewType
+
+import msgspec
 
 Rid = NewType("Rid", bytes)
 """128-bit request id, 16 bytes, chosen by the api process that accepted the request."""
@@ -14,6 +16,10 @@ Epoch = NewType("Epoch", int)
 
 Handle = NewType("Handle", int)
 """Short name the scheduler gives to one attempt of one choice on the token path to a detokenizer."""
+
+
+Address = Annotated[str, msgspec.Meta(pattern="^[a-z]{1,12}-[0-9]{1,3}$")]
+"""The name of a process that is to be answered (`process_name`); the codec refuses any other text."""
 
 
 class Role(IntEnum):

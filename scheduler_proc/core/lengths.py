@@ -37,6 +37,9 @@ class LengthRules:
 
     def check_prompt(self, prompt_tokens: int) -> None:
         """Raise RequestError 400 for a prompt that can never run (LEN-1)."""
+        if not prompt_tokens:
+            # The tokenizer refuses it; here it would wait at the head of the queue for ever.
+            raise RequestError(400, "invalid_value", "The prompt is empty.", "prompt")
         if is_too_long(self.context_length, prompt_tokens):
             raise context_length_exceeded(self.context_length, prompt_tokens, "messages")
         if (

@@ -10,7 +10,25 @@ ID_BYTES = 4
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of everything on the wire."""
+    """Base of everything on the wire.
+
+    A frame with columns of ids checks their lengths in `__post_init__`, so that one with others does not pass the
+    codec."""
+
+
+def check_ids(*columns: bytes) -> None:
+    """Raise ValueError unless each column consists of whole ids."""
+    for column in columns:
+        if len(column) % ID_BYTES:
+            raise ValueError(f"a column of ids of {len(column)} bytes")
+
+
+def check_columns(first: bytes, *others: bytes) -> None:
+    """Raise ValueError unless the columns consist of whole ids, and of equally many."""
+    check_ids(first)
+    for column in others:
+        if len(column) != len(first):
+            raise ValueError(f"columns of {len(first)} and {len(column)} bytes")
 
 
 def pack_ids(ids: "list[int] | array[int]") -> bytes:

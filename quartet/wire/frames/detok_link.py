@@ -2,8 +2,8 @@
 
 import msgspec
 
-from quartet.wire.frames.base import Frame
-from quartet.wire.ids import Handle, Rid
+from quartet.wire.frames.base import Frame, check_columns, check_ids
+from quartet.wire.ids import Address, Handle, Rid
 
 
 class TokenLogprobs(Frame, frozen=True):
@@ -37,7 +37,7 @@ class Open(Frame, frozen=True, tag=20):
     rid: Rid
     choice: int
     attempt: int
-    reply_to: str
+    reply_to: Address
     prompt_tail: bytes
     output_ids: bytes
     delivered_count: int
@@ -47,6 +47,9 @@ class Open(Frame, frozen=True, tag=20):
     min_new_tokens: int = 0
     logprobs: list[TokenLogprobs] = msgspec.field(default_factory=list)
     timings: Timings | None = None
+
+    def __post_init__(self) -> None:
+        check_ids(self.prompt_tail, self.output_ids)
 
 
 class End(Frame, frozen=True):
@@ -77,6 +80,9 @@ class Tokens(Frame, frozen=True, tag=21):
     ids: bytes
     logprobs: list[tuple[int, TokenLogprobs]]
     ends: list[End]
+
+    def __post_init__(self) -> None:
+        check_columns(self.handles, self.indices, self.ids)
 
 
 class Close(Frame, frozen=True, tag=22):

@@ -2,9 +2,9 @@
 scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
 """
 
-from quartet.wire.frames.base import Frame
+from quartet.wire.frames.base import Frame, check_ids
 from quartet.wire.frames.sampling import SamplingParams
-from quartet.wire.ids import Rid
+from quartet.wire.ids import Address, Rid
 
 
 class Submit(Frame, frozen=True, tag=10):
@@ -16,8 +16,8 @@ class Submit(Frame, frozen=True, tag=10):
     rid: Rid
     choice: int
     attempt: int
-    reply_to: str
-    detok: str
+    reply_to: Address
+    detok: Address
     prompt_ids: bytes
     output_ids: bytes
     params: SamplingParams
@@ -27,6 +27,9 @@ class Submit(Frame, frozen=True, tag=10):
     routing_key: str = ""
     weight: float = 1.0
     deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        check_ids(self.prompt_ids, self.output_ids)
 
 
 class Accepted(Frame, frozen=True, tag=11):
@@ -68,7 +71,7 @@ class LiveRequest(Frame, frozen=True):
 class LiveRequests(Frame, frozen=True, tag=14):
     """Each second: the live requests of the api process `reply_to`. A request missing from two in a row is freed."""
 
-    reply_to: str
+    reply_to: Address
     live: list[LiveRequest]
 
 
@@ -110,7 +113,7 @@ class Query(Frame, frozen=True, tag=17):
     """
 
     number: int
-    reply_to: str
+    reply_to: Address
     what: str
     argument: str = ""
 

@@ -1,7 +1,8 @@
 """api ── Encode | CancelEncode ──► tokenizer ── Encoded | EncodeFailed ──► api"""
 
-from quartet.wire.frames.base import Frame
+from quartet.wire.frames.base import Frame, check_ids
 from quartet.wire.frames.sampling import SamplingParams
+from quartet.wire.ids import Address
 
 
 class TextPrompt(Frame, frozen=True, tag="text"):
@@ -38,7 +39,7 @@ class Encode(Frame, frozen=True, tag=1):
     """
 
     job: int
-    reply_to: str
+    reply_to: Address
     prompt: TextPrompt | IdsPrompt | ChatPrompt
     params: SamplingParams
     tenant: str = ""
@@ -48,7 +49,7 @@ class CancelEncode(Frame, frozen=True, tag=4):
     """The job's request has ended: a job that still waits needs no answer. Idempotent."""
 
     job: int
-    reply_to: str
+    reply_to: Address
 
 
 class Encoded(Frame, frozen=True, tag=2):
@@ -59,6 +60,9 @@ class Encoded(Frame, frozen=True, tag=2):
     ids: bytes
     text: str
     params: SamplingParams
+
+    def __post_init__(self) -> None:
+        check_ids(self.ids)
 
 
 class EncodeFailed(Frame, frozen=True, tag=3):

@@ -1,6 +1,6 @@
 """scheduler ── SchedulerHello | Step ──► worker ── WorkerHello | StepResult | StepFailed ──► scheduler"""
 
-from quartet.wire.frames.base import Frame
+from quartet.wire.frames.base import Frame, check_columns, check_ids
 from quartet.wire.frames.detok_link import TokenLogprobs
 from quartet.wire.frames.sampling import SamplingParams
 from quartet.wire.ids import Epoch
@@ -79,6 +79,9 @@ class Step(Frame, frozen=True, tag=32):
     chunks: list[Chunk]
     decode: bool
 
+    def __post_init__(self) -> None:
+        check_ids(self.release, self.pages)
+
 
 class StepTimes(Frame, frozen=True):
     """Where a step's time went, in seconds, on the worker's clock."""
@@ -103,6 +106,9 @@ class StepResult(Frame, frozen=True, tag=33):
     logprobs: list[tuple[int, TokenLogprobs]]
     bad_rows: list[int]
     times: StepTimes
+
+    def __post_init__(self) -> None:
+        check_columns(self.slots, self.generations, self.ids)
 
 
 class StepFailed(Frame, frozen=True, tag=34):

@@ -10,7 +10,7 @@ import pkgutil
 import types
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
@@ -151,6 +151,8 @@ def type_name(kind: Any) -> str:
     arguments = get_args(kind)
     if kind is Ellipsis:
         return "..."
+    if get_origin(kind) is Annotated:
+        return f"{type_name(arguments[0])} like {arguments[1].pattern}"
     if get_origin(kind) in (Union, types.UnionType):
         return " | ".join(type_name(argument) for argument in arguments)
     if arguments:
