@@ -6,6 +6,7 @@ from collections.abc import Callable
 from quartet.runtime.clock import Clock
 
 WINDOW_S = 10
+LEAST_WINDOW_S = 0.1
 LEAST_S, MOST_S = 1.0, 60.0
 JITTER = 0.5
 """An estimate is raised by up to this share of itself."""
@@ -29,6 +30,7 @@ class DrainRate:
     def begin(self) -> None:
         """The queue has been empty until this moment."""
         self._since_s = self._last_s = self._clock.now()
+        self._started.clear()
 
     def note(self, choices: int) -> None:
         """Choices have left the queue and run."""
@@ -46,7 +48,7 @@ class DrainRate:
         now = self._clock.now()
         self._forget(int(now))
         started = sum(count for _, count in self._started)
-        window_s = min(float(WINDOW_S), max(1.0, now - self._since_s))
+        window_s = min(float(WINDOW_S), max(LEAST_WINDOW_S, now - self._since_s))
         estimate_s = waiting * window_s / started if started else now - self._last_s
         return min(MOST_S, max(LEAST_S, estimate_s) * (1.0 + JITTER * self._jitter()))
 

@@ -155,8 +155,12 @@ def test_retry_after_is_the_time_in_which_the_queue_drains() -> None:
     assert rate.seconds_to_drain(40) == pytest.approx(15.0, rel=0.15)
     assert rate.seconds_to_drain(4000) == 60.0
     share[0] = 0.0
+    rate.begin()
+    clock.advance(0.05)
+    rate.note(1)
+    assert rate.seconds_to_drain(40) == pytest.approx(4.0), "a queue that has just formed says little"
     clock.advance(20.0)
-    assert rate.seconds_to_drain(40) == 20.0, "none leaves: as long as none has left"
+    assert rate.seconds_to_drain(40) == pytest.approx(20.0), "none leaves: as long as none has left"
 
 
 async def test_a_refusal_comes_before_the_body_is_read_and_says_when_to_retry(make_api: Any) -> None:
