@@ -70,10 +70,11 @@ async def serve_http(service: Service, listen_fd: int, cut_off_s: float = CUT_OF
         host, port = listener.getsockname()[:2]
         loop = asyncio.get_running_loop()
         assert runner.server is not None
+        service.connections = _connection_limits(service)
         connection = partial(
             Connection,
             runner.server,
-            _connection_limits(service),
+            service.connections,
             loop=loop,
             access_log=http_log,
             logger=http_log,

@@ -38,7 +38,11 @@ def own_metrics(service: Service) -> Metrics:
     gauges["api_admitted_choices"] = service.admission.num_admitted
     gauges["api_waiting_choices"] = service.admission.num_waiting
     gauges["api_large_body_bytes"] = service.admission.large_bytes
-    return Metrics(gauges, {**engine.counters, **service.stats.counters()})
+    counters = {**engine.counters, **service.stats.counters()}
+    if service.connections is not None:
+        gauges["connections"] = service.connections.count
+        counters["connections_refused"] = service.connections.refused
+    return Metrics(gauges, counters)
 
 
 class ServiceCollector(Collector):

@@ -13,6 +13,7 @@ from typing import Protocol
 from aiohttp import web
 
 from api_proc.server.admission import Admission
+from api_proc.server.connection import ConnectionLimits
 from api_proc.server.stats import ApiStats
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import Clock
@@ -150,6 +151,7 @@ class Service:
     stats: ApiStats = field(default_factory=ApiStats)
     open: OpenRequests = field(default_factory=OpenRequests)
     is_draining: bool = False
+    connections: ConnectionLimits | None = None
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:

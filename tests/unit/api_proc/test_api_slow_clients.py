@@ -10,6 +10,7 @@ from error_shape import CHAT, MESSAGES
 from fake_engine import stay_silent
 
 from api_proc import process
+from api_proc.admin.metrics import own_metrics
 from api_proc.server.backlog import MOST_HELD_BYTES, MergedBacklog, TooFarBehind
 from api_proc.server.service import Timeouts
 from quartet.client.request import Output
@@ -121,6 +122,8 @@ async def test_connections_beyond_the_limit_are_closed_and_the_others_served(
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     assert await closed(reader) == b""
     writer.close()
+    metrics = own_metrics(api.service)
+    assert (metrics.gauges["connections"], metrics.counters["connections_refused"]) == (3, 1)
     for _, writer in kept:
         writer.close()
     async with asyncio.timeout(5):
