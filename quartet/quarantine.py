@@ -13,7 +13,7 @@ from quartet.wire.frames import SamplingParams
 
 REFUSED_S = 600.0
 MOST_REFUSED = 1000
-CODE = "request_quarantined"
+QUARANTINED = "request_quarantined"
 
 
 class Quarantine:
@@ -32,7 +32,7 @@ class Quarantine:
         if len(self._refused) > MOST_REFUSED:
             self._refused.popitem(last=False)
         message = f"The {role} has ended each time it worked on this request, which is refused for {2 * last_s:.0f} s."
-        return RequestError(500, CODE, message)
+        return RequestError(500, QUARANTINED, message)
 
     def check(self, prompt: bytes, params: SamplingParams, now: float) -> None:
         """Raise RequestError for a new request like one that was found at fault."""
@@ -41,7 +41,7 @@ class Quarantine:
         until_s, _ = self._refused.get(fingerprint(prompt, params), (0.0, 0.0))
         if now < until_s:
             message = f"A request like this one has ended a process; it is refused for another {until_s - now:.0f} s."
-            raise RequestError(422, CODE, message)
+            raise RequestError(422, QUARANTINED, message)
 
 
 def fingerprint(prompt: bytes, params: SamplingParams) -> bytes:

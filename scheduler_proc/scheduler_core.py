@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from quartet.runtime.core import Metrics, Sent
+from quartet.runtime.core import SUPERVISOR_NAME, Metrics, Sent
 from quartet.wire.codec import Source
 from quartet.wire.config import Config
 from quartet.wire.frames import (
@@ -92,7 +92,10 @@ class SchedulerCore:
     def _on_process_table(self, table: ProcessTable, now: float) -> list[Sent]:
         """Learn of a dead worker before its successor's first frame; stop taking requests in a drain."""
         event = self._session.on_processes(table.processes)
+        found = self.scheduler.quarantined_count
         sent = [] if event is None else self.scheduler.handle(event, now)
+        if self.scheduler.quarantined_count > found:
+            sent.append((SUPERVISOR_NAME, self._session.exempt()))
         return sent + self.scheduler.handle(BeginDrain(), now) if table.is_draining else sent
 
     def _on_worker_up(self, event: WorkerUp, now: float) -> list[Sent]:

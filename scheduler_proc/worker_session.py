@@ -8,7 +8,7 @@ slots, and the steps in flight are computed again. Sans-IO, like the core.
 
 from quartet.wire.codec import Source
 from quartet.wire.errors import FrameError
-from quartet.wire.frames import LastEnd, ProcessStatus, SchedulerHello, WorkerHello
+from quartet.wire.frames import Exempt, LastEnd, ProcessStatus, SchedulerHello, WorkerHello
 from quartet.wire.ids import Epoch, Role
 from scheduler_proc.core.events import StepsLost, WorkerLost, WorkerUp
 from scheduler_proc.core.in_flight import IssuedStep
@@ -80,6 +80,10 @@ class WorkerSession:
                     self._is_up = False
                     return WorkerLost(process.last_end is not LastEnd.CRASHED)
         return None
+
+    def exempt(self) -> Exempt:
+        """Return the frame that does not count the last worker's death: it is pinned on a request."""
+        return Exempt(Role.WORKER, 0, Epoch(self._worker_epoch - 1))
 
     def check(self, source: Source, scheduler_epoch: Epoch) -> None:
         """Raise FrameError for a frame that is not from the current worker to this scheduler."""

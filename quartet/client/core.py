@@ -12,10 +12,10 @@ from typing import Any
 from quartet.client.adoption import Adopted
 from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
-from quartet.client.processes import Processes
+from quartet.client.processes import Processes, exempt
 from quartet.client.queries import Queries
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
-from quartet.runtime.core import Metrics, Sent
+from quartet.runtime.core import SUPERVISOR_NAME, Metrics, Sent
 from quartet.wire.codec import MAX_FRAME_BYTES, Source
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
@@ -191,6 +191,8 @@ class ClientCore:
         again, at_fault = self._journal.on_deaths(restarted, now)
         for entry, error in at_fault:
             sent += self._give_up(entry, error, now)
+        if at_fault:
+            sent += [(SUPERVISOR_NAME, exempt(process)) for process in restarted]
         return sent + _submitted(self._journal.send(again, now))
 
     # Requests

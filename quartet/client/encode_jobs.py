@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from quartet.client.processes import exempt
 from quartet.client.request import GenerateRequest
 from quartet.client.trials import Trials
 from quartet.quarantine import Quarantine, fingerprint
-from quartet.runtime.core import Sent
+from quartet.runtime.core import SUPERVISOR_NAME, Sent
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import CancelEncode, Encode, Encoded, EncodeFailed, ProcessStatus
 from quartet.wire.ids import Role, process_name
@@ -104,7 +105,8 @@ class EncodeJobs:
             frame = self._jobs[job_id].frame
             key = fingerprint(msgspec.msgpack.encode(frame.prompt), frame.params)
             self._give_up(self._jobs[job_id], self.quarantine.refuse(key, "tokenizer", now))
-        return self._send(tokenizer, again)
+        pinned: list[Sent] = [(SUPERVISOR_NAME, exempt(process))] if at_fault else []
+        return [*self._send(tokenizer, again), *pinned]
 
     def take(self, answer: Encoded | EncodeFailed, now: float) -> list[Sent]:
         """Take an answer; one to a job that has ended is ignored."""

@@ -1,9 +1,14 @@
 """The client's view of the processes: the table, their epochs, their metrics, and whether requests are taken."""
 
-from quartet.wire.frames import ProcessStatus, ProcessTable, Snapshot
-from quartet.wire.ids import Role, process_name
+from quartet.wire.frames import Exempt, ProcessStatus, ProcessTable, Snapshot
+from quartet.wire.ids import Epoch, Role, process_name
 
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
+
+
+def exempt(process: ProcessStatus) -> Exempt:
+    """Return the frame that does not count the death before this incarnation: it is pinned on a request."""
+    return Exempt(process.role, process.rank, Epoch(process.epoch - 1))
 
 
 class Processes:

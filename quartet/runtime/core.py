@@ -10,10 +10,13 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from quartet.wire.codec import Source
-from quartet.wire.ids import Epoch, Role
+from quartet.wire.ids import Epoch, Role, process_name
 
 Sent = tuple[str, msgspec.Struct]
 """The name of the process that a frame goes to (wire.ids.process_name), and the frame."""
+
+SUPERVISOR_NAME = process_name(Role.SUPERVISOR, 0)
+"""The destination of frames that go over the control channel."""
 
 SUPERVISOR = Source(Role.SUPERVISOR, 0, Epoch(0))
 """The source of ProcessTable and Drain."""

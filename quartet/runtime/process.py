@@ -24,7 +24,7 @@ from quartet.runtime import failpoints
 from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
-from quartet.runtime.core import Metrics
+from quartet.runtime.core import SUPERVISOR_NAME, Metrics
 from quartet.runtime.interpreter import configure_logging, settle_memory
 from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
-SUPERVISOR = process_name(Role.SUPERVISOR, 0)
 EXIT_FATAL = 3
 EXIT_BUG = 70
 LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
@@ -95,7 +94,7 @@ class ProcessContext:
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
         """Queue a frame for the process of that name; never blocks. Loop thread only."""
-        if destination == SUPERVISOR:
+        if destination == SUPERVISOR_NAME:
             self._channel.send(frame)
         else:
             self._outboxes.send(destination, frame)

@@ -6,6 +6,7 @@ docstring for the parts and what each owns.
 
 import msgspec
 
+from quartet.quarantine import QUARANTINED
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import (
     Abort,
@@ -50,6 +51,8 @@ class Scheduler:
         context_length: the model's context in tokens.
         eos_token_ids: ids that end a sequence.
         worker_name: where steps go.
+
+    `in_flight` is to be read only.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class Scheduler:
             config.cache_priority_isolation,
         )
         self._queue = queue = WaitingQueue(config)
-        self._in_flight = in_flight = StepsInFlight(StepTimeModel() if config.tbt_target_ms > 0 else None)
+        self.in_flight = self._in_flight = in_flight = StepsInFlight(
+            StepTimeModel() if config.tbt_target_ms > 0 else None
+        )
         self._batch = batch = Batch(kv, in_flight)
         self._delivery = delivery = Delivery(config.stream_interval)
         self._ratio = ratio = NewTokenRatio(config)
@@ -277,9 +282,9 @@ class Scheduler:
         return self._table.take_finished()
 
     @property
-    def in_flight(self) -> StepsInFlight:
-        """The steps in flight, to read."""
-        return self._in_flight
+    def quarantined_count(self) -> int:
+        """How many requests have been found at fault for the deaths of workers."""
+        return self._table.ends_by_cause[QUARANTINED]
 
     def is_idle(self) -> bool:
         """Say whether no request is live and no step is in flight."""
