@@ -6,6 +6,7 @@
 #   make gate         compiles every kernel for sm_90 and checks what came out
 #   make test-slow    everything that is too long for `make test`
 #   make test-random  the scheduler's state machine for ten minutes
+#   make test-faults  ten minutes of random kills under a hundred clients; SEED=... replays them
 #   make test-gpu     kernels and whole models on a CUDA device
 #
 # PYTHON chooses the interpreter. TORCH_INDEX names the package index that PyTorch's CPU build comes from, where the
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 MODEL ?=
 SERVE_FLAGS ?=
-UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_stage.py tests/unit/worker_proc/test_worker_graphs.py \
+UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_staging.py tests/unit/worker_proc/test_worker_graphs.py \
                      tests/unit/sampler/test_sampler_gpu.py
 
 # torch and triton are chosen together: with CUDA the pair that requires each other, on the CPU the CPU build and the
@@ -29,7 +30,7 @@ else
 TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 endif
 
-.PHONY: serve test gate test-slow test-random test-gpu check format oracle clean
+.PHONY: serve test gate test-slow test-random test-faults test-gpu check format oracle clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
@@ -49,6 +50,10 @@ test-slow: $(VENV)/.dev
 # The state machine for longer: about ten minutes.
 test-random: $(VENV)/.dev
 	QUARTET_EXAMPLES=10000 $(BIN)/python -m pytest tests/property --timeout=3600
+
+SEED ?=
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m tests.fault.nemesis --seconds 600 --clients 100 $(if $(SEED),--seed $(SEED))
 
 # Kernels and what of the worker and sampler runs on a device, then kernels against float64 and whole models.
 test-gpu: $(VENV)/.dev

@@ -51,6 +51,7 @@ async def main(context: Context) -> None:
         clock=context.clock,
         draw_seed=lambda: seeds.getrandbits(63),
         wall_time=time.time,
+        dropped_frames=context.dropped_frames,
     )
     async with serve_http(service, context.listen_fd) as (host, port):
         facts: Facts = {"host": host, "port": port, "model": service.model_name}

@@ -18,6 +18,7 @@ from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
 from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
+from quartet.wire.errors import FrameError
 from quartet.wire.frames import (
     ID_BYTES,
     Close,
@@ -66,13 +67,14 @@ class DetokCore(TimelessCore):
         return len(self._streams)
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
-        """Take one frame; return the frames to send, at most one Delta for each api process."""
+        """Take one frame; return the frames to send, at most one Delta for each api process.
+
+        Raises FrameError for one of a scheduler that has ended, or of another role."""
         if source.role is Role.SUPERVISOR:
             # Addresses are names, and frames are answered as they come: neither restarts nor a drain change anything.
             return []
         if source.role is not Role.SCHEDULER or source.epoch < self._scheduler_epoch:
-            self.counters["detok_stale_frames"] += 1
-            return []
+            raise FrameError("stale", f"{source}")
         if source.epoch > self._scheduler_epoch:
             self._scheduler_epoch = source.epoch
             self._streams.clear()

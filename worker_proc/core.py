@@ -123,7 +123,7 @@ class WorkerCore:
             {
                 "worker_steps": counters.steps,
                 "worker_failed_steps": counters.failed_steps,
-                "worker_stale_frames": counters.stale_frames,
+                'frames_dropped{reason="stale"}': counters.stale_frames,
                 "worker_sampled_tokens": counters.sampled_tokens,
                 "worker_prefill_tokens": counters.prefill_tokens,
                 "worker_busy_seconds": counters.busy_s,

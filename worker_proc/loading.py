@@ -1,5 +1,6 @@
 """From the configuration to a runner with loaded weights: the one place that chooses device, dtype and operations."""
 
+import errno
 import math
 import os
 from collections.abc import Callable
@@ -65,6 +66,10 @@ def share_weights(config: Config, progress: Callable[[], None], folder: Path, ep
             manifest, kept = share(tensors, epoch)
         except SharingError as error:
             raise ConfigError(f"--standby: {device} cannot share its memory ({error}); start without it") from error
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            raise ConfigError("--standby: the weights are larger than a file may be (ulimit -f)") from error
     if device.type == "cuda":
         torch.cuda.empty_cache()
     write_manifest(manifest, folder)

@@ -38,7 +38,7 @@ def own_metrics(service: Service) -> Metrics:
     gauges["api_admitted_choices"] = service.admission.num_admitted
     gauges["api_waiting_choices"] = service.admission.num_waiting
     gauges["api_large_body_bytes"] = service.admission.large_bytes
-    counters = {**engine.counters, **service.stats.counters()}
+    counters = {**engine.counters, **service.stats.counters(), **service.dropped_frames()}
     if service.connections is not None:
         gauges["connections"] = service.connections.count
         counters["connections_refused"] = service.connections.refused
@@ -64,6 +64,8 @@ class ServiceCollector(Collector):
             labels = {"role": one.role.label, "rank": str(one.rank)}
             self._add(GaugeMetricFamily, "process_up", "process_up", labels, float(one.state == "ready"))
             self._add(CounterMetricFamily, "process_restarts", "process_restarts_total", labels, one.restarts)
+            name = "process_last_recovery_seconds"
+            self._add(GaugeMetricFamily, name, name, labels, one.recovery_s)
         yield from (self._families[name] for name in sorted(self._families))
 
     def _add_process(self, process: str, numbers: Metrics) -> None:

@@ -39,6 +39,7 @@ async def topology(request: web.Request) -> web.Response:
             "state": one.state,
             "phase": one.phase,
             "restarts": one.restarts,
+            "last_recovery_s": round(one.recovery_s, 3),
         }
         for one in request.app[SERVICE].engine.process_table.processes
     ]

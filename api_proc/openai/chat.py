@@ -15,6 +15,7 @@ from api_proc.server.errors import invalid, unsupported
 from api_proc.server.respond import ResponseTask
 from api_proc.server.service import Service
 from quartet.wire.frames import ChatPrompt
+from quartet.wire.lengths import context_length_exceeded
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles by what templates call them: `developer` is the newer name of `system`."""
@@ -34,6 +35,10 @@ def chat_task(request: web.Request, service: Service, chat: ChatRequest) -> Resp
     """Check a request and return its task; raises RequestError with the field at fault."""
     check_model(service, chat.model)
     refuse_unsupported(chat)
+    context_length = service.config.require_model().context_length
+    if len(chat.messages) > context_length and not service.config.scheduler.allow_auto_truncate:
+        # Before any of them is looked at; each takes a token at least.
+        raise context_length_exceeded(context_length, f"at least {len(chat.messages)}", "messages")
     prompt = chat_prompt(chat)
     limit_name = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
     limit = getattr(chat, limit_name)

@@ -40,8 +40,10 @@ def generate_request(
         timeout_s = _number(float, header, "timeout", "the header x-request-timeout must be a number of seconds")
     if priority is not None:
         check_range("priority", priority, -MAX_INT32 - 1, MAX_INT32)
-    if timeout_s is not None and not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise invalid("timeout", f"timeout must be above 0 and at most {MAX_TIMEOUT_S:g} seconds")
+    first_token_s = fields.first_token_timeout or service.config.server.first_token_timeout or None
+    for name, value in (("timeout", timeout_s), ("first_token_timeout", fields.first_token_timeout)):
+        if value is not None and not 0 < value <= MAX_TIMEOUT_S:
+            raise invalid(name, f"{name} must be above 0 and at most {MAX_TIMEOUT_S:g} seconds")
     _check_keys_and_weight(fields)
     return GenerateRequest(
         prompt=prompt,
@@ -53,6 +55,7 @@ def generate_request(
         routing_key=fields.routing_key or "",
         weight=1.0 if fields.weight is None else fields.weight,
         deadline_s=timeout_s,
+        first_token_s=first_token_s,
     )
 
 

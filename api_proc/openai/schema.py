@@ -57,6 +57,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, float] | None = None
     priority: int | None = None
     timeout: float | None = None
+    first_token_timeout: float | None = None
     cache_salt: str | None = None
     routing_key: str | None = None
     weight: float | None = None
@@ -67,6 +68,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     json_schema: Any = None
     structured_outputs: Any = None
     response_format: Any = None
+    prompt_embeds: Any = None
+    multi_modal_data: Any = None
+    chat_template: Any = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):

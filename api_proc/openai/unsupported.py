@@ -6,12 +6,14 @@ from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingField
 from api_proc.server.errors import invalid, unsupported
 
 _CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
+_FOREIGN_DATA = ("prompt_embeds", "multi_modal_data", "chat_template")
+"""Tensors, and code for the sandbox: never taken from a client."""
 _CHAT_ONLY = ("tools", "functions", "function_call", "audio")
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Raise RequestError 400 for the first field that requests an unsupported feature."""
-    _refuse_set(request, _CONSTRAINTS)
+    _refuse_set(request, _CONSTRAINTS + _FOREIGN_DATA)
     _refuse_response_format(request)
     if isinstance(request, ChatRequest):
         _refuse_chat_only(request)

@@ -150,6 +150,7 @@ class Service:
     timeouts: Timeouts = field(default_factory=Timeouts)
     stats: ApiStats = field(default_factory=ApiStats)
     open: OpenRequests = field(default_factory=OpenRequests)
+    dropped_frames: Callable[[], Mapping[str, float]] = dict
     is_draining: bool = False
     connections: ConnectionLimits | None = None
     admission: Admission = field(init=False)

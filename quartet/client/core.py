@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from quartet.client.adoption import Adopted
+from quartet.client.deadlines import Deadlines
 from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 from quartet.client.processes import Processes, exempt
@@ -17,7 +18,7 @@ from quartet.client.queries import Queries
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.runtime.core import SUPERVISOR_NAME, Metrics, Sent
 from quartet.wire.codec import MAX_FRAME_BYTES, Source
-from quartet.wire.errors import RequestError
+from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import (
     Abort,
     Accepted,
@@ -68,7 +69,9 @@ class ClientCore:
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
         self.queries = Queries(name, epoch << EPOCH_SHIFT)
+        self._deadlines = Deadlines()
         self._live_requests_due_s: float | None = None
+        self._last_answer_s = float("-inf")
         self.processes = Processes()
 
     # Calls of the owner
@@ -90,6 +93,7 @@ class ClientCore:
             self._jobs.pop(id(listener), None)
             listener.on_error(error)
 
+        self._deadlines.add(request, listener, now)
         job, sent = self._encodes.start(request, deadline_s, now, on_encoded, on_error)
         self._jobs[id(listener)] = job
         return sent
@@ -126,7 +130,9 @@ class ClientCore:
     # The face of a core
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
-        """Take one frame."""
+        """Take one frame; raises FrameError for one of an incarnation that has ended."""
+        if self.processes.is_stale(source):
+            raise FrameError("stale", f"{source}")
         match frame:
             case Delta():
                 return self._on_delta(frame, now)
@@ -134,11 +140,9 @@ class ClientCore:
                 self._on_accepted(frame)
             case Encoded() | EncodeFailed():
                 return self._encodes.take(frame, now)
-            case Rejected():
-                error = RequestError(frame.status, frame.code, frame.message, None, frame.retry_after_s)
-                return self._on_failed(frame.rid, frame.choice, frame.attempt, error, now)
-            case Failed():
-                error = RequestError(frame.status, frame.code, frame.message)
+            case Rejected() | Failed():
+                retry_after_s = frame.retry_after_s if isinstance(frame, Rejected) else None
+                error = RequestError(frame.status, frame.code, frame.message, None, retry_after_s)
                 return self._on_failed(frame.rid, frame.choice, frame.attempt, error, now)
             case HeldRequests():
                 return self._on_held_requests(frame, now)
@@ -153,17 +157,19 @@ class ClientCore:
         return []
 
     def tick(self, now: float) -> list[Sent]:
-        """Send jobs again that wait too long; name the live requests to the scheduler each second."""
+        """Send jobs again that wait too long; name the live requests each second: the reply shows what was lost."""
         sent = self._encodes.tick(now)
+        for listener, error in self._deadlines.passed(now, self._journal, self._jobs):
+            sent += self.abort(listener, now)
+            listener.on_error(error)
         if self._live_requests_due_s is not None and self._live_requests_due_s <= now:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
-            # The reply shows what was lost.
             sent.append((SCHEDULER, LiveRequests(self._name, self._journal.live_requests())))
         return sent
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is wanted next."""
-        deadlines = (self._live_requests_due_s, self._encodes.next_deadline())
+        deadlines = (self._live_requests_due_s, self._encodes.next_deadline(), self._deadlines.next())
         return min((due_s for due_s in deadlines if due_s is not None), default=None)
 
     def is_idle(self) -> bool:
@@ -182,17 +188,15 @@ class ClientCore:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
         restarted = self.processes.update(table)
         if table.has_failed:
-            return self.fail_all(
-                RequestError(503, "engine_failed", "The engine has failed; the server is shutting down."), now
-            )
+            error = RequestError(503, "engine_failed", "The engine has failed; the server is shutting down.")
+            return self.fail_all(error, now)
         if restarted:
             self._journal.pause(now)
         sent = [one for process in restarted for one in self._encodes.on_restart(process, now)]
         again, at_fault = self._journal.on_deaths(restarted, now)
         for entry, error in at_fault:
             sent += self._give_up(entry, error, now)
-        if at_fault:
-            sent += [(SUPERVISOR_NAME, exempt(process)) for process in restarted]
+        sent += [(SUPERVISOR_NAME, exempt(process)) for process in restarted if at_fault]
         return sent + _submitted(self._journal.send(again, now))
 
     # Requests
@@ -204,9 +208,8 @@ class ClientCore:
         if listener.is_settled:
             return []
         if listener.rid in self._listeners:
-            listener.on_error(
-                RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
-            )
+            error = RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
+            listener.on_error(error)
             return []
         if len(encoded.ids) > MAX_PROMPT_BYTES:
             listener.on_error(RequestError(400, "invalid_value", "The request is too long to be passed on."))
@@ -254,9 +257,8 @@ class ClientCore:
         """Output is missing or contradicts what was delivered: submit again, a few times without progress at most."""
         entry.stall_replays += 1
         if entry.stall_replays > MAX_STALL_REPLAYS:
-            return self._give_up(
-                entry, RequestError(500, "internal_error", "The request's output cannot be continued."), now
-            )
+            error = RequestError(500, "internal_error", "The request's output cannot be continued.")
+            return self._give_up(entry, error, now)
         return [(SCHEDULER, self._journal.replay(entry, now))]
 
     def _on_finish(self, item: DeltaItem, listener: Listener, now: float) -> list[Sent]:
@@ -283,6 +285,10 @@ class ClientCore:
         if not self.processes.is_complete:
             self._journal.pause(now)
             return []
+        if now - self._last_answer_s < LIVE_REQUESTS_S / 2:
+            # A scheduler that was paused answers old questions in a burst, which counts as one.
+            return []
+        self._last_answer_s = now
         again, hopeless = self._journal.lost(held.held, held.is_step_in_flight, now)
         sent: list[Sent] = [(SCHEDULER, self._journal.replay(entry, now)) for entry in again]
         for entry in hopeless:

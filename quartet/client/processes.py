@@ -1,7 +1,8 @@
 """The client's view of the processes: the table, their epochs, their metrics, and whether requests are taken."""
 
+from quartet.wire.codec import Source
 from quartet.wire.frames import Exempt, ProcessStatus, ProcessTable, Snapshot
-from quartet.wire.ids import Epoch, Role, process_name
+from quartet.wire.ids import Epoch, Role
 
 REQUIRED_ROLES = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK)
 
@@ -20,7 +21,7 @@ class Processes:
         self.is_alive = False
         """Whether every role was ready once: the engine is up or recovering."""
         self.is_stopping = False
-        self._epochs: dict[str, int] = {}
+        self._epochs: dict[tuple[Role, int], int] = {}
 
     @property
     def is_accepting(self) -> bool:
@@ -42,13 +43,17 @@ class Processes:
         self.table = table
         restarted = []
         for process in table.processes:
-            name = process_name(process.role, process.rank)
-            before = self._epochs.get(name)
-            self._epochs[name] = process.epoch
+            key = process.role, process.rank
+            before = self._epochs.get(key)
+            self._epochs[key] = process.epoch
             if before is not None and process.epoch > before:
                 restarted.append(process)
         self.is_alive = self.is_alive or self.is_accepting
         return restarted
+
+    def is_stale(self, source: Source) -> bool:
+        """Return whether a frame's sender is an incarnation that has ended (faults R7)."""
+        return source.epoch < self._epochs.get((source.role, source.rank), 0)
 
     def _is_ready(self, role: Role) -> bool:
         return any(process.role is role and process.state == "ready" for process in self.table.processes)

@@ -10,7 +10,8 @@ from quartet.wire.ids import Rid, Role, process_name
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request of `n` choices. `deadline_s` is seconds from now for the whole of it."""
+    """One request of `n` choices. `deadline_s` is seconds from now for the whole of it, `first_token_s` until there is
+    any output."""
 
     prompt: TextPrompt | IdsPrompt | ChatPrompt
     params: SamplingParams
@@ -21,6 +22,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     routing_key: str = ""
     weight: float = 1.0
     deadline_s: float | None = None
+    first_token_s: float | None = None
     rid: Rid | None = None
 
 

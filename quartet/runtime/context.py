@@ -1,6 +1,6 @@
 """What the runtime gives the main coroutine of a process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -117,6 +117,10 @@ class Context(Protocol):
 
     def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
         """Put the metrics that the function returns into the Snapshot of each second; `open_inbox` does so itself."""
+        ...
+
+    def dropped_frames(self) -> Mapping[str, float]:
+        """Return how many frames the inbox has not acted upon, by metric name with the reason."""
         ...
 
     def ready(self, facts: Facts) -> None:

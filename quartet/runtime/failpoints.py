@@ -48,7 +48,7 @@ NAMES = {
     "detok.after_decode": "detok.send.Delta",
 }
 """Other names of points; api.before_write, before output is written to a client, is a point of its own."""
-ROLES = ("api", "tokenizer", "scheduler", "worker", "detok")
+ROLES = ("api", "tokenizer", "scheduler", "worker", "detok", "weights", "standby")
 PLACES = ("start", "phase", "ready", "recv", "taken", "send", "sent", "before_write")
 AT_FRAMES = {"drop": ("recv", "send"), "duplicate": ("recv", "send"), "damage": ("send",)}
 ACTIONS = ("crash", "hang", "stop", "exit", "raise", "delay", *AT_FRAMES)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from quartet.runtime import failpoints
 from quartet.runtime.context import BlockingLink, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
 from quartet.runtime.failpoints import Failpoints
@@ -117,10 +118,17 @@ class FaultyContext(ProcessContext):
     """Implements runtime.context.Context with faults."""
 
     def __init__(self, assignment: Assignment, channel: "ControlChannel[ChildInbound]", points: Failpoints) -> None:
-        super().__init__(assignment, channel)
         self._points = points
-        self._outboxes = FaultyOutboxes(self._zmq, self.run_dir, self._encoder, points)
-        points.reach("start")
+        super().__init__(assignment, channel)
+
+    def _take(self, assignment: Assignment) -> None:
+        if self.is_ready:
+            # A standby has got the place of another process, and its points with it.
+            failpoints.activate(assignment.role.label)
+            self._points = failpoints.active or self._points
+        super()._take(assignment)
+        self._outboxes = FaultyOutboxes(self._zmq, self.run_dir, self._encoder, self._points)
+        self._points.reach("start")
 
     def set_phase(self, phase: str, deadline_s: float = 0.0) -> None:
         """Declare the current phase."""
@@ -134,7 +142,9 @@ class FaultyContext(ProcessContext):
     def blocking_link(self, inbound: Any) -> BlockingLink:
         """Bind the inbox for the calling thread."""
         decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
-        return FaultyLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped, self._points)
+        link = FaultyLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped, self._points)
+        self._inbox = link
+        return link
 
     def ready(self, facts: Facts) -> None:
         """Report Ready."""

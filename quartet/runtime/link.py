@@ -30,13 +30,43 @@ def endpoint(run_dir: str, name: str) -> str:
     return f"ipc://{os.path.join(run_dir, name)}.sock"
 
 
-def _bind(context: "zmq.Context[zmq.Socket[bytes]]", run_dir: str, name: str) -> "zmq.Socket[bytes]":
-    socket = context.socket(zmq.PULL)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-    socket.bind(endpoint(run_dir, name))
-    return socket
+class _BoundFile:
+    """A PULL socket and the socket file that senders find it by.
+
+    Without its file the socket keeps its connections, but no process that starts later reaches it.
+    """
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", run_dir: str, name: str) -> None:
+        self.socket = context.socket(zmq.PULL)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._endpoint = endpoint(run_dir, name)
+        self.bind()
+
+    def bind(self) -> None:
+        """Make the file. Raises zmq.ZMQError if its folder is missing."""
+        self.socket.bind(self._endpoint)
+        self._inode = self._found()
+
+    def is_lost(self) -> bool:
+        """Return whether the file is gone, or is that of another socket. Safe from any thread."""
+        return not self.socket.closed and self._found() != self._inode
+
+    def bind_again(self) -> None:
+        """Make the file again, if its folder is there. What is connected stays."""
+        try:
+            self.bind()
+        except zmq.ZMQError as error:
+            log.error("%s cannot be bound again: %s", self._endpoint, error.strerror)
+        else:
+            log.warning("%s was gone and is bound again", self._endpoint)
+
+    def _found(self) -> int:
+        try:
+            return os.stat(self._endpoint.removeprefix("ipc://")).st_ino
+        except OSError:
+            return -1
 
 
 class Outboxes:
@@ -93,7 +123,8 @@ class Inbox:
         on_batch_end: Callable[[], None],
         dropped: "collections.Counter[str]",
     ) -> None:
-        self._socket = _bind(context, run_dir, name)
+        self._file = _BoundFile(context, run_dir, name)
+        self._socket = self._file.socket
         self._decode = decoder.decode
         self._on_frame = on_frame
         self._on_batch_end = on_batch_end
@@ -138,6 +169,11 @@ class Inbox:
             self._dropped["handler"] += 1
             log.exception("a handler failed")
 
+    def keep_reachable(self) -> None:
+        """Bind again if the socket's file is gone. Called each second."""
+        if self._file.is_lost():
+            self._file.bind_again()
+
     def close(self) -> None:
         """Stop reading and unbind."""
         self._loop.remove_reader(self._socket.fileno())
@@ -156,13 +192,18 @@ class ThreadLink:
         encoder: Encoder,
         dropped: "collections.Counter[str]",
     ) -> None:
-        self._socket = _bind(context, run_dir, name)
+        self._file = _BoundFile(context, run_dir, name)
+        self._socket = self._file.socket
+        self._is_lost = False
         self._outboxes = Outboxes(context, run_dir, encoder)
         self._decode = decoder.decode
         self._dropped = dropped
 
     def recv(self, timeout_s: float) -> tuple[Source, Any] | None:
         """Return the next good frame, or None after `timeout_s`; bad ones are counted and skipped."""
+        if self._is_lost:
+            self._is_lost = False
+            self._file.bind_again()
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
@@ -181,6 +222,10 @@ class ThreadLink:
             except FrameError as error:
                 self._dropped[error.reason] += 1
                 log.debug("frame dropped: %s", error)
+
+    def keep_reachable(self) -> None:
+        """Have the thread bind again if the socket's file is gone. Called each second, from any thread."""
+        self._is_lost = self._file.is_lost()
 
     def send(self, destination: str, frame: msgspec.Struct) -> None:
         """Queue a frame for a process; never blocks."""

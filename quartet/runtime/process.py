@@ -76,6 +76,8 @@ class ProcessContext:
         self._promotion: asyncio.Future[bool] = self._loop.create_future()
         self._metrics: Callable[[], Metrics] | None = None
         self._on_process_table: Callable[[ProcessTable], None] | None = None
+        self._inbox: Inbox | ThreadLink | None = None
+        self.is_ready = False
         self._take(assignment)
 
     def _take(self, assignment: Assignment) -> None:
@@ -122,26 +124,26 @@ class ProcessContext:
         self._on_process_table = handler.on_process_table
         if self.process_table.processes:
             handler.on_process_table(self.process_table)
-        inbox = Inbox(
-            self._zmq,
-            self.run_dir,
-            self.name,
-            Decoder(inbound, self._boot_id),
-            handler.on_frame,
-            handler.on_batch_end,
-            self._dropped,
-        )
+        decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
+        take, end = handler.on_frame, handler.on_batch_end
+        self._inbox = inbox = Inbox(self._zmq, self.run_dir, self.name, decoder, take, end, self._dropped)
         inbox.open()
         return inbox
 
     def blocking_link(self, inbound: Any) -> BlockingLink:
         """Bind the inbox for the calling thread."""
         decoder: Decoder[Any] = Decoder(inbound, self._boot_id)
-        return ThreadLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped)
+        link = ThreadLink(self._zmq, self.run_dir, self.name, decoder, self._encoder, self._dropped)
+        self._inbox = link
+        return link
 
     def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
         """Put the metrics that the function returns into the Snapshot of each second."""
         self._metrics = metrics
+
+    def dropped_frames(self) -> dict[str, float]:
+        """Return how many frames were not acted upon, by metric name."""
+        return {f'frames_dropped{{reason="{reason}"}}': float(count) for reason, count in [*self._dropped.items()]}
 
     def ready(self, facts: Facts) -> None:
         """Report Ready. A phase that the main coroutine has declared itself is kept."""
@@ -207,12 +209,14 @@ class ProcessContext:
         return Heartbeat(*self._phase, self.process_table.serial, self._has_finished_work)
 
     async def send_snapshots(self) -> None:
-        """Send the metrics to every api process each second."""
+        """Send the metrics to every api process each second, and look whether the inbox can be reached."""
         while True:
             await asyncio.sleep(SNAPSHOT_S)
+            if self._inbox is not None:
+                self._inbox.keep_reachable()
             gauges, counters = self._metrics() if self._metrics is not None else Metrics({}, {})
-            dropped = {f'frames_dropped{{reason="{reason}"}}': float(count) for reason, count in self._dropped.items()}
-            snapshot = Snapshot(self.role, self.rank, self.epoch, dict(gauges), {**counters, **dropped})
+            counters = {**self.dropped_frames(), **counters}
+            snapshot = Snapshot(self.role, self.rank, self.epoch, dict(gauges), counters)
             for process in self.process_table.processes:
                 name = process_name(process.role, process.rank)
                 if process.role is Role.API and name != self.name:

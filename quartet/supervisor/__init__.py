@@ -4,6 +4,7 @@ It uses no ZeroMQ, sees no user data and imports nothing heavy, so that nothing 
 
     plan.py         configuration -> which processes
     rundir.py       the private run directory, its lock, and the janitor that removes it
+    listener.py     the listening socket
     spawn.py        one child incarnation: exec, control channel, pidfd
     liveness.py     when a silent child counts as unresponsive, and when as hung
     error_output.py what a child writes to its standard error, and its last line

@@ -25,6 +25,7 @@ from quartet.wire.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
 LONGEST_NAME = "tokenizer-63.sock"
+CHECK_S = 1.0
 MAKING_S = 60.0
 """How long the start of a launch may take from its directory's creation to its lock."""
 
@@ -35,6 +36,7 @@ class RunDirectory:
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
         self._lock_fd = lock_fd
+        self._looked_s = 0.0
 
     @classmethod
     def create(cls, base: str, boot_id: int, report: Callable[[str], None] = write_line) -> "RunDirectory":
@@ -58,6 +60,30 @@ class RunDirectory:
                     report(f"{refusal}; the run directory is {made.path}")
                 return made
         raise ConfigError("; ".join(refusals) + ("" if base else "; choose a folder with --run-dir"))
+
+    def keep(self, now: float, report: Callable[[str], None]) -> str | None:
+        """Make the directory again if it was deleted, looking once a second; the processes bind their sockets again.
+
+        Returns why that is not possible, None if all is well."""
+        if now - self._looked_s < CHECK_S:
+            return None
+        self._looked_s = now
+        if self._is_there():
+            return None
+        try:
+            lock_fd = _make(self.path.parent, self.path.name)
+        except _UnusableError as error:
+            return f"the run directory {self.path} was deleted: {self.path.parent} {error}"
+        os.close(self._lock_fd)
+        self._lock_fd = lock_fd
+        report(f"the run directory {self.path} was deleted and is made again")
+        return None
+
+    def _is_there(self) -> bool:
+        try:
+            return self.path.stat().st_ino == os.fstat(self._lock_fd).st_ino
+        except OSError:
+            return False
 
     def start_janitor(self) -> None:
         """Fork the process that removes the directory when this one ends, however it ends.

@@ -18,11 +18,24 @@ class ProcessSlot:
         self.restarts = 0
         self.last_end = LastEnd.NONE
         self.was_ready = False
+        self.died_s: float | None = None
+        self.recovery_s = 0.0
 
     @property
     def is_up(self) -> bool:
         """Whether the process is ready, or not needed."""
         return self.spec.is_spare or (self.child is not None and self.child.is_ready)
+
+    def grant_grace(self, now: float) -> None:
+        """Restart the deadlines of its child."""
+        if self.child is not None:
+            self.child.liveness.grant_grace(now)
+
+    def on_ready(self, now: float) -> None:
+        """Note that its child is ready."""
+        self.was_ready = True
+        if self.died_s is not None:
+            self.recovery_s, self.died_s = now - self.died_s, None
 
     def has_seen(self, process_table: ProcessTable) -> bool:
         """Return whether the process has read this process table."""
@@ -42,5 +55,14 @@ class ProcessSlot:
             if child.is_ready and child.liveness.is_unresponsive(now):
                 state = "unresponsive"
             phase, pid = (child.beat.phase if child.beat else "starting"), child.pid
-        epoch, restarts = Epoch(self.epoch), self.restarts
-        return ProcessStatus(self.spec.role, self.spec.rank, pid, epoch, state, phase, restarts, self.last_end)
+        return ProcessStatus(
+            self.spec.role,
+            self.spec.rank,
+            pid,
+            Epoch(self.epoch),
+            state,
+            phase,
+            self.restarts,
+            self.last_end,
+            self.recovery_s,
+        )

@@ -106,8 +106,7 @@ class Supervisor:
 
     def _start(self, slot: ProcessSlot) -> None:
         slot.epoch += 1
-        is_api = slot.spec.role is Role.API
-        listen_fd = self._listener.fileno() if is_api else -1
+        listen_fd = self._listener.fileno() if slot.spec.role is Role.API else -1
         assignment = Assignment(
             self._boot_id,
             slot.spec.role,
@@ -163,6 +162,7 @@ class Supervisor:
             return
         slot.restarts += 1
         slot.last_end = child.last_end(code)
+        slot.died_s = slot.died_s or now
         self._restart_later(slot, delay_s)
         self._broadcast()
         self._progress.line(f"{cause}; starting it again")
@@ -219,7 +219,8 @@ class Supervisor:
                 if not child.is_ready and not self._shutdown.is_draining:
                     self._progress.phase(slot.spec.name, message.phase)
             case Ready():
-                child.is_ready = slot.was_ready = True
+                child.is_ready = True
+                slot.on_ready(self._loop.time())
                 self._facts.update(message.facts)
                 self._progress.phase(slot.spec.name, "ready")
                 self._broadcast()
@@ -269,10 +270,12 @@ class Supervisor:
             now = self._loop.time()
             if now - last > OWN_GAP_S:
                 for slot in self._slots:
-                    if slot.child is not None:
-                        slot.child.liveness.grant_grace(now)
+                    slot.grant_grace(now)
             last = now
             self._notifier.keep_alive(now)
+            cause = self._run_dir.keep(now, self._progress.line)
+            if cause is not None:
+                self._shutdown.fail(EXIT_FATAL, cause, self._was_ready)
             for slot in self._slots:
                 if slot.child is not None:
                     self._check(slot, slot.child, now)

@@ -70,6 +70,9 @@ class ServerConfig(_Section, frozen=True):
         tuple[str, ...], Meta(description="key for /trace, /config and /flush_cache; none: those take any --api-key")
     ] = ()
     insecure: Annotated[bool, Meta(description="allow a reachable host without a key")] = False
+    first_token_timeout: Annotated[
+        float, Meta(ge=0, description="seconds that a request may be without output before 408; 0: no limit")
+    ] = 0.0
     max_requests_per_key: Annotated[
         int, Meta(ge=0, description="requests of one API key in progress in an api process before 429; 0: no limit")
     ] = 0

@@ -13,10 +13,9 @@ import sys
 import time
 from dataclasses import dataclass
 
-from tests.support.tiny_runner import tiny_runner
-
 from tests.support.request_kinds import REAL, SIMULATED, Kind, make_engine, prepared
 from tests.support.shaking import Shaking, shake
+from tests.support.tiny_runner import tiny_runner
 from worker_proc.contract import Runner
 
 PROMPTS = [[10 + i, 20, 30, *range(40, 40 + 31 * i)] for i in range(5)]

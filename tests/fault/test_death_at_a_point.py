@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.leaks import metrics
 
 from tests.support.client import stream_completion
+from tests.support.leaks import metrics
 from tests.support.server import Server
 
 pytestmark = pytest.mark.e2e
@@ -49,10 +49,10 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("arms")
 
 
-@pytest.fixture(scope="module")
-def server(arms: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=[(), ("--standby",)], ids=["alone", "with a standby"])
+def server(request: pytest.FixtureRequest, arms: Path) -> Iterator[Server]:
     faults = ";".join(f"{point}=crash,armed={arms / point}" for point in POINTS)
-    flags = ("--simulated-worker", "--simulated-step-ms", "3", "--restart-limit", "100")
+    flags = ("--simulated-worker", "--simulated-step-ms", "3", "--restart-limit", "100", *request.param)
     with Server(*flags, env={"QUARTET_FAILPOINTS": faults}) as it:
         yield it
 

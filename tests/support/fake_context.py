@@ -78,6 +78,9 @@ class FakeContext:
     def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
         self.metrics = metrics
 
+    def dropped_frames(self) -> dict[str, float]:
+        return {}
+
     def ready(self, facts: Facts) -> None:
         self.facts = facts
 

@@ -1,7 +1,7 @@
 """Kinds of requests whose answers depend on more than their ids, and their answers in an undisturbed run."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ MIDDLE, EARLY = -1, -2
 SPLIT_IDS = (105, 119, 130, 163, 175, 225, 247, 249, 256)
 """Ids of the tiny tokenizer that stand for single bytes of "é世😀"."""
 
+Expected = Sequence[list[Choice] | None]
 Kind = Callable[[int], dict[str, Any]]
 """Given the number of a request, the fields of its sampling parameters, and `n`."""
 
@@ -38,6 +39,7 @@ SIMULATED: dict[str, Kind] = {
     "min_tokens": lambda i: {"stop": EARLY, "min_new_tokens": 12},
     "split characters": lambda i: {},
     "stop token": lambda i: {"stop_token_ids": MIDDLE},
+    "noisy": lambda i: {},
 }
 REAL: dict[str, Kind] = {
     "greedy": lambda i: {"logprobs": 0 if i % 2 else -1},
@@ -59,9 +61,23 @@ class SplitRunner(SimulatedRunner):
         self.model._allowed = np.array(SPLIT_IDS)
 
 
+class NoisyRunner(SimulatedRunner):
+    """A simulated runner that answers otherwise each time it begins anew, as a model without batch invariance may."""
+
+    begun = 0
+
+    def _make_state(self) -> None:
+        super()._make_state()
+        NoisyRunner.begun += 1
+        self.model._allowed = np.roll(self.model._allowed, NoisyRunner.begun)
+
+
+RUNNERS = {"split characters": SplitRunner, "noisy": NoisyRunner}
+
+
 def make_engine(kind: str, chance: random.Random, runner: Runner | None = None, **scheduler: Any) -> FaultyEngine:
     """Return an engine for requests of a simulated kind, or on a given runner."""
-    return FaultyEngine(chance, runner, SplitRunner if kind == "split characters" else SimulatedRunner, **scheduler)
+    return FaultyEngine(chance, runner, RUNNERS.get(kind, SimulatedRunner), **scheduler)
 
 
 def requests(kind: str, kinds: dict[str, Kind], prompts: list[list[int]]) -> list[GenerateRequest]:
@@ -87,9 +103,11 @@ def undisturbed(engine: FaultyEngine, made: list[GenerateRequest]) -> list[list[
 
 def prepared(
     kind: str, kinds: dict[str, Kind], prompts: list[list[int]], runner: Runner | None = None
-) -> tuple[list[GenerateRequest], list[list[Choice]]]:
-    """Return the requests of a kind, and what an undisturbed run answers."""
+) -> tuple[list[GenerateRequest], Expected]:
+    """Return the requests of a kind, and what an undisturbed run answers, if that can be said."""
     made = requests(kind, kinds, prompts)
+    if kind == "noisy":
+        return made, [None] * len(made)
     found = undisturbed(make_engine(kind, random.Random(0), runner), made)
     for i, choices in enumerate(found):
         wanted = kinds[kind](i)

@@ -1,13 +1,17 @@
 """A seeded nemesis for FaultyEngine: deaths, freezes and absences of one to four processes at random moments."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quartet.client.request import GenerateRequest
+from quartet.wire.frames import Open
 from quartet.wire.ids import Role
-from tests.support.faulty_engine import INNER, FaultyEngine
+from tests.support.faulty_engine import INNER, TYPE_BYTE, FaultyEngine
 from tests.support.history import Choice, History
 
+ROLE_BYTE, EPOCH_BYTES = 6, slice(16, 20)
+"""Where a header has the role and the epoch of its sender."""
 MAX_ABSENCE_S = 1.5
 """A stopped process is found and killed after about two seconds, and a simulated one starts in less than one."""
 MAX_WORKER_DEATHS = 2
@@ -37,10 +41,42 @@ class Return:
     latest_s: float
 
 
+class Ghosts:
+    """A fault of the wire: frames come again, long after they were sent and by whom that may be dead, or at once."""
+
+    def __init__(self, engine: FaultyEngine, chance: random.Random, doubled: float = 0.03) -> None:
+        self._engine = engine
+        self._chance = chance
+        self._doubled = doubled
+        self._sent: dict[Role, list[tuple[int, str, bytes]]] = {role: [] for role in INNER}
+        engine.wire.fault = self
+
+    def __call__(self, destination: str, data: bytes) -> list[bytes]:
+        role, epoch = Role(data[ROLE_BYTE]), int.from_bytes(data[EPOCH_BYTES], "little")
+        if role in self._sent:
+            self._sent[role].append((epoch, destination, data))
+        return [data, data] if self._chance.random() < self._doubled else [data]
+
+    def appear(self) -> None:
+        """Have some old frames of one role in a row arrive again, mostly those of its dead incarnations.
+
+        An Open of the living would begin a stream that no one ends; no link delivers one twice."""
+        role = self._chance.choice(INNER)
+        living = int(self._engine.epochs[role])
+        frames = self._sent[role]
+        if self._chance.random() < 0.3:
+            frames = [one for one in frames if one[2][TYPE_BYTE] != Open.__struct_config__.tag]
+            living += 1
+        old = [(to, data) for epoch, to, data in frames if epoch < living]
+        start = self._chance.randrange(len(old)) if old else 0
+        for destination, data in old[start : start + self._chance.randrange(20)]:
+            self._engine.pump.put(destination, data)
+
+
 def shake(
     engine: FaultyEngine,
     made: list[GenerateRequest],
-    expected: list[list[Choice]],
+    expected: Sequence[list[Choice] | None],
     chance: random.Random,
     how: Shaking,
 ) -> list[History]:
@@ -48,6 +84,7 @@ def shake(
 
     Returns the histories, all over unless something is lost for good."""
     todo = list(zip(made, expected, strict=True))
+    ghosts = Ghosts(engine, chance)
     histories: list[History] = []
     back: dict[Role, Return] = {}
     left = how.faults
@@ -57,6 +94,7 @@ def shake(
         if left:
             left -= 1
             _strike(engine, chance, back, how)
+            ghosts.appear()
         for _ in range(chance.randrange(1, how.gap)):
             engine.steps(1)
             _bring_back(engine, chance, back)

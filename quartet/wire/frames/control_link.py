@@ -25,7 +25,8 @@ class LastEnd(StrEnum):
 
 class ProcessStatus(Frame, frozen=True):
     """One row of the process table. `state`: starting, ready, unresponsive (heartbeats are missing), draining, down.
-    `last_end` is how the incarnation before this one ended."""
+    `last_end` is how the incarnation before this one ended. `recovery_s`: how long the last restart took, from the
+    death to readiness."""
 
     role: Role
     rank: int
@@ -35,6 +36,7 @@ class ProcessStatus(Frame, frozen=True):
     phase: str
     restarts: int
     last_end: LastEnd = LastEnd.NONE
+    recovery_s: float = 0.0
 
 
 class Assignment(Frame, frozen=True, tag=50):

@@ -60,6 +60,8 @@ HUGE = 10**30
         ({"priority": 2**31}, "priority"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1}, "timeout"),
+        ({"first_token_timeout": 0}, "first_token_timeout"),
+        ({"first_token_timeout": 1e9}, "first_token_timeout"),
         ({"cache_salt": "x" * 129}, "cache_salt"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
@@ -138,6 +140,13 @@ async def test_a_prompt_of_ids_over_the_context(api: Any) -> None:
     assert status == 400
     assert_error(body, "context_length_exceeded", "prompt")
     assert "maximum context length is 64 tokens" in body["error"]["message"]
+
+
+async def test_more_messages_than_the_context_has_tokens(api: Any) -> None:
+    status, body, _ = await api.post(CHAT, {"messages": MESSAGES * 65})
+    assert status == 400
+    assert_error(body, "context_length_exceeded", "messages")
+    assert (await api.post(CHAT, {"messages": MESSAGES * 64}))[0] == 200
 
 
 async def test_unknown_model_lists_what_is_served(api: Any) -> None:

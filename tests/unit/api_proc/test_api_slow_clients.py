@@ -109,6 +109,28 @@ async def test_a_whole_answer_that_is_not_read_is_given_up(make_api: Any, monkey
     assert received < 100 * 200_000
 
 
+async def test_a_reader_of_a_byte_at_a_time_is_given_up(make_api: Any) -> None:
+    api = await make_api(Timeouts(stall_s=0.5))
+    api.engine.script = stay_silent
+    raw, loop = socket.socket(), asyncio.get_running_loop()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    raw.setblocking(False)
+    await loop.sock_connect(raw, ("127.0.0.1", api.port))
+    body = json.dumps({"messages": MESSAGES, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    await loop.sock_sendall(raw, head + body)
+    await api.engine.arrived.wait()
+    output = api.engine.outputs[0]
+    await output.subscribed.wait()
+    async with asyncio.timeout(20):
+        while not output.aborted.is_set():
+            output.text("x" * 10_000)
+            await loop.sock_recv(raw, 1)
+            await asyncio.sleep(0.01)
+    raw.close()
+    assert api.service.stats.clients_stalled == 1
+
+
 async def test_connections_beyond_the_limit_are_closed_and_the_others_served(
     make_api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

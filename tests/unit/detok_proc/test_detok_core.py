@@ -2,12 +2,14 @@
 
 import itertools
 
+import pytest
 from detok_rig import TIMINGS, Heard, Rig, end_of, rid_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detok_proc.incremental import DecoderFactory
 from quartet.wire.codec import Source
+from quartet.wire.errors import FrameError
 from quartet.wire.frames import Finish, Timings, TokenLogprobs, Tokens, pack_ids, unpack_ids
 from quartet.wire.ids import Epoch, Role
 
@@ -224,8 +226,9 @@ def test_a_higher_epoch_drops_every_stream_and_a_lower_one_is_dropped(byte_level
     assert (heard.ids, rig.core.counters["detok_unknown_handles"]) == ([], 1)
     rig.open(attempt=2)
     rig.epoch = 2
-    rig.tokens(row)
-    assert (heard.ids, rig.core.counters["detok_stale_frames"]) == ([], 1)
+    with pytest.raises(FrameError, match="stale"):
+        rig.tokens(row)
+    assert heard.ids == []
     rig.epoch = 3
     rig.tokens(row)
     assert heard.text == "a"
@@ -235,8 +238,8 @@ def test_frames_of_others_are_dropped(byte_level: DecoderFactory) -> None:
     rig = Rig(byte_level)
     rig.open()
     row = Tokens(0, pack_ids([1]), pack_ids([0]), pack_ids([5]), [], [])
-    assert rig.core.handle(Source(Role.API, 0, Epoch(9)), row, 0.0) == []
-    assert rig.core.counters["detok_stale_frames"] == 1
+    with pytest.raises(FrameError, match="stale"):
+        rig.core.handle(Source(Role.API, 0, Epoch(9)), row, 0.0)
 
 
 def test_a_closed_handle_is_forgotten(byte_level: DecoderFactory) -> None:

@@ -1,12 +1,19 @@
 """Graph runners on a GPU: step descriptors, fused and other rows in one batch, and the CUDA graphs themselves."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from quartet.checkpoint.spec import read_spec
 from tests.golden.oracles import FOLDER
 from tests.support.local_engine import LocalEngine, make_config
+from worker_proc.contract import Start
+from worker_proc.weights.dummy import dummy_tensors
+from worker_proc.weights.shared import map_weights, read_manifest
+from worker_proc.weights.tensors import Shard
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -22,7 +29,7 @@ PARAMS = [
 ]
 
 
-def outputs(folder: Path, chunk: int, **worker: object) -> list[list[list[int]]]:
+def outputs(folder: Path, chunk: int, start: Start = Start.FIRST, **worker: object) -> list[list[list[int]]]:
     """Return what each kind of request gives, every batch of one kind; then all kinds in one batch."""
     config = make_config(
         folder,
@@ -32,11 +39,17 @@ def outputs(folder: Path, chunk: int, **worker: object) -> list[list[list[int]]]
         max_total_tokens=8192,
         **worker,
     )
-    engine = LocalEngine(config)
+    engine = LocalEngine(config, start=start)
     engine.restart(chunked_prefill_size=chunk)
     found = [engine.generate(PROMPTS, 40, **params) for params in PARAMS]
     engine.restart(chunked_prefill_size=chunk, enable_mixed_chunk=True)
     found.append(engine.generate(PROMPTS, 40, temperature=0.9, seed=3))
+    if start is not Start.FIRST:
+        while engine.runner.prepare_next():
+            pass
+        found.append(engine.generate(PROMPTS, 40, temperature=0.9, seed=3))
+        assert found.pop() == found[-1]
+    assert engine.runner.late_compiles == 0
     return found
 
 
@@ -47,3 +60,38 @@ def test_graphs_change_no_token_in_fp32(name: str) -> None:
     assert outputs(folder, 512) == plain
     assert outputs(folder, 16) == plain
     assert outputs(folder, 512, cuda_graph_max_bs=4) == plain
+
+
+@pytest.mark.parametrize("start", [Start.RECOVERY, Start.STANDBY])
+def test_graphs_captured_at_need_change_no_token(start: Start) -> None:
+    folder = FOLDER / "models" / "qwen3"
+    assert outputs(folder, 16, start) == outputs(folder, 16)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+import torch
+from quartet.checkpoint.spec import read_spec
+from worker_proc.weights.dummy import dummy_tensors
+from worker_proc.weights.shared import share, write_manifest
+from worker_proc.weights.tensors import Shard
+spec = read_spec(Path(sys.argv[1]), 256)
+manifest, kept = share(dummy_tensors(spec, Shard(), torch.bfloat16, torch.device("cuda")), 1)
+write_manifest(manifest, Path(sys.argv[2]))
+print("shared", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_weights_of_another_process_are_mapped(tmp_path: Path) -> None:
+    folder = FOLDER / "models" / "qwen3"
+    command = [sys.executable, "-c", HOLDER, str(folder), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "shared\n"
+        mapped = map_weights(read_manifest(tmp_path))
+        expected = dummy_tensors(read_spec(folder, 256), Shard(), torch.bfloat16, torch.device("cuda"))
+        assert torch.equal(mapped.embedding, expected.embedding)
+        for one, other in zip(mapped.layers, expected.layers, strict=True):
+            assert torch.equal(one.qkv, other.qkv) and torch.equal(one.down, other.down)
+        holder.kill()

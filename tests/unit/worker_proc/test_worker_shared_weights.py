@@ -1,6 +1,7 @@
 """Weights that one process shares and others map: the manifest, the memory, and what happens when either is wrong."""
 
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
@@ -14,6 +15,7 @@ from tiny_models import CONTEXT, TINY, VARIANTS, make_weights, resolved, write_f
 
 from quartet.checkpoint.spec import parse_spec
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
+from quartet.wire.errors import ConfigError
 from quartet.wire.frames import ProcessStatus, ProcessTable
 from quartet.wire.ids import Epoch, Role
 from tests.support.fake_context import FakeContext, running
@@ -172,3 +174,15 @@ async def test_the_holder_shares_the_weights_of_the_checkpoint(tmp_path: Path) -
     os.close(read_manifest(run_dir).blocks[0].file)
     assert [phase for phase, _ in context.phases] == ["loading weights", "holding weights"]
     assert context.steps_of_progress > 5
+
+
+async def test_a_limit_on_files_that_is_too_low_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, TINY, make_weights(TINY))
+    config = Config(worker=WorkerConfig(device="cpu"), resolved=resolved(tmp_path, TINY))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="ulimit -f"):
+            await main(FakeContext(Role.WEIGHTS, config))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -48,6 +48,7 @@ class Rig:
 
     def __init__(self, first_table: ProcessTable | None = None) -> None:
         self.clock = ManualClock()
+        self.epoch = 1
         self.sent: list[tuple[str, Any]] = []
         self.outputs: list[Output] = []
         self.errors: list[RequestError] = []
@@ -79,8 +80,12 @@ class Rig:
         """Return the frames of that type that were sent."""
         return [frame for _, frame in self.sent if isinstance(frame, kind)]
 
-    def answer(self, frame: msgspec.Struct) -> None:
-        self.send(self.core.handle(SOURCE, frame, self.clock.now()))
+    def answer(self, frame: msgspec.Struct, epoch: int | None = None) -> None:
+        """Deliver a frame of the scheduler: the current one, or that of an epoch."""
+        if isinstance(frame, ProcessTable):
+            self.epoch = next(process.epoch for process in frame.processes if process.role is Role.SCHEDULER)
+        source = Source(Role.SCHEDULER, 0, Epoch(self.epoch if epoch is None else epoch))
+        self.send(self.core.handle(source, frame, self.clock.now()))
 
     async def begin(self, n: int = 1) -> "asyncio.Task[OutputStream]":
         """Begin a request; its choices have been submitted when this returns."""

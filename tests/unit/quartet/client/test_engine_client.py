@@ -2,7 +2,6 @@
 
 import asyncio
 
-import msgspec
 import pytest
 from engine_rig import Rig, delta, settle, table
 
@@ -14,9 +13,7 @@ from quartet.wire.frames import (
     Encode,
     EncodeFailed,
     Failed,
-    HeldRequests,
     IdsPrompt,
-    LiveRequests,
     Rejected,
     Submit,
     pack_ids,
@@ -191,32 +188,6 @@ async def test_a_hole_in_the_output_causes_a_replay(rig: Rig) -> None:
     assert [token for output in rig.outputs for token in output.ids] == [7, 8, 9]
 
 
-async def test_what_the_scheduler_lost_is_submitted_again(rig: Rig) -> None:
-    await rig.started()
-    rig.pass_time(1.0)
-    assert [(key.choice, key.attempt) for key in rig.last(LiveRequests).live] == [(0, 0)]
-    for _ in range(2):
-        rig.clock.advance(1.0)
-        rig.answer(HeldRequests([]))
-    assert rig.last(Submit).attempt == 1
-
-
-async def test_a_request_that_is_lost_again_and_again_fails(rig: Rig) -> None:
-    await rig.started()
-    for _ in range(10):
-        rig.clock.advance(1.0)
-        rig.answer(HeldRequests([]))
-    assert [error.status for error in rig.errors] == [500] and rig.engine.live_count == 0
-
-
-async def test_choices_lost_together_are_one_error(rig: Rig) -> None:
-    await rig.started(n=2)
-    for _ in range(10):
-        rig.clock.advance(1.0)
-        rig.answer(HeldRequests([]))
-    assert len(rig.errors) == 1
-
-
 async def test_a_drain_refuses_what_is_new(rig: Rig) -> None:
     rig.announce(table(is_draining=True))
     with pytest.raises(RequestError) as caught:
@@ -245,30 +216,6 @@ async def test_a_drain_fails_a_request_once(rig: Rig) -> None:
     await rig.started(n=2)
     await rig.engine.drain(0.0)
     assert len(rig.errors) == 1
-
-
-async def test_a_failed_engine_ends_every_request(rig: Rig) -> None:
-    """One is being tokenized, one waits to be accepted, one has output."""
-    await rig.started()
-    submitted = await rig.begin()
-    request = GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS)
-    tokenizing = asyncio.create_task(rig.engine.generate(request))
-    await settle()
-    rig.announce(msgspec.structs.replace(table(is_draining=True), has_failed=True))
-    for task in (submitted, tokenizing):
-        with pytest.raises(RequestError, match="has failed") as caught:
-            await task
-        assert (caught.value.status, caught.value.code) == (503, "engine_failed")
-    assert [error.code for error in rig.errors] == ["engine_failed"]
-    assert rig.core.is_idle()
-
-
-async def test_a_drain_fails_what_is_being_tokenized(rig: Rig) -> None:
-    task = asyncio.create_task(rig.engine.generate(GenerateRequest(prompt=IdsPrompt(pack_ids([5])), params=PARAMS)))
-    await settle()
-    await rig.engine.drain(0.0)
-    with pytest.raises(RequestError, match="shutting down"):
-        await task
 
 
 async def test_a_query_without_a_reply_is_503(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
