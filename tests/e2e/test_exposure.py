@@ -20,11 +20,29 @@ from tests.support.server import Server
 pytestmark = pytest.mark.e2e
 SECRETS = "secret-of-anna", "secret-of-bert"
 ADMIN = "secret-of-admin"
+DOUBLE = "{% set a = namespace(x=(1,), y=(1,)) %}{% for i in range(60) %}{% set a.x = (a.x, a.x) %}"
+DOUBLE += "{% set a.y = (a.y, a.y) %}{% endfor %}"
 PROMPT = "A rather unusual sentence about marmalade. " * 20
 
 
+BOMBS = {
+    "sum": "{{ ([[0] * 1000] * 100000) | sum(start=[]) | length }}",
+    "equal": DOUBLE + "{{ a.x == a.y }}",
+    "join": "{{ (['x' * 1000000] * 100000) | join | length }}",
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "power": "{{ 'a' * 10**10 }}",
+    "macro": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+}
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    template = tmp_path_factory.mktemp("template") / "chat.jinja"
+    cases = "".join(
+        f"{{% if messages[0].content == '{name}' %}}{source}{{% endif %}}" for name, source in BOMBS.items()
+    )
+    template.write_text(cases + "{{ messages[0].content }}")
     flags = (
         "--simulated-worker",
         "--simulated-step-ms",
@@ -33,6 +51,8 @@ def server() -> Iterator[Server]:
         "2048",
         "--max-running-requests",
         "2",
+        "--chat-template",
+        str(template),
     )
     keys = {"QUARTET_API_KEY": ",".join(SECRETS), "QUARTET_ADMIN_API_KEY": ADMIN}
     with Server(*flags, env=keys) as running:
@@ -152,3 +172,28 @@ async def test_a_client_that_goes_leaves_nothing_behind(server: Server, phase: s
 async def test_no_prompt_is_in_the_output(server: Server) -> None:
     await completion(server, SECRETS[0])
     assert not [line for line in server.output if "marmalade" in line or "secret-of" in line]
+
+
+async def chat(server: Server, content: str) -> int:
+    """Return the status of a chat."""
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    async with (
+        aiohttp.ClientSession(headers=headers(SECRETS[0])) as session,
+        session.post(f"{server.url}/v1/chat/completions", json=body) as response,
+    ):
+        return response.status
+
+
+@pytest.mark.parametrize(
+    "name", ["sum", *(pytest.param(name, marks=pytest.mark.slow) for name in BOMBS if name != "sum")]
+)
+async def test_a_template_bomb_is_one_requests_error(server: Server, name: str) -> None:
+    """Beside it others are served, and no process is restarted."""
+    async with asyncio.timeout(30):
+        bomb, *others = await asyncio.gather(chat(server, name), *(chat(server, f"hello {i}") for i in range(4)))
+    assert (bomb, others) == (400, [200] * 4)
+    async with (
+        aiohttp.ClientSession(headers=headers(ADMIN)) as session,
+        session.get(f"{server.url}/topology") as response,
+    ):
+        assert not [row for row in (await response.json())["processes"] if row["restarts"]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ async def test_tensors_and_templates_of_clients_are_refused(api: Any, field: str
     status, body, _ = await api.post(route, {"messages": MESSAGES, "prompt": "x", field: "gASVAAA="})
     assert status == 400
     assert_error(body, "unsupported_parameter", field)
+
+
+async def test_a_pickle_is_no_body(api: Any) -> None:
+    for protocol in range(6):
+        status, body, _ = await api.post(CHAT, data=pickle.dumps({"messages": MESSAGES}, protocol))
+        assert status == 400
+        assert_error(body, "invalid_json")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
