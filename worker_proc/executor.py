@@ -14,6 +14,8 @@ from worker_proc.contract import Runner
 from worker_proc.core import WARM_UP_DEADLINE_S, WorkerCore, WorkerCounters
 
 IDLE_POLL_S = 0.05
+IDLE_DEADLINE_S = 10.0
+"""From one look at the link to the next. The main loop's heartbeats would go on without this thread."""
 # Until the end of a step is due, the link may sleep: its timeouts are whole milliseconds, rounded down, hence a little
 # more than one. After that, short polls alternate between the link and the device.
 FRAME_POLL_S = 0.0012
@@ -100,7 +102,8 @@ class Executor:
         now = self._context.clock.now()
         self._send(core.greet(now, self._context.process_table))
         if core.is_idle():
-            core.set_phase("idle", 0.0)
+            core.set_phase("idle", IDLE_DEADLINE_S)
+            self._context.progress()
             timeout_s = IDLE_POLL_S
         else:
             timeout_s = NEXT_STEP_POLL_S if core.end_is_due_within(2 * FRAME_POLL_S, now) else FRAME_POLL_S

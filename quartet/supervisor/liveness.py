@@ -86,7 +86,8 @@ class Liveness:
             return f"no heartbeat for {self._hang_timeout_s * STARVED_FACTOR:g} s"
         elif silent_s > self._hang_timeout_s and (condition := self._condition(seen)):
             return f"{condition}, no heartbeat for {self._hang_timeout_s:g} s"
-        if self.beat and self.beat.deadline_s and now - self._progress_s > self.beat.deadline_s:
+        # Up to the last heartbeat: whether a silent process makes progress is not known.
+        if self.beat and self.beat.deadline_s and self._beat_s - self._progress_s > self.beat.deadline_s:
             return f"no progress in phase {self.beat.phase!r} for {self.beat.deadline_s:g} s"
         return None
 

@@ -32,7 +32,8 @@ class ProcessSlot:
             self.child.liveness.grant_grace(now)
 
     def on_ready(self, now: float) -> None:
-        """Note that its child is ready."""
+        """Note that its child is ready: a sign of life, which may come before the first heartbeat."""
+        self.grant_grace(now)
         self.was_ready = True
         if self.died_s is not None:
             self.recovery_s, self.died_s = now - self.died_s, None

@@ -22,6 +22,7 @@ from quartet.wire.frames import (
 from quartet.wire.ids import Epoch
 from tests.support.fake_context import running
 from worker_proc.contract import DeviceLostError, OutOfMemoryError
+from worker_proc.executor import IDLE_DEADLINE_S
 from worker_proc.process import main
 
 
@@ -156,7 +157,7 @@ def test_steps_are_declared_with_their_deadline_and_count_as_progress() -> None:
     before = rig.context.steps_of_progress
     rig.context.arrive(entering(1))
     rig.run()
-    assert rig.context.phases == [("step", 60.0), ("idle", 0.0)]
+    assert rig.context.phases == [("step", 60.0), ("idle", IDLE_DEADLINE_S)]
     assert rig.context.steps_of_progress > before
     assert rig.executor.counters.sampled_tokens == 1
 

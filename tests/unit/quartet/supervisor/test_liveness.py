@@ -147,8 +147,17 @@ def test_grace_restarts_every_deadline(liveness: Liveness) -> None:
     liveness.grant_grace(500.0)
     assert liveness.hang(500.0 + HANG_S, True, STOPPED) is None
     assert liveness.hang(500.1 + HANG_S, True, STOPPED) is not None
-    assert liveness.hang(503.0, True, STARVED) is None
-    assert liveness.hang(503.1, True, STARVED) == "no progress in phase 'serving' for 3 s"
+    liveness.on_heartbeat(beat(1, 3.0), 503.0)
+    assert liveness.hang(503.0, True) is None
+    liveness.on_heartbeat(beat(1, 3.0), 503.1)
+    assert liveness.hang(503.1, True) == "no progress in phase 'serving' for 3 s"
+
+
+def test_a_silent_process_may_have_made_progress(liveness: Liveness) -> None:
+    liveness.on_heartbeat(beat(1, 3.0), 101.0)
+    assert liveness.hang(105.0, True, STARVED) is None
+    liveness.on_heartbeat(beat(2, 3.0), 105.1)
+    assert liveness.hang(105.1, True) is None
 
 
 # What /proc shows
