@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from api_proc.admin import queries, status
-from api_proc.openai import models
+from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
 from api_proc.server.middleware import echo_request_id, make_middleware
@@ -17,6 +17,7 @@ def build_app(service: Service) -> web.Application:
     app.on_response_prepare.append(echo_request_id)
     app.router.add_post("/v1/chat/completions", chat_completions)
     app.router.add_post("/v1/completions", completions)
+    app.router.add_get("/v1/streams/{id}", streams.read_on, allow_head=False)
     app.router.add_get("/v1/models", models.models)
     app.router.add_get("/v1/models/{id:.+}", models.model)
     app.router.add_get("/health", status.health)

@@ -33,12 +33,13 @@ def exposition(service: Service) -> bytes:
 def own_metrics(service: Service) -> Metrics:
     """Return this process's numbers together with its engine client's, for its own Snapshot."""
     engine = service.engine.journal_metrics()
-    gauges = dict(engine.gauges)
+    recorded = service.recordings.metrics()
+    gauges = {**engine.gauges, **recorded.gauges}
     gauges["open_requests"] = len(service.open)
     gauges["api_admitted_choices"] = service.admission.num_admitted
     gauges["api_waiting_choices"] = service.admission.num_waiting
     gauges["api_large_body_bytes"] = service.admission.large_bytes
-    counters = {**engine.counters, **service.stats.counters(), **service.dropped_frames()}
+    counters = {**engine.counters, **recorded.counters, **service.stats.counters(), **service.dropped_frames()}
     if service.connections is not None:
         gauges["connections"] = service.connections.count
         counters["connections_refused"] = service.connections.refused

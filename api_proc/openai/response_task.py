@@ -1,6 +1,7 @@
 """What the two generating routes share: HTTP request -> body -> ResponseTask -> response."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import TypeVar
 
 import msgspec
@@ -9,11 +10,13 @@ from aiohttp import web
 from api_proc.openai.params import check_range, sampling_params
 from api_proc.openai.routing import generate_request, tenant_of
 from api_proc.openai.schema import SamplingFields, StreamOptions
+from api_proc.openai.streams import resume_window_s
 from api_proc.server.admission import Place
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
 from api_proc.server.rendering import Shape
 from api_proc.server.respond import ResponseTask, respond
+from api_proc.server.resume.serving import respond_recorded
 from api_proc.server.service import SERVICE, Service
 from quartet.wire.frames import ChatPrompt, IdsPrompt, TextPrompt
 
@@ -33,9 +36,19 @@ async def serve(
     service = request.app[SERVICE]
     if service.is_draining:
         raise draining()
-    with service.admission.enter(tenant_of(request, service)) as place:
+    with ExitStack() as release:
+        place = release.enter_context(service.admission.enter(tenant_of(request, service)))
         # No name here may keep the body or the prompts for the length of the answer.
-        return await respond(request, service, await _read_task(request, service, decoder, make_task, place), place)
+        task = _read_task(request, service, decoder, make_task, place)
+        return await _answer(request, service, await task, place, release)
+
+
+def _answer(
+    request: web.Request, service: Service, task: ResponseTask, place: Place, release: ExitStack
+) -> Awaitable[web.StreamResponse]:
+    if task.resume_s:
+        return respond_recorded(request, service, task, place, release)
+    return respond(request, service, task, place)
 
 
 async def _read_task(
@@ -82,4 +95,5 @@ def response_task(
         is_stream=bool(fields.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+        resume_s=resume_window_s(request, service, bool(fields.stream)),
     )

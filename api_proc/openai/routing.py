@@ -35,9 +35,9 @@ def generate_request(
     """
     priority, timeout_s = fields.priority, fields.timeout
     if (header := request.headers.get("x-override-priority")) is not None:
-        priority = _number(int, header, "priority", "the header x-override-priority must be an integer")
+        priority = number_of(int, header, "priority", "the header x-override-priority must be an integer")
     if timeout_s is None and (header := request.headers.get("x-request-timeout")) is not None:
-        timeout_s = _number(float, header, "timeout", "the header x-request-timeout must be a number of seconds")
+        timeout_s = number_of(float, header, "timeout", "the header x-request-timeout must be a number of seconds")
     if priority is not None:
         check_range("priority", priority, -MAX_INT32 - 1, MAX_INT32)
     first_token_s = fields.first_token_timeout or service.config.server.first_token_timeout or None
@@ -75,7 +75,8 @@ def tenant_of(request: web.Request, service: Service) -> str:
     return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _number(kind: Callable[[str], T], text: str, param: str, message: str) -> T:
+def number_of(kind: Callable[[str], T], text: str, param: str | None, message: str) -> T:
+    """Return the number in a header; raises RequestError 400."""
     try:
         return kind(text)
     except ValueError:

@@ -25,7 +25,8 @@ class EventIds:
 
     def number(self, payload: bytes) -> bytes:
         """Return the events of `payload` that the client has not seen, each with its id."""
-        if payload.count(END) == 1:
+        # The search for one byte is many times faster than for two.
+        if payload.find(b"\n") == len(payload) - len(END):
             return self._one(payload)
         return b"".join(self._one(event + END) for event in payload.split(END)[:-1])
 

@@ -12,9 +12,10 @@ from functools import partial
 from aiohttp import web
 
 from api_proc.server.admission import Place
+from api_proc.server.engine_client import EngineClient, OutputStream
 from api_proc.server.pipe import ResponsePipe
 from api_proc.server.rendering import ChoiceOutput, Renderer, Shape
-from api_proc.server.service import EngineClient, OutputStream, Service
+from api_proc.server.service import Service
 from api_proc.server.sse import EventStream
 from api_proc.server.usage import UsageCounter
 from quartet.client.request import GenerateRequest, Output
@@ -48,14 +49,9 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
     """Return the finished response; raises RequestError as long as nothing has been sent."""
     start_s = service.clock.now()
     with service.open.one():
-        try:
-            outputs = await start_all(service.engine, task.requests)
-        except RequestError as error:
-            place.on_refused(error)
-            raise
+        outputs = await accepted(service, task, place)
         # The prompts are not kept for the length of the answer.
         task = replace(task, requests=())
-        place.on_accepted()
         usage = UsageCounter(
             [len(one.prompt_ids) for one in outputs],
             task.choices_each,
@@ -73,6 +69,17 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
         finally:
             if not usage.is_complete:
                 _abort_all(outputs)
+
+
+async def accepted(service: Service, task: ResponseTask, place: Place) -> list[OutputStream]:
+    """Return an output stream per request once the engine has accepted all; raises RequestError if it refuses one."""
+    try:
+        outputs = await start_all(service.engine, task.requests)
+    except RequestError as error:
+        place.on_refused(error)
+        raise
+    place.on_accepted()
+    return outputs
 
 
 async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -> list[OutputStream]:

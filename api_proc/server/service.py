@@ -1,94 +1,26 @@
-"""What all handlers share: the engine client, the configuration, the open requests and the timeouts.
-
-The Protocols are exactly what handlers use of `quartet.client.async_engine`; the tests implement them by a fake.
-"""
+"""What all handlers share: the engine client, the configuration, the open requests and the timeouts."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
 
 from aiohttp import web
 
 from api_proc.server.admission import Admission
 from api_proc.server.connection import ConnectionLimits
+from api_proc.server.engine_client import EngineClient
+from api_proc.server.resume.files import JournalFiles
+from api_proc.server.resume.recordings import Recordings
 from api_proc.server.stats import ApiStats
-from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.clock import Clock
-from quartet.runtime.core import Metrics
 from quartet.wire.config import Config
-from quartet.wire.errors import RequestError
-from quartet.wire.frames import ProcessTable, Snapshot
-from quartet.wire.ids import Rid
 
 BODY_BYTES = 1 << 20
 BODY_BYTES_PER_TOKEN = 512
 """A token's text has a few bytes, in JSON up to six times as many; the longest tokens of vocabularies have 128."""
-
-
-class OutputStream(Protocol):
-    """One accepted request. Output that came before `subscribe` is delivered by it."""
-
-    @property
-    def rid(self) -> Rid:
-        """The request's id."""
-        ...
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The prompt as the tokenizer encoded it."""
-        ...
-
-    @property
-    def prompt_text(self) -> str:
-        """The prompt's text; empty for ids that are not echoed."""
-        ...
-
-    def subscribe(self, on_output: Callable[[list[Output]], None], on_error: Callable[[RequestError], None]) -> None:
-        """Have every increment pushed, on the loop thread."""
-        ...
-
-    def abort(self) -> None:
-        """Free the request; idempotent."""
-        ...
-
-
-class EngineClient(Protocol):
-    """The engine client as handlers use it."""
-
-    @property
-    def is_accepting(self) -> bool:
-        """All roles are ready and nothing is draining."""
-        ...
-
-    @property
-    def is_alive(self) -> bool:
-        """The engine was ready once; it runs or recovers."""
-        ...
-
-    @property
-    def process_table(self) -> ProcessTable:
-        """The process table."""
-        ...
-
-    @property
-    def snapshots(self) -> Mapping[str, Snapshot]:
-        """The newest snapshot of each process, by process name."""
-        ...
-
-    def journal_metrics(self) -> Metrics:
-        """The engine client's own numbers."""
-        ...
-
-    def generate(self, request: GenerateRequest) -> Awaitable[OutputStream]:
-        """Return once every choice is accepted; raise RequestError if one is refused."""
-        ...
-
-    def query(self, what: str, argument: str = "") -> Awaitable[bytes]:
-        """Return the scheduler's reply as JSON; raise RequestError 503 if none comes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +85,15 @@ class Service:
     dropped_frames: Callable[[], Mapping[str, float]] = dict
     is_draining: bool = False
     connections: ConnectionLimits | None = None
+    run_dir: str | None = None
     admission: Admission = field(init=False)
+    recordings: Recordings = field(init=False)
 
     def __post_init__(self) -> None:
         jitter = random.Random(self.name)
         self.admission = Admission(self.config, self.clock, lambda: self.engine.snapshots, jitter.random)
+        folder = None if self.run_dir is None else Path(self.run_dir, f"{self.name}.streams")
+        self.recordings = Recordings(self.engine, self.clock, self.stats, self.admission, JournalFiles(folder))
 
     @property
     def model_name(self) -> str:

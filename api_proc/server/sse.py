@@ -57,7 +57,7 @@ class EventStream:
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._unfinished = len(usage.counts)
-        self._held: Backlog = backlog or MergedBacklog()
+        self._held: Backlog = MergedBacklog() if backlog is None else backlog
         self._is_behind = False
         self._ids = ids
         self._error: RequestError | None = None
@@ -114,7 +114,7 @@ class EventStream:
                 self._leave()
             elif not self._pipe.is_writable:
                 if not await self._pipe.drained(self._timeouts.stall_s):
-                    self._give_up()
+                    self.give_up()
             elif self._held or self._error is not None:
                 self._flush()
                 await asyncio.sleep(0)
@@ -191,7 +191,7 @@ class EventStream:
         try:
             self._held.add(base, outputs)
         except TooFarBehind:
-            self._give_up()
+            self.give_up()
             return
         self._is_behind = True
         self._wake.set()
@@ -207,7 +207,10 @@ class EventStream:
         if self._error is not None and not self._is_behind and not self._is_over:
             self._write_error(self._error)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Cut off a client that does not read. Idempotent."""
+        if self._is_over:
+            return
         self._service.stats.clients_stalled += 1
         self._leave()
         self._pipe.kill()

@@ -59,12 +59,14 @@ class Stream:
         self.is_done = not data or END in joined or self.status != b"200"
 
 
-def request_bytes(host: str, path: str, body: dict[str, object], key: str) -> bytes:
+def request_bytes(host: str, path: str, body: dict[str, object], key: str, resume_s: float = 0.0) -> bytes:
     """Return one HTTP/1.1 POST."""
     payload = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     if key:
         head += f"Authorization: Bearer {key}\r\n"
+    if resume_s:
+        head += f"X-Quartet-Resume: {resume_s:g}\r\n"
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
@@ -100,6 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("--prompt", default="Count from one to a thousand.")
+    parser.add_argument("--resume", type=float, default=0.0, help="seconds for X-Quartet-Resume; 0: no such header")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds before giving up")
     parser.add_argument("--pid", type=int, default=0, help="process whose CPU time is divided by the events")
     return parser.parse_args()
@@ -114,7 +117,7 @@ def main() -> int:
         body["messages"] = [{"role": "user", "content": args.prompt}]
     else:
         body["prompt"] = args.prompt
-    request = request_bytes(args.host, args.path, body, args.api_key)
+    request = request_bytes(args.host, args.path, body, args.api_key, args.resume)
     streams = [Stream((args.host, args.port), request) for _ in range(args.streams)]
     before_s = cpu_seconds(args.pid) if args.pid else 0.0
     own_s = time.process_time()

@@ -8,9 +8,9 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from quartet.client.journal import Entry
+from quartet.client.journal import Entry, Journal
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
-from quartet.wire.frames import Encoded
+from quartet.wire.frames import Encoded, Submit
 from quartet.wire.ids import Epoch, Rid
 
 ATTEMPTS_OF_AN_EPOCH = 1 << 16
@@ -34,22 +34,27 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """One request to go on with: `epoch` is the adopting process's, `deadline_s` absolute, `choices` the progress of
-    each choice."""
+    """One request to go on with: `epoch` is the adopting process's, `start_s` when it began, absolute, `choices` the
+    progress of each choice."""
 
     request: GenerateRequest
     rid: Rid
     encoded: Encoded
-    deadline_s: float | None
+    start_s: float
     choices: Sequence[Progress]
     epoch: Epoch
 
-    def entries(self, owner: Listener, reply_to: str, detoks: int) -> "list[Entry[Listener]]":
-        """Return the journal's entries of the choices that have not finished."""
+    def enter(
+        self, journal: Journal[Listener], owner: Listener, reply_to: str, detoks: int, now: float
+    ) -> list[Submit]:
+        """Journal the choices that have not finished; returns the next attempt of each."""
         before = self.epoch * ATTEMPTS_OF_AN_EPOCH - 1
-        made = []
+        whole_s = self.request.deadline_s
+        deadline_s = None if whole_s is None else self.start_s + whole_s
+        submits = []
         for choice, progress in enumerate(self.choices):
             if not progress.is_finished:
                 submit = submit_of(self.request, self.rid, choice, self.encoded, reply_to, detoks, before)
-                made.append(Entry(submit, owner, self.deadline_s, progress.ids, progress.text_length))
-        return made
+                entry = Entry(submit, owner, deadline_s, progress.ids, progress.text_length)
+                submits.append(journal.take_over(entry, now))
+        return submits

@@ -101,8 +101,8 @@ class ClientCore:
     def adopt(self, adopted: Adopted, listener: Listener, now: float) -> list[Sent]:
         """Go on with a request of this process's predecessor."""
         self._listeners[listener.rid] = listener
-        entries = adopted.entries(listener, self._name, self._detoks)
-        return [(SCHEDULER, self._journal.take_over(entry, now)) for entry in entries]
+        self._deadlines.add(adopted.request, listener, adopted.start_s)
+        return _submitted(adopted.enter(self._journal, listener, self._name, self._detoks, now))
 
     def abort(self, listener: Listener, now: float) -> list[Sent]:
         """Give a request up, whatever state it is in. Idempotent."""

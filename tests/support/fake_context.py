@@ -31,13 +31,15 @@ class FakeInbox:
 class FakeContext:
     """Implements quartet.runtime.context.Context."""
 
-    def __init__(self, role: Role, config: Config, clock: Clock | None = None, listen_fd: int = -1) -> None:
+    def __init__(
+        self, role: Role, config: Config, clock: Clock | None = None, listen_fd: int = -1, run_dir: str = "/nowhere"
+    ) -> None:
         self.role, self.rank, self.epoch = role, 0, Epoch(1)
         self.name = process_name(role, 0)
         self.config = config
         self.clock: Clock = clock or MonotonicClock()
         self.listen_fd = listen_fd
-        self.run_dir, self.is_recovery = "/run/quartet", False
+        self.run_dir, self.is_recovery = run_dir, False
         self.process_table = ProcessTable([], False)
         self.sent: list[tuple[str, Any]] = []
         self.phases: list[tuple[str, float]] = []

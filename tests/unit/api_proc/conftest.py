@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,10 +14,12 @@ import pytest
 import uvloop
 from fake_engine import MODEL, FakeEngine
 
+from api_proc.openai.streams import read_shape
 from api_proc.process import serve_http
 from api_proc.server.service import Service, Timeouts
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig
+from quartet.wire.ids import Epoch
 
 
 @dataclass
@@ -56,7 +59,13 @@ async def make_api() -> AsyncIterator[MakeApi]:
     """Start servers; everything is closed at the end of the test."""
     closers = contextlib.AsyncExitStack()
 
-    async def make(timeouts: Timeouts | None = None, scheduler: SchedulerConfig | None = None, **server: Any) -> Api:
+    async def make(
+        timeouts: Timeouts | None = None,
+        scheduler: SchedulerConfig | None = None,
+        run_dir: Path | None = None,
+        epoch: int = 1,
+        **server: Any,
+    ) -> Api:
         engine = FakeEngine()
         config = Config(
             model=ModelConfig(),
@@ -73,7 +82,9 @@ async def make_api() -> AsyncIterator[MakeApi]:
             draw_seed=lambda: next(seeds),
             wall_time=lambda: 1_700_000_000.0,
             timeouts=timeouts or Timeouts(),
+            run_dir=None if run_dir is None else str(run_dir),
         )
+        service.recordings.recover(Epoch(epoch), read_shape)
         listener = socket.create_server(("127.0.0.1", 0))
         _, port = await closers.enter_async_context(serve_http(service, listener.detach(), cut_off_s=0.1))
         session = await closers.enter_async_context(aiohttp.ClientSession())

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
+from quartet.client.adoption import Adopted
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.core import Metrics
 from quartet.wire.config import ResolvedModel
@@ -121,6 +122,7 @@ class FakeEngine:
         self.refuse_after: int | None = None
         self.script: Script = answer_words
         self.outputs: list[FakeOutputStream] = []
+        self.adopted: list[tuple[Adopted, FakeOutputStream]] = []
         self.cancelled = 0
         self.accept = asyncio.Event()
         self.accept.set()
@@ -158,6 +160,11 @@ class FakeEngine:
 
     def journal_metrics(self) -> Metrics:
         return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
+
+    def adopt(self, adopted: Adopted) -> FakeOutputStream:
+        output = FakeOutputStream(adopted.request, adopted.rid)
+        self.adopted.append((adopted, output))
+        return output
 
     async def generate(self, request: GenerateRequest) -> FakeOutputStream:
         self.waiting.set()

@@ -27,6 +27,7 @@ ROUTES = [
     ("GET", "/metrics"),
     ("GET", "/topology"),
     ("GET", "/requests/00ff/timeline"),
+    ("GET", "/v1/streams/00ff"),
     *ADMIN,
     ("GET", "/nothing"),
     ("GET", "//v1/models"),
@@ -119,7 +120,7 @@ async def test_every_route_of_the_application_is_in_the_matrix(api: Any) -> None
     """A route that is added needs its row here."""
     routes = {route.resource.canonical for route in build_app(api.service).router.routes()}
     named = {path for _, path in ROUTES + PUBLIC}
-    named |= {"/v1/models/{id}", "/requests/{rid}/timeline"}
+    named |= {"/v1/models/{id}", "/requests/{rid}/timeline", "/v1/streams/{id}"}
     assert routes <= named, routes - named
     assert routes >= PUBLIC_ROUTES and routes >= ADMIN_ROUTES
 

@@ -4,6 +4,7 @@ import asyncio
 from array import array
 
 import pytest
+from msgspec import structs
 
 from quartet.client.adoption import Adopted, Progress
 from quartet.client.async_engine import OutputStream
@@ -39,17 +40,17 @@ class Taken:
         for output in outputs:
             self.progress[output.choice].add(output)
 
-    def adopt(self, rig: MemoryEngine) -> None:
+    def adopt(self, rig: MemoryEngine, request: GenerateRequest = REQUEST) -> None:
         """Go on in the engine's new client."""
         choices = [Progress(one.ids[:], one.text_length, one.is_finished) for one in self.progress]
         stream = self.stream
         self.follow(
             rig.engine.adopt(
                 Adopted(
-                    request=REQUEST,
+                    request=request,
                     rid=stream.rid,
                     encoded=stream.encoded,
-                    deadline_s=None,
+                    start_s=0.0,
                     choices=choices,
                     epoch=rig.epochs[Role.API],
                 )
@@ -108,3 +109,13 @@ async def test_an_adopted_request_can_be_aborted() -> None:
     taken.stream.abort()
     rig.run()
     assert rig.scheduler.is_idle() and rig.engine.live_count == 0
+
+
+async def test_the_deadline_is_that_of_the_request_not_of_its_adoption() -> None:
+    rig = MemoryEngine()
+    taken = await begun(rig)
+    rig.kill(Role.API)
+    taken.adopt(rig, structs.replace(REQUEST, deadline_s=2.0))
+    rig.clock.advance(3.0)
+    rig.send(rig._cores[Role.API].tick(rig.clock.now()))
+    assert [error.status for error in taken.errors] == [408]
