@@ -132,7 +132,8 @@ class Connection(web.RequestHandler):
         """Return the response to malformed HTTP, or to a failure outside of the middleware; the connection closes."""
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun")
-        if 400 <= status < 500:
+        # aiohttp puts an unknown expectation into its refusal, which fails for bytes that are no text.
+        if 400 <= status < 500 or isinstance(exc, UnicodeEncodeError):
             error = malformed_http(exc)
         else:
             log.error("a response failed", exc_info=exc)

@@ -56,6 +56,16 @@ CASES: list[tuple[str, str, Any, int, str | None]] = [
     ("ids out of the vocabulary", TEXT, {"model": "smollm2", "prompt": [1, 99999999]}, 400, "prompt"),
     ("empty prompt", TEXT, {"model": "smollm2", "prompt": ""}, 400, "prompt"),
     ("deep JSON", CHAT, b"[" * 100_000, 400, None),
+    ("deep JSON that is ignored", TEXT, b'{"prompt": "x", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, None),
+    ("lone surrogate", TEXT, b'{"prompt": "a\\ud800b"}', 400, None),
+    ("lone surrogate in UTF-8", TEXT, b'{"prompt": "a\xed\xa0\x80b"}', 400, None),
+    ("byte order mark", TEXT, b'\xef\xbb\xbf{"prompt": "x"}', 400, None),
+    ("UTF-16", TEXT, '{"prompt": "x"}'.encode("utf-16"), 400, None),
+    ("NaN", TEXT, b'{"prompt": "x", "temperature": NaN}', 400, None),
+    ("infinity", TEXT, b'{"prompt": "x", "temperature": 1e999}', 400, "temperature"),
+    ("long number", TEXT, b'{"prompt": "x", "seed": 1' + b"0" * 5000 + b"}", 400, None),
+    ("bare NUL", TEXT, b'{"prompt": "a\0b"}', 400, None),
+    ("two values", TEXT, b'{"prompt": "x"}{"prompt": "y"}', 400, None),
 ]  # fmt: skip
 
 
@@ -106,6 +116,21 @@ def test_a_large_max_tokens_is_clamped_and_zero_is_valid_on_completions(server: 
     status, answer = post(server, TEXT, {"model": "smollm2", "prompt": "x", "max_tokens": 0, "echo": True})
     assert status == 200 and answer["choices"][0]["text"] == "x"
     assert answer["usage"]["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        # The last of several equal keys counts, as in Python's json.
+        (b'{"prompt": "a", "prompt": "b", "max_tokens": 0, "echo": true}', "b"),
+        (b'{"prompt": "a\\u0000b", "max_tokens": 0, "echo": true}', "a\0b"),
+        (b'{"prompt": "\\ud83d\\ude00", "max_tokens": 0, "echo": true}', "\N{GRINNING FACE}"),
+        (b' \n{"prompt": "a", "max_tokens": 0, "echo": true}\n ', "a"),
+    ],
+)
+def test_json_with_a_defined_result(server: Server, body: bytes, text: str) -> None:
+    status, answer = post(server, TEXT, body)
+    assert status == 200 and answer["choices"][0]["text"] == text, answer
 
 
 def test_the_engine_serves_on(server: Server) -> None:

@@ -55,6 +55,8 @@ async def refused(api: Any, status: int, code: str, *pieces: bytes) -> dict[byte
         [b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n"],
         [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
         [b"GET /health HTTP/1.1\r\n\r\n"],
+        [b"GET /health HTTP/1.1\r\nHost: x\r\nExpect: \xe8\r\n\r\n"],
+        [b"GET /nothing HTTP/1.1\r\nHost: x\r\nExpect: \xe8\r\n\r\n"],
         [b"GET /health HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n"],
         [b"GET /health HTTP/1.1\r\nHost: x\r\nA: a\x00b\r\n\r\n"],
         [b"GET /health HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"],
