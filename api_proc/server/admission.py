@@ -86,6 +86,7 @@ class Admission:
         self._most_large_bytes = LARGE_BODIES * config.server.max_body_bytes
         self._snapshots = snapshots
         self._rate = DrainRate(clock, jitter)
+        self._large_of_tenant: collections.Counter[str] = collections.Counter()
         self._urgencies: collections.Counter[int] = collections.Counter()
         self._tenants: collections.Counter[str] = collections.Counter()
         self._full_since: Snapshot | None = None
@@ -129,15 +130,28 @@ class Admission:
 
     def hold(self, place: Place, body_bytes: int) -> None:
         """Note how much a place holds of a large body; raises RequestError 503 above the budget."""
-        if self.large_bytes - place.body_bytes + body_bytes > self._most_large_bytes:
+        more = body_bytes - place.body_bytes
+        # One key takes at most half of what several share.
+        most_of_tenant = self._most_large_bytes // 2 if place.tenant else self._most_large_bytes
+        if more > 0 and (
+            self.large_bytes + more > self._most_large_bytes
+            or self._large_of_tenant[place.tenant] + more > most_of_tenant
+        ):
             raise RequestError(503, "queue_full", "Too many large requests are being read; try again.")
-        self.large_bytes += body_bytes - place.body_bytes
-        place.body_bytes = body_bytes
+        self._hold(place, body_bytes)
 
     def start(self, place: Place) -> None:
         """Count a request as running."""
         self._rate.note(place.choices)
         self._stop_waiting(place)
+
+    def _hold(self, place: Place, body_bytes: int) -> None:
+        more = body_bytes - place.body_bytes
+        place.body_bytes = body_bytes
+        self.large_bytes += more
+        self._large_of_tenant[place.tenant] += more
+        if not self._large_of_tenant[place.tenant]:
+            del self._large_of_tenant[place.tenant]
 
     def _count(self, place: Place, choices: int) -> None:
         if not self.num_waiting:
@@ -157,7 +171,7 @@ class Admission:
         if place.is_waiting:
             self._stop_waiting(place)
         self.num_admitted -= place.choices
-        self.large_bytes -= place.body_bytes
+        self._hold(place, 0)
         self._tenants[place.tenant] -= 1
         if not self._tenants[place.tenant]:
             del self._tenants[place.tenant]

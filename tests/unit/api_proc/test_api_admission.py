@@ -130,6 +130,18 @@ def test_large_bodies_have_a_budget_and_small_ones_need_none() -> None:
     assert rig.admission.large_bytes == 2 * largest
 
 
+def test_one_key_holds_half_of_the_large_bodies() -> None:
+    rig = Rig()
+    largest = ServerConfig().max_body_bytes
+    (_, first), (_, second), (_, other) = (rig.enter(tenant=tenant) for tenant in ("a", "a", "b"))
+    first.hold(largest)
+    with pytest.raises(RequestError):
+        second.hold(largest)
+    other.hold(largest)
+    first.on_accepted()
+    second.hold(largest)
+
+
 def test_nothing_is_left_of_what_has_ended() -> None:
     rig = Rig(enable_priority_scheduling=True, max_requests_per_key=9)
     blocks = [rig.enter(choices=2, priority=priority, tenant="t") for priority in range(4)]
@@ -140,7 +152,7 @@ def test_nothing_is_left_of_what_has_ended() -> None:
         block.__exit__(None, None, None)
     admission = rig.admission
     assert (admission.num_waiting, admission.num_admitted, admission.large_bytes) == (0, 0, 0)
-    assert not admission._urgencies and not admission._tenants
+    assert not admission._urgencies and not admission._tenants and not admission._large_of_tenant
 
 
 def test_retry_after_is_the_time_in_which_the_queue_drains() -> None:
