@@ -1,6 +1,6 @@
 """A seeded nemesis against a real launch: random SIGKILLs and SIGSTOPs of one to four roles under many clients.
 
-    python -m tests.fault.nemesis --seed 7 --seconds 600 --clients 100
+    python -m tests.fault.nemesis --seed 7 --seconds 600 --clients 100 [--standby]
 
 Every answer is compared with that of a calm run before; afterwards nothing may be held that was not before, and the
 restarts must be those that were injected. The seed is printed first; it gives the same requests and the same faults,
@@ -26,6 +26,7 @@ from tests.support.stress_client import Body, Outcome, ask, bodies, with_stop
 ROLES = ("tokenizer-0", "scheduler-0", "worker-0", "detok-0")
 FLAGS = ("--simulated-worker", "--simulated-step-ms", "4", "--restart-limit", "100000")
 SAMPLE_S = 2.0
+FIRST_SNAPSHOT_S = 1.5
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Nemesis:
         self, server: Server, seed: int, clients: int, tokens: int = 160, gap_s: float = 3.0, pool: int = 48
     ) -> None:
         self._server = server
+        self._roles = [*ROLES, *(["standby-0"] if "standby-0" in server.topology() else [])]
         self._chance = random.Random(seed)
         self._clients = clients
         self._tokens = tokens
@@ -100,9 +102,12 @@ class Nemesis:
 
     async def run(self, seconds: float) -> Report:
         """Learn the calm answers, shake for that long, let every client finish, and look for leaks."""
+        await asyncio.to_thread(self._server.wait_until, self._server.is_complete, 60.0)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
             pool = await self._calm(session)
+            # A standby that has just started opens its sockets with its first Snapshot.
+            await asyncio.sleep(FIRST_SNAPSHOT_S if "standby-0" in self._roles else 0.0)
             oracle = await asyncio.to_thread(LeakOracle, self._server)
             until = time.monotonic() + seconds
             clients = [asyncio.create_task(self._client(session, pool, i, until)) for i in range(self._clients)]
@@ -110,7 +115,7 @@ class Nemesis:
             await self._strike_until(until)
             await asyncio.gather(*clients)
             watch.cancel()
-        await asyncio.to_thread(self._server.wait_until, lambda: self._server.get("/ready")[0] == 200, 60.0)
+        await asyncio.to_thread(self._server.wait_until, self._server.is_complete, 60.0)
         self.report.leaks = await asyncio.to_thread(oracle.leaks)
         self.report.restarts = await asyncio.to_thread(oracle.restarts_since)
         return self.report
@@ -159,7 +164,7 @@ class Nemesis:
         while time.monotonic() < until:
             await asyncio.sleep(self._chance.uniform(0.1, self._gap_s))
             count = self._chance.choices((1, 2, 3, 4), (12, 3, 1, 1))[0]
-            names = self._chance.sample(ROLES, count)
+            names = self._chance.sample(self._roles, count)
             topology = await asyncio.to_thread(self._server.topology)
             for name in names:
                 pid = int(topology[name]["pid"])
@@ -203,9 +208,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--standby", action="store_true")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    with Server(*FLAGS) as server:
+    with Server(*FLAGS, *(["--standby"] if arguments.standby else [])) as server:
         report = asyncio.run(Nemesis(server, arguments.seed, arguments.clients).run(arguments.seconds))
     print("\n".join(report.lines()))
     return 0 if report.is_good else 1

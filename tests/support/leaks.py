@@ -75,6 +75,8 @@ class LeakOracle:
         return found
 
     def _look(self) -> list[str]:
+        if not self._server.is_complete():
+            return ["a process is not ready"]
         found = [
             f"{name} is {value:g}" for name, value in metrics(self._server).items() if name in MUST_BE_ZERO and value
         ]

@@ -128,6 +128,10 @@ class Server:
         """Return the pid of a process, e.g. `worker-0`."""
         return int(self.topology()[name]["pid"])
 
+    def is_complete(self) -> bool:
+        """Return whether the service is ready and every process, a standby included, is."""
+        return self.get("/ready")[0] == 200 and all(row["state"] == "ready" for row in self.topology().values())
+
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process of the launch."""
         os.kill(self.pid(name), number)
