@@ -64,6 +64,13 @@ class Child:
         seen = observe(self.pid) if self.liveness.wants_observation(now) else None
         return self.liveness.hang(now, self.is_ready, seen)
 
+    def can_take_over(self, now: float) -> bool:
+        """Return whether this standby can be given another process's place: it is ready and neither killed nor hung."""
+        if not self.is_ready or self.is_killed or self.liveness.is_unresponsive(now):
+            return False
+        seen = observe(self.pid)
+        return seen is not None and not seen.is_stopped
+
     def promote(self, spec: ProcessSpec, assignment: Assignment, now: float) -> None:
         """Give this standby the place of another process; it reports ready again when it serves there."""
         self.spec, self.started_s, self.is_ready = spec, now, False

@@ -47,7 +47,7 @@ class Standby:
         if slot is not self._worker or self._slot is None:
             return None
         child = self._slot.child
-        if child is None or not child.is_ready or child.is_killed or child.liveness.is_unresponsive(now):
+        if child is None or not child.can_take_over(now):
             return None
         self._slot.child = None
         return child

@@ -113,3 +113,29 @@ def test_its_standard_error_is_passed_on_and_its_last_line_kept(
     assert "No module named" in capfd.readouterr().err
     assert "No module named quiet_child" in child.errors.last_words(101.0)
     assert child.errors.last_words(103.0) == "", "written too long before"
+
+
+# A standby
+
+
+def test_a_standby_that_is_ready_can_take_over_and_is_promoted_to_begin_again(spawn: Spawn) -> None:
+    child = spawn()
+    first_message(child)
+    assert not child.can_take_over(100.0)
+    child.is_ready = True
+    assert child.can_take_over(100.0) and not child.can_take_over(102.0), "no heartbeat"
+    spec = ProcessSpec(Role.WORKER, 0, "worker_proc")
+    child.promote(spec, Assignment(BOOT, Role.WORKER, 0, Epoch(7), "/run/q", CONFIG), 200.0)
+    assert child.spec is spec and not child.is_ready and child.started_s == 200.0
+    assert child.hang(200.0) is None
+
+
+def test_a_standby_that_is_stopped_or_killed_cannot_take_over(spawn: Spawn) -> None:
+    stopped, killed = spawn(), spawn()
+    for child in (stopped, killed):
+        first_message(child)
+        child.is_ready = True
+    os.kill(stopped.pid, signal.SIGSTOP)
+    os.waitpid(stopped.pid, os.WUNTRACED)
+    killed.kill()
+    assert not stopped.can_take_over(100.0) and not killed.can_take_over(100.0)

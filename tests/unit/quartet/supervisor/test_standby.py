@@ -2,7 +2,6 @@
 
 from typing import cast
 
-from quartet.supervisor.liveness import UNRESPONSIVE_S, Liveness
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.slot import ProcessSlot
@@ -11,13 +10,17 @@ from quartet.supervisor.standby import Standby
 from quartet.wire.config import Config, ServerConfig
 from quartet.wire.ids import Role
 
+SILENT_S = 3.0
+
 
 class StubChild:
     """What the rules look at."""
 
     def __init__(self, is_ready: bool = True, is_killed: bool = False) -> None:
         self.is_ready, self.is_killed = is_ready, is_killed
-        self.liveness = Liveness(0.0, 2.0)
+
+    def can_take_over(self, now: float) -> bool:
+        return self.is_ready and not self.is_killed and now < SILENT_S
 
 
 class Launch:
@@ -89,8 +92,8 @@ def test_a_standby_that_is_loading_or_killed_is_not_taken() -> None:
 def test_a_standby_without_heartbeats_is_not_taken() -> None:
     launch = Launch()
     launch.put(Role.STANDBY, StubChild())
-    assert launch.standby.take(launch.slots[Role.WORKER], UNRESPONSIVE_S + 0.1) is None
-    assert launch.standby.take(launch.slots[Role.WORKER], UNRESPONSIVE_S) is not None
+    assert launch.standby.take(launch.slots[Role.WORKER], SILENT_S) is None
+    assert launch.standby.take(launch.slots[Role.WORKER], 0.0) is not None
 
 
 def test_the_death_of_the_holder_is_that_of_all_who_map_its_memory() -> None:
