@@ -17,9 +17,11 @@ QUARANTINED = "request_quarantined"
 
 
 class Quarantine:
-    """Fingerprints of requests that are refused, the oldest first."""
+    """Fingerprints of requests that are refused, the oldest first. `found_count` requests were found at fault, and
+    `refused_count` refused because they were like them."""
 
     def __init__(self) -> None:
+        self.found_count = self.refused_count = 0
         self._refused: collections.OrderedDict[bytes, tuple[float, float]] = collections.OrderedDict()
         """Fingerprint to (refused until, for how many seconds)."""
 
@@ -27,6 +29,7 @@ class Quarantine:
         """Refuse requests of that fingerprint from here on, twice as long as the last time.
 
         Returns the error of the request that has ended the process of `role`."""
+        self.found_count += 1
         _, last_s = self._refused.pop(key, (0.0, REFUSED_S / 2))
         self._refused[key] = (now + 2 * last_s, 2 * last_s)
         if len(self._refused) > MOST_REFUSED:
@@ -40,6 +43,7 @@ class Quarantine:
             return
         until_s, _ = self._refused.get(fingerprint(prompt, params), (0.0, 0.0))
         if now < until_s:
+            self.refused_count += 1
             message = f"A request like this one has ended a process; it is refused for another {until_s - now:.0f} s."
             raise RequestError(422, QUARANTINED, message)
 

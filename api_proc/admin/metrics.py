@@ -43,6 +43,7 @@ def own_metrics(service: Service) -> Metrics:
     if service.connections is not None:
         gauges["connections"] = service.connections.count
         counters["connections_refused"] = service.connections.refused
+        counters["connections_stalled"] = service.connections.stalled
     return Metrics(gauges, counters)
 
 

@@ -25,7 +25,7 @@ class ConnectionLimits:
     """Limits of all connections of one process, and how many there are.
 
     Seconds: `idle_s` for a connection without a request, `head_s` from the first byte of a head to its last,
-    `stall_s` without reading. A connection beyond `most` is closed at once.
+    `stall_s` without reading, after which a connection counts as `stalled`. One beyond `most` is closed at once.
     """
 
     idle_s: float
@@ -34,6 +34,7 @@ class ConnectionLimits:
     most: int
     count: int = 0
     refused: int = 0
+    stalled: int = 0
 
 
 class Connection(web.RequestHandler):
@@ -70,7 +71,7 @@ class Connection(web.RequestHandler):
         """The client reads less than is written: it is given up unless it reads on."""
         super().pause_writing()
         if self._stall_timer is None:
-            self._stall_timer = self._loop.call_later(self._limits.stall_s, self._abort)
+            self._stall_timer = self._loop.call_later(self._limits.stall_s, self._give_up)
 
     def resume_writing(self) -> None:
         """The client has read."""
@@ -78,6 +79,10 @@ class Connection(web.RequestHandler):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _give_up(self) -> None:
+        self._limits.stalled += 1
+        self._abort()
 
     def _abort(self) -> None:
         if self.transport is not None:

@@ -65,7 +65,7 @@ class ClientCore:
         self._detoks = detoks
         self._journal: Journal[Listener] = Journal()
         self._listeners: dict[Rid, Listener] = {}
-        self._encodes = EncodeJobs(name, tokenizers, epoch << EPOCH_SHIFT)
+        self._encodes = EncodeJobs(name, tokenizers, epoch << EPOCH_SHIFT, self._journal.quarantine)
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
         self.queries = Queries(name, epoch << EPOCH_SHIFT)

@@ -46,9 +46,10 @@ class EncodeJobs:
         name: the address that answers go to.
         tokenizers: how many tokenizer processes share the jobs.
         last_job: jobs are numbered from the next one on.
+        quarantine: refuses jobs like those that have ended their tokenizer.
     """
 
-    def __init__(self, name: str, tokenizers: int, last_job: int) -> None:
+    def __init__(self, name: str, tokenizers: int, last_job: int, quarantine: Quarantine) -> None:
         self._name = name
         self._tokenizers = tokenizers
         self._jobs: dict[int, _Job] = {}
@@ -59,7 +60,7 @@ class EncodeJobs:
             lambda: Trials(0, KILLS_ON_TRIAL)
         )
         """By tokenizer: after a death its jobs are sent again one at a time."""
-        self.quarantine = Quarantine()
+        self._quarantine = quarantine
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -77,7 +78,7 @@ class EncodeJobs:
         `on_error` is called if the job is refused, or not answered by `deadline_s` (absolute) or in TRIES tries.
         Raises RequestError for a job like one that has ended its tokenizer.
         """
-        self.quarantine.check(msgspec.msgpack.encode(request.prompt), request.params, now)
+        self._quarantine.check(msgspec.msgpack.encode(request.prompt), request.params, now)
         self._last_job += 1
         frame = Encode(self._last_job, self._name, request.prompt, request.params, request.tenant)
         self._jobs[frame.job] = _Job(frame, deadline_s, on_encoded, on_error)
@@ -104,7 +105,7 @@ class EncodeJobs:
         for job_id in at_fault:
             frame = self._jobs[job_id].frame
             key = fingerprint(msgspec.msgpack.encode(frame.prompt), frame.params)
-            self._give_up(self._jobs[job_id], self.quarantine.refuse(key, "tokenizer", now))
+            self._give_up(self._jobs[job_id], self._quarantine.refuse(key, "tokenizer", now))
         pinned: list[Sent] = [(SUPERVISOR_NAME, exempt(process))] if at_fault else []
         return [*self._send(tokenizer, again), *pinned]
 

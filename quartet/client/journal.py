@@ -79,6 +79,8 @@ class Journal(Generic[Owner]):
                 "api_replays": float(self.replays),
                 "api_stale_items": float(self.stale_items),
                 "api_replay_divergences": float(self.divergences),
+                "api_quarantined_requests": float(self.quarantine.found_count),
+                "api_quarantine_refusals": float(self.quarantine.refused_count),
             },
         )
 

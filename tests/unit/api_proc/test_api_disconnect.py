@@ -140,7 +140,8 @@ async def test_a_reader_that_reads_nothing_is_given_up(make_api: Any, is_finishe
     status, _, _ = await api.get("/health")
     assert status == 200
     assert await api.service.open.wait_empty(3)
-    assert api.service.stats.clients_stalled == 1
+    # The limit of the stream or, on a busy machine, that of its connection.
+    assert api.service.stats.clients_stalled + api.service.connections.stalled == 1
     assert is_finished or output.aborted.is_set()
     raw.close()
 
