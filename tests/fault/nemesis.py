@@ -27,6 +27,7 @@ ROLES = ("tokenizer-0", "scheduler-0", "worker-0", "detok-0")
 FLAGS = ("--simulated-worker", "--simulated-step-ms", "4", "--restart-limit", "100000")
 SAMPLE_S = 2.0
 FIRST_SNAPSHOT_S = 1.5
+LONG_PAUSE_S = 1.0
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Report:
     failed: list[str] = field(default_factory=list)
     injected: collections.Counter[str] = field(default_factory=collections.Counter)
     pauses: int = 0
+    long_pauses: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Pauses that this process, itself not scheduled, ended so late that the paused one may count as hung."""
     restarts: dict[str, int] = field(default_factory=dict)
     leaks: list[str] = field(default_factory=list)
     rss_bytes: list[tuple[float, int, int]] = field(default_factory=list)
@@ -48,7 +51,16 @@ class Report:
     @property
     def is_good(self) -> bool:
         """Whether nothing was lost and nothing is left."""
-        return not (self.corrupted or self.failed or self.leaks) and self.restarts == dict(self.injected)
+        return not (self.corrupted or self.failed or self.leaks or self.unexplained)
+
+    @property
+    def unexplained(self) -> list[str]:
+        """The processes whose restarts are not those that were injected."""
+        return [
+            name
+            for name in {*self.restarts, *self.injected}
+            if not 0 <= self.restarts.get(name, 0) - self.injected[name] <= self.long_pauses[name]
+        ]
 
     def growth(self) -> tuple[float, float]:
         """Return MB a minute by which the api process and the supervisor grew in the second half of the run."""
@@ -68,7 +80,7 @@ class Report:
             f"requests: {self.answered} exact, {len(self.corrupted)} corrupted, {len(self.failed)} failed, "
             f"{self.refused} refused with 503 and asked again",
             f"deaths injected: {kills}; pauses: {self.pauses}",
-            f"restarts: {restarts}",
+            f"restarts: {restarts}; pauses of over {LONG_PAUSE_S:g} s: {self.long_pauses.total()}",
             f"growth in the second half: api process {api:+.2f} MB/min, supervisor {supervisor:+.2f} MB/min",
             *(f"corrupted: {one}" for one in self.corrupted[:10]),
             *(f"failed: {one}" for one in self.failed[:10]),
@@ -172,18 +184,20 @@ class Nemesis:
                 if pid <= 0 or pid in self._struck:
                     continue
                 if kind == "pause":
-                    conts.append(asyncio.create_task(self._pause(pid, self._chance.uniform(0.05, 0.5))))
+                    conts.append(asyncio.create_task(self._pause(name, pid, self._chance.uniform(0.05, 0.5))))
                 elif _send(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP):
                     self._struck.add(pid)
                     self.report.injected[name] += 1
         await asyncio.gather(*conts)
 
-    async def _pause(self, pid: int, seconds: float) -> None:
+    async def _pause(self, name: str, pid: int, seconds: float) -> None:
+        start = time.monotonic()
         if _send(pid, signal.SIGSTOP):
             self.report.pauses += 1
             await asyncio.sleep(seconds)
             if pid not in self._struck:
                 _send(pid, signal.SIGCONT)
+                self.report.long_pauses[name] += time.monotonic() - start > LONG_PAUSE_S
 
     async def _sample(self) -> None:
         start = time.monotonic()
