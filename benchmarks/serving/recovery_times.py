@@ -4,10 +4,10 @@
     python -m benchmarks.plots.recovery_plot
 
 Each launch, of SmolLM2 in fp32 on the CPU, of the same with a standby, and of the simulated worker, has every role
-killed once and stopped once, while streams run; SIGSTOP is a hang, which the supervisor must find first. The figure of a fault is the end of the
-longest pause of the last stream; that of the tokenizer, which running streams do not need, is the first token of a
-request that is sent at once after it. `bar_s` is what must hold at the 95th percentile, without the time to compute the
-prompts and outputs again.
+killed once and stopped once, while streams run; SIGSTOP is a hang, which the supervisor must find first. The figure of
+a fault is the end of the longest pause of the last stream; that of the tokenizer, which running streams do not need, is
+the first token of a request that is sent at once after it. `bar_s` is what must hold at the 95th percentile, without
+the time to compute the prompts and outputs again.
 """
 
 import argparse

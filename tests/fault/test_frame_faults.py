@@ -7,25 +7,21 @@ from collections.abc import Callable
 import pytest
 
 from quartet.runtime.memory import Fault
-from quartet.wire.frames import Step, StepResult
 from quartet.wire.ids import Role
-from tests.support.faulty_engine import INNER, TYPE_BYTE, FaultyEngine
+from tests.support.faulty_engine import INNER, FaultyEngine
 from tests.support.request_kinds import SIMULATED, make_engine, prepared
 
 PROMPTS = [[10 + i, 20, 30, *range(40, 40 + 31 * i)] for i in range(5)]
-STEPS = (Step.__struct_config__.tag, StepResult.__struct_config__.tag)
 
 
 class Frames:
     """Does something to each frame whose turn it is; swapped ones wait for the next to the same destination."""
 
-    def __init__(self, every: int, act: Callable[[bytes], list[bytes]], spared: tuple[int, ...] = ()) -> None:
-        self.every, self.act, self.spared, self.seen = every, act, spared, 0
+    def __init__(self, every: int, act: Callable[[bytes], list[bytes]]) -> None:
+        self.every, self.act, self.seen = every, act, 0
         self.changed = 0
 
     def __call__(self, destination: str, data: bytes) -> list[bytes]:
-        if data[TYPE_BYTE] in self.spared:
-            return [data]
         self.seen += 1
         if self.seen % self.every:
             return [data]
@@ -36,8 +32,8 @@ class Frames:
 class Swapped:
     """Delivers every tenth frame after the next one to its destination."""
 
-    def __init__(self, spared: tuple[int, ...]) -> None:
-        self.spared, self.seen, self.changed = spared, 0, 0
+    def __init__(self) -> None:
+        self.seen, self.changed = 0, 0
         self._held: dict[str, bytes] = {}
 
     def __call__(self, destination: str, data: bytes) -> list[bytes]:
@@ -45,8 +41,8 @@ class Swapped:
         if held is not None:
             self.changed += 1
             return [data, held]
-        self.seen += data[TYPE_BYTE] not in self.spared
-        if self.seen % 10 or data[TYPE_BYTE] in self.spared:
+        self.seen += 1
+        if self.seen % 10:
             return [data]
         self._held[destination] = data
         return []
@@ -64,9 +60,9 @@ FAULTS: dict[str, Callable[[], Frames | Swapped]] = {
     "every frame doubled": lambda: Frames(1, lambda data: [data, data]),
     "every 10th frame doubled": lambda: Frames(10, lambda data: [data, data]),
     "every 10th frame tripled": lambda: Frames(10, lambda data: [data, data, data]),
-    "two frames swapped": lambda: Swapped(STEPS),
-    "every 50th frame lost": lambda: Frames(50, lambda data: [], STEPS),
-    "every 50th frame damaged": lambda: Frames(50, damaged(random.Random(4)), STEPS),
+    "two frames swapped": lambda: Swapped(),
+    "every 50th frame lost": lambda: Frames(50, lambda data: []),
+    "every 50th frame damaged": lambda: Frames(50, damaged(random.Random(4))),
     "foreign bytes": lambda: Frames(7, lambda data: [b"GET / HTTP/1.1\r\n\r\n", data, b"", bytes(64), data[:20]]),
     "another launch": lambda: Frames(7, lambda data: [data[:8] + bytes(8) + data[16:], data]),
 }

@@ -26,11 +26,13 @@ class Shaking:
         faults: how many times processes are killed or stopped.
         gap: things that happen between two faults, at most.
         absence: things that happen before a successor comes, or a stopped process goes on or is killed, at most.
+        lost: the share of frames that get lost.
     """
 
     faults: int = 10
     gap: int = 60
     absence: int = 40
+    lost: float = 0.0
 
 
 @dataclass
@@ -44,10 +46,10 @@ class Return:
 class Ghosts:
     """A fault of the wire: frames come again, long after they were sent and by whom that may be dead, or at once."""
 
-    def __init__(self, engine: FaultyEngine, chance: random.Random, doubled: float = 0.03) -> None:
+    def __init__(self, engine: FaultyEngine, chance: random.Random, doubled: float = 0.03, lost: float = 0.0) -> None:
         self._engine = engine
         self._chance = chance
-        self._doubled = doubled
+        self._doubled, self._lost = doubled, lost
         self._sent: dict[Role, list[tuple[int, str, bytes]]] = {role: [] for role in INNER}
         engine.wire.fault = self
 
@@ -55,7 +57,8 @@ class Ghosts:
         role, epoch = Role(data[ROLE_BYTE]), int.from_bytes(data[EPOCH_BYTES], "little")
         if role in self._sent:
             self._sent[role].append((epoch, destination, data))
-        return [data, data] if self._chance.random() < self._doubled else [data]
+        fate = self._chance.random()
+        return [] if fate < self._lost else [data, data] if fate < self._lost + self._doubled else [data]
 
     def appear(self) -> None:
         """Have some old frames of one role in a row arrive again, mostly those of its dead incarnations.
@@ -84,7 +87,7 @@ def shake(
 
     Returns the histories, all over unless something is lost for good."""
     todo = list(zip(made, expected, strict=True))
-    ghosts = Ghosts(engine, chance)
+    ghosts = Ghosts(engine, chance, lost=how.lost)
     histories: list[History] = []
     back: dict[Role, Return] = {}
     left = how.faults
