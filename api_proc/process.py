@@ -19,6 +19,7 @@ from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
 from api_proc.openai.streams import read_shape
 from api_proc.server.connection import Connection, ConnectionLimits
+from api_proc.server.resume.recovery import Recovery
 from api_proc.server.service import Service
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
@@ -55,7 +56,7 @@ async def main(context: Context) -> None:
         dropped_frames=context.dropped_frames,
         run_dir=context.run_dir,
     )
-    service.recordings.recover(context.epoch, read_shape)
+    Recovery(service, context.epoch, read_shape).run()
     async with serve_http(service, context.listen_fd) as (host, port):
         facts: Facts = {"host": host, "port": port, "model": service.model_name}
         await shell.serve(facts, partial(drain, service, engine))

@@ -93,7 +93,7 @@ class Service:
         jitter = random.Random(self.name)
         self.admission = Admission(self.config, self.clock, lambda: self.engine.snapshots, jitter.random)
         folder = None if self.run_dir is None else Path(self.run_dir, f"{self.name}.streams")
-        self.recordings = Recordings(self.engine, self.clock, self.stats, self.admission, JournalFiles(folder))
+        self.recordings = Recordings(self.clock, self.stats, JournalFiles(folder))
 
     @property
     def model_name(self) -> str:

@@ -14,6 +14,15 @@ from quartet.runtime.clock import Clock
 from quartet.wire.frames import Finish
 
 
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """The counts of a response whose choices have all finished."""
+
+    first_s: float
+    last_s: float
+    counts: list[int]
+    finishes: list[Finish | None]
+
+
 class Usage(Protocol):
     """The counts of one response as an EventStream uses them."""
 
@@ -104,6 +113,15 @@ class UsageCounter:
         self._first_s = self._first_s or time_s
         self._last_s = time_s
         count_into(self.counts, self.finishes, base, [output])
+
+    def totals(self) -> Totals:
+        """Return everything that was counted."""
+        return Totals(self._first_s, self._last_s, self.counts, self.finishes)
+
+    def restore_totals(self, totals: Totals) -> None:
+        """Count what a predecessor of this process has counted."""
+        self._first_s, self._last_s = totals.first_s, totals.last_s
+        self.counts, self.finishes = totals.counts, totals.finishes
 
     def close(self) -> None:
         """Record the finished response in the statistics; called once, when every choice has finished."""

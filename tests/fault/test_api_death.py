@@ -103,10 +103,18 @@ def tokens_of(logprobs: dict[str, Any] | None) -> str:
     return "".join(f"{token!r} {logprob:.6f} {offset};" for token, logprob, offset in columns)
 
 
+KEYS = ("--api-key", "owner", "--api-key", "other")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    flags = ["--simulated-worker", "--max-total-tokens", "65536", "--api-key", "owner", "--api-key", "other"]
-    with Server(*flags, "--simulated-step-ms", "4") as started:
+    with Server("--simulated-worker", "--simulated-step-ms", "4", "--max-total-tokens", "65536", *KEYS) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Server]:
+    with Server("--dtype", "float32", "--max-total-tokens", "8192", *KEYS) as started:
         yield started
 
 
@@ -168,15 +176,24 @@ async def cut_off(readers: list[Reader], server: Server, http: aiohttp.ClientSes
     return await asyncio.gather(*clients)
 
 
-async def test_recorded_streams_of_every_kind_go_on_exactly(server: Server, http: aiohttp.ClientSession) -> None:
-    calm = [Reader(server.url, kind) for kind in KINDS]
+async def check_every_kind(server: Server, http: aiohttp.ClientSession, **more: Any) -> None:
+    calm = [Reader(server.url, kind, **more) for kind in KINDS]
     await asyncio.gather(*(reader.begin(http) for reader in calm))
-    shaken = [Reader(server.url, kind) for kind in KINDS]
+    shaken = [Reader(server.url, kind, **more) for kind in KINDS]
     answers = await cut_off(shaken, server, http)
     for kind, expected, got in zip(KINDS, calm, shaken, strict=True):
         assert got.outcome() == expected.outcome(), kind
     assert "refused" not in answers
     assert answers.count("200") == CONNECTING, answers
+
+
+async def test_recorded_streams_of_every_kind_go_on_exactly(server: Server, http: aiohttp.ClientSession) -> None:
+    await check_every_kind(server, http)
+
+
+@pytest.mark.slow
+async def test_streams_of_the_real_model_go_on_exactly(real: Server, http: aiohttp.ClientSession) -> None:
+    await check_every_kind(real, http, max_tokens=120, min_tokens=100)
 
 
 async def test_a_stream_survives_one_death_after_another(server: Server, http: aiohttp.ClientSession) -> None:

@@ -8,7 +8,8 @@ submits again what is unfinished.
     records.py       the records of the files; sans-IO
     files.py         append-only files, many streams in each
     recording.py     one response: its log, its reader
-    recordings.py    all of them: adoption, expiry, bounds
+    recordings.py    all of them: expiry, bounds
+    recovery.py      the start of a process whose predecessor has died
     log_reader.py    from the log to the events of one connection
     serving.py       the HTTP side: POST with the header, GET /v1/streams/{id}
 """

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
-from api_proc.server.resume.records import DamagedError, Record, decode, framed, scan
+from api_proc.server.resume.records import DamagedError, framed, scan
 
 log = logging.getLogger(__name__)
 
@@ -65,27 +63,55 @@ class JournalFiles:
         """Bytes in all files."""
         return sum(file.size_bytes for file in self._files)
 
-    def recover(self) -> Iterator[tuple[JournalFile, list[tuple[Record, bytes]]]]:
-        """Take over the files of the predecessors; yields each with its records and their bodies, oldest file first.
+    def begin_recovery(self) -> int:
+        """Count a recovery that has begun; returns how many have begun since one has ended."""
+        tries = self._tries
+        if tries is None or not tries.parent.is_dir():
+            return 0
+        with suppress(OSError), tries.open("ab") as counted:
+            counted.write(b"x")
+            return counted.tell()
+        return 0
+
+    def end_recovery(self) -> None:
+        """Note that a recovery has ended well."""
+        if self._tries is not None:
+            with suppress(OSError):
+                self._tries.unlink()
+
+    def remove_all(self) -> None:
+        """Remove the files of the predecessors unread."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        """Return the files in the folder, oldest first."""
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.name.isdigit())
+
+    @property
+    def _tries(self) -> Path | None:
+        return None if self._folder is None else self._folder / "tries"
+
+    def recover(self) -> Iterator[tuple[JournalFile, list[bytes]]]:
+        """Take over the files of the predecessors; yields each with its records, oldest file first.
 
         A damaged file is removed. The caller counts the streams of each file, and releases it.
         """
-        if self._folder is None or not self._folder.is_dir():
-            return
-        for path in sorted(self._folder.iterdir(), key=lambda path: int(path.name)):
+        for path in self._paths():
             self._next = int(path.name) + 1
             try:
                 found = scan(path.read_bytes())
-                records = [(decode(body), body) for body in found.bodies]
                 descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 os.ftruncate(descriptor, found.good_bytes)
-            except (DamagedError, msgspec.DecodeError, OSError) as problem:
+            except (DamagedError, OSError) as problem:
                 log.error("recorded streams cannot be resumed: %s: %s", path.name, problem)
                 path.unlink(missing_ok=True)
                 continue
             file = JournalFile(path, descriptor, found.good_bytes)
             self._files.append(file)
-            yield file, records
+            yield file, found.bodies
 
     def take(self) -> JournalFile | None:
         """Return the file for one more stream; None if there is none and none can be made."""

@@ -12,8 +12,9 @@ from typing import Protocol
 from api_proc.server.engine_client import OutputStream
 from api_proc.server.rendering import Renderer, Shape
 from api_proc.server.resume.files import JournalFile
-from api_proc.server.resume.records import Begun, Broken, Delivered, encode
+from api_proc.server.resume.records import Begun, Broken, Delivered, Ended, decode_delivered, encode
 from api_proc.server.usage import UsageCounter
+from quartet.client.adoption import Progress
 from quartet.client.request import Output
 from quartet.wire.errors import RequestError
 
@@ -81,11 +82,18 @@ class Recording:
             self._outputs.append(output)
             output.subscribe(partial(self._on_outputs, base), self._on_error)
 
-    def restore(self, delivered: Delivered, body: bytes) -> None:
-        """Take output that is in the file already."""
+    def load(self, body: bytes) -> None:
+        """Take an increment that is in the file already."""
         self._append(body)
         self.written += 1
-        self.usage.restore(delivered.base, delivered.output, delivered.time_s)
+
+    def restore(self) -> list[Progress]:
+        """Count what was loaded, of a response that has not ended; returns the progress of each choice."""
+        progress = [Progress() for _ in self.usage.counts]
+        for delivered in map(decode_delivered, self.log):
+            self.usage.restore(delivered.base, delivered.output, delivered.time_s)
+            progress[delivered.base + delivered.output.choice].add(delivered.output)
+        return progress
 
     def abort(self) -> None:
         """End what is unfinished of it in the engine, and give up its place. Idempotent."""
@@ -117,6 +125,7 @@ class Recording:
             self._append(body)
             self._note(self, body)
         if self.usage.is_complete:
+            self._note(self, encode(Ended(self.begun.stream, self.usage.totals())))
             self.usage.close()
             self.release.close()
 

@@ -7,54 +7,43 @@ recover: what the files of a dead predecessor hold goes on, unread
 
 import asyncio
 import collections
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 
-import msgspec
-
-from api_proc.server.admission import Admission
-from api_proc.server.engine_client import EngineClient, OutputStream
+from api_proc.server.engine_client import OutputStream
 from api_proc.server.rendering import Shape
 from api_proc.server.resume.files import JournalFile, JournalFiles
 from api_proc.server.resume.recording import Recording
-from api_proc.server.resume.records import Begun, Broken, Delivered, Forgotten, encode
+from api_proc.server.resume.records import Begun, Forgotten, encode
 from api_proc.server.stats import ApiStats
 from api_proc.server.usage import UsageCounter
-from quartet.client.adoption import Adopted, Progress
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ID_BYTES
-from quartet.wire.ids import Epoch, Rid
+from quartet.wire.ids import Rid
 
 MAX_STREAM_BYTES = 8 << 20
 """A response whose log is longer is not kept: its client reads it once, and not too slowly."""
-MAX_BYTES = 64 << 20
-"""Bound on the files, and on the logs in memory: the oldest responses are not kept beyond it."""
+MAX_BYTES = 32 << 20
+"""Bound on the files, and on the logs in memory: the oldest responses are not kept beyond it, and no more are recorded
+beyond three quarters of it. A successor reads this much in about a second."""
 EXPIRED_COUNT = 4096
 """How many expired responses are told from unknown ones."""
-
-ReadShape = Callable[[msgspec.Raw], Shape]
 
 
 class Recordings:
     """The recorded responses of one process.
 
     Args:
-        engine: goes on with what a predecessor has left.
-        admission: counts what goes on without a connection.
-        files: where they are written; read by `recover` alone.
+        files: where they are written.
     """
 
-    def __init__(
-        self, engine: EngineClient, clock: Clock, stats: ApiStats, admission: Admission, files: JournalFiles
-    ) -> None:
-        self._engine = engine
+    def __init__(self, clock: Clock, stats: ApiStats, files: JournalFiles) -> None:
         self._clock = clock
         self._stats = stats
-        self._admission = admission
-        self._files = files
+        self.files = files
         self._kept: dict[Rid, Recording] = {}
         self._expired: collections.OrderedDict[Rid, str] = collections.OrderedDict()
         """The owners of responses that are not kept any more."""
@@ -66,14 +55,14 @@ class Recordings:
     @property
     def is_full(self) -> bool:
         """Whether no more responses are to be recorded."""
-        return max(self._size_bytes, self._files.size_bytes) > MAX_BYTES // 2
+        return max(self._size_bytes, self.files.size_bytes) > MAX_BYTES * 3 // 4
 
     def metrics(self) -> Metrics:
         """Return how much is recorded, and whether it can be written."""
         gauges = {
             "recorded_streams": float(len(self._kept)),
-            "journal_bytes": float(self._files.size_bytes),
-            "journal_degraded": float(self._files.is_degraded),
+            "journal_bytes": float(self.files.size_bytes),
+            "journal_degraded": float(self.files.is_degraded),
         }
         return Metrics(gauges, {"streams_resumed": float(self._resumed)})
 
@@ -87,10 +76,10 @@ class Recordings:
     ) -> Recording:
         """Record a response that the engine has accepted."""
         recording = self._make(begun, shape, release, on_first)
-        recording.file = self._files.take()
+        recording.file = self.files.take()
         self._note(recording, encode(begun))
         recording.follow((index * begun.choices_each, output) for index, output in enumerate(outputs))
-        self._await_reader(recording)
+        self.await_reader(recording)
         return recording
 
     def find(self, stream: Rid, owner: str) -> Recording:
@@ -113,7 +102,7 @@ class Recordings:
         """The reader has left."""
         recording.reader = None
         if recording.is_kept:
-            self._await_reader(recording)
+            self.await_reader(recording)
         else:
             recording.abort()
 
@@ -129,77 +118,52 @@ class Recordings:
         if recording.expiry is not None:
             recording.expiry.cancel()
         if recording.file is not None:
-            self._files.append(recording.file, encode(Forgotten(stream)))
+            self.files.append(recording.file, encode(Forgotten(stream)))
             recording.file.streams -= 1
-            self._files.release(recording.file)
+            self.files.release(recording.file)
             recording.file = None
             self._flush_soon()
         if recording.reader is None:
             recording.abort()
 
+    def forget_all(self, file: JournalFile) -> None:
+        """Keep no response that lies in a file."""
+        for recording in [one for one in self._kept.values() if one.file is file]:
+            self.forget(recording)
+
     def flush(self) -> None:
         """Write what has come to the files, then have the readers send it."""
         self._is_flush_due = False
         changed, self._changed = self._changed, {}
-        for file in self._files.flush():
+        for file in self.files.flush():
             self._lose(file)
         for recording in changed:
             recording.publish()
             if recording.is_over and recording.reader is None and recording.is_kept:
-                self._await_reader(recording)
+                self.await_reader(recording)
         self._keep_bounds(changed)
 
-    # Recovery
+    # What a predecessor has recorded (recovery.py)
 
-    def recover(self, epoch: Epoch, read_shape: ReadShape) -> None:
-        """Take over what the predecessor has recorded; `epoch` is this process's. Call it before anything else."""
-        progress: dict[Rid, list[Progress]] = {}
-        for file, records in self._files.recover():
-            for record, body in records:
-                self._count(self._kept.get(record.stream), len(body))
-                match record:
-                    case Begun():
-                        recording = self._make(record, read_shape(record.shape), ExitStack(), lambda: None)
-                        recording.file = file
-                        file.streams += 1
-                        progress[record.stream] = [Progress() for _ in recording.usage.counts]
-                    case Delivered() if record.stream in self._kept:
-                        self._kept[record.stream].restore(record, body)
-                        progress[record.stream][record.base + record.output.choice].add(record.output)
-                    case Broken() if record.stream in self._kept:
-                        self._kept[record.stream].error = record.error()
-                    case Forgotten() if record.stream in self._kept:
-                        self.forget(self._kept[record.stream])
-            self._files.release(file)
-        for recording in list(self._kept.values()):
-            self._adopt(recording, progress[recording.begun.stream], epoch)
+    def __iter__(self) -> Iterator[Recording]:
+        return iter(self._kept.values())
 
-    def _adopt(self, recording: Recording, progress: list[Progress], epoch: Epoch) -> None:
-        each = recording.begun.choices_each
-        if not recording.is_over:
-            recording.release = self._admitted(recording.begun)
-            for index, prompt in enumerate(recording.begun.prompts):
-                choices = progress[index * each : (index + 1) * each]
-                if not all(choice.is_finished for choice in choices):
-                    adopted = Adopted(
-                        request=prompt.request,
-                        rid=prompt.rid,
-                        encoded=prompt.encoded,
-                        start_s=recording.begun.start_s,
-                        choices=choices,
-                        epoch=epoch,
-                    )
-                    recording.follow([(index * each, self._engine.adopt(adopted))])
-        self._await_reader(recording)
+    def get(self, stream: Rid) -> Recording | None:
+        """Return a response that is kept."""
+        return self._kept.get(stream)
 
-    def _admitted(self, begun: Begun) -> ExitStack:
-        """Count what goes on as admitted and running, even beyond the limits; returns what gives the place back."""
-        release = ExitStack()
-        with suppress(RequestError):
-            place = release.enter_context(self._admission.enter(begun.owner))
-            place.claim(len(begun.prompts) * begun.choices_each, begun.prompts[0].request.priority)
-            place.on_output()
-        return release
+    def restore(self, begun: Begun, shape: Shape, file: JournalFile) -> None:
+        """Keep a response that lies in a file."""
+        recording = self._make(begun, shape, ExitStack(), lambda: None)
+        recording.file = file
+        file.streams += 1
+
+    def load(self, stream: Rid, body: bytes) -> None:
+        """Add an increment to the log of a response that is kept."""
+        recording = self._kept.get(stream)
+        if recording is not None:
+            recording.load(body)
+            self._count(recording, len(body))
 
     # Parts
 
@@ -218,7 +182,7 @@ class Recordings:
     def _note(self, recording: Recording, body: bytes) -> None:
         """Have a record written, and the recording published, at the end of this turn of the loop."""
         if recording.file is not None:
-            self._files.append(recording.file, body)
+            self.files.append(recording.file, body)
         self._count(recording, len(body))
         self._changed[recording] = None
         self._flush_soon()
@@ -233,7 +197,8 @@ class Recordings:
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self.flush)
 
-    def _await_reader(self, recording: Recording) -> None:
+    def await_reader(self, recording: Recording) -> None:
+        """Begin the window in which a reader may come."""
         if recording.expiry is not None:
             recording.expiry.cancel()
         expire = partial(self._expire, recording)
@@ -254,9 +219,9 @@ class Recordings:
                 self.forget(recording)
             elif not recording.is_kept and recording.log_bytes > MAX_STREAM_BYTES and recording.reader is not None:
                 recording.reader.give_up()
-        while self._kept and max(self._size_bytes, self._files.size_bytes) > MAX_BYTES:
+        while self._kept and max(self._size_bytes, self.files.size_bytes) > MAX_BYTES:
             oldest = next(iter(self._kept.values()))
-            file = oldest.file
-            for recording in list(self._kept.values()):
-                if recording is oldest or (file is not None and recording.file is file):
-                    self.forget(recording)
+            if oldest.file is None:
+                self.forget(oldest)
+            else:
+                self.forget_all(oldest.file)

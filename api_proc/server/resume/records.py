@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from api_proc.server.usage import Totals
 from quartet.client.request import GenerateRequest, Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Encoded
@@ -62,6 +63,13 @@ class Delivered(_Record, frozen=True, tag=2):
     output: Output
 
 
+class Ended(_Record, frozen=True, tag=5):
+    """Every choice of the response has finished; what its increments add up to."""
+
+    stream: Rid
+    totals: Totals
+
+
 class Broken(_Record, frozen=True, tag=3):
     """The response has ended with an error."""
 
@@ -88,11 +96,19 @@ class Forgotten(_Record, frozen=True, tag=4):
     stream: Rid
 
 
-Record = Begun | Delivered | Broken | Forgotten
+Record = Begun | Delivered | Ended | Broken | Forgotten
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Record).decode
 decode_delivered = msgspec.msgpack.Decoder(Delivered).decode
+
+DELIVERED = b"\x95\x02\xc4\x10"
+"""How a Delivered begins: an array of five, the tag, a string of 16 bytes."""
+
+
+def stream_of_delivered(body: bytes) -> Rid | None:
+    """Return the stream of a Delivered without decoding it; None for another record."""
+    return Rid(body[4:20]) if body.startswith(DELIVERED) else None
 
 
 class DamagedError(Exception):

@@ -16,6 +16,7 @@ from fake_engine import MODEL, FakeEngine
 
 from api_proc.openai.streams import read_shape
 from api_proc.process import serve_http
+from api_proc.server.resume.recovery import Recovery
 from api_proc.server.service import Service, Timeouts
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig
@@ -84,7 +85,7 @@ async def make_api() -> AsyncIterator[MakeApi]:
             timeouts=timeouts or Timeouts(),
             run_dir=None if run_dir is None else str(run_dir),
         )
-        service.recordings.recover(Epoch(epoch), read_shape)
+        Recovery(service, Epoch(epoch), read_shape).run()
         listener = socket.create_server(("127.0.0.1", 0))
         _, port = await closers.enter_async_context(serve_http(service, listener.detach(), cut_off_s=0.1))
         session = await closers.enter_async_context(aiohttp.ClientSession())

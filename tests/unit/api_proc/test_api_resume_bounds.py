@@ -9,6 +9,8 @@ from conftest import Api, MakeApi
 from resume_rig import CHAT, RESUME, begin, body_of, events_of, number_of, read_on, settle, settle_until, status_of
 
 from api_proc.server.resume import recordings
+from api_proc.server.resume.records import Delivered, encode, framed
+from quartet.client.request import Output
 
 
 async def test_what_cannot_be_written_is_sent_all_the_same(make_api: MakeApi, tmp_path: Path) -> None:
@@ -75,20 +77,20 @@ async def test_what_is_too_long_to_keep_is_not_kept_for_a_slow_reader(
 
 
 async def test_the_oldest_are_dropped_when_too_much_is_kept(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordings, "MAX_BYTES", 4000)
+    monkeypatch.setattr(recordings, "MAX_BYTES", 4500)
     begun = [await begin(api, CHAT) for _ in range(3)]
     for response, [output] in begun:
         output.text("x" * 1500)
         output.finish_all()
         assert "[DONE]" in (await events_of(response))[-1]
     assert [await status_of(api, response) for response, _ in begun] == [410, 200, 200]
-    assert api.service.recordings._size_bytes <= 4000
+    assert api.service.recordings._size_bytes <= 4500
 
 
-async def test_no_more_is_recorded_when_half_of_the_bound_is_taken(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_is_recorded_when_most_of_the_bound_is_taken(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recordings, "MAX_BYTES", 4000)
     response, [output] = await begin(api, CHAT)
-    output.text("x" * 2500)
+    output.text("x" * 3200)
     output.finish_all()
     await events_of(response)
     other = await api.http.post(api.url + CHAT, json=body_of(CHAT), headers=RESUME)
@@ -108,3 +110,57 @@ async def test_a_client_that_catches_up_gets_every_event(api: Api) -> None:
     assert [number_of(event) for event in events] == list(range(len(words) + 3))
     assert all(word in event for word, event in zip(words, events[1:], strict=False))
     assert await events_of(await read_on(api, response, events[100])) == events[101:]
+
+
+@pytest.mark.parametrize("is_record", [False, True])
+async def test_a_record_that_cannot_be_read_costs_its_file_and_no_start(
+    make_api: MakeApi, tmp_path: Path, is_record: bool
+) -> None:
+    first = await make_api(run_dir=tmp_path)
+    response, [output] = await begin(first, CHAT)
+    output.text("one")
+    await settle()
+    response.close()
+    [path] = (tmp_path / "api-0.streams").iterdir()
+    body = encode(Delivered(output.rid, 7, 0.0, Output(9, [1], "x", None, None))) if is_record else b"\xc1"
+    path.write_bytes(path.read_bytes() + framed(body))
+    second = await make_api(run_dir=tmp_path, epoch=2)
+    assert not second.engine.adopted and not list(second.service.recordings)
+    assert await status_of(second, response) == 410
+
+
+async def new_file(api: Api, folder: Path) -> Path:
+    response, [output] = await begin(api, CHAT)
+    output.text("one")
+    await settle()
+    response.close()
+    return max((folder / "api-0.streams").iterdir())
+
+
+async def test_recoveries_that_never_end_are_given_up(make_api: MakeApi, tmp_path: Path) -> None:
+    first = await make_api(run_dir=tmp_path)
+    await new_file(first, tmp_path)
+    tries = tmp_path / "api-0.streams" / "tries"
+    tries.write_bytes(b"x" * 2)
+    assert len((await make_api(run_dir=tmp_path, epoch=2)).engine.adopted) == 1
+    assert not tries.exists()
+    tries.write_bytes(b"x" * 3)
+    assert not (await make_api(run_dir=tmp_path, epoch=3)).engine.adopted
+    assert not list((tmp_path / "api-0.streams").iterdir())
+
+
+async def test_what_was_forgotten_is_not_adopted_and_told_from_the_unknown(make_api: MakeApi, tmp_path: Path) -> None:
+    first = await make_api(run_dir=tmp_path)
+    kept, [_] = await begin(first, CHAT)
+    forgotten, [output] = await begin(first, CHAT)
+    last, [_] = await begin(first, CHAT)
+    output.text("one")
+    await settle()
+    for response in (kept, forgotten, last):
+        response.close()
+    first.service.recordings.forget(list(first.service.recordings)[1])
+    await settle()
+    second = await make_api(run_dir=tmp_path, epoch=2)
+    assert len(second.engine.adopted) == 2
+    assert await status_of(second, forgotten) == 410
+    assert await status_of(second, kept) == await status_of(second, last) == 200
