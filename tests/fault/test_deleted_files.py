@@ -34,12 +34,22 @@ async def texts(server: Server, on_event: Any = None) -> list[str]:
     return [answer.text for answer in answers]
 
 
-@pytest.mark.parametrize("delete", [delete_sockets, pytest.param(delete_all, marks=pytest.mark.slow)])
-async def test_streams_go_on_and_a_restart_recovers(delete: Callable[[Path], None]) -> None:
+ALL = ("detok-0", "scheduler-0", "worker-0", "tokenizer-0")
+
+
+@pytest.mark.parametrize(
+    ("delete", "names"),
+    [
+        (delete_sockets, ("scheduler-0",)),
+        pytest.param(delete_sockets, ALL, marks=pytest.mark.slow),
+        pytest.param(delete_all, ALL, marks=pytest.mark.slow),
+    ],
+)
+async def test_streams_go_on_and_a_restart_recovers(delete: Callable[[Path], None], names: tuple[str, ...]) -> None:
     with Server(*SIMULATED) as server:
         calm = await texts(server)
         (run_dir,) = server.base.iterdir()
-        for name in ("detok-0", "scheduler-0", "worker-0", "tokenizer-0"):
+        for name in names:
 
             async def delete_and_kill(answer: Answer, name: str = name) -> None:
                 if answer.events == 30:

@@ -1,6 +1,8 @@
 """A process that can never run again ends the launch: every client gets an error first, the last line is the cause."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def replace_worker(folder: Path, program: str) -> None:
 @pytest.mark.parametrize(
     ("program", "code", "words"),
     [
-        pytest.param(program, *ending, marks=() if index < 2 else pytest.mark.slow, id=ending[1])
+        pytest.param(program, *ending, marks=() if index < 1 else pytest.mark.slow, id=ending[1])
         for index, (program, ending) in enumerate(LAST_LINES.items())
     ],
 )
@@ -75,6 +77,21 @@ async def test_clients_are_told_before_the_end(program: str, code: int, words: s
         assert alive(pids) == [] and server.leftovers() == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 5])
+def test_a_worker_that_never_starts_ends_the_launch(tmp_path: Path, limit: int) -> None:
+    replace_worker(tmp_path, "raise ZeroDivisionError('made to fail')")
+    command = [sys.executable, "-m", "quartet.cli.main", "serve", "--simulated-worker", "--port", "0"]
+    command += ["--run-dir", str(tmp_path), "--restart-limit", str(limit)]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert finished.returncode == 70
+    *others, last = finished.stderr.splitlines()
+    assert "worker-0" in last and "(ZeroDivisionError: made to fail); it ends without work too often" in last
+    assert len([line for line in others if "ended by" in line]) == limit
+    assert not list(tmp_path.glob("quartet-*"))
+
+
+@pytest.mark.slow
 async def test_a_failure_during_a_drain_ends_the_streams_too(tmp_path: Path) -> None:
     with Server(*SIMULATED, cwd=tmp_path) as server:
 
@@ -90,6 +107,7 @@ async def test_a_failure_during_a_drain_ends_the_streams_too(tmp_path: Path) -> 
         assert await asyncio.to_thread(server.process.wait, 10) == 70
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_without_work_after_each_start_is_given_up() -> None:
     """It becomes ready each time, so that only its work tells it from one that runs."""
     env = {"QUARTET_FAILPOINTS": "detok.recv.Open=exit:5"}
@@ -101,7 +119,8 @@ def test_a_process_that_ends_without_work_after_each_start_is_given_up() -> None
         assert "detok-0" in server.output[-1] and "exit code 5" in server.output[-1]
 
 
-@pytest.mark.parametrize("code", [0, pytest.param(137, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [0, 137])
 async def test_an_exit_without_a_request_for_it_is_a_death(code: int, tmp_path: Path) -> None:
     faults = f"worker.mid_step=exit:{code},nth=20,once={tmp_path / 'exited'}"
     with Server(*SIMULATED, env={"QUARTET_FAILPOINTS": faults}) as server:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +20,27 @@ FOUND_S = 4.0
 """Time for what takes two seconds, on a machine that is short of CPU."""
 
 
+POINTS = {
+    "detok.recv.Tokens": "busy, no heartbeat for 1.75 s",
+    "scheduler.recv.StepResult": "busy, no heartbeat for 1.75 s",
+    "tokenizer.recv.Encode": "busy, no heartbeat for 1.75 s",
+    # In the worker a thread does the work, while the main loop goes on.
+    "worker.recv.Step": "no progress in phase 'idle' for 10 s",
+    "worker.mid_step": "no progress in phase 'step' for 3 s",
+}
+"""Where a busy loop begins, and how it is found."""
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server("--simulated-worker", "--simulated-step-ms", "5") as it:
+def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("arms")
+
+
+@pytest.fixture(scope="module")
+def server(arms: Path) -> Iterator[Server]:
+    faults = ";".join(f"{point}=hang,armed={arms / point}" for point in POINTS)
+    flags = ("--simulated-worker", "--simulated-step-ms", "5", "--step-timeout", "3")
+    with Server(*flags, env={"QUARTET_FAILPOINTS": faults}) as it:
         yield it
 
 
@@ -60,6 +79,22 @@ async def test_a_stopped_process_is_replaced_and_streams_go_on(server: Server, n
     assert took_s[0] < FOUND_S
     assert {health for _, _, health in seen} == {200}
     assert {ready for state, ready, _ in seen if state == "unresponsive"} == {503}
+    await asyncio.to_thread(wait_until_recovered, server)
+    assert restarts(server) == {**before, name: before[name] + 1}
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param(name, marks=() if index == 0 else pytest.mark.slow) for index, name in enumerate(POINTS)]
+)
+async def test_a_busy_process_is_replaced_and_streams_go_on(server: Server, arms: Path, point: str) -> None:
+    """It is found by the heartbeats that its main loop, and no other thread, does not send."""
+    name = f"{point.partition('.')[0]}-0"
+    calm = await stream_completion(server.url, BODY)
+    before = restarts(server)
+    (arms / point).touch()
+    shaken = await stream_completion(server.url, BODY)
+    assert shaken.text == calm.text and shaken.is_done and shaken.finish == "length"
+    assert any(f"{name} (pid" in line and f"hangs: {POINTS[point]}; killed" in line for line in server.output)
     await asyncio.to_thread(wait_until_recovered, server)
     assert restarts(server) == {**before, name: before[name] + 1}
 

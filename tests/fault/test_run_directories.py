@@ -17,6 +17,7 @@ REFUSED_S = 6.0
 """Time for a refusal that takes less than two seconds, on a machine that is short of CPU."""
 
 
+@pytest.mark.slow
 def test_a_live_directory_is_left_alone_and_a_dead_one_is_reclaimed() -> None:
     with Server("--simulated-worker") as first:
         (live,) = first.base.iterdir()

@@ -100,7 +100,7 @@ for _ in range(int(sys.argv[2])):
 """
 
 
-@pytest.mark.parametrize("starts", [100, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("starts", [50, pytest.param(1500, marks=pytest.mark.slow)])
 def test_starts_at_the_same_time_do_not_remove_each_others(base: str, made: RunDirectory, starts: int) -> None:
     command = [sys.executable, "-c", STARTS, base, str(starts)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
@@ -116,6 +116,31 @@ def test_that_of_a_live_launch_is_kept(base: str, made: RunDirectory) -> None:
     second = RunDirectory.create(base, 2)
     assert sorted(os.listdir(base)) == [made.path.name, second.path.name]
     abandon(second)
+
+
+def test_a_deleted_one_is_made_and_locked_again(base: str, made: RunDirectory) -> None:
+    lines: list[str] = []
+    assert made.keep(10.0, lines.append) is None and lines == []
+    made.path.rmdir()
+    assert made.keep(10.5, lines.append) is None and not made.path.exists(), "it looks once a second"
+    assert made.keep(11.1, lines.append) is None and made.path.stat().st_mode & 0o777 == 0o700
+    assert lines == [f"the run directory {made.path} was deleted and is made again"]
+    second = RunDirectory.create(base, 2)
+    assert made.path.exists(), "it is locked"
+    abandon(second)
+
+
+def test_one_that_cannot_be_made_again_is_a_cause(base: str) -> None:
+    parent = Path(base, "parent")
+    parent.mkdir()
+    directory = RunDirectory.create(str(parent), 1)
+    directory.path.rmdir()
+    parent.rmdir()
+    cause = directory.keep(10.0, lambda line: None)
+    assert (
+        cause == f"the run directory {directory.path} was deleted: {parent} cannot be used: No such file or directory"
+    )
+    abandon(directory)
 
 
 def test_nothing_else_is_touched(base: str) -> None:
