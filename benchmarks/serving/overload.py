@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.overload_client import Target, at_rate, milliseconds
 from benchmarks.serving.served import get, served
 from benchmarks.serving.sse_client import request_bytes
@@ -66,6 +67,11 @@ class Launch:
         }
         return {name: round(count * PAGE_KB / 1024, 1) for name, count in pages.items()}
 
+    def cpu_s(self) -> float:
+        """Return the processor time that the api process has used."""
+        rows = json.loads(get(f"{self.url}/topology"))["processes"]
+        return cpu_seconds(next(row["pid"] for row in rows if row["role"] == "api"))
+
     def restarts(self) -> int:
         """Return how many processes have been restarted."""
         return sum(row["restarts"] for row in json.loads(get(f"{self.url}/topology"))["processes"])
@@ -112,9 +118,10 @@ async def overload(launch: Launch, seconds: float) -> dict[str, Any]:
     alone, reference, loaded = launch.target(), launch.target(), launch.target()
     await closed_loop(alone, 1, 5.0)
     await closed_loop(reference, SLOTS + QUEUE, min(20.0, seconds))
-    before = launch.rss_mb()
+    before, cpu_s = launch.rss_mb(), launch.cpu_s()
     work = asyncio.ensure_future(at_rate(OVERLOAD * CAPACITY_PER_S, seconds, loaded.exchange))
     await asyncio.sleep(seconds)
+    cpu_s = launch.cpu_s() - cpu_s
     usual_s = sorted(one.end_s - one.sent_s for one in alone.exchanges)[len(alone.exchanges) // 2]
     back_s = await recovery_s(launch, usual_s)
     await work
@@ -124,6 +131,7 @@ async def overload(launch: Launch, seconds: float) -> dict[str, Any]:
         "alone": summary(alone),
         "reference": summary(reference),
         "overload": summary(loaded),
+        "api_cpu_ms_per_request": round(1e3 * cpu_s / len(loaded.exchanges), 3),
         "recovery_s": back_s,
         "rss_growth_mb": {name: round(after[name] - size, 1) for name, size in before.items()},
     }
