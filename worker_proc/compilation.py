@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from quartet.checkpoint.cache import cache_root
@@ -15,6 +16,7 @@ from quartet.checkpoint.cache import cache_root
 logger = logging.getLogger(__name__)
 
 _MAX_THREADS = 16
+TRITON_HASH = "triton.hash"
 
 
 class LateCompileCounter:
@@ -70,6 +72,22 @@ def _compile(kernel: tuple[Any, str]) -> None:
     compiled = function.preload(specialization)
     # Reading `run` builds the launcher and loads the kernel.
     _ = compiled.run
+
+
+def share_triton_hash(folder: Path) -> None:
+    """Have the workers of a launch share Triton's hash of its own files, some 400 MB, without which it finds no kernel.
+
+    The first worker computes it and writes it to `folder`, the run directory."""
+    from triton.runtime import cache
+
+    path = folder / TRITON_HASH
+    try:
+        value = path.read_text()
+    except OSError:
+        value = cache.triton_key()
+        path.with_suffix(".new").write_text(value)
+        path.with_suffix(".new").rename(path)
+    cache.triton_key = lambda: value
 
 
 def set_kernel_cache() -> None:

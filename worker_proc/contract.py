@@ -57,6 +57,11 @@ class Runner(Protocol):
         """Kernels compiled or loaded after `load_kernels`: 0 if the warm-up is complete."""
         ...
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether nothing is left of what Start leaves for later."""
+        ...
+
     def facts(self) -> dict[str, str | int | float]:
         """Return the facts of the ready line, e.g. device, dtype and kv_tokens."""
         ...

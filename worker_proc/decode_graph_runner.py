@@ -75,21 +75,26 @@ class DecodeGraphRunner:
         self._logits = torch.zeros((max_rows, capacity.vocab_size), dtype=dtype, device=device)
         self._sizes = capture_sizes(max_rows)
         self._padded_rows = np.array(self._sizes)[np.searchsorted(self._sizes, np.arange(max_rows + 1))].tolist()
-        self._graphs = StepGraphs(self._run, self._sizes)
+        self._graphs = StepGraphs(self._sizes)
         self._row_numbers = np.arange(max_rows)
 
     def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """See GraphRunner."""
-        self._graphs.capture(pool, progress)
+        self._graphs.capture(self._run, pool, progress)
         self._rings.restart()
 
     def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
         """See GraphRunner."""
         self._graphs.capture_at_need(pool, has_kernels)
 
+    @property
+    def is_prepared(self) -> bool:
+        """See GraphRunner."""
+        return self._graphs.is_prepared
+
     def prepare_next(self) -> bool:
         """See GraphRunner."""
-        return self._graphs.prepare_next(self._rings.begin_empty)
+        return self._graphs.prepare_next(self._run, self._rings.begin_empty)
 
     def run_once(self) -> None:
         """See GraphRunner."""
@@ -126,7 +131,7 @@ class DecodeGraphRunner:
         if num_writes:
             descriptor[header + 2 * max_rows :][: 3 * num_writes] = page_writes.reshape(-1)
         size = self._padded_rows[count]
-        self._graphs.launch(size, size)
+        self._graphs.launch(self._run, size, size)
         ids = self._rings.end(slice(count), size)
         return LaunchedStep(ids, self._logits, self._row_numbers[:count], rows.contexts)
 

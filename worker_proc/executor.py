@@ -111,7 +111,8 @@ class Executor:
         if received is not None:
             self._send(core.handle(*received, self._context.clock.now()))
             self._note_readiness(core)
-        elif core.is_ready and core.is_idle():
+        elif core.is_ready and core.is_idle() and not self._runner.is_prepared:
+            core.set_phase("capturing graphs", WARM_UP_DEADLINE_S)
             self._runner.prepare_next()
         elif timeout_s == NEXT_STEP_POLL_S and not core.is_oldest_done():
             # The link rounds short waits down to zero; without this sleep the thread would keep a core busy.

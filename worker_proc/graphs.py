@@ -14,12 +14,19 @@ from worker_proc.slots import IntArray, StepRows
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE as GraphPool
 
+Run = Callable[[int], None]
+
 
 class GraphRunner(Protocol):
     """Runs one kind of step by CUDA graphs of several sizes; off CUDA, and until `capture`, without graphs."""
 
     max_page_writes: int
     """Page table writes that fit into a step descriptor."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether no size is still to be captured."""
+        ...
 
     def can_run(self, rows: StepRows) -> bool:
         """Return whether this runner can run the step."""
@@ -79,24 +86,24 @@ class StepGraphs:
     """The CUDA graphs of one kind of step, one a size, captured all at once or each at its first need.
 
     A capture records launches of kernels that are loaded. Where the warm-up runner has not loaded them, the first step
-    of a size runs without a graph, which loads them, and the second is captured.
+    of a size runs without a graph, which loads them, and the second is captured. `run` launches the kernels of a step
+    of that size; it is not kept, because it belongs to an object that holds this one.
 
     Args:
-        run: launches the kernels of a step of that size.
         sizes: ascending.
     """
 
-    def __init__(self, run: Callable[[int], None], sizes: list[int]) -> None:
-        self._run, self._sizes = run, sizes
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._loaded: set[int] = set()
         self._pool: GraphPool | None = None
 
-    def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
+    def capture(self, run: Run, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """Capture every size, the largest first, with its tensors in `pool`. All kernels must be loaded."""
         self._pool = pool
         for size in reversed(self._sizes):
-            self._capture(size, pool)
+            self._capture(run, size, pool)
             progress()
 
     def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
@@ -104,33 +111,38 @@ class StepGraphs:
         self._pool = pool
         self._loaded = set(self._sizes) if has_kernels else set()
 
-    def launch(self, size: int, num_rows: int) -> None:
+    def launch(self, run: Run, size: int, num_rows: int) -> None:
         """Start a step of `size` by its graph; without graphs, as off CUDA, with `num_rows` rows or tokens."""
         if self._pool is None:
-            self._run(num_rows)
+            run(num_rows)
         elif size in self._graphs:
             self._graphs[size].replay()
         elif size in self._loaded:
-            self._capture(size, self._pool).replay()
+            self._capture(run, size, self._pool).replay()
         else:
-            self._run(size)
+            run(size)
             self._loaded.add(size)
 
-    def prepare_next(self, begin_empty: Callable[[], None]) -> bool:
+    @property
+    def is_prepared(self) -> bool:
+        """Whether no size is still to be captured."""
+        return self._pool is None or len(self._graphs) == len(self._sizes)
+
+    def prepare_next(self, run: Run, begin_empty: Callable[[], None]) -> bool:
         """Capture the largest size that is still to be captured; returns False if there is none. `begin_empty` begins
         a step without rows: one loads the kernels, where that is needed, and one is captured."""
-        size = None if self._pool is None else max(set(self._sizes) - self._graphs.keys(), default=None)
-        if size is None:
+        if self.is_prepared:
             return False
+        size = max(set(self._sizes) - self._graphs.keys())
         while size not in self._graphs:
             begin_empty()
-            self.launch(size, size)
+            self.launch(run, size, size)
         return True
 
-    def _capture(self, size: int, pool: "GraphPool") -> torch.cuda.CUDAGraph:
+    def _capture(self, run: Run, size: int, pool: "GraphPool") -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            self._run(size)
+            run(size)
         self._graphs[size] = graph
         return graph
 

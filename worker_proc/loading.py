@@ -13,7 +13,7 @@ import torch
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, read_spec
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
-from worker_proc.compilation import set_kernel_cache
+from worker_proc.compilation import set_kernel_cache, share_triton_hash
 from worker_proc.contract import Capacity, Start
 from worker_proc.kv_pool import count_pages, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
@@ -81,6 +81,7 @@ def load_runner(
     progress: Callable[[], None],
     start: Start = Start.FIRST,
     map_weights: Callable[[torch.device], ModelTensors] | None = None,
+    run_dir: Path | None = None,
 ) -> ModelRunner:
     """Return a runner whose weights are loaded and whose KV pool is sized but not allocated.
 
@@ -88,6 +89,7 @@ def load_runner(
         progress: called while weights are read.
         start: what it does before it is ready; the pool of a standby is not sized yet.
         map_weights: returns the weights that another process holds; without, they are read from the files.
+        run_dir: of the launch, for what its workers share.
 
     Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine."""
     model = config.require_model()
@@ -99,6 +101,8 @@ def load_runner(
     _check_memory(spec, shard, dtype, device, model.context_length)
     with torch.inference_mode():
         ops = choose_ops(config.worker, spec, shard, dtype, device, model.context_length)
+        if run_dir is not None and ops.name == "triton":
+            share_triton_hash(run_dir)
         if map_weights is None:
             tensors = load_tensors(config, spec, shard, dtype, device, progress)
         else:

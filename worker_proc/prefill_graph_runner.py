@@ -71,20 +71,25 @@ class PrefillGraphRunner:
         self._ids, self._positions, self._mapping = torch.zeros((3, most), dtype=torch.int64, device=device)
         self._batch_page_table = torch.zeros((MAX_SEQS, table.shape[1]), dtype=torch.int32, device=device)
         self._logits = torch.zeros((MAX_SEQS, capacity.vocab_size), dtype=dtype, device=device)
-        self._graphs = StepGraphs(self._run, self._sizes)
+        self._graphs = StepGraphs(self._sizes)
 
     def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
         """See GraphRunner."""
-        self._graphs.capture(pool, progress)
+        self._graphs.capture(self._run, pool, progress)
         self._rings.restart()
 
     def capture_at_need(self, pool: "GraphPool", has_kernels: bool) -> None:
         """See GraphRunner."""
         self._graphs.capture_at_need(pool, has_kernels)
 
+    @property
+    def is_prepared(self) -> bool:
+        """See GraphRunner."""
+        return self._graphs.is_prepared
+
     def prepare_next(self) -> bool:
         """See GraphRunner."""
-        return self._graphs.prepare_next(self._rings.begin_empty)
+        return self._graphs.prepare_next(self._run, self._rings.begin_empty)
 
     def run_once(self) -> None:
         """See GraphRunner."""
@@ -107,7 +112,7 @@ class PrefillGraphRunner:
         num_tokens, positions = self._fill(descriptor, rows, page_writes)
         size = next(size for size in self._sizes if size >= num_tokens)
         # Padding rows get no attention: their contents are arbitrary and are never used.
-        self._graphs.launch(size, num_tokens)
+        self._graphs.launch(self._run, size, num_tokens)
         sampled = np.flatnonzero(positions)
         ids = self._rings.end(sampled, size)
         return LaunchedStep(ids, self._logits, sampled, positions[sampled].astype(np.int64))

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 
 from quartet.runtime.context import Context, Facts
 from quartet.runtime.core import Metrics
@@ -83,7 +84,8 @@ class Worker:
         start = Start.RECOVERY if context.is_recovery else Start.FIRST
         if context.role is Role.STANDBY:
             start = Start.STANDBY
-        return make_runner(context.config, context.clock, context.progress, self._seconds, start, shared)
+        run_dir = Path(context.run_dir)
+        return make_runner(context.config, context.clock, context.progress, self._seconds, start, shared, run_dir)
 
     def _hold(self) -> None:
         self._loop.call_soon_threadsafe(_settle, self._loaded, {})

@@ -77,6 +77,11 @@ class ModelRunner:
         """Kernels that Triton compiled or loaded after `load_kernels`; each of them delayed a step."""
         return self._late_compiles.count
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether every graph is captured."""
+        return all(runner.is_prepared for runner in self._graph_runners())
+
     @torch.inference_mode()
     def load_kernels(self) -> None:
         """Run every kind of step on one layer and a small pool."""

@@ -100,6 +100,7 @@ class SimulatedRunner:
     """
 
     late_compiles = 0
+    is_prepared = True
 
     def __init__(self, config: Config, clock: Clock, sleep: Callable[[float], None] = time.sleep) -> None:
         model, worker = config.require_model(), config.worker

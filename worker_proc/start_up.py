@@ -29,6 +29,7 @@ def make_runner(
     seconds: Facts,
     start: Start = Start.FIRST,
     shared: "SharedWeights | None" = None,
+    run_dir: Path | None = None,
 ) -> Runner:
     """Return a runner whose weights are loaded and whose KV pool is not yet allocated; may take minutes.
 
@@ -37,6 +38,7 @@ def make_runner(
         seconds: gets how long the parts took.
         start: what the runner does before it is ready.
         shared: the weights that another process holds; without, they are read from the files.
+        run_dir: of the launch, for what its workers share.
 
     Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine.
     """
@@ -58,7 +60,7 @@ def make_runner(
     from worker_proc.loading import load_runner
 
     imported = time.perf_counter()
-    runner = load_runner(config, progress, start, None if shared is None else shared.map)
+    runner = load_runner(config, progress, start, None if shared is None else shared.map, run_dir)
     seconds |= {"imports_s": imported - started, "load_s": time.perf_counter() - imported}
     return runner
 

@@ -25,7 +25,7 @@ from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
 from quartet.runtime.core import SUPERVISOR_NAME, Metrics
-from quartet.runtime.interpreter import configure_logging, settle_memory
+from quartet.runtime.interpreter import configure_logging, defer_collection, settle_memory
 from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
 from quartet.wire.codec import Decoder, Encoder, Source
@@ -239,6 +239,7 @@ def run_process(main: Main) -> None:
     parser.add_argument("--parent-pid", type=int, required=True)
     arguments = parser.parse_args()
     depend_on_parent(arguments.parent_pid)
+    defer_collection()
     control = socket.socket(fileno=arguments.control_fd)
     control.setblocking(True)
     channel: ControlChannel[ChildInbound] = ControlChannel(control, ChildInbound)

@@ -1,5 +1,7 @@
 """Decode with step descriptors and output buffers gives the tokens of decode without, for all sampling parameters."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import torch
@@ -49,3 +51,19 @@ def test_a_failed_step_leaves_the_device_in_sync(monkeypatch, caplog) -> None:
         assert engine.generate([PROMPTS[0]], 3) == expected
     assert "failed: error: TypeError" in caplog.text
     assert engine.generate([PROMPTS[0]], 3) == expected
+
+
+def test_a_runner_that_is_dropped_frees_its_memory_at_once() -> None:
+    folder = FOLDER / "models" / "llama"
+    settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, "cuda_graph_max_bs": 4}
+    engine = LocalEngine(make_config(folder, tokenizer=FOLDER / "models" / "qwen3", **settings))
+    warm_up_runner = engine.runner._warm_up_runner()
+    gc.collect()
+    gc.disable()
+    try:
+        warm_up_runner._prepare()
+        graphs = weakref.ref(warm_up_runner._decode_graphs)
+        del warm_up_runner
+        assert graphs() is None, "the warm-up runner's memory waits for the garbage collector"
+    finally:
+        gc.enable()

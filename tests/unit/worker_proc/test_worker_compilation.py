@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from worker_proc.compilation import TRITON_HASH, share_triton_hash
+
 SCRIPT = """
 import sys
 sys.path[:0] = [{kernels!r}, {root!r}]
@@ -40,3 +44,19 @@ def test_a_recorded_warm_up_compiles_each_kernel_once_and_launches_none(tmp_path
     source = SCRIPT.format(kernels=str(root / "tests" / "kernels"), root=str(root))
     done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_workers_of_a_launch_compute_tritons_hash_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime import cache
+
+    computed: list[int] = []
+
+    def compute() -> str:
+        computed.append(1)
+        return "3.6.0-abc"
+
+    for _ in range(2):
+        monkeypatch.setattr(cache, "triton_key", compute)
+        share_triton_hash(tmp_path)
+        assert cache.triton_key() == "3.6.0-abc"
+    assert len(computed) == 1 and [path.name for path in tmp_path.iterdir()] == [TRITON_HASH]

@@ -1,7 +1,7 @@
 """When the CUDA graphs of a kind of step are captured: all at once, or each at its first need. Off CUDA, with stubs."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -42,19 +42,36 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return events
 
 
-def graphs(log: list[str]) -> StepGraphs:
-    return StepGraphs(lambda size: log.append(f"run {size}"), SIZES)
+class Graphs:
+    """StepGraphs with a run that logs."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.inner = StepGraphs(SIZES)
+        self.capture_at_need = self.inner.capture_at_need
+
+    def run(self, size: int) -> None:
+        self.log.append(f"run {size}")
+
+    def capture(self, progress: Callable[[], None]) -> None:
+        self.inner.capture(self.run, POOL, progress)
+
+    def launch(self, size: int, num_rows: int) -> None:
+        self.inner.launch(self.run, size, num_rows)
+
+    def prepare_next(self, begin: Callable[[], None]) -> bool:
+        return self.inner.prepare_next(self.run, begin)
 
 
 def test_without_graphs_a_step_runs_with_its_own_rows(log: list[str]) -> None:
-    graphs(log).launch(4, 3)
+    Graphs(log).launch(4, 3)
     assert log == ["run 3"]
-    assert not graphs(log).prepare_next(lambda: log.append("begin"))
+    assert not Graphs(log).prepare_next(lambda: log.append("begin"))
 
 
 def test_all_are_captured_at_once_the_largest_first(log: list[str]) -> None:
-    it = graphs(log)
-    it.capture(POOL, lambda: log.append("progress"))
+    it = Graphs(log)
+    it.capture(lambda: log.append("progress"))
     assert log == ["capture 4", "progress", "capture 2", "progress", "capture 1", "progress"]
     log.clear()
     it.launch(2, 2)
@@ -63,7 +80,7 @@ def test_all_are_captured_at_once_the_largest_first(log: list[str]) -> None:
 
 
 def test_with_kernels_a_size_is_captured_when_a_step_needs_it(log: list[str]) -> None:
-    it = graphs(log)
+    it = Graphs(log)
     it.capture_at_need(POOL, has_kernels=True)
     for _ in range(2):
         it.launch(2, 2)
@@ -71,7 +88,7 @@ def test_with_kernels_a_size_is_captured_when_a_step_needs_it(log: list[str]) ->
 
 
 def test_without_kernels_the_first_step_of_a_size_loads_them(log: list[str]) -> None:
-    it = graphs(log)
+    it = Graphs(log)
     it.capture_at_need(POOL, has_kernels=False)
     for _ in range(3):
         it.launch(4, 3)
@@ -79,7 +96,7 @@ def test_without_kernels_the_first_step_of_a_size_loads_them(log: list[str]) -> 
 
 
 def test_the_rest_is_captured_in_steps_without_rows(log: list[str]) -> None:
-    it = graphs(log)
+    it = Graphs(log)
     it.capture_at_need(POOL, has_kernels=False)
     it.launch(2, 2)
     it.launch(2, 2)

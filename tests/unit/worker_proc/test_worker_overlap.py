@@ -19,6 +19,7 @@ class SlowRunner:
 
     capacity = Capacity(4, 100, 4, 96, 256, "cpu")
     late_compiles = 0
+    is_prepared = True
 
     def __init__(self) -> None:
         self.log: list[str] = []
