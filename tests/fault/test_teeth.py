@@ -3,7 +3,9 @@
 A mutant is one line of the program changed. Each is run over seeds of the nemesis until the first that fails.
 """
 
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ from scheduler_proc.core.suspects import Suspects
 from scheduler_proc.worker_session import WorkerSession
 from tests.fault import test_frame_faults as frame_faults
 from tests.fault import test_poison_in_memory as poison
+from tests.fault.nemesis import FLAGS, Nemesis
 from tests.support.mutant import mutant
 from tests.support.request_kinds import REAL, SIMULATED, Kind, make_engine, prepared
+from tests.support.server import Server
 from tests.support.shaking import Shaking, shake
 from tests.support.tiny_runner import tiny_runner
 from worker_proc.session import Session
@@ -105,6 +109,25 @@ def test_a_fence_that_is_down_is_found(name: str) -> None:
 def test_quarantine_that_is_off_is_found() -> None:
     with mutant(Suspects, "on_death", "at_fault.append(request)", "pass"), pytest.raises(AssertionError):
         poison.test_a_poison_request_is_found_and_nothing_else_is_hurt()
+
+
+REAPING_OFF = """
+import sys
+if "serve" in sys.orig_argv:
+    from quartet.supervisor.supervisor import Supervisor
+    from tests.support.mutant import mutant
+    held = mutant(Supervisor, "_check", "child.kill()", "slot.child = None; slot.restarts += 1; self._start(slot)")
+    held.__enter__()
+"""
+
+
+@pytest.mark.e2e
+async def test_reaping_that_is_off_is_found(tmp_path: Path) -> None:
+    """A hung process is given a successor while it lives."""
+    (tmp_path / "sitecustomize.py").write_text(REAPING_OFF)
+    with Server(*FLAGS, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}) as server:
+        report = await Nemesis(server, 4, clients=4, tokens=60, gap_s=0.8, pool=8).run(8.0)
+    assert any("processes instead of" in leak for leak in report.leaks), report.lines()
 
 
 @pytest.mark.parametrize("kind", sorted({kind for kind, _ in SHAKEN.values()}))
