@@ -30,8 +30,9 @@ class Processes:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every role is ready."""
-        return all(self._is_ready(role) for role in REQUIRED_ROLES)
+        """Whether every process that requests pass through is ready: each has its share of them."""
+        states = {role: [one.state for one in self.table.processes if one.role is role] for role in REQUIRED_ROLES}
+        return all(found and set(found) == {"ready"} for found in states.values())
 
     @property
     def is_draining(self) -> bool:
@@ -54,6 +55,3 @@ class Processes:
     def is_stale(self, source: Source) -> bool:
         """Return whether a frame's sender is an incarnation that has ended (faults R7)."""
         return source.epoch < self._epochs.get((source.role, source.rank), 0)
-
-    def _is_ready(self, role: Role) -> bool:
-        return any(process.role is role and process.state == "ready" for process in self.table.processes)

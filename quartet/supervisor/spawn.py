@@ -11,8 +11,11 @@ from quartet.supervisor.error_output import ErrorOutput
 from quartet.supervisor.liveness import Liveness, observe
 from quartet.supervisor.plan import ProcessSpec
 from quartet.wire.frames import Assignment, Heartbeat, LastEnd, SupervisorInbound
+from quartet.wire.ids import Role
 
 REAP_LIMIT_S = 2.0
+IDLE_ROLES = (Role.WEIGHTS, Role.STANDBY)
+"""Roles without steps or jobs."""
 
 
 class Child:
@@ -42,6 +45,8 @@ class Child:
         self.is_killed = False
         self.killed_s: float | None = None
         """When it was found hung and killed."""
+        self.was_dependent = False
+        """Whether it was killed because a process whose memory it had mapped is dead."""
         self.fatal: str | None = None
 
     @property
@@ -56,8 +61,12 @@ class Child:
 
     @property
     def was_useful(self) -> bool:
-        """Whether it has finished a step or job since it was ready."""
-        return self.is_ready and self.beat is not None and self.beat.has_finished_work
+        """Whether its death says nothing against another start: it has finished a step or job since it was ready, if
+        its role has any, or it was killed because of another process."""
+        if self.was_dependent:
+            return True
+        has_worked = self.beat is not None and self.beat.has_finished_work
+        return self.is_ready and (has_worked or self.spec.role in IDLE_ROLES)
 
     def hang(self, now: float) -> str | None:
         """Return why the process counts as hung, or None."""
@@ -89,6 +98,11 @@ class Child:
         self.is_killed = True
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)
+
+    def kill_dependent(self) -> None:
+        """SIGKILL, because a process whose memory it has mapped is dead."""
+        self.was_dependent = True
+        self.kill()
 
     def reap(self) -> int:
         """Wait for the killed or dead process and close its descriptors; returns the exit code, negative for a signal.

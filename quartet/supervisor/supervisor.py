@@ -145,7 +145,7 @@ class Supervisor:
         if child.is_drained or self._shutdown.has_failed:
             return
         for dependant in self._standby.dependants(slot):
-            dependant.kill()
+            dependant.kill_dependent()
         name, was_ready = slot.spec.name, self._was_ready
         if child.fatal is not None and not slot.spec.is_spare:
             self._shutdown.fail(EXIT_FATAL, f"{name}: {child.fatal}", was_ready)

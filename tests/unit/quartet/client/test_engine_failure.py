@@ -6,9 +6,12 @@ import msgspec
 import pytest
 from engine_rig import Rig, delta, settle, table
 
+from quartet.client.processes import REQUIRED_ROLES as ENGINE
+from quartet.client.processes import Processes
 from quartet.client.request import GenerateRequest
 from quartet.wire.errors import FrameError, RequestError
-from quartet.wire.frames import Failed, IdsPrompt, pack_ids
+from quartet.wire.frames import Failed, IdsPrompt, ProcessStatus, ProcessTable, pack_ids
+from quartet.wire.ids import Epoch, Role
 from tests.support.wire_samples import PARAMS
 
 
@@ -50,3 +53,17 @@ async def test_a_drain_fails_what_is_being_tokenized(rig: Rig) -> None:
     await rig.engine.drain(0.0)
     with pytest.raises(RequestError, match="shutting down"):
         await task
+
+
+@pytest.mark.parametrize("state", ["unresponsive", "down", "starting"])
+@pytest.mark.parametrize("role", [Role.TOKENIZER, Role.SCHEDULER, Role.WORKER, Role.DETOK])
+def test_ready_means_every_process_that_requests_pass_through(role: Role, state: str) -> None:
+    rows = [*table().processes, *(ProcessStatus(one, 1, 9, Epoch(1), "ready", "", 0) for one in ENGINE)]
+    rows.append(ProcessStatus(Role.STANDBY, 0, 9, Epoch(1), "starting", "", 0))
+    processes = Processes()
+    processes.update(ProcessTable(rows, False))
+    assert processes.is_accepting and processes.is_alive
+    index = next(n for n, row in enumerate(rows) if row.role is role)
+    rows[index] = msgspec.structs.replace(rows[index], state=state)
+    processes.update(ProcessTable(rows, False))
+    assert not processes.is_accepting and processes.is_alive, "the other one does not take its share"

@@ -13,7 +13,7 @@ import pytest
 from quartet.supervisor.listener import listening_socket
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.spawn import Child
-from quartet.wire.frames import Assignment, Ready
+from quartet.wire.frames import Assignment, Heartbeat, Ready
 from quartet.wire.ids import Epoch, Role
 from tests.support.wire_samples import BOOT, CONFIG
 
@@ -113,6 +113,32 @@ def test_its_standard_error_is_passed_on_and_its_last_line_kept(
     assert "No module named" in capfd.readouterr().err
     assert "No module named quiet_child" in child.errors.last_words(101.0)
     assert child.errors.last_words(103.0) == "", "written too long before"
+
+
+@pytest.mark.parametrize(
+    ("role", "is_ready", "has_worked", "was_useful"),
+    [
+        (Role.WORKER, True, True, True),
+        (Role.WORKER, True, False, False),
+        (Role.WORKER, False, True, False),
+        (Role.WEIGHTS, True, False, True),
+        (Role.WEIGHTS, False, False, False),
+    ],
+)
+def test_a_useful_life(spawn: Spawn, role: Role, is_ready: bool, has_worked: bool, was_useful: bool) -> None:
+    child = spawn()
+    child.spec = ProcessSpec(role, 0, "quiet_child")
+    child.is_ready = is_ready
+    assert not child.was_useful or role is Role.WEIGHTS
+    child.liveness.on_heartbeat(Heartbeat("serving", 1, 0.0, 0, has_worked), 101.0)
+    assert child.was_useful == was_useful
+
+
+def test_a_death_for_another_process_is_not_held_against_it(spawn: Spawn) -> None:
+    child = spawn()
+    child.kill_dependent()
+    wait_for_end(child)
+    assert child.was_useful
 
 
 # A standby
