@@ -1,7 +1,8 @@
 """Admission at the edge: whether a request may be read, tokenized and queued is decided before any work is done for it.
 
 The scheduler's queue has the limit and the last word. This process counts its own choices from the moment their
-request is admitted, without awaiting anything in between, so a burst is refused as it arrives. At first it admits as
+request has been read, without awaiting anything before it is passed on, so a burst is refused as it arrives; while the
+body is on its way it takes no place, since a slow client would keep it from others. At first it admits as
 many as the scheduler could hold, running or waiting; once the scheduler has refused one, as many as may wait, until
 the queue has shrunk. A request that has output counts as running.
 """
@@ -26,14 +27,17 @@ SCHEDULER = process_name(Role.SCHEDULER, 0)
 
 
 class Place:
-    """What one HTTP request takes: choices, of which all wait or all run, and bytes of a large body."""
+    """What one HTTP request takes: choices, of which all wait or all run, and bytes of a large body.
+
+    There are no choices until they are claimed.
+    """
 
     def __init__(self, admission: "Admission", tenant: str) -> None:
         self.tenant = tenant
-        self.choices = 1
-        self.urgency: int | None = None
+        self.choices = 0
+        self.urgency = 0
         self.body_bytes = 0
-        self.is_waiting = True
+        self.is_waiting = False
         self._admission = admission
 
     def hold(self, body_bytes: int) -> None:
@@ -94,7 +98,10 @@ class Admission:
 
     @contextmanager
     def enter(self, tenant: str) -> Iterator[Place]:
-        """Admit one request of at least one choice for the length of the block; raises RequestError 429 or 503."""
+        """Let a request be read and served in the block, if one choice could be admitted.
+
+        Raises RequestError 429 or 503.
+        """
         if self._most_per_key and self._tenants[tenant] >= self._most_per_key:
             message = f"{self._tenants[tenant]} requests of this key are in progress already."
             raise RequestError(429, "rate_limit_exceeded", message, None, self.retry_after_s())
@@ -102,7 +109,6 @@ class Admission:
             raise self._queue_full()
         place = Place(self, tenant)
         self._tenants[tenant] += 1
-        self._count(place, 1)
         try:
             yield place
         except RequestError as error:
@@ -121,12 +127,15 @@ class Admission:
     def claim(self, place: Place, choices: int, priority: int | None) -> None:
         """Take a place for each choice of a request whose body has been read; raises RequestError 503."""
         urgency = urgency_of(priority, self._scheduler)
-        if not self._has_room(choices - place.choices) and urgency >= max(self._urgencies, default=urgency):
+        if not self._has_room(choices) and urgency >= max(self._urgencies, default=urgency):
             # One that is more urgent than what waits displaces it in the scheduler (PRI-4).
             raise self._queue_full()
-        self._count(place, choices - place.choices)
-        place.choices, place.urgency = choices, urgency
+        if not self.num_waiting:
+            self._rate.begin()
+        self.num_admitted += choices
+        self.num_waiting += choices
         self._urgencies[urgency] += 1
+        place.choices, place.urgency, place.is_waiting = choices, urgency, True
 
     def hold(self, place: Place, body_bytes: int) -> None:
         """Note how much a place holds of a large body; raises RequestError 503 above the budget."""
@@ -153,19 +162,12 @@ class Admission:
         if not self._large_of_tenant[place.tenant]:
             del self._large_of_tenant[place.tenant]
 
-    def _count(self, place: Place, choices: int) -> None:
-        if not self.num_waiting:
-            self._rate.begin()
-        self.num_admitted += choices
-        self.num_waiting += choices
-
     def _stop_waiting(self, place: Place) -> None:
         place.is_waiting = False
         self.num_waiting -= place.choices
-        if place.urgency is not None:
-            self._urgencies[place.urgency] -= 1
-            if not self._urgencies[place.urgency]:
-                del self._urgencies[place.urgency]
+        self._urgencies[place.urgency] -= 1
+        if not self._urgencies[place.urgency]:
+            del self._urgencies[place.urgency]
 
     def _leave(self, place: Place) -> None:
         if place.is_waiting:

@@ -212,3 +212,30 @@ async def test_a_body_that_holds_no_prompt_within_the_context_is_not_read(api: A
     assert status == 413
     assert_error(answer, "request_too_large")
     assert not api.engine.outputs
+
+
+async def test_a_body_that_is_on_its_way_takes_no_place(make_api: Any) -> None:
+    api = await make_api(scheduler=SchedulerConfig(max_queued_requests=1, max_running_requests=1))
+    slow = []
+    for _ in range(8):
+        _, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        slow.append(writer)
+    await asyncio.sleep(0.05)
+    assert not api.service.admission.num_admitted
+    assert (await api.post(CHAT, {"messages": MESSAGES}))[0] == 200
+    for writer in slow:
+        writer.close()
+
+
+async def test_a_burst_is_counted_before_any_of_it_is_tokenized(make_api: Any) -> None:
+    """Heads and bodies that come together: as many are passed on as there is room for, whatever comes first."""
+    api = await make_api(scheduler=SchedulerConfig(max_queued_requests=3, max_running_requests=1))
+    api.engine.accept.clear()
+    answers = [asyncio.ensure_future(api.post(CHAT, {"messages": MESSAGES})) for _ in range(20)]
+    async with asyncio.timeout(10):
+        while sum(answer.done() for answer in answers) < 16:
+            await asyncio.sleep(0.005)
+    assert {answer.result()[0] for answer in answers if answer.done()} == {503}
+    api.engine.accept.set()
+    assert sorted(status for status, _, _ in await asyncio.gather(*answers)) == [200] * 4 + [503] * 16
