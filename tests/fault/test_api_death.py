@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import random
 import signal
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -125,15 +126,14 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def pid_of_api(server: Server, http: aiohttp.ClientSession) -> int:
+async def kill(server: Server, http: aiohttp.ClientSession, *roles: str) -> None:
+    """Kill the processes of these roles, in this order."""
     async with http.get(f"{server.url}/topology", headers=OWNER) as response:
-        return next(row["pid"] for row in (await response.json())["processes"] if row["role"] == "api")
-
-
-async def kill_api(server: Server, http: aiohttp.ClientSession) -> float:
-    """Kill the process, and return the time."""
-    os.kill(await pid_of_api(server, http), signal.SIGKILL)
-    return time.monotonic()
+        pids = {row["role"]: row["pid"] for row in (await response.json())["processes"]}
+    for role in roles:
+        if pids[role]:
+            with suppress(ProcessLookupError):
+                os.kill(pids[role], signal.SIGKILL)
 
 
 async def status_of(http: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> int:
@@ -168,7 +168,7 @@ async def cut_off(readers: list[Reader], server: Server, http: aiohttp.ClientSes
     """Begin every stream, kill the api process under them, and read on; returns how connecting clients fared."""
     tasks = [asyncio.create_task(reader.begin(http)) for reader in readers]
     await asyncio.wait_for(asyncio.gather(*(reader.has_begun.wait() for reader in readers)), 60)
-    await kill_api(server, http)
+    await kill(server, http, "api")
     clients = [asyncio.create_task(connect(server.url, 0.005 * number)) for number in range(CONNECTING)]
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, aiohttp.ClientError) for result in results), results
@@ -196,13 +196,37 @@ async def test_streams_of_the_real_model_go_on_exactly(real: Server, http: aioht
     await check_every_kind(real, http, max_tokens=120, min_tokens=100)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+async def test_random_deaths_of_the_api_process_and_others(seed: int, http: aiohttp.ClientSession) -> None:
+    chance = random.Random(seed)
+    flags = ("--simulated-worker", "--simulated-step-ms", "4", "--max-total-tokens", "65536", "--restart-limit", "1000")
+    with Server(*flags, *KEYS) as server:
+        calm = [Reader(server.url, kind) for kind in KINDS]
+        await asyncio.gather(*(reader.begin(http) for reader in calm))
+        for _ in range(5):
+            shaken = [Reader(server.url, kind) for kind in KINDS]
+            tasks = [asyncio.create_task(reader.begin(http)) for reader in shaken]
+            while not all(reader.location for reader in shaken):
+                await asyncio.sleep(0.01)
+            for _ in range(chance.choice((1, 1, 2))):
+                await asyncio.sleep(chance.uniform(0.0, 0.9))
+                others = [role for role in ("tokenizer", "scheduler", "worker", "detok") if chance.random() < 0.3]
+                await kill(server, http, *others, "api")
+                await asyncio.gather(*tasks, return_exceptions=True)
+                unfinished = [reader for reader in shaken if reader.data[-1:] != ["[DONE]"]]
+                tasks = [asyncio.create_task(reader.read_on(http)) for reader in unfinished]
+            await asyncio.gather(*tasks)
+            assert [reader.outcome() for reader in shaken] == [reader.outcome() for reader in calm]
+
+
 async def test_a_stream_survives_one_death_after_another(server: Server, http: aiohttp.ClientSession) -> None:
     calm, shaken = (Reader(server.url, "text with echo", max_tokens=900, ignore_eos=True) for _ in range(2))
     await calm.begin(http)
     task = asyncio.create_task(shaken.begin(http))
     for _ in range(2):
         await asyncio.wait_for(shaken.has_begun.wait(), 60)
-        await kill_api(server, http)
+        await kill(server, http, "api")
         assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], aiohttp.ClientError)
         shaken.has_begun.clear()
         task = asyncio.create_task(shaken.read_on(http))
@@ -215,7 +239,7 @@ async def test_another_key_finds_nothing_and_a_late_one_is_told(server: Server, 
     reader = Reader(server.url, "chat")
     task = asyncio.create_task(reader.begin(http, window_s=1.0))
     await asyncio.wait_for(reader.has_begun.wait(), 60)
-    await kill_api(server, http)
+    await kill(server, http, "api")
     await asyncio.gather(task, return_exceptions=True)
     assert await status_of(http, reader.location, OTHER) == 404
     assert await status_of(http, reader.location, {}) == 401

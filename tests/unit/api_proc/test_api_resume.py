@@ -4,9 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from conftest import Api, MakeApi
-from fake_engine import stay_silent
+from fake_engine import WORDS, stay_silent
 from resume_rig import (
     CHAT,
     KINDS,
@@ -225,3 +226,12 @@ async def test_a_refusal_before_the_first_event_is_not_recorded(api: Api) -> Non
     api.engine.refusal = RequestError(503, "queue_full", "full")
     status, _, _ = await api.post(CHAT, body_of(CHAT), headers=RESUME)
     assert status == 503 and not api.service.recordings._kept and not api.service.admission.num_admitted
+
+
+async def test_the_openai_client_reads_events_with_ids(api: Api, client: openai.AsyncOpenAI) -> None:
+    chunks = await client.chat.completions.create(
+        model="toy", messages=[{"role": "user", "content": "hi"}], stream=True, extra_headers=RESUME
+    )
+    text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+    assert text == "".join(WORDS)
+    assert len(list(api.service.recordings)) == 1
