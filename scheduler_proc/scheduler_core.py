@@ -56,7 +56,7 @@ class SchedulerCore:
                 if isinstance(frame, StepFailed):
                     log.error("step %d failed: %s: %s", frame.step, frame.kind, frame.message)
                 oldest = self.scheduler.in_flight.oldest
-                if oldest is not None and oldest.step < frame.step and self.scheduler.in_flight.has(frame.step):
+                if oldest is not None and oldest.step < frame.step and self.scheduler.in_flight.find(frame.step):
                     return self._begin_session(now)
             case Submit():
                 sent = self.scheduler.handle(frame, now)
@@ -124,4 +124,8 @@ class SchedulerCore:
         """Return queue, batch, KV, ratio and counters; `max_running_reqs` is 0 until a worker has come up."""
         gauges, counters = self.scheduler.snapshot()
         gauges = {**gauges, "max_running_reqs": float(self._slots)}
-        return Metrics(gauges, {**counters, "worker_sessions_lost": float(self._session.sessions_lost)})
+        return Metrics(gauges, {**counters, **self._faults()})
+
+    def _faults(self) -> dict[str, float]:
+        lost, shortages = self._session.sessions_lost, self.scheduler.memory.shortages
+        return {"worker_sessions_lost": float(lost), "step_memory_shortages": float(shortages)}

@@ -16,6 +16,7 @@ the one exception is the hot loop of results.py, which adds to columns and takes
                                          the last that ended
     NewTokenRatio      ratio.py          the new-token ratio (RAT)                Retraction, PrefillPass
     SchedulerCounters  counters.py       counts of events                         Retraction, PrefillPass, Results
+    MemoryLimit        memory_limit.py   what a step may hold after a shortage    PrefillPass, Results
     Suspects           suspects.py       what may have ended the worker, what is  PrefillPass, Results, Intake
                                          refused for it
 

@@ -17,11 +17,13 @@ MAX_STEPS = 2
 
 @dataclass(slots=True)
 class IssuedStep:
-    """A step in flight: its number, when it was issued, and what the model of step times must know of it."""
+    """A step in flight: its number, when it was issued, what the model of step times must know of it, and its prompt
+    tokens."""
 
     step: int
     issued_s: float
     features: list[float]
+    prefill_tokens: int = 0
 
 
 class StepsInFlight:
@@ -70,7 +72,7 @@ class StepsInFlight:
         if self._time_model is not None:
             features = StepTimeModel.features(len(rows), _context_tokens(rows), prefill_tokens, prefill_context)
         self.last_step += 1
-        self.steps.append(IssuedStep(self.last_step, now, features))
+        self.steps.append(IssuedStep(self.last_step, now, features, prefill_tokens))
 
     def take(self, step: int, now: float) -> bool:
         """The result of a step has come; say whether it is that of the oldest step in flight."""
@@ -83,9 +85,9 @@ class StepsInFlight:
         self._last_result_s = now
         return True
 
-    def has(self, step: int) -> bool:
-        """Say whether the step is in flight."""
-        return any(issued.step == step for issued in self.steps)
+    def find(self, step: int) -> IssuedStep | None:
+        """Return a step that is in flight."""
+        return next((issued for issued in self.steps if issued.step == step), None)
 
     def clear(self) -> None:
         """Forget all steps; their results will not come, or are not wanted."""

@@ -8,6 +8,7 @@ from scheduler_proc.core.admission import PrefillAdder, Verdict
 from scheduler_proc.core.batch import Batch, LaterWrite, PageWrite
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
@@ -60,8 +61,9 @@ class PrefillPass:
         counters: SchedulerCounters,
         retraction: Retraction,
         suspects: Suspects,
+        memory: MemoryLimit,
     ) -> None:
-        self._suspects = suspects
+        self._suspects, self._memory = suspects, memory
         self.chunk_tokens = -1
         self._config = config
         self._queue = queue
@@ -119,7 +121,7 @@ class PrefillPass:
         return pass_batch
 
     def _adder(self, mixed_rows: int, token_cap: int | None) -> PrefillAdder:
-        chunk_tokens = self.chunk_tokens
+        chunk_tokens = self._memory.budget(self.chunk_tokens)
         if token_cap is not None:
             # What is left for the prompt when the rows have taken theirs.
             page_size = self._kv.page_size
@@ -181,6 +183,9 @@ class PrefillPass:
             return "prefill_max_requests"
         if request.in_flight:
             return "token_in_flight"
+        batch = self._batch
+        if self._memory.is_full(len(batch.running) + (batch.chunked is not None) + admitted):
+            return "memory"
         if not self._suspects.are_open:
             return None
         on_board = [*self._batch.on_board(), *pass_batch.requests]

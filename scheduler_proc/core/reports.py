@@ -9,19 +9,20 @@ from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
 from scheduler_proc.core.history import MOST_KEPT, RequestFacts, facts_of
 from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request_table import RequestTable
 
 
 def settings_in_force(
-    config: SchedulerConfig, max_slots: int, chunk_tokens: int, kv: KvCache, ratio: NewTokenRatio
+    config: SchedulerConfig, batch: Batch, prefill: PrefillPass, kv: KvCache, ratio: NewTokenRatio
 ) -> dict[str, Any]:
     """Return every setting, with what was chosen for those left to the engine, and the ratio's constants (CFG-3)."""
     return {
         **msgspec.structs.asdict(config),
-        "max_running_requests": max_slots,
-        "chunked_prefill_size": chunk_tokens,
+        "max_running_requests": batch.max_slots,
+        "chunked_prefill_size": prefill.chunk_tokens,
         "page_size": kv.page_size,
         "kv_capacity_tokens": kv.capacity_tokens,
         "effective_new_token_ratio": {

@@ -5,6 +5,7 @@ from quartet.wire.frames import StepFailed, StepResult, Stopped, TokenLogprobs, 
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.in_flight import StepsInFlight
+from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.retraction import Retraction
@@ -21,9 +22,10 @@ class Results:
         table: RequestTable,
         retraction: Retraction,
         suspects: Suspects,
+        memory: MemoryLimit,
         counters: SchedulerCounters,
     ) -> None:
-        self._suspects = suspects
+        self._suspects, self._memory = suspects, memory
         self._in_flight = in_flight
         self._delivery = delivery
         self._table = table
@@ -65,6 +67,7 @@ class Results:
             if token_id in request.stop_ids or index + 1 >= request.max_new_tokens:
                 stream.sent_count = index + 1
                 self._finish_if_complete(request, now)
+        self._memory.on_result()
         self._counters.output_tokens += taken
         delivery.flush_tokens(result.step)
 
@@ -104,14 +107,22 @@ class Results:
     def on_step_failed(self, failed: StepFailed, now: float) -> None:
         """Undo a failed step and everything issued after it: all requests on board go back to the queue.
 
-        A request that was on board of two failed steps runs alone next, and fails if it fails alone: so a request is
+        A step that ran out of memory is tried with less on board, as long as that is possible. Otherwise a request that
+        was on board of two failed steps runs alone next, and fails if it fails alone: so a request is
         never failed for the fault of another.
         """
-        if not self._in_flight.has(failed.step):
+        issued = self._in_flight.find(failed.step)
+        if issued is None:
             return
-        for request in self._suspects.on_failed_step(self._retraction.undo_step(failed.step, now)):
-            message = f"The model failed on this request: {failed.kind}."
-            self._table.fail(request, 500, "internal_error", message, now)
+        on_board = self._retraction.undo_step(failed.step, now)
+        if failed.kind == "oom" and self._memory.on_shortage(len(on_board), issued.prefill_tokens):
+            return
+        for request in self._suspects.on_failed_step(on_board):
+            if failed.kind == "oom":
+                code, message = "out_of_memory", "The device has not the memory for this request, even by itself."
+            else:
+                code, message = "internal_error", f"The model failed on this request: {failed.kind}."
+            self._table.fail(request, 500, code, message, now)
 
     def on_worker_lost(self, was_killed: bool | None, now: float) -> None:
         """Put everything back into the queue; what has ended one worker after the other is quarantined (R13).

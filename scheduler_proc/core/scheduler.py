@@ -30,6 +30,7 @@ from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.prefill import PrefillBatch, PrefillPass, StepWork
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
@@ -43,7 +44,8 @@ from scheduler_proc.core.suspects import Suspects
 
 
 class Scheduler:
-    """Makes the owners and the parts that work on them, and decides which step comes next.
+    """Makes the owners and the parts that work on them, and decides which step comes next. Others read `in_flight` and
+    `memory`.
 
     Args:
         config: scheduling settings.
@@ -51,8 +53,6 @@ class Scheduler:
         context_length: the model's context in tokens.
         eos_token_ids: ids that end a sequence.
         worker_name: where steps go.
-
-    `in_flight` is to be read only.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class Scheduler:
         self._counters = counters = SchedulerCounters()
         self._table = table = RequestTable(config, queue, batch, delivery)
         self._retraction = Retraction(config, queue, batch, in_flight, kv, ratio, table, counters)
-        suspects = Suspects()
-        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction, suspects)
-        self._results = Results(in_flight, delivery, table, self._retraction, suspects, counters)
+        suspects, memory = Suspects(), MemoryLimit(page_size)
+        self.memory = memory
+        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction, suspects, memory)
+        self._results = Results(in_flight, delivery, table, self._retraction, suspects, memory, counters)
         self._intake = Intake(config, eos_token_ids, table, delivery, suspects)
         self._decodes_owed = 0
         self._decode_gaps = DecodeGaps()
@@ -261,8 +262,7 @@ class Scheduler:
     def _on_query(self, query: Query, now: float) -> None:
         match query.what:
             case "config":
-                slots, chunk_tokens = self._batch.max_slots, self._prefill.chunk_tokens
-                body = reports.settings_in_force(self._config, slots, chunk_tokens, self._kv, self._ratio)
+                body = reports.settings_in_force(self._config, self._batch, self._prefill, self._kv, self._ratio)
             case "timeline":
                 body = reports.timeline(self._table, query.argument)
             case "trace":

@@ -20,6 +20,7 @@ OWNERS = {
     "RequestTable",
     "NewTokenRatio",
     "SchedulerCounters",
+    "MemoryLimit",
     "Suspects",
 }
 COUNTED_BY_ALL = {"SchedulerCounters"}

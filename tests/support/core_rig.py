@@ -153,14 +153,14 @@ class CoreRig:
         self.send(self.worker.run(self.steps.popleft()))
         return True
 
-    def fail_step(self) -> None:
+    def fail_step(self, kind: str = "error") -> None:
         """Let the worker fail the oldest step: slots change as its frame says, nothing of it is computed."""
         assert self.worker is not None
         failed = self.steps[0]
         for step in self.steps:
             self.worker.apply_changes(step)
         self.steps.clear()
-        self.send(StepFailed(Epoch(1), failed.step, "error", "made to fail"))
+        self.send(StepFailed(Epoch(1), failed.step, kind, "made to fail"))
 
     def run(self, limit: int = 10_000) -> None:
         """Run until nothing is in flight."""
