@@ -125,9 +125,11 @@ def load_runner(
 
 
 def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int) -> None:
-    """Raise ModelError if weights and rotary table need more memory than the device has in all."""
+    """Raise ModelError if weights and rotary table need more memory than the device has in all.
+
+    The table is made of parts that together are twice as large."""
     numbers = sum(math.prod(shape) for shape in expected_shapes(spec).values()) // shard.size
-    needed = numbers * dtype.itemsize + context_length * spec.head_dim * torch.float32.itemsize
+    needed = numbers * dtype.itemsize + 3 * context_length * spec.head_dim * torch.float32.itemsize
     is_cuda = device.type == "cuda"
     present = torch.cuda.mem_get_info(device)[1] if is_cuda else psutil.virtual_memory().total
     if needed > present:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.models import check_model
-from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
+from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.response_task import response_task, serve
 from api_proc.openai.schema import ChatRequest, Message
 from api_proc.openai.unsupported import refuse_unsupported
@@ -16,6 +16,7 @@ from api_proc.server.respond import ResponseTask
 from api_proc.server.service import Service
 from quartet.wire.frames import ChatPrompt
 from quartet.wire.lengths import context_length_exceeded
+from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles by what templates call them: `developer` is the newer name of `system`."""

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from api_proc.openai.completion_rendering import CompletionShape
 from api_proc.openai.models import check_model
-from api_proc.openai.params import MAX_INT32, MAX_TOP_LOGPROBS, check_range
+from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.response_task import MAX_CHOICES, response_task, serve
 from api_proc.openai.schema import CompletionRequest
 from api_proc.openai.unsupported import refuse_unsupported
@@ -18,6 +18,7 @@ from api_proc.server.service import Service
 from quartet.wire.config import ResolvedModel
 from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
 from quartet.wire.lengths import context_length_exceeded
+from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
 DEFAULT_MAX_TOKENS = 16
 

@@ -8,7 +8,6 @@ from quartet.wire.config import ResolvedModel
 from quartet.wire.frames import SamplingParams
 from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
 
-MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+MAX_TOP_LOGPROBS = 20
+"""Alternatives beside each sampled token."""
+
 _MAX_INT32 = 2**31 - 1
 
 SAMPLING_BOUNDS: Mapping[str, tuple[float, float, float]] = {

@@ -40,6 +40,7 @@ _TEXTS = (
     "flush",
 )
 _BYTES = (b"", b"\0", b"\0" * 4, b"\xff" * 16, b"[]", b"{", b'[{"role": "user", "content": "x"}]', b"x" * 1001)
+_NAMES_IN_USE = frozenset(["job", "handle", "generation", "handles", "generations"])
 _DESTINATIONS = frozenset(["reply_to", "detok"])
 _FEWEST_COLUMNS = frozenset(
     ["ids", "handles", "indices", "generations", "pages", "prompt_ids", "output_ids", "prompt_tail"]
@@ -52,13 +53,13 @@ class FrameMaker:
     Args:
         draw: the generator.
         integers: numbers that mean something to the receiver, such as epochs.
-        has_strange_jobs: whether no frame answers a job of the receiver; else one may by chance.
+        is_foreign: whether no frame names a job, handle or generation that is in use; else one may by chance.
     """
 
-    def __init__(self, draw: Random, integers: tuple[int, ...] = (), has_strange_jobs: bool = False) -> None:
+    def __init__(self, draw: Random, integers: tuple[int, ...] = (), is_foreign: bool = False) -> None:
         self._draw = draw
         self._integers = integers
-        self._has_strange_jobs = has_strange_jobs
+        self._is_foreign = is_foreign
 
     def frame(self, inbound: Any) -> msgspec.Struct:
         """Return a random frame of an inbox."""
@@ -110,8 +111,8 @@ class FrameMaker:
             case inspect.BoolType():
                 return draw.random() < 0.5
             case inspect.IntType():
-                if name == "job" and self._has_strange_jobs:
-                    return draw.randrange(2**50, 2**51)
+                if self._is_foreign and name in _NAMES_IN_USE:
+                    return draw.randrange(2**30, 2**31)
                 return draw.choice((*_INTEGERS, *self._integers * 3))
             case inspect.FloatType():
                 return draw.choice(_FLOATS)
@@ -138,6 +139,8 @@ class FrameMaker:
         if name == "rid":
             return draw.randbytes(16)
         if name in _FEWEST_COLUMNS and draw.random() < 0.8:
+            if self._is_foreign and name in _NAMES_IN_USE:
+                return pack_ids([draw.randrange(2**30, 2**31) for _ in range(draw.choice((0, 1, 2, 9)))])
             numbers = [
                 draw.choice((0, 1, 2, 3, 7, 100, 511, 512, -1, 2**31 - 1)) for _ in range(draw.choice((0, 1, 2, 9)))
             ]

@@ -28,11 +28,18 @@ from tests.support.server import Server
 FLAGS = ("--simulated-worker", "--context-length", "256", "--max-total-tokens", "8192")
 CLIENTS = 12
 QUIET_S, LIMIT_S = 2.0, 60.0
+RID = "0000000000000000000000000000000a"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 ROUTES = (
     *(CHAT,) * 5,
     *(TEXT,) * 5,
     *("/v1/models", "/v1/models/smollm2", "/health", "/ready", "/metrics", "/topology", "/trace", "/config"),
+    *(
+        f"/v1/streams/{RID}",
+        f"/v1/streams/chatcmpl-{RID}?starting_after=3",
+        "/v1/streams/x",
+        f"/requests/{RID}/timeline",
+    ),
     *("/requests/00/timeline", "/flush_cache", "/", "/nothing", "/v1/", "//v1/models", "/%2e%2e/x", "*", "/\u00e9"),
 )
 METHODS = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW", "get", "")
@@ -58,8 +65,13 @@ HEADERS = (
     "Authorization: \xff",
     "X-Request-Id: " + "x" * 300,
     "X-Request-Id: a\tb",
-    "X-Request-Id: 0000000000000000000000000000000a",
-    "Last-Event-ID: 1:2",
+    f"X-Request-Id: {RID}",
+    f"X-Request-Id: {RID}",
+    f"Last-Event-ID: {RID}:2",
+    "Last-Event-ID: 999999999999",
+    "X-Quartet-Resume: 30",
+    "X-Quartet-Resume: 0.01",
+    "X-Quartet-Resume: nan",
     "Last-Event-ID: \xff:-1",
     "Accept-Encoding: gzip, br;q=1.0, *;q=0",
     "Accept: text/event-stream",

@@ -7,7 +7,7 @@ import pytest
 
 from quartet.wire.codec import Decoder, Source
 from quartet.wire.errors import FrameError
-from quartet.wire.frames import SchedulerHello, Tokens
+from quartet.wire.frames import SchedulerHello, Submit, Tokens
 from quartet.wire.ids import Epoch, Role
 from tests.fuzz import frames
 from tests.support.request_kinds import SIMULATED, make_engine, prepared
@@ -63,3 +63,11 @@ def test_a_prompt_of_nothing_holds_up_no_other() -> None:
     for history in running:
         history.check()
     engine.check_nothing_left()
+
+
+def test_a_number_that_sizes_memory_has_a_bound_in_the_frame() -> None:
+    submit = next(frame for frame in SAMPLES if isinstance(frame, Submit))
+    params = msgspec.structs.replace(submit.params, logprobs=2**31)
+    body = msgspec.msgpack.encode(msgspec.structs.replace(submit, params=params))
+    with pytest.raises(FrameError, match="body"):
+        Decoder(INBOXES["scheduler"], BOOT).decode(sealed(body, tag(submit)))

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import zmq
 
-from quartet.wire.codec import HEADER, VERSION, Encoder, Source
+from quartet.wire.codec import HEADER, MAX_FRAME_BYTES, VERSION, Encoder, Source
 from quartet.wire.frames import SchedulerHello
 from quartet.wire.ids import Epoch, Role
 from tests.fuzz.frame_values import FrameMaker
@@ -66,7 +66,7 @@ def inboxes(server: Server) -> dict[str, Path]:
 
 def foreign_frame(draw: Random) -> bytes:
     """Return what is no frame of this launch."""
-    good = Encoder(Source(Role.SCHEDULER, 0, Epoch(1)), BOOT).encode(draw.choice(SAMPLES))
+    good = Encoder(Source(Role.SCHEDULER, 0, Epoch(1)), BOOT + 1).encode(draw.choice(SAMPLES))
     return draw.choice(
         (
             good,
@@ -105,7 +105,7 @@ def senseless_frames(name: str, draw: Random, count: int) -> Iterator[bytes]:
     """Yield well-typed frames for an inbox that name no request of a client."""
     role = next(role for role in Role if name == f"{role.label}-0")
     sender = Encoder(Source(SENDERS.get(role, (Role.API,))[0], 0, Epoch(1)), BOOT)
-    maker = FrameMaker(draw, (1,), has_strange_jobs=True)
+    maker = FrameMaker(draw, (1,), is_foreign=True)
     for _ in range(count):
         try:
             frame = maker.frame(INBOXES[role.label])
@@ -127,6 +127,9 @@ def send_frames(path: Path, count: int, draw: Random) -> None:
     for frame in (*spoiled_frames(name).values(), *senseless_frames(name, draw, count)):
         push.send(frame)
     push.send_multipart([foreign_frame(draw) for _ in range(50)])
+    if name == "scheduler-0":
+        # ZeroMQ drops it, and the connection that it came by.
+        push.send(bytes(MAX_FRAME_BYTES + 1))
     push.close()
     context.term()
 

@@ -1,6 +1,11 @@
 """The resolved sampling parameters of a request, which every link of its path carries."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from quartet.wire.frames.base import Frame
+from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
 
 class SamplingParams(Frame, frozen=True):
@@ -24,7 +29,7 @@ class SamplingParams(Frame, frozen=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
-    logprobs: int = -1
+    logprobs: Annotated[int, Meta(le=MAX_TOP_LOGPROBS)] = -1
     stop: tuple[str, ...] = ()
     include_stop_in_output: bool = False
     skip_special_tokens: bool = True

@@ -152,7 +152,8 @@ def type_name(kind: Any) -> str:
     if kind is Ellipsis:
         return "..."
     if get_origin(kind) is Annotated:
-        return f"{type_name(arguments[0])} like {arguments[1].pattern}"
+        bound = f"at most {arguments[1].le}" if arguments[1].pattern is None else f"like {arguments[1].pattern}"
+        return f"{type_name(arguments[0])} {bound}"
     if get_origin(kind) in (Union, types.UnionType):
         return " | ".join(type_name(argument) for argument in arguments)
     if arguments:
