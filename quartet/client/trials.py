@@ -95,8 +95,12 @@ class Trials(Generic[Key]):
         return Verdict([*passed, *self._release()], [])
 
     def note_progress(self, key: Key, progress: int) -> list[Key]:
-        """Something has got that far; returns what to send then."""
-        return self._pass(key) if progress >= self._passes_at.get(key, progress + 1) else []
+        """Something has got that far; returns what to send then.
+
+        What waits for its trial has not passed, though output from before the death may still come."""
+        if key in self._waiting or progress < self._passes_at.get(key, progress + 1):
+            return []
+        return self._pass(key)
 
     def end(self, key: Key) -> list[Key]:
         """Something has ended; returns what to send then. Idempotent."""

@@ -12,6 +12,7 @@ import pytest
 
 from detok_proc.core import DetokCore
 from quartet.client.journal import Journal
+from quartet.client.trials import Trials
 from quartet.wire.ids import Role
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.prefill import PrefillPass
@@ -39,6 +40,7 @@ SHAKEN: dict[str, tuple[str, Mutation]] = {
     "journal: logprobs before the cut": ("logprobs", (Journal, "_trim", "item.logprobs[known:]", "item.logprobs")),
     "detok: scheduler's epoch": ("greedy", (DetokCore, "handle", "source.epoch < self._scheduler_epoch", "False")),
     "detok: index": ("greedy", (DetokCore, "_on_tokens", "or index != stream.count ", "")),
+    "trials: what waits": ("greedy", (Trials, "note_progress", "key in self._waiting or ", "")),
     "open: min_new_tokens": ("min_tokens", (Delivery, "open", "request.min_new_tokens", "0")),
     "open: logprobs": (
         "logprobs",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quartet.client.request import GenerateRequest
-from quartet.wire.frames import Open
+from quartet.wire.frames import LastEnd, Open
 from quartet.wire.ids import Role
 from tests.support.faulty_engine import INNER, TYPE_BYTE, FaultyEngine
 from tests.support.history import Choice, History
@@ -16,6 +16,9 @@ MAX_ABSENCE_S = 1.5
 """A stopped process is found and killed after about two seconds, and a simulated one starts in less than one."""
 MAX_WORKER_DEATHS = 2
 """Within one request's life: a third one, or a second one by a hang, may be held against it (scheduler's Suspects)."""
+MOST_SUSPICIOUS_DEATHS = 4
+"""Three kills of these two roles put requests on trial (client's Trials), and a fourth may meet the one on trial; a
+second one would be held against it. Of a tokenizer the first kill does so."""
 
 
 @dataclass
@@ -115,8 +118,17 @@ def _strike(engine: FaultyEngine, chance: random.Random, back: dict[Role, Return
         if chance.random() < 0.25:
             engine.freeze(role)
         else:
-            engine.die(role, keeps_inbox=chance.random() < 0.5)
+            engine.die(role, chance.random() < 0.5, _suspicion(engine, role))
         back[role] = Return(chance.randrange(how.absence), engine.clock.now() + MAX_ABSENCE_S)
+
+
+def _suspicion(engine: FaultyEngine, role: Role) -> LastEnd:
+    """Return how a death counts: as one from outside, until requests may be on trial and so at fault at the next."""
+    if role is Role.TOKENIZER:
+        may_blame = engine.deaths[role] >= 2
+    else:
+        may_blame = engine.deaths[Role.SCHEDULER] + engine.deaths[Role.DETOK] >= MOST_SUSPICIOUS_DEATHS
+    return LastEnd.NONE if may_blame else LastEnd.KILLED
 
 
 def _bring_back(engine: FaultyEngine, chance: random.Random, back: dict[Role, Return]) -> None:
@@ -127,7 +139,7 @@ def _bring_back(engine: FaultyEngine, chance: random.Random, back: dict[Role, Re
         may_blame = role is Role.WORKER and engine.deaths[role] >= 1
         if engine.is_frozen(role) and chance.random() < 0.5 and not may_blame:
             # A hang: the supervisor kills it, and its successor comes a little later.
-            engine.die(role, keeps_inbox=chance.random() < 0.5)
+            engine.die(role, chance.random() < 0.5, _suspicion(engine, role))
             back[role] = Return(5, engine.clock.now() + MAX_ABSENCE_S)
             continue
         del back[role]

@@ -57,6 +57,19 @@ def test_one_of_ten_is_found_and_the_others_go_on(how: LastEnd, most: int) -> No
     assert not process.trials.are_open
 
 
+def test_late_output_of_what_waits_for_its_trial_is_no_progress() -> None:
+    """It would be on trial without anything to pass then, and hold up all that are new for ever."""
+    process = Process(set(), how=LastEnd.KILLED)
+    process.begin("a", "b")
+    for _ in range(3):
+        process.die()
+    assert process.on_board == ["a"]
+    assert process.trials.note_progress("b", 100) == []
+    process.begin("c")
+    process.run(2 * MARGIN)
+    assert sorted(process.on_board) == ["a", "b", "c"] and not process.trials.are_open
+
+
 def test_two_are_both_found() -> None:
     process = Process({"a", "f"})
     process.begin(*"abcdef")
