@@ -55,6 +55,7 @@ async def main(context: Context) -> None:
         wall_time=time.time,
         dropped_frames=context.dropped_frames,
         run_dir=context.run_dir,
+        rank=context.rank,
     )
     Recovery(service, context.epoch, read_shape).run()
     async with serve_http(service, context.listen_fd) as (host, port):
@@ -85,7 +86,12 @@ async def serve_http(service: Service, listen_fd: int, cut_off_s: float = CUT_OF
             logger=http_log,
             auto_decompress=False,
         )
-        with contextlib.closing(await loop.create_server(connection, sock=listener, backlog=BACKLOG)):
+        async with contextlib.AsyncExitStack() as servers:
+            servers.enter_context(
+                contextlib.closing(await loop.create_server(connection, sock=listener, backlog=BACKLOG))
+            )
+            if (inbox := service.siblings.inbox()) is not None:
+                servers.enter_context(contextlib.closing(await loop.create_unix_server(connection, inbox)))
             yield host, port
     finally:
         await runner.cleanup()

@@ -11,6 +11,7 @@ from api_proc.openai.routing import number_of, tenant_of
 from api_proc.server.errors import invalid
 from api_proc.server.rendering import Shape
 from api_proc.server.resume.serving import RESUME, show
+from api_proc.server.resume.siblings import pass_on
 from api_proc.server.service import SERVICE, Service
 from quartet.wire.errors import RequestError
 from quartet.wire.ids import Rid
@@ -30,18 +31,14 @@ def read_shape(shape: msgspec.Raw) -> Shape:
 
 
 def resume_window_s(request: web.Request, service: Service, is_stream: bool) -> float:
-    """Return how long the response is to be kept without a reader; 0: it is not recorded.
-
-    Only streams are, and only by a single api process: another one would not know them.
-    """
+    """Return how long the response is to be kept without a reader; 0: it is not recorded. Only streams are."""
     header = request.headers.get(RESUME)
     if header is None:
         return 0.0
     window_s = number_of(float, header, None, f"the header {RESUME} must be a number of seconds")
     if not 0 < window_s <= MAX_WINDOW_S:
         raise invalid(None, f"the header {RESUME} must be above 0 and at most {MAX_WINDOW_S:g} seconds")
-    is_recorded = is_stream and service.config.server.api_procs == 1 and not service.recordings.is_full
-    return window_s if is_recorded else 0.0
+    return window_s if is_stream and not service.recordings.is_full else 0.0
 
 
 async def read_on(request: web.Request) -> web.StreamResponse:
@@ -51,6 +48,9 @@ async def read_on(request: web.Request) -> web.StreamResponse:
     rid = Rid(bytes.fromhex(found["rid"])) if found else Rid(b"")
     seen = _seen(request, rid)
     with service.open.one():
+        owner = service.siblings.owner(rid)
+        if owner is not None:
+            return await pass_on(request, owner)
         return await show(request, service, service.recordings.find(rid, tenant_of(request, service)), seen)
 
 

@@ -14,6 +14,7 @@ from api_proc.server.connection import ConnectionLimits
 from api_proc.server.engine_client import EngineClient
 from api_proc.server.resume.files import JournalFiles
 from api_proc.server.resume.recordings import Recordings
+from api_proc.server.resume.siblings import Siblings
 from api_proc.server.stats import ApiStats
 from quartet.runtime.clock import Clock
 from quartet.wire.config import Config
@@ -86,14 +87,17 @@ class Service:
     is_draining: bool = False
     connections: ConnectionLimits | None = None
     run_dir: str | None = None
+    rank: int = 0
     admission: Admission = field(init=False)
     recordings: Recordings = field(init=False)
+    siblings: Siblings = field(init=False)
 
     def __post_init__(self) -> None:
         jitter = random.Random(self.name)
         self.admission = Admission(self.config, self.clock, lambda: self.engine.snapshots, jitter.random)
         folder = None if self.run_dir is None else Path(self.run_dir, f"{self.name}.streams")
         self.recordings = Recordings(self.clock, self.stats, JournalFiles(folder))
+        self.siblings = Siblings(self.run_dir, self.rank, self.config.server.api_procs)
 
     @property
     def model_name(self) -> str:

@@ -201,7 +201,7 @@ async def test_streams_of_the_real_model_go_on_exactly(real: Server, http: aioht
 async def test_random_deaths_of_the_api_process_and_others(seed: int, http: aiohttp.ClientSession) -> None:
     chance = random.Random(seed)
     flags = ("--simulated-worker", "--simulated-step-ms", "4", "--max-total-tokens", "65536", "--restart-limit", "1000")
-    with Server(*flags, *KEYS) as server:
+    with Server(*flags, "--api-procs", str(1 + seed % 2), *KEYS) as server:
         calm = [Reader(server.url, kind) for kind in KINDS]
         await asyncio.gather(*(reader.begin(http) for reader in calm))
         for _ in range(5):

@@ -11,5 +11,6 @@ submits again what is unfinished.
     recordings.py    all of them: expiry, bounds
     recovery.py      the start of a process whose predecessor has died
     log_reader.py    from the log to the events of one connection
+    siblings.py      streams that another api process records
     serving.py       the HTTP side: POST with the header, GET /v1/streams/{id}
 """

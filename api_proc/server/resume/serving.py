@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import msgspec
 from aiohttp import web
@@ -29,10 +30,13 @@ async def respond_recorded(
     """Stream a response that survives its connection; `release` gives back `place`, now when the response ends."""
     start_s = service.clock.now()
     with service.open.one():
+        first, *others = task.requests
+        first = msgspec.structs.replace(first, rid=service.siblings.new_stream())
+        task = replace(task, requests=[first, *others])
         outputs = await accepted(service, task, place)
         begun = _begun(task, outputs, place.tenant, start_s)
         recording = service.recordings.begin(begun, task.shape, outputs, release.pop_all(), place.on_output)
-        del task, outputs, begun
+        del task, first, others, outputs, begun
         return await show(request, service, recording, None)
 
 

@@ -65,6 +65,7 @@ async def make_api() -> AsyncIterator[MakeApi]:
         scheduler: SchedulerConfig | None = None,
         run_dir: Path | None = None,
         epoch: int = 1,
+        rank: int = 0,
         **server: Any,
     ) -> Api:
         engine = FakeEngine()
@@ -76,7 +77,7 @@ async def make_api() -> AsyncIterator[MakeApi]:
         )
         seeds = iter(range(1, 10_000))
         service = Service(
-            name="api-0",
+            name=f"api-{rank}",
             engine=engine,
             config=config,
             clock=MonotonicClock(),
@@ -84,6 +85,7 @@ async def make_api() -> AsyncIterator[MakeApi]:
             wall_time=lambda: 1_700_000_000.0,
             timeouts=timeouts or Timeouts(),
             run_dir=None if run_dir is None else str(run_dir),
+            rank=rank,
         )
         Recovery(service, Epoch(epoch), read_shape).run()
         listener = socket.create_server(("127.0.0.1", 0))

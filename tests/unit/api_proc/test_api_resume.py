@@ -186,17 +186,9 @@ async def test_other_streams_have_no_ids_and_end_with_their_connection(api: Api)
     assert "Content-Location" not in response.headers and "X-Quartet-Resume" not in response.headers
     assert all(event.startswith("data: ") for event in await events_of(response))
     assert not api.service.recordings._kept
-    for more in ({}, {"api_procs": 2}):
-        whole = await api.http.post(api.url + CHAT, json=body_of(CHAT, stream=False, **more), headers=RESUME)
-        assert whole.status == 200 and "Content-Location" not in whole.headers
-        whole.close()
-
-
-async def test_several_api_processes_record_nothing(make_api: MakeApi) -> None:
-    api = await make_api(api_procs=2)
-    response = await api.http.post(api.url + CHAT, json=body_of(CHAT), headers=RESUME)
-    assert response.status == 200 and "Content-Location" not in response.headers
-    response.close()
+    whole = await api.http.post(api.url + CHAT, json=body_of(CHAT, stream=False), headers=RESUME)
+    assert whole.status == 200 and "Content-Location" not in whole.headers
+    whole.close()
 
 
 @pytest.mark.parametrize("window", ["soon", "0", "-1", "301", "nan", "inf"])
