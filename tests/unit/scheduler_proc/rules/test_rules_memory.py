@@ -1,4 +1,4 @@
-"""A device that runs out of memory: the batch and the chunks shrink, grow again, and only what does not fit fails."""
+"""A device without memory (STEP-15): batch and chunks shrink and grow again, and only what does not fit fails."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_once_is_computed_again() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7])
-def test_the_batch_shrinks_until_it_fits(rows: int) -> None:
+def test_step15_the_batch_shrinks_until_it_fits(rows: int) -> None:
     rig = SmallDevice(rows=rows)
     prompts = submit_all(rig, 20)
     rig.run_small()

@@ -1,4 +1,4 @@
-"""Requests that end their worker: found one at a time, quarantined, and refused when they come again (faults R13)."""
+"""Requests that end their worker: found one at a time, quarantined, and refused when they come again (STEP-14)."""
 
 from collections.abc import Callable
 
@@ -66,7 +66,7 @@ def submit_others(rig: PoisonRig, number: int, max_new: int) -> dict[Rid, list[i
 
 @pytest.mark.parametrize("was_killed", [False, True], ids=["crash", "SIGKILL"])
 @pytest.mark.parametrize("arrives", ["with the others", "while they run"])
-def test_a_poison_among_39_is_quarantined_within_three_deaths(was_killed: bool, arrives: str) -> None:
+def test_step14_a_poison_among_39_is_quarantined_within_three_deaths(was_killed: bool, arrives: str) -> None:
     rig = PoisonRig(was_killed)
     others = submit_others(rig, 39, 20)
     if arrives == "while they run":
