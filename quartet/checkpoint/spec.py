@@ -45,7 +45,10 @@ def read_spec(folder: Path, context_length: int) -> ModelSpec:
     """Return the spec of the model in `folder`, to be run with at most `context_length` tokens.
 
     Raises ModelError in one line for a missing or malformed file and for unsupported settings."""
-    return parse_spec(read_json(folder / "config.json"), context_length)
+    config = read_json(folder / "config.json")
+    if not config:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: it is missing or empty")
+    return parse_spec(config, context_length)
 
 
 def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:

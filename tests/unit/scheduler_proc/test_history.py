@@ -17,7 +17,7 @@ WITH_LOGPROBS = SamplingParams(max_new_tokens=40, ignore_eos=True, logprobs=2)
 
 def requests_in_memory() -> int:
     gc.collect()
-    return sum(isinstance(one, Request) for one in gc.get_objects())
+    return sum(type(one) is Request for one in gc.get_objects())
 
 
 def logprobs_in_memory() -> int:
