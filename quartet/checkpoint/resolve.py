@@ -145,6 +145,8 @@ def _eos_token_ids(
 
 
 def _context_length(config: ModelConfig, limit: int) -> int:
+    if limit > MAX_CONTEXT and not config.context_length:
+        raise ModelError(f"config.json allows {limit} tokens, more than {MAX_CONTEXT}; give --context-length")
     limit = min(limit, MAX_CONTEXT)
     if config.context_length > limit:
         raise ConfigError(f"context_length is {config.context_length}, but the model's limit is {limit}")

@@ -103,9 +103,13 @@ def many_layers(folder: Path) -> None:
     change(folder / "config.json", num_hidden_layers=10**9)
 
 
+def endless_context(folder: Path) -> None:
+    change(folder / "config.json", max_position_embeddings=2**31 - 1)
+
+
 def long_context(folder: Path) -> None:
     # Within the bounds of each number; the table of rotary angles would take the machine's memory.
-    change(folder / "config.json", max_position_embeddings=2**31 - 1, head_dim=1 << 16)
+    change(folder / "config.json", max_position_embeddings=1 << 22, head_dim=1 << 16)
     (folder / "model.safetensors").unlink()
 
 
@@ -127,6 +131,7 @@ def change(path: Path, **fields: object) -> None:
     [
         (deep_config, ()),
         (many_layers, ("--load-format", "dummy")),
+        (endless_context, ()),
         (nested_blocks, ()),
         pytest.param(bomb, (), marks=pytest.mark.slow),
         pytest.param(long_context, ("--load-format", "dummy"), marks=pytest.mark.slow),
