@@ -22,7 +22,7 @@ def requests_in_memory() -> int:
 
 def logprobs_in_memory() -> int:
     gc.collect()
-    return sum(isinstance(one, TokenLogprobs) for one in gc.get_objects())
+    return sum(type(one) is TokenLogprobs for one in gc.get_objects())
 
 
 def chatty_rig() -> CoreRig:
