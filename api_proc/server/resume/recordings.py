@@ -2,11 +2,12 @@
 
 begin ──► live, read ──► live, unread ──► its window passes: aborted
               └──► over ──► its window passes: forgotten
-recover: what the files of a dead predecessor hold goes on, unread
+what the files of a dead predecessor hold goes on, unread (recovery.py)
 """
 
 import asyncio
 import collections
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -23,6 +24,8 @@ from quartet.runtime.core import Metrics
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ID_BYTES
 from quartet.wire.ids import Rid
+
+log = logging.getLogger(__name__)
 
 MAX_STREAM_BYTES = 8 << 20
 """A response whose log is longer is not kept: its client reads it once, and not too slowly."""
@@ -138,7 +141,7 @@ class Recordings:
         for file in self.files.flush():
             self._lose(file)
         for recording in changed:
-            recording.publish()
+            self._publish(recording)
             if recording.is_over and recording.reader is None and recording.is_kept:
                 self.await_reader(recording)
         self._keep_bounds(changed)
@@ -207,6 +210,15 @@ class Recordings:
     def _expire(self, recording: Recording) -> None:
         if recording.is_kept and recording.reader is None:
             self.forget(recording)
+
+    def _publish(self, recording: Recording) -> None:
+        try:
+            recording.publish()
+        except Exception:
+            # The others have to be published all the same.
+            log.exception("a recorded stream could not be written")
+            if recording.reader is not None:
+                recording.reader.give_up()
 
     def _lose(self, file: JournalFile) -> None:
         for recording in self._kept.values():

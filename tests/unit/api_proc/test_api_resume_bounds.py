@@ -8,7 +8,9 @@ import pytest
 from conftest import Api, MakeApi
 from resume_rig import CHAT, RESUME, begin, body_of, events_of, number_of, read_on, settle, settle_until, status_of
 
+from api_proc.server.pipe import ResponsePipe
 from api_proc.server.resume import recordings
+from api_proc.server.resume.files import JournalFile
 from api_proc.server.resume.records import Delivered, encode, framed
 from quartet.client.request import Output
 
@@ -164,3 +166,37 @@ async def test_what_was_forgotten_is_not_adopted_and_told_from_the_unknown(make_
     assert len(second.engine.adopted) == 2
     assert await status_of(second, forgotten) == 410
     assert await status_of(second, kept) == await status_of(second, last) == 200
+
+
+async def test_output_is_in_the_file_before_it_is_sent(
+    make_api: MakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await make_api(run_dir=tmp_path)
+    response, [output] = await begin(api, CHAT)
+    await events_of(response, 1)
+    order = []
+    write, send = JournalFile.write, ResponsePipe.write
+    monkeypatch.setattr(JournalFile, "write", lambda file: order.append("written") or write(file))
+    monkeypatch.setattr(ResponsePipe, "write", lambda pipe, data: order.append("sent") or send(pipe, data))
+    for _ in range(3):
+        output.text("a")
+        output.text("b")
+        assert len(await events_of(response, 2)) == 2
+    assert order == ["written", "sent", "sent"] * 3
+    response.close()
+
+
+async def test_a_reader_that_fails_costs_no_other(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = [await begin(api, CHAT) for _ in range(2)]
+    for response, _ in begun:
+        await events_of(response, 1)
+    failing = next(iter(api.service.recordings))
+    assert failing.reader is not None
+    monkeypatch.setattr(failing.reader, "advance", lambda: 1 / 0)
+    for _, [output] in begun:
+        output.text("one")
+        output.finish_all()
+    assert "[DONE]" in (await events_of(begun[1][0]))[-1]
+    assert not await events_of(begun[0][0])
+    begun[0][0].close()
+    assert "[DONE]" in (await events_of(await read_on(api, begun[0][0])))[-1]
