@@ -227,7 +227,9 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     with Server(*FLAGS, *(["--standby"] if arguments.standby else [])) as server:
         report = asyncio.run(Nemesis(server, arguments.seed, arguments.clients).run(arguments.seconds))
-    print("\n".join(report.lines()))
+    # A process that was stopped is said to be; any other hang is one that was not injected.
+    hangs = [line for line in server.output if "hangs" in line and "stopped" not in line]
+    print("\n".join([*report.lines(), *(f"not injected: {line}" for line in hangs)]))
     return 0 if report.is_good else 1
 
 
