@@ -108,12 +108,13 @@ def measure(flags: tuple[str, ...], launches: int, streams: int) -> dict[str, di
                     seconds = fault(url, role, number, streams)
                     samples[role][name].append(seconds)
                     print(f"{name} {role}: {seconds:.2f} s", file=sys.stderr)
+    bars_s = {**BARS_S, **({"worker": STANDBY_BAR_S} if "--standby" in flags else {})}
     return {
         role: {
             name: summary(found, bar_s + (HANG_S if name == "SIGSTOP" else 0.0))
             for name, found in samples[role].items()
         }
-        for role, bar_s in BARS_S.items()
+        for role, bar_s in bars_s.items()
     }
 
 
