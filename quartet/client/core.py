@@ -232,7 +232,7 @@ class ClientCore:
 
     def _on_delta(self, delta: Delta, now: float) -> list[Sent]:
         sent: list[Sent] = []
-        take = self._journal.take
+        take, has_trials = self._journal.take, self._journal.trials.are_open
         for item in delta.items:
             try:
                 taken = take(item, now)
@@ -247,7 +247,7 @@ class ClientCore:
                     entry.owner.on_accepted(item.choice, entry.submit.params.max_new_tokens or 0)
                 if item.finish is not None:
                     sent += self._on_finish(item, entry.owner, now)
-                elif self._journal.trials.are_open:
+                elif has_trials:
                     sent += _submitted(self._journal.note_progress(entry, now))
                 output = Output(item.choice, unpack_ids(item.ids), item.text, item.logprobs, item.finish)
                 entry.owner.on_outputs([output])
