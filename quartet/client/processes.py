@@ -21,7 +21,8 @@ class Processes:
         self.is_alive = False
         """Whether every role was ready once: the engine is up or recovering."""
         self.is_stopping = False
-        self._epochs: dict[tuple[Role, int], int] = {}
+        self._epochs: dict[int, int] = {}
+        """By role and rank in one number, which is looked up for each frame."""
 
     @property
     def is_accepting(self) -> bool:
@@ -44,7 +45,7 @@ class Processes:
         self.table = table
         restarted = []
         for process in table.processes:
-            key = process.role, process.rank
+            key = process.role << 8 | process.rank
             before = self._epochs.get(key)
             self._epochs[key] = process.epoch
             if before is not None and process.epoch > before:
@@ -54,4 +55,4 @@ class Processes:
 
     def is_stale(self, source: Source) -> bool:
         """Return whether a frame's sender is an incarnation that has ended (faults R7)."""
-        return source.epoch < self._epochs.get((source.role, source.rank), 0)
+        return source.epoch < self._epochs.get(source.role << 8 | source.rank, 0)
