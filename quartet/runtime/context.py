@@ -37,7 +37,7 @@ class OpenInbox(Protocol):
 
 
 class FrameHandler(Protocol):
-    """What an inbox delivers to, on the event loop. An exception is logged and counted; the loop goes on."""
+    """What an inbox delivers to, on the event loop. An exception that it passes on is logged and counted."""
 
     def on_frame(self, source: Source, frame: Any) -> None:
         """Take one frame."""

@@ -165,7 +165,7 @@ class Inbox:
             self._dropped[error.reason] += 1
             log.debug("frame dropped: %s", error)
         except Exception:
-            # One frame's bug must not end the process; it is counted, shown in /metrics and logged with its cause.
+            # Only an api process gets here: of any other a bug of the core ends the process (Context.on_bug).
             self._dropped["handler"] += 1
             log.exception("a handler failed")
 

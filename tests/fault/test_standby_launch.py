@@ -97,10 +97,11 @@ async def test_the_death_of_the_standby_is_not_noticed(simulated: Server) -> Non
     assert simulated.topology()["standby-0"]["restarts"] == before["standby-0"]["restarts"] + 1
 
 
-async def test_worker_and_standby_killed_together_start_again(simulated: Server) -> None:
+@pytest.mark.parametrize("other", ["standby-0", "scheduler-0"])
+async def test_worker_and_another_killed_together_start_again(simulated: Server, other: str) -> None:
     calm = await stream_completion(simulated.url, BODY)
     wait_for_standby(simulated)
-    pids = [simulated.pid(name) for name in ("worker-0", "standby-0")]
+    pids = [simulated.pid(name) for name in ("worker-0", other)]
 
     async def on_event(answer: Answer) -> None:
         if answer.events == 10:
@@ -118,20 +119,6 @@ async def test_the_other_processes_die_as_without_a_standby(simulated: Server, n
     shaken, _ = await killing(simulated, name)
     assert shaken.text == calm.text
     simulated.wait_until(lambda: simulated.get("/ready")[0] == 200)
-
-
-async def test_worker_and_scheduler_killed_together_recover(simulated: Server) -> None:
-    calm = await stream_completion(simulated.url, BODY)
-    wait_for_standby(simulated)
-    pids = [simulated.pid(name) for name in ("worker-0", "scheduler-0")]
-
-    async def on_event(answer: Answer) -> None:
-        if answer.events == 10:
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-
-    shaken = await stream_completion(simulated.url, BODY, on_event)
-    assert shaken.text == calm.text and shaken.is_done
 
 
 def test_a_drain_ends_standby_and_holder_too() -> None:

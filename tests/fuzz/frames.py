@@ -6,7 +6,6 @@ the storm is answered as ever.
 """
 
 import argparse
-import collections
 import sys
 import traceback
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import SchedulerHello, Step, StepResult
 from quartet.wire.ids import Epoch, Rid, Role, process_name
 from tests.fuzz.frame_values import FrameMaker
-from tests.fuzz.guarded import Finding, run_guarded, until
+from tests.fuzz.guarded import Finding, print_kinds, run_guarded, until
 from tests.fuzz.mutants import mutate_bytes
 from tests.support.faulty_engine import FaultyEngine
 from tests.support.history import Choice, History
@@ -214,10 +213,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     count, findings = fuzz(until(arguments.seconds), arguments.seed)
-    kinds = collections.Counter(finding.what for finding in findings)
-    for what, times in kinds.most_common():
-        example = next(finding.case for finding in findings if finding.what == what)
-        print(f"{times:5} {what} (case {example})")
+    print_kinds(findings)
     print(f"{count} storms of {STORM_FRAMES} frames with seed {arguments.seed}: {len(findings)} findings")
     return 1 if findings else 0
 

@@ -1,6 +1,7 @@
 """Runs cases in forked children under bounds of processor time and memory, so that a case that hangs or explodes is a
 finding and not the end of the run. The bounds are of processor time, so that a busy machine makes no finding."""
 
+import collections
 import multiprocessing
 import resource
 import time
@@ -115,3 +116,12 @@ def until(limit_s: float, start: int = 0) -> Iterator[int]:
     while time.monotonic() < end:
         yield start
         start += 1
+
+
+def print_kinds(findings: list[Finding]) -> int:
+    """Print each kind of finding with its count and a case to run again, the commonest first; returns how many."""
+    kinds = collections.Counter(finding.what for finding in findings)
+    for what, times in kinds.most_common():
+        example = next(finding.case for finding in findings if finding.what == what)
+        print(f"{times:5} {what} (case {example})")
+    return len(kinds)

@@ -5,7 +5,6 @@ A case does in one process what the processes of a launch do with the files, up 
 """
 
 import argparse
-import collections
 import itertools
 import os
 import shutil
@@ -21,7 +20,7 @@ from quartet.checkpoint.tokenizer_files import tokenizer_folder
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
-from tests.fuzz.guarded import Finding, run_guarded, until
+from tests.fuzz.guarded import Finding, print_kinds, run_guarded, until
 from tests.fuzz.hostile_models import write_folder, write_gguf
 from tokenizer_proc.process import load_core
 from worker_proc.simulated import SimulatedRunner
@@ -98,11 +97,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     count, findings = fuzz(arguments.seconds, arguments.seed)
-    kinds = collections.Counter(finding.what for finding in findings)
-    for what, times in kinds.most_common():
-        example = next(finding.case for finding in findings if finding.what == what)
-        print(f"{times:5} {what} (case {example})")
-    print(f"{count} models with seed {arguments.seed}: {len(findings)} findings of {len(kinds)} kinds")
+    kinds = print_kinds(findings)
+    print(f"{count} models with seed {arguments.seed}: {len(findings)} findings of {kinds} kinds")
     return 1 if findings else 0
 
 

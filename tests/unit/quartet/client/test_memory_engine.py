@@ -123,11 +123,11 @@ async def test_doubled_frames_change_nothing() -> None:
         reader.check()
 
 
-@pytest.mark.parametrize("destination", ["detok-0", "api-0"])
-async def test_lost_output_is_found_and_sent_again(destination: str) -> None:
+@pytest.mark.parametrize("destination", ["detok-0", "api-0", "worker-0", "scheduler-0"])
+async def test_lost_frames_are_found_and_sent_again(destination: str) -> None:
     rig = MemoryEngine()
     chance = random.Random(9)
-    readers = await start(rig, PROMPTS, 30)
+    readers = await start(rig, PROMPTS, 60)
     rig.wire.fault = lambda to, data: [] if to == destination and chance.random() < 0.05 else [data]
     for _ in range(60):
         rig.run()
