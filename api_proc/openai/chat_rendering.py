@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api_proc.openai.logprobs import chat_logprobs
-from api_proc.server.rendering import ChoiceOutput, Prompted, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
@@ -28,7 +28,7 @@ class ChatShape(msgspec.Struct, frozen=True, tag="chat"):
         return ChatRenderer(f"chatcmpl-{prompts[0].rid.hex()}", self.created, self.model, choices_each)
 
 
-class ChatRenderer:
+class ChatRenderer(OpenAIEvents):
     """Implements Renderer for one chat response."""
 
     def __init__(self, answer_id: str, created: int, model: str, choices: int) -> None:

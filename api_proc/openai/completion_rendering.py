@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api_proc.openai.logprobs import completion_logprobs
-from api_proc.server.rendering import ChoiceOutput, Prompted, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
@@ -27,7 +27,7 @@ class CompletionShape(msgspec.Struct, frozen=True, tag="completion"):
         return CompletionRenderer(answer_id, self.created, self.model, echoes, self.has_logprobs)
 
 
-class CompletionRenderer:
+class CompletionRenderer(OpenAIEvents):
     """Implements Renderer for one completion response.
 
     `echoes` has one text per choice, put before its output; empty for no echo. Only with `has_logprobs` does output

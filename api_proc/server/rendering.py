@@ -6,13 +6,12 @@ path of every token: everything that does not change is encoded once, when the r
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from api_proc.server.errors import error_body
+from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 from quartet.wire.ids import Rid
-
-DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 
 
 @dataclass(slots=True)
@@ -38,7 +37,13 @@ class ChoiceOutput:
 
 
 class Renderer(Protocol):
-    """Writes one response in the shape of its route. `usage` and `timings` are JSON; `usage` b"" leaves it out."""
+    """Writes one response in the shape of its route. `usage` and `timings` are JSON; `usage` b"" leaves it out.
+
+    `keep_alive` is written to a stream that is silent, `end_of_stream` after its last event.
+    """
+
+    keep_alive: ClassVar[bytes]
+    end_of_stream: ClassVar[bytes]
 
     def first(self, choice: int) -> bytes:
         """Return the event that opens a choice, or nothing."""
@@ -56,9 +61,24 @@ class Renderer(Protocol):
         """Return the event with no choices that carries the usage."""
         ...
 
+    def error(self, error: RequestError) -> bytes:
+        """Return the event of an error that ends the stream."""
+        ...
+
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
         """Return the body of a response that is not streamed."""
         ...
+
+
+class OpenAIEvents:
+    """How OpenAI's streams stay alive, fail and end."""
+
+    keep_alive: ClassVar[bytes] = b": keep-alive\n\n"
+    end_of_stream: ClassVar[bytes] = b"data: [DONE]\n\n"
+
+    def error(self, error: RequestError) -> bytes:
+        """Return the event of an error that ends the stream."""
+        return b"data: " + error_body(error) + b"\n\n"
 
 
 class Prompted(Protocol):
@@ -71,7 +91,12 @@ class Prompted(Protocol):
 
     @property
     def prompt_text(self) -> str:
-        """The prompt's text, if it is echoed."""
+        """The prompt's text; "" unless the shape `is_echoed`."""
+        ...
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt as the tokenizer encoded it."""
         ...
 
 

@@ -12,10 +12,9 @@ import logging
 from collections.abc import Callable
 
 from api_proc.server.backlog import Backlog, MergedBacklog, TooFarBehind
-from api_proc.server.errors import error_body
 from api_proc.server.event_ids import EventIds
 from api_proc.server.pipe import ResponsePipe
-from api_proc.server.rendering import DONE, KEEP_ALIVE, Renderer
+from api_proc.server.rendering import Renderer
 from api_proc.server.service import Service
 from api_proc.server.usage import Usage
 from quartet.client.request import Output
@@ -134,7 +133,7 @@ class EventStream:
             now = self._service.clock.now()
             limit_s = timeouts.recovering_s if self._service.is_recovering else timeouts.keep_alive_s
             if now - self._last_write_s >= limit_s and self._pipe.is_writable:
-                self._write(KEEP_ALIVE, now, is_event=False)
+                self._write(self._renderer.keep_alive, now, is_event=False)
 
     def _emit(
         self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None, now: float
@@ -165,7 +164,7 @@ class EventStream:
         self._wake.set()
         self._usage.close()
         usage = self._renderer.usage(self._usage.usage(), self._usage.timings()) if self._include_usage else b""
-        return usage + DONE
+        return usage + self._renderer.end_of_stream
 
     def _write(self, payload: bytes, now: float, is_event: bool = True) -> None:
         if is_event and self._ids is not None:
@@ -182,7 +181,7 @@ class EventStream:
     def _write_error(self, error: RequestError) -> None:
         self._is_over = True
         self._service.stats.finished["error"] += 1
-        self._write(b"data: " + error_body(error) + b"\n\n" + DONE, self._service.clock.now())
+        self._write(self._renderer.error(error) + self._renderer.end_of_stream, self._service.clock.now())
 
     def _hold(self, base: int, outputs: list[Output]) -> None:
         if self._pipe.is_closed:

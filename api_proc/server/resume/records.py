@@ -15,7 +15,7 @@ import msgspec
 from api_proc.server.usage import Totals
 from quartet.client.request import GenerateRequest, Output
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import Encoded
+from quartet.wire.frames import Encoded, unpack_ids
 from quartet.wire.ids import Rid
 
 HEADER = struct.Struct("<II")
@@ -36,6 +36,11 @@ class RecordedPrompt(_Record, frozen=True):
     def prompt_text(self) -> str:
         """The prompt's text, if it is echoed."""
         return self.encoded.text
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt as the tokenizer encoded it."""
+        return unpack_ids(self.encoded.ids)
 
 
 class Begun(_Record, frozen=True, tag=1):

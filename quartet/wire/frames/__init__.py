@@ -48,6 +48,7 @@ from quartet.wire.frames.detok_link import (
     Tokens,
 )
 from quartet.wire.frames.sampling import (
+    Grammar,
     SamplingParams,
 )
 from quartet.wire.frames.scheduler_link import (
@@ -117,6 +118,7 @@ __all__ = [
     "Fatal",
     "Finish",
     "Frame",
+    "Grammar",
     "Heartbeat",
     "HeldRequest",
     "HeldRequests",

@@ -8,6 +8,21 @@ from quartet.wire.frames.base import Frame
 from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
 
+class Grammar(Frame, frozen=True):
+    """What the output has to match.
+
+    From the api process `kind` is json_object, json_schema, regex, lark, gbnf, choice (a JSON list of strings) or tools
+    (Lark, in which the rule `marker_N` stands for `markers[N]`, text that may be special tokens of the model). With
+    `after`, e.g. `</think>`, the output may begin with other text, which ends with that. The tokenizer process checks
+    it and makes it a grammar of kind llguidance, which leaves nothing to look up.
+    """
+
+    kind: str
+    source: str
+    markers: tuple[str, ...] = ()
+    after: str = ""
+
+
 class SamplingParams(Frame, frozen=True):
     """Resolved sampling parameters of one request; nothing is left to be drawn or defaulted downstream.
 
@@ -33,3 +48,4 @@ class SamplingParams(Frame, frozen=True):
     stop: tuple[str, ...] = ()
     include_stop_in_output: bool = False
     skip_special_tokens: bool = True
+    grammar: Grammar | None = None
