@@ -1,7 +1,8 @@
 """Golden traces of the scheduler core: recorded events, and byte for byte the frames that they must give.
 
 A trace is independent of Python names: a frame is its msgpack body (tag and columns), an internal event a word and its
-fields. So a rename leaves every trace as it is, and a change of behaviour does not.
+fields. So a rename leaves every trace as it is, and a change of behaviour does not. A frame that has got another field
+since it was recorded is read with that field's default.
 """
 
 import dataclasses
@@ -13,7 +14,24 @@ from typing import Any
 import msgspec
 
 from quartet.wire.config import SchedulerConfig
-from quartet.wire.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.frames import (
+    Abort,
+    Accepted,
+    Close,
+    Failed,
+    HeldRequests,
+    LiveRequests,
+    Open,
+    Query,
+    QueryReply,
+    Rejected,
+    Step,
+    StepFailed,
+    StepResult,
+    Stopped,
+    Submit,
+    Tokens,
+)
 from scheduler_proc.core.events import BeginDrain, Event, Tick, WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 
@@ -28,6 +46,9 @@ INTERNAL: dict[str, type[Any]] = {
 _encode = msgspec.msgpack.Encoder().encode
 _decode_frame = msgspec.msgpack.Decoder(
     Submit | Abort | LiveRequests | Query | Stopped | StepResult | StepFailed
+).decode
+_decode_sent = msgspec.msgpack.Decoder(
+    Accepted | Close | Failed | HeldRequests | Open | QueryReply | Rejected | Step | Tokens
 ).decode
 
 
@@ -115,7 +136,10 @@ def files() -> list[Path]:
 
 def read(path: Path) -> list[Trace]:
     """Return the traces of a file."""
-    return msgspec.msgpack.decode(lzma.decompress(path.read_bytes()), type=list[Trace])
+    traces = msgspec.msgpack.decode(lzma.decompress(path.read_bytes()), type=list[Trace])
+    for reaction in (reaction for trace in traces for reaction in trace.reactions):
+        reaction.sent[:] = [(to, _encode(_decode_sent(body))) for to, body in reaction.sent]
+    return traces
 
 
 def differences(recorded: Trace, replayed: Trace) -> Iterator[str]:
