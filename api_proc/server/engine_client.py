@@ -77,6 +77,10 @@ class EngineClient(Protocol):
         """Return once every choice is accepted; raise RequestError if one is refused."""
         ...
 
+    def encode(self, request: GenerateRequest) -> Awaitable[Encoded]:
+        """Return what the tokenizer makes of a request's prompt, of which nothing is generated; raise RequestError."""
+        ...
+
     def adopt(self, adopted: Adopted) -> OutputStream:
         """Go on with a request of this process's predecessor."""
         ...

@@ -197,8 +197,6 @@ class AsyncEngine:
 
         Raises RequestError with the status to answer if it is refused. Cancelling it frees everything.
         """
-        if self.is_draining:
-            raise RequestError(503, "draining", "The server is shutting down.", None, 1.0)
         await self._started()
         stream = OutputStream(self, request.rid or Rid(os.urandom(16)), request.n)
         try:
@@ -212,6 +210,34 @@ class AsyncEngine:
             raise
         return stream
 
+    async def encode(self, request: GenerateRequest) -> Encoded:
+        """Have a request's prompt tokenized and its parameters checked; nothing is generated.
+
+        Raises RequestError with the status to answer if it is refused. Cancelling it cancels the job.
+        """
+        await self._started()
+        answer: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+
+        def on_encoded(encoded: Encoded, now: float) -> list[Sent]:
+            if not answer.done():
+                answer.set_result(encoded)
+            return []
+
+        def on_error(error: RequestError) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        now = self._clock.now()
+        deadline_s = None if request.deadline_s is None else now + request.deadline_s
+        job, sent = self._core.encodes.start(request, deadline_s, now, on_encoded, on_error)
+        try:
+            self._sender.send(sent)
+            return await answer
+        except FrameError:
+            raise RequestError(400, "invalid_value", "The request is too long to be passed on.") from None
+        finally:
+            self._sender.send(self._core.encodes.end(job))
+
     def adopt(self, adopted: Adopted) -> OutputStream:
         """Go on with a request of this process's predecessor; its stream has the output that is still to come."""
         stream = OutputStream(self, adopted.rid, len(adopted.choices))
@@ -222,7 +248,12 @@ class AsyncEngine:
         return stream
 
     async def _started(self) -> None:
-        """Wait a moment for the first readiness: the ready line may be read before the table has arrived here."""
+        """Wait a moment for the first readiness: the ready line may be read before the table has arrived here.
+
+        Raises RequestError 503 if there is none, and while the service is shutting down.
+        """
+        if self.is_draining:
+            raise RequestError(503, "draining", "The server is shutting down.", None, 1.0)
         deadline_s = asyncio.get_running_loop().time() + START_GRACE_S
         while not self._core.processes.is_alive:
             if asyncio.get_running_loop().time() >= deadline_s:

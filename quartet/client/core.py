@@ -65,7 +65,7 @@ class ClientCore:
         self._detoks = detoks
         self._journal: Journal[Listener] = Journal()
         self._listeners: dict[Rid, Listener] = {}
-        self._encodes = EncodeJobs(name, tokenizers, epoch << EPOCH_SHIFT, self._journal.quarantine)
+        self.encodes = EncodeJobs(name, tokenizers, epoch << EPOCH_SHIFT, self._journal.quarantine)
         self._jobs: dict[int, int] = {}
         """The job of each request that is being tokenized, by the identity of its listener."""
         self.queries = Queries(name, epoch << EPOCH_SHIFT)
@@ -94,7 +94,7 @@ class ClientCore:
             listener.on_error(error)
 
         self._deadlines.add(request, listener, now)
-        job, sent = self._encodes.start(request, deadline_s, now, on_encoded, on_error)
+        job, sent = self.encodes.start(request, deadline_s, now, on_encoded, on_error)
         self._jobs[id(listener)] = job
         return sent
 
@@ -107,7 +107,7 @@ class ClientCore:
     def abort(self, listener: Listener, now: float) -> list[Sent]:
         """Give a request up, whatever state it is in. Idempotent."""
         job = self._jobs.pop(id(listener), None)
-        sent = [] if job is None else self._encodes.end(job)
+        sent = [] if job is None else self.encodes.end(job)
         if self._listeners.get(listener.rid) is not listener:
             return sent
         del self._listeners[listener.rid]
@@ -124,7 +124,7 @@ class ClientCore:
 
     def fail_all(self, error: RequestError, now: float) -> list[Sent]:
         """End every request with an error, those that are being tokenized too."""
-        self._encodes.fail_all(error)
+        self.encodes.fail_all(error)
         return [sent for entry in list(self._journal.entries.values()) for sent in self._give_up(entry, error, now)]
 
     # The face of a core
@@ -139,7 +139,7 @@ class ClientCore:
             case Accepted():
                 self._on_accepted(frame)
             case Encoded() | EncodeFailed():
-                return self._encodes.take(frame, now)
+                return self.encodes.take(frame, now)
             case Rejected() | Failed():
                 retry_after_s = frame.retry_after_s if isinstance(frame, Rejected) else None
                 error = RequestError(frame.status, frame.code, frame.message, None, retry_after_s)
@@ -158,7 +158,7 @@ class ClientCore:
 
     def tick(self, now: float) -> list[Sent]:
         """Send jobs again that wait too long; name the live requests each second: the reply shows what was lost."""
-        sent = self._encodes.tick(now)
+        sent = self.encodes.tick(now)
         for listener, error in self._deadlines.passed(now, self._journal, self._jobs):
             sent += self.abort(listener, now)
             listener.on_error(error)
@@ -169,12 +169,12 @@ class ClientCore:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is wanted next."""
-        deadlines = (self._live_requests_due_s, self._encodes.next_deadline(), self._deadlines.next())
+        deadlines = (self._live_requests_due_s, self.encodes.next_deadline(), self._deadlines.next())
         return min((due_s for due_s in deadlines if due_s is not None), default=None)
 
     def is_idle(self) -> bool:
         """Say whether no request is live or being tokenized."""
-        return not self._listeners and not len(self._encodes)
+        return not self._listeners and not len(self.encodes)
 
     def metrics(self) -> Metrics:
         """Return the metrics of the journal."""
@@ -192,7 +192,7 @@ class ClientCore:
             return self.fail_all(error, now)
         if restarted:
             self._journal.pause(now)
-        sent = [one for process in restarted for one in self._encodes.on_restart(process, now)]
+        sent = [one for process in restarted for one in self.encodes.on_restart(process, now)]
         again, at_fault = self._journal.on_deaths(restarted, now)
         for entry, error in at_fault:
             sent += self._give_up(entry, error, now)

@@ -12,6 +12,7 @@ from quartet.wire.errors import RequestError
 from quartet.wire.frames import (
     Encoded,
     Finish,
+    IdsPrompt,
     ProcessStatus,
     ProcessTable,
     Snapshot,
@@ -122,6 +123,7 @@ class FakeEngine:
         self.refuse_after: int | None = None
         self.script: Script = answer_words
         self.outputs: list[FakeOutputStream] = []
+        self.encoded: list[GenerateRequest] = []
         self.adopted: list[tuple[Adopted, FakeOutputStream]] = []
         self.cancelled = 0
         self.accept = asyncio.Event()
@@ -165,6 +167,15 @@ class FakeEngine:
         output = FakeOutputStream(adopted.request, adopted.rid)
         self.adopted.append((adopted, output))
         return output
+
+    async def encode(self, request: GenerateRequest) -> Encoded:
+        """Answer with PROMPT_IDS, or with the ids of a prompt of ids."""
+        self.encoded.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        prompt = request.prompt
+        ids = prompt.ids if isinstance(prompt, IdsPrompt) else pack_ids(PROMPT_IDS)
+        return Encoded(1, ids, "decoded prompt", request.params)
 
     async def generate(self, request: GenerateRequest) -> FakeOutputStream:
         self.waiting.set()

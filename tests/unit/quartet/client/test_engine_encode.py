@@ -17,6 +17,7 @@ from quartet.wire.frames import (
     CancelEncode,
     Encode,
     Encoded,
+    EncodeFailed,
     IdsPrompt,
     Submit,
     pack_ids,
@@ -161,3 +162,49 @@ async def test_an_answer_to_a_predecessor_of_the_api_process_is_not_taken(rig: R
     assert (
         core.queries.start("trace", "", print)[0] != ClientCore("api-0", epoch=1).queries.start("trace", "", print)[0]
     )
+
+
+async def test_a_prompt_is_tokenized_and_nothing_is_generated(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.encode(plain()))
+    await settle()
+    rig.answer(encoded(rig.last(Encode).job))
+    assert (await task).ids == pack_ids([5])
+    assert [type(frame) for _, frame in rig.sent] == [Encode] and rig.core.is_idle()
+
+
+async def test_tokenizing_alone_fails_with_the_tokenizers_error(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.encode(plain()))
+    await settle()
+    rig.answer(EncodeFailed(rig.last(Encode).job, 400, "invalid_value", "wrong", "prompt"))
+    with pytest.raises(RequestError) as caught:
+        await task
+    assert caught.value.param == "prompt" and rig.core.is_idle()
+
+
+async def test_tokenizing_alone_is_cancelled_with_its_caller(rig: Rig) -> None:
+    task = asyncio.create_task(rig.engine.encode(plain()))
+    await settle()
+    task.cancel()
+    await settle()
+    assert task.cancelled() and rig.last(CancelEncode).job == rig.last(Encode).job and rig.core.is_idle()
+
+
+async def test_a_text_to_tokenize_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(sent: list[Sent]) -> None:
+        if any(isinstance(frame, Encode) for _, frame in sent):
+            raise FrameError("too_big")
+
+    monkeypatch.setattr(rig, "send", send)
+    with pytest.raises(RequestError) as caught:
+        await rig.engine.encode(plain())
+    assert caught.value.status == 400 and rig.core.is_idle()
+
+
+async def test_a_tokenizer_that_does_not_answer_ends_tokenizing_at_its_deadline(rig: Rig) -> None:
+    request = GenerateRequest(prompt=IdsPrompt(b""), params=PARAMS, deadline_s=1.0)
+    task = asyncio.create_task(rig.engine.encode(request))
+    await settle()
+    rig.pass_time(2.0)
+    with pytest.raises(RequestError) as caught:
+        await task
+    assert caught.value.status == 408 and rig.core.is_idle()
