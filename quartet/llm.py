@@ -20,6 +20,7 @@ from detok_proc.core import DetokCore
 from detok_proc.incremental import DecoderFactory
 from quartet.answer import Answer, SamplingParams
 from quartet.checkpoint.resolve import resolve_model
+from quartet.checkpoint.script_file import read_script
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
 from quartet.client.core import ClientCore
 from quartet.client.request import GenerateRequest
@@ -54,7 +55,8 @@ class LLM:
 
     def __init__(self, model: str = "smollm2", **settings: Any) -> None:
         config = keyword_config({"model_path": model, **settings})
-        config = self.config = msgspec.structs.replace(config, resolved=resolve_model(config.model))
+        script = read_script(config.worker.simulated_script)
+        config = self.config = msgspec.structs.replace(config, resolved=resolve_model(config.model), script=script)
         self._clock = MonotonicClock()
         self._seeds = random.Random(config.scheduler.random_seed)
         self._last_rid = 0

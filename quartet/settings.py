@@ -18,7 +18,6 @@ from quartet.runtime.home import expand_home
 from quartet.wire.config import (
     MULTI_LEVELS,
     POLICIES,
-    RARE,
     TRITON_PAGE_SIZES,
     Config,
     ModelConfig,
@@ -36,6 +35,33 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 CORES_FOR_TWO_TOKENIZERS = 8
+
+RARE = frozenset(
+    {
+        "abort_on_priority_when_disabled",
+        "aging_tokens_per_pass",
+        "cache_priority_isolation",
+        "clip_max_new_tokens_estimation",
+        "in_batch_check_threshold",
+        "in_batch_deprioritize_threshold",
+        "init_new_token_ratio",
+        "min_free_slots_delay",
+        "min_new_token_ratio_factor",
+        "new_token_ratio_decay",
+        "new_token_ratio_decay_steps",
+        "preempt_accounting",
+        "prefill_max_requests",
+        "prefix_match_overflow",
+        "prefix_match_queue_max",
+        "req_running_timeout",
+        "req_waiting_timeout",
+        "reserve_basis",
+        "retract_decode_steps",
+        "test_retract",
+        "test_retract_no_prefill_bs",
+    }
+)
+"""Fields of SchedulerConfig that are set by --scheduler-set."""
 
 FD_NAMES = frozenset(
     {
@@ -174,6 +200,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
         )
+    if config.worker.simulated_script and not config.worker.simulated_worker:
+        raise ConfigError("--simulated-script needs --simulated-worker: a model writes its own answers")
     for flag, keys in (("--api-key", config.server.api_key), ("--admin-api-key", config.server.admin_api_key)):
         if any(not key.strip() for key in keys):
             raise ConfigError(f"{flag}: an empty key would admit every client; leave it out or give a key")

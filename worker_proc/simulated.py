@@ -1,8 +1,9 @@
 """A runner without a model: the next id is a hash of all ids before it, so any lost, doubled or altered token shows.
 
 It keeps the ids of each step in simulated KV pages and checks them: a prefix that the pages do not hold, or a page that
-belongs to two sequences, fails the step. It never samples an end-of-sequence id, so that only length ends a request. No
-torch; numpy only, about a tenth of a microsecond a row.
+belongs to two sequences, fails the step. It never samples an end-of-sequence id, so that only length ends a request,
+unless a script has the ids of an answer (worker_proc.scripted). No torch; numpy only, about a tenth of a microsecond a
+row.
 """
 
 import time
@@ -16,6 +17,7 @@ from quartet.wire.config import DEFAULT_SLOTS, Config
 from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
+from worker_proc.scripted import Script
 from worker_proc.slots import Entered, IntArray, SlotTable, StepRows
 
 Words = NDArray[np.uint64]
@@ -115,6 +117,7 @@ class SimulatedRunner:
             device="simulated",
         )
         self.model = HashModel(model.vocab_size, model.eos_token_ids, model.context_length)
+        self._script = Script(config) if config.script else None
         self._clock = clock
         self._sleep = sleep
         self._step_s = worker.simulated_step_ms / 1000
@@ -203,6 +206,8 @@ class SimulatedRunner:
             self._write(decode, slots.kv_length[decode], self._newest[decode])
             self._kv_states[decode] = self._states[decode]
         ids = self.model.sample(self._states[rows.sampled])
+        if self._script is not None:
+            self._script.replace(rows.sampled, ids)
         self._newest[rows.sampled] = ids
         self._states[rows.sampled] = self.model.step(self._states[rows.sampled], ids)
         return ids
@@ -211,6 +216,8 @@ class SimulatedRunner:
         slot, cached = entered.slot, entered.frame.cached_length
         self._kv_states[slot] = self.model.extend(0, entered.ids[:cached])
         self._states[slot] = self.model.extend(0, entered.ids)
+        if self._script is not None:
+            self._script.begin(entered)
         self._with_logprobs.pop(slot, None)
         if entered.frame.params.logprobs >= 0:
             self._with_logprobs[slot] = entered.frame.params

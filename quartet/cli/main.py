@@ -115,10 +115,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         options["model.model_path"] = arguments.model
     config = build_config(options)
     from quartet.checkpoint.resolve import resolve_model
+    from quartet.checkpoint.script_file import read_script
     from quartet.supervisor.supervisor import Supervisor
 
     with stop_signals_exit():
-        return Supervisor(msgspec.structs.replace(config, resolved=resolve_model(config.model))).run()
+        script = read_script(config.worker.simulated_script)
+        config = msgspec.structs.replace(config, resolved=resolve_model(config.model), script=script)
+        return Supervisor(config).run()
 
 
 def _chat(arguments: argparse.Namespace) -> int:

@@ -9,8 +9,7 @@ import msgspec
 from msgspec import inspect
 
 from quartet.runtime.output import STDERR, discard
-from quartet.settings import SECTIONS, bare_type, fields_of
-from quartet.wire.config import RARE
+from quartet.settings import RARE, SECTIONS, bare_type, fields_of
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "model_path": ("--model",),

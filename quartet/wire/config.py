@@ -122,7 +122,7 @@ MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
 class SchedulerConfig(_Section, frozen=True):
     """Scheduling. Names are SGLang's where SGLang has one; rule ids are those of docs/scheduling-rules.md.
 
-    The fields in RARE have no flag of their own; `--scheduler-set name=value` sets them.
+    The fields in quartet.settings.RARE have no flag of their own; `--scheduler-set name=value` sets them.
     """
 
     schedule_policy: Annotated[
@@ -230,34 +230,6 @@ class SchedulerConfig(_Section, frozen=True):
     random_seed: Annotated[int, Meta(description="seed of policy random and of drawn request seeds")] = 0
 
 
-RARE = frozenset(
-    {
-        "abort_on_priority_when_disabled",
-        "aging_tokens_per_pass",
-        "cache_priority_isolation",
-        "clip_max_new_tokens_estimation",
-        "in_batch_check_threshold",
-        "in_batch_deprioritize_threshold",
-        "init_new_token_ratio",
-        "min_free_slots_delay",
-        "min_new_token_ratio_factor",
-        "new_token_ratio_decay",
-        "new_token_ratio_decay_steps",
-        "preempt_accounting",
-        "prefill_max_requests",
-        "prefix_match_overflow",
-        "prefix_match_queue_max",
-        "req_running_timeout",
-        "req_waiting_timeout",
-        "reserve_basis",
-        "retract_decode_steps",
-        "test_retract",
-        "test_retract_no_prefill_bs",
-    }
-)
-"""Fields of SchedulerConfig that are set by --scheduler-set."""
-
-
 class WorkerConfig(_Section, frozen=True):
     """The model worker."""
 
@@ -282,6 +254,16 @@ class WorkerConfig(_Section, frozen=True):
         False
     )
     simulated_step_ms: Annotated[float, Meta(ge=0, description="time a simulated step takes")] = 0.0
+    simulated_script: Annotated[
+        str, Meta(description="JSON file of what the simulated worker answers to prompts that contain a text")
+    ] = ""
+
+
+class ScriptedReply(_Section, frozen=True):
+    """What the simulated worker answers to a prompt that contains a text; see worker_proc.scripted."""
+
+    contains: str
+    reply: str
 
 
 class Config(_Section, frozen=True):
@@ -292,6 +274,7 @@ class Config(_Section, frozen=True):
     scheduler: SchedulerConfig = SchedulerConfig()
     worker: WorkerConfig = WorkerConfig()
     resolved: ResolvedModel | None = None
+    script: tuple[ScriptedReply, ...] = ()
 
     def require_model(self) -> ResolvedModel:
         """Return the resolved model; every child has it."""

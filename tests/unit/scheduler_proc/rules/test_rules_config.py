@@ -13,8 +13,8 @@ from msgspec import inspect
 
 import quartet
 from quartet.cli.options import OneLineParser, add_options
-from quartet.settings import FD_NAMES, build_config
-from quartet.wire.config import POLICIES, RARE, SchedulerConfig
+from quartet.settings import FD_NAMES, RARE, build_config
+from quartet.wire.config import POLICIES, SchedulerConfig
 from quartet.wire.errors import ConfigError
 from quartet.wire.ids import Epoch
 from scheduler_proc.core.events import WorkerUp
