@@ -5,6 +5,7 @@ import re
 import msgspec
 from aiohttp import web
 
+from api_proc.openai.annotations import AnnotatedShape
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.completion_rendering import CompletionShape
 from api_proc.openai.routing import number_of, tenant_of
@@ -21,12 +22,12 @@ MAX_WINDOW_S = 300.0
 _STREAM = re.compile(r"^(?:chatcmpl-|cmpl-)?(?P<rid>[0-9a-f]{32})$")
 _EVENT = re.compile(r"^(?:(?P<stream>[^:]*):)?(?P<number>\d{1,12})$")
 
-_decode_shape = msgspec.msgpack.Decoder(ChatShape | CompletionShape).decode
+_decode_shape = msgspec.msgpack.Decoder(ChatShape | CompletionShape | AnnotatedShape).decode
 
 
 def read_shape(shape: msgspec.Raw) -> Shape:
     """Return what a record says of how a response is written."""
-    read: ChatShape | CompletionShape = _decode_shape(shape)
+    read: ChatShape | CompletionShape | AnnotatedShape = _decode_shape(shape)
     return read
 
 

@@ -6,14 +6,21 @@ from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingField
 from api_proc.server.errors import invalid, unsupported
 
 _CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
+_OF_VLLM = (
+    "bad_words",
+    "allowed_token_ids",
+    "logits_processors",
+    "truncate_prompt_tokens",
+    "skip_reading_prefix_cache",
+)
 _FOREIGN_DATA = ("prompt_embeds", "multi_modal_data", "chat_template")
 """Tensors, and code for the sandbox: never taken from a client."""
-_CHAT_ONLY = ("tools", "functions", "function_call", "audio")
+_CHAT_ONLY = ("echo", "tools", "functions", "function_call", "audio")
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Raise RequestError 400 for the first field that requests an unsupported feature."""
-    _refuse_set(request, _CONSTRAINTS + _FOREIGN_DATA)
+    _refuse_set(request, _CONSTRAINTS + _OF_VLLM + _FOREIGN_DATA)
     _refuse_response_format(request)
     if isinstance(request, ChatRequest):
         _refuse_chat_only(request)

@@ -19,6 +19,7 @@ class Increment(NamedTuple):
     """Output of one choice, of all choices of the response."""
 
     choice: int
+    ids: list[int]
     text: str
     logprobs: list[TextLogprobs] | None
     finish: Finish | None
@@ -59,7 +60,7 @@ class MergedBacklog:
         """Append output to its choice's."""
         for output in outputs:
             held = self._held.setdefault(base + output.choice, ChoiceOutput())
-            held.add(output.text, output.logprobs, output.finish)
+            held.add(output)
             self._held_bytes += len(output.text)
             if output.logprobs:
                 self._held_bytes += LOGPROB_BYTES * sum(1 + len(one.top) for one in output.logprobs)
@@ -72,7 +73,7 @@ class MergedBacklog:
         held = self._held.pop(choice)
         if not self._held:
             self._held_bytes = 0
-        return Increment(choice, held.text, held.logprobs, held.finish)
+        return Increment(choice, held.ids, held.text, held.logprobs, held.finish)
 
     def clear(self) -> None:
         """Drop everything."""

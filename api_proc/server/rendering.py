@@ -6,9 +6,10 @@ path of every token: everything that does not change is encoded once, when the r
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from api_proc.server.errors import error_body
+from quartet.client.request import Output
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 from quartet.wire.ids import Rid
@@ -21,19 +22,21 @@ class ChoiceOutput:
     parts: list[str] = field(default_factory=list)
     logprobs: list[TextLogprobs] = field(default_factory=list)
     finish: Finish | None = None
+    ids: list[int] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         """All of the text."""
         return "".join(self.parts)
 
-    def add(self, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None) -> None:
+    def add(self, output: Output) -> None:
         """Append one increment."""
-        self.parts.append(text)
-        if logprobs:
-            self.logprobs.extend(logprobs)
-        if finish is not None:
-            self.finish = finish
+        self.parts.append(output.text)
+        self.ids += output.ids
+        if output.logprobs:
+            self.logprobs.extend(output.logprobs)
+        if output.finish is not None:
+            self.finish = output.finish
 
 
 class Renderer(Protocol):
@@ -67,6 +70,15 @@ class Renderer(Protocol):
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
         """Return the body of a response that is not streamed."""
+        ...
+
+
+@runtime_checkable
+class TakesIds(Protocol):
+    """A renderer that shows token ids."""
+
+    def take_ids(self, choice: int, ids: list[int]) -> None:
+        """Take the ids of the output that is rendered next, if there is anything of it to render."""
         ...
 
 

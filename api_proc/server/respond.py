@@ -180,7 +180,7 @@ class Collector:
             return
         self._usage.add(base, outputs)
         for output in outputs:
-            self._choices[base + output.choice].add(output.text, output.logprobs, output.finish)
+            self._choices[base + output.choice].add(output)
         if self._usage.is_complete:
             self.done.set_result(self._choices)
 

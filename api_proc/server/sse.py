@@ -11,15 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from api_proc.server.backlog import Backlog, MergedBacklog, TooFarBehind
+from api_proc.server.backlog import Backlog, Increment, MergedBacklog, TooFarBehind
 from api_proc.server.event_ids import EventIds
 from api_proc.server.pipe import ResponsePipe
-from api_proc.server.rendering import Renderer
+from api_proc.server.rendering import Renderer, TakesIds
 from api_proc.server.service import Service
 from api_proc.server.usage import Usage
 from quartet.client.request import Output
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import Finish, TextLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +48,7 @@ class EventStream:
     ) -> None:
         self._pipe = pipe
         self._renderer = renderer
+        self._take_ids = renderer.take_ids if isinstance(renderer, TakesIds) else None
         self._usage = usage
         self._timeouts = service.timeouts
         self._service = service
@@ -73,7 +73,7 @@ class EventStream:
             self._hold(base, outputs)
         else:
             for output in outputs:
-                self._emit(base + output.choice, output.text, output.logprobs, output.finish, now)
+                self._emit(base + output.choice, output, now)
 
     def advance(self) -> None:
         """Write what the backlog has got from elsewhere, as far as the client reads."""
@@ -135,13 +135,11 @@ class EventStream:
             if now - self._last_write_s >= limit_s and self._pipe.is_writable:
                 self._write(self._renderer.keep_alive, now, is_event=False)
 
-    def _emit(
-        self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None, now: float
-    ) -> None:
+    def _emit(self, choice: int, output: Output | Increment, now: float) -> None:
         if self._is_over:
             return
         try:
-            payload = self._rendered(choice, text, logprobs, finish)
+            payload = self._rendered(choice, output)
         except Exception:
             # The caller is the engine client, which has other requests to serve: only this stream may end.
             log.exception("an answer could not be rendered")
@@ -149,8 +147,11 @@ class EventStream:
         else:
             self._write(payload, now)
 
-    def _rendered(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, finish: Finish | None) -> bytes:
+    def _rendered(self, choice: int, output: Output | Increment) -> bytes:
         usage = self._usage.usage() if self._continuous_usage else b""
+        text, logprobs, finish = output.text, output.logprobs, output.finish
+        if self._take_ids is not None:
+            self._take_ids(choice, output.ids)
         payload = self._renderer.delta(choice, text, logprobs, usage) if text or logprobs else b""
         if finish is not None:
             payload += self._renderer.finish(choice, finish, usage)
@@ -201,7 +202,8 @@ class EventStream:
         for _ in range(FLUSH_EVENTS):
             if not self._held or not self._pipe.is_writable:
                 break
-            self._emit(*self._held.pop(), now)
+            held = self._held.pop()
+            self._emit(held.choice, held, now)
         self._is_behind = bool(self._held)
         if self._error is not None and not self._is_behind and not self._is_over:
             self._write_error(self._error)

@@ -35,7 +35,7 @@ class LogReader:
             self._next = 0
         output = delivered.output
         self._usage.add(delivered.base, (output,))
-        return Increment(delivered.base + output.choice, output.text, output.logprobs, output.finish)
+        return Increment(delivered.base + output.choice, output.ids, output.text, output.logprobs, output.finish)
 
     def clear(self) -> None:
         """Read nothing else."""

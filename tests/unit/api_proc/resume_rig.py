@@ -24,6 +24,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "text": (TEXT, USAGE),
     "text_echo_n2": (TEXT, {"n": 2, "echo": True}),
     "text_logprobs": (TEXT, {"logprobs": 1, **USAGE}),
+    "chat_ids": (CHAT, {"return_token_ids": True, "n": 2}),
+    "text_ids": (TEXT, {"return_token_ids": True, "logprobs": 1}),
     "text_two_prompts": (TEXT, {"prompt": ["one", "two"], **USAGE}),
 }
 
