@@ -11,7 +11,8 @@ import msgspec
 
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.completion_rendering import CompletionShape
-from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, Renderer
+from api_proc.openai.parsed_rendering import ParsedChatShape
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, Renderer, Shape
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 
@@ -21,7 +22,7 @@ _DATA, _END = b"data: ", b"\n\n"
 class AnnotatedShape(msgspec.Struct, frozen=True, tag="annotated"):
     """What makes the renderer of an answer with `token_ids` and `prompt_token_ids`, around that of `shape`."""
 
-    shape: ChatShape | CompletionShape
+    shape: ChatShape | ParsedChatShape | CompletionShape
 
     @property
     def is_echoed(self) -> bool:
@@ -33,6 +34,11 @@ class AnnotatedShape(msgspec.Struct, frozen=True, tag="annotated"):
         inner = self.shape.renderer(prompts, choices_each)
         prompt_ids = [one.prompt_ids for one in prompts for _ in range(choices_each)]
         return AnnotatedRenderer(inner, prompt_ids, isinstance(self.shape, CompletionShape))
+
+
+def annotated(shape: Shape) -> Shape:
+    """Return `shape` with token ids, unless it is of a route that has no place for them."""
+    return AnnotatedShape(shape) if isinstance(shape, ChatShape | ParsedChatShape | CompletionShape) else shape
 
 
 class AnnotatedRenderer:

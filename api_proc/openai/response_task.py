@@ -7,9 +7,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from api_proc.openai.annotations import AnnotatedShape
-from api_proc.openai.chat_rendering import ChatShape
-from api_proc.openai.completion_rendering import CompletionShape
+from api_proc.openai.annotations import annotated
 from api_proc.openai.params import check_range, sampling_params
 from api_proc.openai.routing import generate_request, tenant_of
 from api_proc.openai.schema import SamplingFields, StreamOptions
@@ -17,6 +15,7 @@ from api_proc.openai.streams import resume_window_s
 from api_proc.server.admission import Place
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
+from api_proc.server.rendering import Shape
 from api_proc.server.respond import ResponseTask, respond
 from api_proc.server.resume.serving import respond_recorded
 from api_proc.server.service import SERVICE, Service
@@ -74,7 +73,7 @@ def response_task(
     *,
     max_new_tokens: int | None,
     logprobs: int,
-    shape: ChatShape | CompletionShape,
+    shape: Shape,
 ) -> ResponseTask:
     """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
 
@@ -93,7 +92,7 @@ def response_task(
     return ResponseTask(
         requests=requests,
         choices_each=n,
-        shape=AnnotatedShape(shape) if fields.return_token_ids else shape,
+        shape=annotated(shape) if fields.return_token_ids else shape,
         is_stream=bool(fields.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),

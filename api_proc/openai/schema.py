@@ -23,13 +23,48 @@ class ContentPart(msgspec.Struct, omit_defaults=True):
     text: str | None = None
 
 
+class CalledFunction(msgspec.Struct, omit_defaults=True):
+    """What a call of a tool calls; `arguments` is JSON, as text or as the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class ToolCall(msgspec.Struct, omit_defaults=True):
+    """A call in a message of the assistant."""
+
+    function: CalledFunction | None = None
+    id: str | None = None
+    type: str | None = None
+
+
 class Message(msgspec.Struct, omit_defaults=True):
-    """One turn of a conversation."""
+    """One turn of a conversation. Clients know the assistant's thinking by either of two names."""
 
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    function_call: Any = None
+
+
+class Function(msgspec.Struct, omit_defaults=True):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, omit_defaults=True):
+    """Something that the model may use; only functions are served."""
+
+    type: str
+    function: Function | None = None
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -90,8 +125,10 @@ class ChatRequest(SamplingFields, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     echo: Any = None
-    tools: Any = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None

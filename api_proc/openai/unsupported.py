@@ -4,6 +4,7 @@ from typing import Any
 
 from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingFields
 from api_proc.server.errors import invalid, unsupported
+from quartet.wire.errors import RequestError
 
 _CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
 _OF_VLLM = (
@@ -15,7 +16,10 @@ _OF_VLLM = (
 )
 _FOREIGN_DATA = ("prompt_embeds", "multi_modal_data", "chat_template")
 """Tensors, and code for the sandbox: never taken from a client."""
-_CHAT_ONLY = ("echo", "tools", "functions", "function_call", "audio")
+_NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
+"""What requests nothing."""
+_LEGACY = {"functions": "tools", "function_call": "tool_choice"}
+"""Older names, by those that have replaced them."""
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
@@ -29,9 +33,10 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
 
 
 def _refuse_chat_only(request: ChatRequest) -> None:
-    _refuse_set(request, _CHAT_ONLY)
-    if request.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice")
+    _refuse_set(request, ("echo", "audio"))
+    for name, newer in _LEGACY.items():
+        if getattr(request, name) not in _NOTHING:
+            raise RequestError(400, "unsupported_parameter", f"{name} is not supported: use {newer}", name)
     if request.modalities not in (None, [], ["text"]):
         raise unsupported("modalities")
 
@@ -47,8 +52,7 @@ def _refuse_completion_only(request: CompletionRequest) -> None:
 
 def _refuse_set(request: SamplingFields, names: tuple[str, ...]) -> None:
     for name in names:
-        # Empty lists, false and null request nothing.
-        if getattr(request, name) not in (None, False, [], {}, "", "none"):
+        if getattr(request, name) not in _NOTHING:
             raise unsupported(name)
 
 

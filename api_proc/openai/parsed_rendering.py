@@ -1,0 +1,204 @@
+"""Chat responses whose output is parsed: reasoning, content and tool calls, in OpenAI's shape.
+
+In a stream a call begins with an event that has its id and name, and goes on with pieces of its arguments.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from api_proc.openai.chat_format import ChatFormat, parsers_of
+from api_proc.openai.logprobs import chat_logprobs
+from api_proc.parsing.pieces import CallArguments, CallStart, Content, OutputParser, Piece, Reasoning
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
+from quartet.wire.frames import Finish, TextLogprobs
+from quartet.wire.ids import Rid
+
+ID_CHARACTERS = 24
+
+_encode = msgspec.json.encode
+
+
+class ParsedChatShape(msgspec.Struct, frozen=True, tag="parsed_chat"):
+    """What makes the renderer of a chat response that is parsed."""
+
+    created: int
+    model: str
+    form: ChatFormat
+
+    @property
+    def is_echoed(self) -> bool:
+        """Thinking may be open at the prompt's end."""
+        return self.form.needs_prompt
+
+    def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "ParsedChatRenderer":
+        """Return the renderer of one response."""
+        rid = prompts[0].rid
+        parsers = parsers_of(self.form, prompts, choices_each)
+        return ParsedChatRenderer(rid, self.created, self.model, self.form, parsers)
+
+
+class _Choice:
+    """One choice of a stream: its parser, how many calls have begun, and entries that no event has carried yet."""
+
+    def __init__(self, parser: OutputParser) -> None:
+        self.parser = parser
+        self.calls = 0
+        self.waiting: list[TextLogprobs] = []
+
+
+class ParsedChatRenderer(OpenAIEvents):
+    """Implements Renderer for one chat response; `parsers` has one for each choice, which is used once."""
+
+    def __init__(self, rid: Rid, created: int, model: str, form: ChatFormat, parsers: Sequence[OutputParser]) -> None:
+        self._rid = rid
+        self._form = form
+        self._identity: dict[str, Any] = {
+            "id": f"chatcmpl-{rid.hex()}",
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+        }
+        self._head = b"data: " + _encode(self._identity)[:-1]
+        self._choices = [_Choice(parser) for parser in parsers]
+
+    def first(self, choice: int) -> bytes:
+        """Return the event with the role. Whether there is content is not known yet."""
+        return self._event(choice, {"role": "assistant", "content": None}, b"null", b"")
+
+    def delta(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, usage: bytes) -> bytes:
+        """Return the events of new text; none while the parser holds back all of it."""
+        state = self._choices[choice]
+        state.waiting += logprobs or ()
+        return self._events(choice, state.parser.push(text), usage)
+
+    def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
+        """Return the events of what was held back, and the one with the finish reason and the stop that matched."""
+        state = self._choices[choice]
+        rest = self._events(choice, state.parser.finish(), usage)
+        if state.waiting:
+            rest += self._event(choice, {}, self._logprobs(state), usage)
+        end = _encode({"delta": {}, "logprobs": None, **self._ending(finish, state.calls)})
+        return b"".join((rest, self._head, self._index(choice), end[1:], b"]", usage_member(usage), b"}\n\n"))
+
+    def usage(self, usage: bytes, timings: bytes) -> bytes:
+        """Return the event with no choices that carries the usage."""
+        return self._head + b',"choices":[]' + usage_member(usage) + b',"timings":' + timings + b"}\n\n"
+
+    def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
+        """Return the body of a response that is not streamed."""
+        body = {
+            **self._identity,
+            "object": "chat.completion",
+            "choices": [self._whole_choice(index, choice) for index, choice in enumerate(choices)],
+            "usage": msgspec.Raw(usage),
+            "timings": msgspec.Raw(timings),
+        }
+        return _encode(body)
+
+    def _whole_choice(self, index: int, choice: ChoiceOutput) -> dict[str, Any]:
+        parser = self._choices[index].parser
+        content, reasoning, calls = "", "", list[dict[str, Any]]()
+        for piece in self._taken([*parser.push(choice.text), *parser.finish()]):
+            match piece:
+                case Content(text):
+                    content += text
+                case Reasoning(text):
+                    reasoning += text
+                case CallStart(call, name):
+                    calls.append(self._call(index, call, name))
+                case CallArguments(call, text):
+                    calls[call]["function"]["arguments"] += text
+        message: dict[str, Any] = {"role": "assistant", "content": content or None, "refusal": None}
+        if reasoning:
+            message |= _reasoning(reasoning)
+        if calls:
+            message["tool_calls"] = calls
+        logprobs = chat_logprobs(choice.logprobs) if choice.logprobs else None
+        end = self._ending(choice.finish, len(calls))
+        return {"index": index, "message": message, "logprobs": logprobs, **end}
+
+    def _events(self, choice: int, pieces: list[Piece], usage: bytes) -> bytes:
+        state = self._choices[choice]
+        events = []
+        for piece in _joined(self._taken(pieces)):
+            state.calls += isinstance(piece, CallStart)
+            events.append(self._event(choice, self._delta(choice, piece), self._logprobs(state), usage))
+        return b"".join(events)
+
+    def _delta(self, choice: int, piece: Piece) -> dict[str, Any]:
+        match piece:
+            case Content(text):
+                return {"content": text}
+            case Reasoning(text):
+                return _reasoning(text)
+            case CallStart(call, name):
+                return {"tool_calls": [{"index": call, **self._call(choice, call, name)}]}
+            case CallArguments(call, text):
+                return {"tool_calls": [{"index": call, "function": {"arguments": text}}]}
+
+    def _taken(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the pieces that the client gets: without the second and later calls if it takes one at most."""
+        for piece in pieces:
+            if not (self._form.is_single and isinstance(piece, CallStart | CallArguments) and piece.call):
+                yield piece
+
+    def _call(self, choice: int, call: int, name: str) -> dict[str, Any]:
+        """Return a call without arguments. Its id follows from the response's, so a stream that resumes repeats it."""
+        digest = hashlib.blake2b(b"%b:%d:%d" % (self._rid, choice, call), digest_size=ID_CHARACTERS // 2).hexdigest()
+        return {"id": f"call_{digest}", "type": "function", "function": {"name": name, "arguments": ""}}
+
+    def _ending(self, finish: Finish | None, calls: int) -> dict[str, Any]:
+        """Return how a choice ended. A call to a function that the client has named ends by `stop`, as in OpenAI's."""
+        end = ending(finish)
+        if calls and end["finish_reason"] == "stop" and not self._form.is_named:
+            end["finish_reason"] = "tool_calls"
+        return end
+
+    def _index(self, choice: int) -> bytes:
+        return b',"choices":[{"index":%d,' % choice
+
+    def _logprobs(self, state: _Choice) -> bytes:
+        """Return the entries that have waited for an event."""
+        if not state.waiting:
+            return b"null"
+        entries, state.waiting = state.waiting, []
+        return _encode(chat_logprobs(entries))
+
+    def _event(self, choice: int, delta: dict[str, Any], logprobs: bytes, usage: bytes) -> bytes:
+        return b"".join(
+            (
+                self._head,
+                self._index(choice),
+                b'"delta":',
+                _encode(delta),
+                b',"logprobs":',
+                logprobs,
+                b',"finish_reason":null}]',
+                usage_member(usage),
+                b"}\n\n",
+            )
+        )
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    """Return thinking under both names that clients know."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Return pieces, those of one kind that follow each other as one."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        match joined[-1] if joined else None, piece:
+            case Content(before), Content(text):
+                joined[-1] = Content(before + text)
+            case Reasoning(before), Reasoning(text):
+                joined[-1] = Reasoning(before + text)
+            case CallArguments(call, before), CallArguments(same, text) if call == same:
+                joined[-1] = CallArguments(call, before + text)
+            case _:
+                joined.append(piece)
+    return joined
