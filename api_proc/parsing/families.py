@@ -1,0 +1,139 @@
+"""The families of models: how they write reasoning and calls of tools, and how a chat template shows it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from api_proc.parsing.hermes import hermes
+from api_proc.parsing.pieces import OutputParser
+from api_proc.parsing.think import PlainContent, ThinkParser
+from api_proc.parsing.tools import Tool
+
+_TAIL = 256
+"""Characters at the end of a prompt that can show whether the reasoning is open."""
+
+
+class ToolFormat(NamedTuple):
+    """How a model writes calls of tools.
+
+    Fields:
+        name: as `--tool-call-parser` takes it.
+        marks: literal texts of a chat template that, all together, show this format.
+        parser: makes the parser of one output.
+        keeps_special_tokens: whether marks of the format are special tokens, which the detokenizer has to show.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    parser: Callable[[Sequence[Tool]], OutputParser]
+    keeps_special_tokens: bool = False
+
+
+class ReasoningFormat(NamedTuple):
+    """How a model writes its reasoning.
+
+    Fields:
+        name: as `--reasoning-parser` takes it.
+        marks: literal texts of a chat template that, all together, show this format.
+        opening: the tag before the reasoning.
+        closing: the text after which the content begins; a grammar of the content starts there.
+        keeps_special_tokens: whether the tags are special tokens, which the detokenizer has to show.
+        is_always_open: whether outputs begin within the reasoning though the prompt does not show it.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    opening: str
+    closing: str
+    keeps_special_tokens: bool = False
+    is_always_open: bool = False
+
+    def is_thinking_open(self, prompt_text: str) -> bool:
+        """Return whether the output begins within the reasoning."""
+        return self.is_always_open or prompt_text[-_TAIL:].rstrip().endswith(self.opening)
+
+
+class Formats(NamedTuple):
+    """What a model's output can hold beside content."""
+
+    reasoning: ReasoningFormat | None = None
+    tools: ToolFormat | None = None
+
+    @property
+    def keeps_special_tokens(self) -> bool:
+        """Whether the parser has to see special tokens (`skip_special_tokens` false)."""
+        return any(each is not None and each.keeps_special_tokens for each in self)
+
+    def parser(self, tools: Sequence[Tool], prompt_text: str) -> OutputParser:
+        """Return the parser of one output.
+
+        Args:
+            tools: what may be called; without any, calls are content.
+            prompt_text: the rendered prompt, or its end.
+        """
+        content = self.tools.parser(tools) if self.tools and tools else PlainContent()
+        if self.reasoning is None:
+            return content
+        is_open = self.reasoning.is_thinking_open(prompt_text)
+        return ThinkParser(self.reasoning.opening, self.reasoning.closing, is_open, content)
+
+
+TOOL_FORMATS = (ToolFormat("hermes", ("<tool_call>",), hermes),)
+"""In the order in which a template is compared with them."""
+
+REASONING_FORMATS = (
+    ReasoningFormat("seed_think", ("<seed:think>",), "<seed:think>", "</seed:think>"),
+    ReasoningFormat("magistral", ("[THINK]",), "[THINK]", "[/THINK]", keeps_special_tokens=True),
+    ReasoningFormat(
+        "command", ("<|START_THINKING|>",), "<|START_THINKING|>", "<|END_THINKING|>", keeps_special_tokens=True
+    ),
+    ReasoningFormat("thinking", ("<thinking>", "</thinking>"), "<thinking>", "</thinking>"),
+    ReasoningFormat("think", ("</think>",), "<think>", "</think>"),
+    ReasoningFormat("deepseek_r1", (), "<think>", "</think>", is_always_open=True),
+)
+"""In the order in which a template is compared with them; one without marks is chosen by its name alone."""
+
+_ALIASES = {
+    "qwen": "hermes",
+    "qwen25": "hermes",
+}
+"""Other engines' names of the tool formats."""
+
+_REASONING_ALIASES = {
+    "qwen3": "think",
+    "glm45": "think",
+    "deepseek-r1": "deepseek_r1",
+    "deepseek_v3": "think",
+    "cohere_command3": "command",
+    "mistral": "magistral",
+    "seed_oss": "seed_think",
+}
+"""Other engines' names of the reasoning formats."""
+
+
+def tool_format_names() -> list[str]:
+    """Return what `--tool-call-parser` takes."""
+    return sorted({*(each.name for each in TOOL_FORMATS), *_ALIASES})
+
+
+def reasoning_format_names() -> list[str]:
+    """Return what `--reasoning-parser` takes."""
+    return sorted({*(each.name for each in REASONING_FORMATS), *_REASONING_ALIASES})
+
+
+def tool_format(name: str) -> ToolFormat:
+    """Return the format with that name; raises KeyError."""
+    return {each.name: each for each in TOOL_FORMATS}[_ALIASES.get(name, name)]
+
+
+def reasoning_format(name: str) -> ReasoningFormat:
+    """Return the format with that name; raises KeyError."""
+    return {each.name: each for each in REASONING_FORMATS}[_REASONING_ALIASES.get(name, name)]
+
+
+def detect(template: str | None) -> Formats:
+    """Return the formats that a chat template shows; None for one that it does not show."""
+    text = template or ""
+    return Formats(
+        next((each for each in REASONING_FORMATS if each.marks and all(mark in text for mark in each.marks)), None),
+        next((each for each in TOOL_FORMATS if all(mark in text for mark in each.marks)), None),
+    )
