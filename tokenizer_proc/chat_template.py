@@ -14,6 +14,9 @@ from tokenizer_proc.sandbox import DEADLINE_S, Sandbox
 Guard = Callable[[Any], Any]
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize"])
 _MAX_REASON = 200
+_PROBE_NAME = "f41971693993751058209"
+_PROBE = {"type": "function", "function": {"name": _PROBE_NAME, "description": "-", "parameters": {"type": "object"}}}
+"""Digits, which no filter changes: a template that shows tools shows it."""
 _SECONDS_PER_BYTE = 4e-6
 """Additional processor time for a long conversation."""
 
@@ -44,6 +47,7 @@ class ChatTemplate:
             try:
                 self._renderer.load(source)
                 self._forms = ContentForms(self._attempt)
+                self._shows_tools = any(_PROBE_NAME in (self._attempt(each, [_PROBE]) or "") for each in self._small())
             except RenderError as error:
                 reason = error.reason
                 raise ModelError(f"the chat template is broken: {reason}; give another with --chat-template") from error
@@ -60,12 +64,20 @@ class ChatTemplate:
                 "no_chat_template",
                 "This model has no chat template: use /v1/completions, or start the server with --chat-template.",
             )
+        tools = parse_tools(prompt.tools)
+        if tools and not self._shows_tools:
+            raise RequestError(
+                400,
+                "unsupported_parameter",
+                "This model's chat template does not show tools: start the server with a --chat-template that does.",
+                "tools",
+            )
         messages = guard([self._forms.shape(message) for message in parse_messages(prompt.messages)])
         continued = FinalMessage(messages[-1]) if prompt.continue_final_message else None
         variables = {
             **guard(parse_template_args(prompt.template_args, self._reserved)),
             **self._variables(messages),
-            "tools": guard(parse_tools(prompt.tools)),
+            "tools": guard(tools),
             "add_generation_prompt": prompt.add_generation_prompt and continued is None,
         }
         text = self._run(variables, DEADLINE_S + _SECONDS_PER_BYTE * (len(prompt.messages) + len(prompt.tools or b"")))
@@ -75,21 +87,24 @@ class ChatTemplate:
         """Return small conversations as the template renders them; none if there is no template."""
         if not self._has_template:
             return []
+        return [text for each in self._small() if (text := self._attempt(each)) is not None]
+
+    def _small(self) -> list[list[Message]]:
+        """Return conversations of which most templates accept any."""
         turns: list[Message] = [{"role": role, "content": "-"} for role in ("system", "user", "assistant", "user")]
-        conversations = [[self._forms.shape(message) for message in each] for each in (turns, turns[1:], turns[1:2])]
-        return [text for each in conversations if (text := self._attempt(each)) is not None]
+        return [[self._forms.shape(message) for message in each] for each in (turns, turns[1:], turns[1:2])]
 
     def _variables(self, messages: list[Message]) -> dict[str, Any]:
         others = {"tools": None, "documents": None, "add_generation_prompt": True}
         return {**self._names, **others, "messages": messages}
 
-    def _attempt(self, messages: list[Message]) -> str | None:
+    def _attempt(self, messages: list[Message], tools: list[Any] | None = None) -> str | None:
         """Return the conversation's text, or None if the template does not accept it.
 
         Raises RenderError for what it would do to any conversation.
         """
         try:
-            return self._renderer.render(self._variables(messages))
+            return self._renderer.render({**self._variables(messages), "tools": tools})
         except RenderError as error:
             if error.kind in ("unsafe", "too_much"):
                 raise

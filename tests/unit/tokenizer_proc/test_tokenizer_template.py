@@ -170,3 +170,30 @@ def test_rendering_leaves_no_trace_function_behind() -> None:
     with pytest.raises(RequestError):
         rendered("{{ raise_exception('x') }}")
     assert sys.gettrace() is before
+
+
+TOOLS = b'[{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ tools | tojson }}",
+        "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}",
+        "{% if messages[0].role == 'system' %}{{ tools }}{% endif %}look",
+        "{% if messages | length == 1 %}{{ tools }}{% endif %}{{ raise_exception('no') if messages | length > 1 }}",
+    ],
+)
+def test_tools_for_a_template_that_shows_them(source: str) -> None:
+    assert "look" in rendered(source, tools=TOOLS)
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ messages[0].content }}", "{% if tools %}tools{% endif %}", "{{ raise_exception('no') if tools }}"]
+)
+def test_tools_that_the_template_does_not_show_are_refused(source: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        rendered(source, tools=TOOLS)
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
+    assert "--chat-template" in caught.value.message
+    rendered(source, tools=b"[]")
