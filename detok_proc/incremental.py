@@ -15,6 +15,7 @@ from detok_proc.vocabulary import PieceTable, Vocabulary
 
 _REPLACEMENT = "\ufffd"
 _MAX_WAITING_TOKENS = 16
+_NO_IDS: frozenset[int] = frozenset()
 
 
 class Decoder(Protocol):
@@ -114,20 +115,34 @@ class DecoderFactory:
 
     def __init__(self, folder: Path) -> None:
         self.vocabulary = Vocabulary(folder)
-        self._tables = {skips: PieceTable(self.vocabulary, skips) for skips in (False, True)}
+        self._tables: dict[frozenset[int] | None, PieceTable] = {}
+        """By the special tokens that are shown, None for all. They follow from the model's format: there are few."""
         self._library = None if self.vocabulary.family else _load_library(folder)
 
-    def make(self, prompt_tail: Sequence[int], skip_special_tokens: bool) -> Decoder:
-        """Return the decoder of a stream whose prompt ends with `prompt_tail`."""
+    def make(
+        self, prompt_tail: Sequence[int], skip_special_tokens: bool, shown_ids: frozenset[int] = _NO_IDS
+    ) -> Decoder:
+        """Return the decoder of a stream whose prompt ends with `prompt_tail`.
+
+        `shown_ids` are special tokens that are not skipped.
+        """
         tail = self._since_special(prompt_tail)
+        table = self._table(shown_ids if skip_special_tokens else None)
         library = self._library
         if library is not None:
-            return WindowDecoder(lambda ids: library(ids, skip_special_tokens), tail)
-        return PieceDecoder(self._tables[skip_special_tokens], tail, self.vocabulary.strips_first_space)
+            return WindowDecoder(lambda ids: library([index for index in ids if index not in table.skipped]), tail)
+        return PieceDecoder(table, tail, self.vocabulary.strips_first_space)
+
+    def _table(self, shown_ids: frozenset[int] | None) -> PieceTable:
+        table = self._tables.get(shown_ids)
+        if table is None:
+            skipped = set() if shown_ids is None else self.vocabulary.special_ids - shown_ids
+            table = self._tables[shown_ids] = PieceTable(self.vocabulary, skipped)
+        return table
 
     def token_text(self, token: int) -> tuple[str, bytes]:
         """Return the name of one token by itself (see TextLogprobs), and its bytes."""
-        piece = self._tables[False][token]
+        piece = self._table(None)[token]
         if not piece:
             return id_name(token), b""
         if isinstance(piece, str):
@@ -145,12 +160,12 @@ def id_name(token: int) -> str:
     return f"token_id:{token}"
 
 
-def _load_library(folder: Path) -> Callable[[list[int], bool], str]:
+def _load_library(folder: Path) -> Callable[[list[int]], str]:
     from quartet.checkpoint.tokenizer_loading import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
 
-    def decode(ids: list[int], skip_special_tokens: bool) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     return decode

@@ -24,7 +24,8 @@ class Stream:
         self.reply_to = opened.reply_to
         self.count = 0
         self.offset = 0
-        self._decoder = factory.make(unpack_ids(opened.prompt_tail), opened.skip_special_tokens)
+        shown_ids = frozenset(opened.shown_ids)
+        self._decoder = factory.make(unpack_ids(opened.prompt_tail), opened.skip_special_tokens, shown_ids)
         self.matcher = StopMatcher(opened.stop, opened.include_stop_in_output) if opened.stop else None
 
     @property

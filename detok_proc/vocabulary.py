@@ -5,6 +5,7 @@ second. Two families of decoders are known, byte-level BPE and SentencePiece; be
 models. For any other decoder `Vocabulary.family` is None and the general path decodes with the library.
 """
 
+from collections.abc import Set
 from enum import Enum
 from pathlib import Path
 
@@ -117,15 +118,15 @@ class Vocabulary:
 
 
 class PieceTable(dict[int, Piece]):
-    """Pieces by id, looked up in the vocabulary once and then kept; special tokens are empty if `skips_special`."""
+    """Pieces by id, looked up in the vocabulary once and then kept; those of `skipped` ids are empty."""
 
-    def __init__(self, vocabulary: Vocabulary, skips_special: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, skipped: Set[int]) -> None:
         super().__init__()
         self._vocabulary = vocabulary
-        self._skipped = vocabulary.special_ids if skips_special else frozenset()
+        self.skipped = skipped
 
     def __missing__(self, token: int) -> Piece:
-        piece = "" if token in self._skipped else self._vocabulary.piece(token)
+        piece = "" if token in self.skipped else self._vocabulary.piece(token)
         # Ids beyond the vocabulary (padding rows of the output matrix) are few, so keeping them is no leak.
         self[token] = piece
         return piece

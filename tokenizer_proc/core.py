@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from typing import Any
 
+import msgspec
+
 from quartet.checkpoint.tokenizer_loading import is_library_error, library_errors
 from quartet.runtime.core import Metrics, Sent, TimelessCore
 from quartet.wire.codec import Source
@@ -18,6 +20,7 @@ from quartet.wire.frames import (
     Encoded,
     EncodeFailed,
     IdsPrompt,
+    Marker,
     SamplingParams,
     TextPrompt,
     TokenizerInbound,
@@ -84,7 +87,14 @@ class TokenizerCore(TimelessCore):
             self._check_length(len(ids) // ID_BYTES, job)
         except RequestError as error:
             return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
-        return Encoded(job.job, ids, text, job.params)
+        return Encoded(job.job, ids, text, self._with_ids(job.params))
+
+    def _with_ids(self, params: SamplingParams) -> SamplingParams:
+        """Return `params` with the ids of their markers."""
+        if not params.markers:
+            return params
+        markers = tuple(Marker(marker.text, self._encoder.added_id(marker.text)) for marker in params.markers)
+        return msgspec.structs.replace(params, markers=markers)
 
     def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt) -> tuple[bytes, str]:
         """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""

@@ -24,6 +24,7 @@ class TextEncoder:
         config = read_json(folder / "tokenizer_config.json")
         self._tokenizer = load_tokenizer(folder)
         added = self._tokenizer.get_added_tokens_decoder()
+        self._added_ids = {token.content: index for index, token in added.items()}
         special = {index: token for index, token in added.items() if token.special and token.content}
         self.guard = SpecialTokenGuard(lambda: load_tokenizer(folder), special)
         names = declared_tokens(folder).names
@@ -53,6 +54,10 @@ class TextEncoder:
         """Return the token of id `index`, if there is one."""
         found = self._tokenizer.id_to_token(index) if index >= 0 else None
         return None if found is None else str(found)
+
+    def added_id(self, text: str) -> int:
+        """Return the id of the added token that `text` is, -1 if it is none."""
+        return self._added_ids.get(text, -1)
 
     def is_longer_than(self, text: str, limit: int) -> bool:
         """Return whether `text` certainly has more than `limit` tokens, without encoding all of a very long one.

@@ -92,6 +92,7 @@ class Delivery:
             request.min_new_tokens,
             stream.logprobs_from(stream.delivered_count, len(request.output_ids)),
             request.timings(now),
+            tuple(marker.id for marker in params.markers if marker.id >= 0),
         )
         self.put(stream.detok, frame)
 

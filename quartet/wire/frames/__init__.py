@@ -49,6 +49,7 @@ from quartet.wire.frames.detok_link import (
 )
 from quartet.wire.frames.sampling import (
     Grammar,
+    Marker,
     SamplingParams,
 )
 from quartet.wire.frames.scheduler_link import (
@@ -126,6 +127,7 @@ __all__ = [
     "LastEnd",
     "LiveRequest",
     "LiveRequests",
+    "Marker",
     "Open",
     "ProcessStatus",
     "ProcessTable",

@@ -29,6 +29,7 @@ class Open(Frame, frozen=True, tag=20):
 
     `prompt_tail` holds the last prompt ids (int32 bytes, at most 16), for the first space. `output_ids` are all output
     ids so far; the first `delivered_count` of them have reached the api process, the rest is sent at once as a Delta.
+    `shown_ids` are special tokens that are shown even with `skip_special_tokens`.
     `logprobs` are those of the rest, if they were requested. A stop string counts only from `min_new_tokens` on.
     `timings` is what is known so far, for a request that a stop string ends.
     """
@@ -47,6 +48,7 @@ class Open(Frame, frozen=True, tag=20):
     min_new_tokens: int = 0
     logprobs: list[TokenLogprobs] = msgspec.field(default_factory=list)
     timings: Timings | None = None
+    shown_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_ids(self.prompt_tail, self.output_ids)

@@ -23,12 +23,23 @@ class Grammar(Frame, frozen=True):
     after: str = ""
 
 
+class Marker(Frame, frozen=True):
+    """Text that a parser of the output looks for, e.g. `</think>`.
+
+    The tokenizer process finds the `id` of the added token that it is; -1 if it is none.
+    """
+
+    text: str
+    id: int = -1
+
+
 class SamplingParams(Frame, frozen=True):
     """Resolved sampling parameters of one request; nothing is left to be drawn or defaulted downstream.
 
     `max_new_tokens` None means the rest of the context; the scheduler clamps it (LEN-2). `seed` is drawn by the api
     process when the client gave none. `logprobs` is -1 for none, else the number of alternatives beside the sampled
     token. `stop_token_ids` are the client's; the model's end-of-sequence ids are added unless `ignore_eos`.
+    `markers` are shown even if they are special tokens and `skip_special_tokens`.
     """
 
     max_new_tokens: int | None = None
@@ -49,3 +60,4 @@ class SamplingParams(Frame, frozen=True):
     include_stop_in_output: bool = False
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
+    markers: tuple[Marker, ...] = ()

@@ -135,3 +135,13 @@ def _loaded(folder: Path) -> tuple[Tokenizer, DecoderFactory]:
     if folder not in _LOADED:
         _LOADED[folder] = (Tokenizer.from_file(str(folder / "tokenizer.json")), DecoderFactory(folder))
     return _LOADED[folder]
+
+
+def test_special_tokens_that_are_shown_alone(byte_level_folder: Path, wordpiece_folder: Path) -> None:
+    for folder in (byte_level_folder, wordpiece_folder):
+        tokenizer, factory = _loaded(folder)
+        special = sorted(factory.vocabulary.special_ids)
+        for shown in special:
+            decoder = factory.make([], True, frozenset([shown]))
+            text = "".join(map(decoder.push, special)) + decoder.flush()
+            assert text == tokenizer.decode([shown], skip_special_tokens=False) != ""

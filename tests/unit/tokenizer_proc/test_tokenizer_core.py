@@ -13,6 +13,7 @@ from quartet.wire.frames import (
     Encoded,
     EncodeFailed,
     IdsPrompt,
+    Marker,
     SamplingParams,
     TextPrompt,
     pack_ids,
@@ -103,11 +104,12 @@ def test_a_prefilled_answer_ends_the_prompt(core: TokenizerCore, prefill: str) -
 
 
 def test_tool_arguments_reach_the_template_as_an_object(make_core: Any) -> None:
-    template = "{{ messages[0].tool_calls[0].function.arguments.x }}{{ tools[0].name }}"
+    call = "{% for call in messages[0].tool_calls %}{{ call.function.arguments.x }}{% endfor %}"
+    template = call + "{{ tools[0].function.name }}"
     core = make_core(chat_template=template)
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": "yes"}'}}
-    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
-    found = answer(core, chat(messages, tools=b'[{"name": "look"}]'))
+    given = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": "yes"}'}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [given]}]
+    found = answer(core, chat(messages, tools=b'[{"function": {"name": "look"}}]'))
     assert isinstance(found, Encoded) and found.text == "yeslook"
 
 
@@ -219,3 +221,10 @@ def test_tool_definitions_are_guarded_too(make_core: Any) -> None:
 
 def test_a_text_prompt_may_contain_control_tokens(core: TokenizerCore) -> None:
     assert ids_of(core, TextPrompt("<|start|>hello"))[0] == START
+
+
+def test_markers_get_the_ids_of_added_tokens(core: TokenizerCore) -> None:
+    markers = (Marker("<|start|>"), Marker("a"), Marker("<think>"))
+    found = answer(core, chat(user("a")), markers=markers)
+    assert isinstance(found, Encoded)
+    assert [(one.text, one.id) for one in found.params.markers] == [("<|start|>", START), ("a", -1), ("<think>", -1)]
