@@ -19,6 +19,7 @@ from quartet.wire.frames import (
     Encode,
     Encoded,
     EncodeFailed,
+    Grammar,
     IdsPrompt,
     Marker,
     SamplingParams,
@@ -30,7 +31,11 @@ from quartet.wire.frames import (
 from quartet.wire.lengths import context_length_exceeded, is_too_long
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.messages import invalid
+from tokenizer_proc.thinking import Thinking, thinking_at_end
 from tokenizer_proc.tokenizer import TextEncoder
+from tokenizer_proc.verdicts import Verdicts
+
+_NO_GRAMMARS = "this model's tokenizer cannot follow a grammar"
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +47,23 @@ class TokenizerCore(TimelessCore):
         config: with the resolved model.
         encoder: the model's tokenizer.
         template: the model's chat template.
+        verdicts: compiles the grammars of requests; without it they are refused.
 
     Raises ModelError if either puts tokens into prompts that the model does not have.
     """
 
     inbound: Any = TokenizerInbound
 
-    def __init__(self, config: Config, encoder: TextEncoder, template: ChatTemplate) -> None:
+    def __init__(
+        self, config: Config, encoder: TextEncoder, template: ChatTemplate, verdicts: Verdicts | None = None
+    ) -> None:
         model = config.require_model()
         self._vocab_size = model.vocab_size
         self._context_length = model.context_length
         self._is_cut_later = config.scheduler.allow_auto_truncate
         self._encoder = encoder
         self._template = template
+        self._verdicts = verdicts
         self._check_samples()
         self.counters: Counter[str] = Counter()
 
@@ -79,6 +88,11 @@ class TokenizerCore(TimelessCore):
 
     def answer(self, job: Encode) -> Encoded | EncodeFailed:
         """Return the prompt's ids, text and parameters, or the error of the request. Raises no RequestError."""
+        encoded = self.encode(job)
+        return self.check_grammar(job, encoded) if isinstance(encoded, Encoded) else encoded
+
+    def encode(self, job: Encode) -> Encoded | EncodeFailed:
+        """Return what `answer` does, its grammar as it came."""
         try:
             self._check_params(job.params)
             ids, text = self._encode(job.prompt)
@@ -95,6 +109,23 @@ class TokenizerCore(TimelessCore):
             return params
         markers = tuple(Marker(marker.text, self._encoder.added_id(marker.text)) for marker in params.markers)
         return msgspec.structs.replace(params, markers=markers)
+
+    def check_grammar(self, job: Encode, encoded: Encoded) -> Encoded | EncodeFailed:
+        """Return `encoded` with its grammar compiled; it takes up to seconds."""
+        grammar = encoded.params.grammar
+        if grammar is None:
+            return encoded
+        if self._verdicts is None:
+            return EncodeFailed(job.job, 400, "unsupported_parameter", _NO_GRAMMARS, grammar.param)
+        try:
+            source, refusal = self._verdicts.find(grammar, _thinking(job, encoded, grammar))
+        except ModelError as error:
+            log.warning("%s", error)
+            return EncodeFailed(job.job, 400, "unsupported_parameter", _NO_GRAMMARS, grammar.param)
+        if refusal:
+            return EncodeFailed(job.job, 400, "invalid_grammar", f"{grammar.param}: {refusal}", grammar.param)
+        params = msgspec.structs.replace(encoded.params, grammar=Grammar("llguidance", source, param=grammar.param))
+        return msgspec.structs.replace(encoded, params=params)
 
     def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt) -> tuple[bytes, str]:
         """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""
@@ -162,6 +193,11 @@ class TokenizerCore(TimelessCore):
     def _check_token(self, index: int, param: str) -> None:
         if not 0 <= index < self._vocab_size:
             raise invalid(f"{param}: token id {index} is outside the vocabulary (0 to {self._vocab_size - 1}).", param)
+
+
+def _thinking(job: Encode, encoded: Encoded, grammar: Grammar) -> Thinking:
+    is_continued = isinstance(job.prompt, ChatPrompt) and job.prompt.continue_final_message
+    return thinking_at_end(encoded.text, grammar, is_continued)
 
 
 def _field(prompt: TextPrompt | IdsPrompt | ChatPrompt) -> str:

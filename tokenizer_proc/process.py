@@ -10,11 +10,13 @@ from quartet.runtime.shell import Shell
 from quartet.wire.config import Config
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.core import TokenizerCore
+from tokenizer_proc.grammars import LocalGrammars
 from tokenizer_proc.job_thread import JobThread
 from tokenizer_proc.memory_limit import limit_memory
 from tokenizer_proc.render_process import RenderProcess
 from tokenizer_proc.renderer import Renderer
 from tokenizer_proc.tokenizer import TextEncoder
+from tokenizer_proc.verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ def load_core(config: Config, renderer: Renderer | None = None) -> TokenizerCore
     # Jobs come one at a time; the library's own threads would only add memory.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = TextEncoder(tokenizer_folder(config))
-    return TokenizerCore(config, encoder, ChatTemplate(config.require_model().chat_template, encoder.names, renderer))
+    template = ChatTemplate(config.require_model().chat_template, encoder.names, renderer)
+    return TokenizerCore(config, encoder, template, Verdicts(LocalGrammars(config)))
 
 
 async def main(context: Context) -> None:

@@ -11,6 +11,7 @@ from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.parsed_rendering import ParsedChatShape
 from api_proc.openai.response_task import response_task, serve
 from api_proc.openai.schema import ChatRequest
+from api_proc.openai.structured import constraint
 from api_proc.openai.tools import tool_use
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.errors import invalid
@@ -58,6 +59,7 @@ def chat_task(
         max_new_tokens=_limit(chat),
         logprobs=_logprobs(chat),
         shape=make_shape(service, format_of(service, use)),
+        grammar=constraint(chat),
     )
 
 

@@ -11,6 +11,7 @@ from api_proc.openai.models import check_model
 from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.response_task import MAX_CHOICES, response_task, serve
 from api_proc.openai.schema import CompletionRequest
+from api_proc.openai.structured import constraint
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.errors import invalid
 from api_proc.server.respond import ResponseTask
@@ -49,6 +50,7 @@ def completion_task(request: web.Request, service: Service, wanted: CompletionRe
         max_new_tokens=max_tokens,
         logprobs=-1 if wanted.logprobs is None else wanted.logprobs,
         shape=shape,
+        grammar=constraint(wanted),
     )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from api_proc.openai.schema import SamplingFields
+from api_proc.openai.structured import check_end
 from api_proc.server.errors import invalid
 from quartet.wire.config import ResolvedModel
-from quartet.wire.frames import SamplingParams
+from quartet.wire.frames import Grammar, SamplingParams
 from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
 
 MAX_LOGIT_BIAS = 1024
@@ -24,8 +25,10 @@ def sampling_params(
     draw_seed: Callable[[], int],
     max_new_tokens: int | None,
     logprobs: int,
+    grammar: Grammar | None = None,
 ) -> SamplingParams:
     """Return the resolved parameters of one request; raises RequestError 400 with the field at fault."""
+    check_end(fields, grammar)
     numbers = _numbers(fields, model.default_sampling)
     min_tokens = fields.min_tokens or 0
     check_range("min_tokens", min_tokens, 0, MAX_INT32)
@@ -54,6 +57,7 @@ def sampling_params(
         stop=_stops(fields.stop),
         include_stop_in_output=bool(fields.include_stop_str_in_output),
         skip_special_tokens=fields.skip_special_tokens is not False,
+        grammar=grammar,
     )
 
 

@@ -19,7 +19,7 @@ from api_proc.server.rendering import Shape
 from api_proc.server.respond import ResponseTask, respond
 from api_proc.server.resume.serving import respond_recorded
 from api_proc.server.service import SERVICE, Service
-from quartet.wire.frames import ChatPrompt, IdsPrompt, TextPrompt
+from quartet.wire.frames import ChatPrompt, Grammar, IdsPrompt, TextPrompt
 
 MAX_N = 16
 MAX_CHOICES = 512
@@ -74,10 +74,11 @@ def response_task(
     max_new_tokens: int | None,
     logprobs: int,
     shape: Shape,
+    grammar: Grammar | None = None,
 ) -> ResponseTask:
     """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
 
-    `max_new_tokens` and `logprobs` are read by the route, where chat and completions differ.
+    `max_new_tokens`, `logprobs` and `grammar` are read by the route, where chat and completions differ.
     """
     n = 1 if fields.n is None else fields.n
     check_range("n", n, 1, MAX_N)
@@ -87,7 +88,7 @@ def response_task(
     requests = []
     for prompt in prompts:
         # Each prompt resolves its own parameters, so that drawn seeds differ.
-        params = sampling_params(fields, model, service.draw_seed, max_new_tokens, logprobs)
+        params = sampling_params(fields, model, service.draw_seed, max_new_tokens, logprobs, grammar)
         requests.append(generate_request(request, service, fields, prompt, params, n))
     return ResponseTask(
         requests=requests,

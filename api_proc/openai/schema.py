@@ -1,7 +1,8 @@
 """The request bodies of the OpenAI routes, as typed records.
 
 Every optional field takes null like an absent field; unknown fields are accepted and ignored. Fields that are known
-but not served yet are decoded as `Any`, so that `api_proc.openai.unsupported` can refuse them by name.
+but not served yet are decoded as `Any`, so that `api_proc.openai.unsupported` can refuse them by name; so are those
+that `api_proc.openai.structured` reads, which take values of several shapes.
 """
 
 from typing import Any
@@ -104,11 +105,19 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     logits_processors: Any = None
     truncate_prompt_tokens: Any = None
     skip_reading_prefix_cache: Any = None
+    response_format: Any = None
+    structured_outputs: Any = None
+    json_schema: Any = None
     regex: Any = None
     ebnf: Any = None
-    json_schema: Any = None
-    structured_outputs: Any = None
-    response_format: Any = None
+    grammar: Any = None
+    choice: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    guided_whitespace_pattern: Any = None
+    structural_tag: Any = None
     prompt_embeds: Any = None
     multi_modal_data: Any = None
     chat_template: Any = None

@@ -6,7 +6,6 @@ from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingField
 from api_proc.server.errors import invalid, unsupported
 from quartet.wire.errors import RequestError
 
-_CONSTRAINTS = ("regex", "ebnf", "json_schema", "structured_outputs", "prompt_logprobs", "use_beam_search")
 _OF_VLLM = (
     "bad_words",
     "allowed_token_ids",
@@ -14,6 +13,7 @@ _OF_VLLM = (
     "truncate_prompt_tokens",
     "skip_reading_prefix_cache",
 )
+_NOT_SERVED = ("structural_tag", "prompt_logprobs", "use_beam_search")
 _FOREIGN_DATA = ("prompt_embeds", "multi_modal_data", "chat_template")
 """Tensors, and code for the sandbox: never taken from a client."""
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
@@ -24,8 +24,7 @@ _LEGACY = {"functions": "tools", "function_call": "tool_choice"}
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Raise RequestError 400 for the first field that requests an unsupported feature."""
-    _refuse_set(request, _CONSTRAINTS + _OF_VLLM + _FOREIGN_DATA)
-    _refuse_response_format(request)
+    _refuse_set(request, _NOT_SERVED + _OF_VLLM + _FOREIGN_DATA)
     if isinstance(request, ChatRequest):
         _refuse_chat_only(request)
     else:
@@ -54,9 +53,3 @@ def _refuse_set(request: SamplingFields, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(request, name) not in _NOTHING:
             raise unsupported(name)
-
-
-def _refuse_response_format(request: SamplingFields) -> None:
-    wanted: Any = request.response_format
-    if wanted is not None and not (isinstance(wanted, dict) and wanted.get("type") == "text"):
-        raise unsupported("response_format")

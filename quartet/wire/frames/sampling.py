@@ -13,14 +13,21 @@ class Grammar(Frame, frozen=True):
 
     From the api process `kind` is json_object, json_schema, regex, lark, gbnf, choice (a JSON list of strings) or tools
     (Lark, in which the rule `marker_N` stands for `markers[N]`, text that may be special tokens of the model). With
-    `after`, e.g. `</think>`, the output may begin with other text, which ends with that. The tokenizer process checks
-    it and makes it a grammar of kind llguidance, which leaves nothing to look up.
+    `after`, e.g. `</think>`, the output may begin with thinking, which ends with that text; it begins with `opening`,
+    by default the tag that `after` closes. The tokenizer process checks it and makes it a grammar of kind llguidance,
+    which leaves nothing to look up.
+
+    `whitespace` is the regex of what may stand between the tokens of JSON, where something does: "" for nothing, None
+    for the default. `param` is the field that asked for it, which errors name.
     """
 
     kind: str
     source: str
     markers: tuple[str, ...] = ()
     after: str = ""
+    opening: str = ""
+    whitespace: str | None = None
+    param: str = "response_format"
 
 
 class Marker(Frame, frozen=True):

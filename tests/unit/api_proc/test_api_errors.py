@@ -87,9 +87,8 @@ async def test_chat_names_the_field_at_fault(api: Any, fields: dict[str, Any], p
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": "text"}, "response_format"),
-        ({"regex": "a+"}, "regex"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
+        ({"structural_tag": "{}"}, "structural_tag"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
     ],

@@ -9,7 +9,9 @@ from quartet.wire.config import Config, ModelConfig, SchedulerConfig
 from tests.support.tokenizer_folders import has_smollm2, write_byte_level, write_sentencepiece, write_smollm2
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.core import TokenizerCore
+from tokenizer_proc.grammars import LocalGrammars
 from tokenizer_proc.tokenizer import TextEncoder
+from tokenizer_proc.verdicts import Verdicts
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,8 @@ def make_core(byte_level_folder: Path) -> MakeCore:
             model=ModelConfig(), scheduler=SchedulerConfig(allow_auto_truncate=is_cut_later), resolved=model
         )
         encoder = TextEncoder(folder)
-        return TokenizerCore(config, encoder, ChatTemplate(model.chat_template, encoder.names))
+        template = ChatTemplate(model.chat_template, encoder.names)
+        return TokenizerCore(config, encoder, template, Verdicts(LocalGrammars(config)))
 
     return make
 

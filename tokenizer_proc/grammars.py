@@ -1,0 +1,133 @@
+"""Turns a client's grammar into one that llguidance compiles without looking anything up, and compiles it to see."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+
+from quartet.checkpoint.grammar_tokenizer import grammar_limits, read_grammar_tokenizer
+from quartet.checkpoint.tokenizer_files import tokenizer_folder
+from quartet.checkpoint.tokenizer_loading import load_tokenizer
+from quartet.wire.config import Config
+from quartet.wire.frames import Grammar
+from tokenizer_proc.grammar_bounds import GrammarError, check_bounds, read_choices, read_schema
+from tokenizer_proc.thinking import Thinking, lark, literal, opening_of, symbols_of, thinking_lark
+
+WHITESPACE = r"\n {0,20}| {1,2}"
+"""Between the tokens of JSON: indentation or a space or two, so that a model cannot go on with whitespace for ever."""
+MAX_REASON = 300
+
+Part = dict[str, Any]
+"""One of llguidance's named grammars."""
+
+
+class LocalGrammars:
+    """Compiles in this process; the tokenizer is loaded with the first grammar.
+
+    Args:
+        config: with the resolved model.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._compiler: GrammarCompiler | None = None
+
+    def compile(self, grammar: Grammar, thinking: Thinking) -> str:
+        """Return the source of the grammar of kind llguidance; raises GrammarError, ModelError."""
+        if self._compiler is None:
+            model = self._config.require_model()
+            self._compiler = load_compiler(tokenizer_folder(self._config), model.vocab_size, model.eos_token_ids)
+        return self._compiler.compile(grammar, thinking)
+
+
+def load_compiler(folder: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> "GrammarCompiler":
+    """Return the compiler for a model; raises ModelError for a tokenizer that llguidance cannot read."""
+    tokenizer = load_tokenizer(folder)
+    added = tokenizer.get_added_tokens_decoder()
+    special = {token.content: index for index, token in added.items() if token.special}
+    return GrammarCompiler(read_grammar_tokenizer(tokenizer, vocab_size, eos_token_ids), special)
+
+
+class GrammarCompiler:
+    """Compiles for one model, in this process.
+
+    Args:
+        tokenizer: the model's, as llguidance reads it.
+        special: the ids of its special tokens by their text.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer, special: Mapping[str, int]) -> None:
+        self._tokenizer = tokenizer
+        self._special = {text: index for text, index in special.items() if tokenizer.is_special_token(index)}
+
+    def compile(self, grammar: Grammar, thinking: Thinking) -> str:
+        """Return the source of the grammar of kind llguidance; raises GrammarError if it cannot be used."""
+        check_bounds(grammar)
+        constraint = self._constraint(grammar)
+        parts = [constraint]
+        if thinking is not Thinking.CLOSED:
+            parts.insert(0, {"name": "output", "lark_grammar": self._thinking(grammar, thinking)})
+        source = json.dumps({"grammars": parts}, ensure_ascii=False)
+        self._try(source)
+        return source
+
+    def _constraint(self, grammar: Grammar) -> Part:
+        match grammar.kind:
+            case "json_object" | "json_schema":
+                schema = {"type": "object"} if grammar.kind == "json_object" else read_schema(grammar.source)
+                return {"name": "constraint", "json_schema": {**schema, "x-guidance": _json_options(grammar)}}
+            case "regex":
+                text = json.loads(LLMatcher.grammar_from_regex(grammar.source))["grammars"][0]["lark_grammar"]
+            case "choice":
+                text = "start: " + " | ".join(map(literal, read_choices(grammar.source)))
+            case "gbnf":
+                text = _of_gbnf(grammar.source)
+            case "lark":
+                text = grammar.source
+            case "tools":
+                markers = (lark(symbols_of(text, self._special)) for text in grammar.markers)
+                text = "\n".join([grammar.source, *(f"marker_{index}: {each}" for index, each in enumerate(markers))])
+            case _:
+                raise GrammarError(f"there is no kind of grammar named {grammar.kind!r}")
+        return {"name": "constraint", "lark_grammar": text}
+
+    def _thinking(self, grammar: Grammar, thinking: Thinking) -> str:
+        opening, closing = (symbols_of(text, self._special) for text in (opening_of(grammar), grammar.after))
+        ends = set(self._tokenizer.eos_tokens)
+        inside = sorted(index for index in self._special.values() if index not in ends)
+        return thinking_lark(thinking, [each for each in opening if each != ""], closing, inside)
+
+    def _try(self, source: str) -> None:
+        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=grammar_limits())
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        error = matcher.get_error()
+        if error.startswith("NoExtension"):
+            raise GrammarError("no output matches it")
+        if error:
+            raise GrammarError(_short(error))
+
+
+def _json_options(grammar: Grammar) -> dict[str, Any]:
+    if grammar.whitespace == "":
+        return {"whitespace_flexible": False}
+    return {"whitespace_pattern": WHITESPACE if grammar.whitespace is None else grammar.whitespace}
+
+
+def _of_gbnf(source: str) -> str:
+    try:
+        return gbnf_to_lark(source)
+    except GbnfToLarkError as error:
+        raise GrammarError(_short(str(error))) from None
+    except RecursionError:
+        raise GrammarError("it is nested too deeply") from None
+
+
+def _short(message: str) -> str:
+    """Return what llguidance says in one line, without the list of all special tokens."""
+    message = message.partition("following special tokens are available")[0].replace("<non-verbose/>", "")
+    text = " ".join(message.split()).rstrip("; ")
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
