@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from api_proc.admin import queries, status
+from api_proc.native import abort, health, info, loads, tokens
 from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
@@ -28,5 +29,24 @@ def build_app(service: Service) -> web.Application:
     app.router.add_get("/trace", queries.trace)
     app.router.add_get("/config", queries.config)
     app.router.add_post("/flush_cache", queries.flush_cache)
+    app.router.add_get("/flush_cache", queries.flush_cache, allow_head=False)
     app.router.add_get("/", status.index)
+    _add_native_routes(app, service)
     return app
+
+
+def _add_native_routes(app: web.Application, service: Service) -> None:
+    """Add the routes that SGLang and vLLM have beside OpenAI's; routers and benchmarks use them."""
+    for prefix in ("", "/v1"):
+        app.router.add_post(f"{prefix}/tokenize", tokens.tokenize)
+        app.router.add_post(f"{prefix}/detokenize", tokens.detokenize)
+    for name in ("/server_info", "/get_server_info"):
+        app.router.add_get(name, info.server_info)
+    for name in ("/model_info", "/get_model_info"):
+        app.router.add_get(name, info.model_info)
+    app.router.add_get("/v1/loads", loads.v1_loads)
+    app.router.add_get("/get_load", loads.get_load)
+    app.router.add_get("/health_generate", health.health_generate, allow_head=False)
+    app.router.add_post("/abort_request", abort.abort_request)
+    if service.config.server.serve_version:
+        app.router.add_get("/version", info.version)

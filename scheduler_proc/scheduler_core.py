@@ -123,7 +123,8 @@ class SchedulerCore:
     def metrics(self) -> Metrics:
         """Return queue, batch, KV, ratio and counters; `max_running_reqs` is 0 until a worker has come up."""
         gauges, counters = self.scheduler.snapshot()
-        gauges = {**gauges, "max_running_reqs": float(self._slots)}
+        waiting_tokens = float(self.scheduler.queue.waiting_tokens)
+        gauges = {**gauges, "num_queue_tokens": waiting_tokens, "max_running_reqs": float(self._slots)}
         return Metrics(gauges, {**counters, **self._faults()})
 
     def _faults(self) -> dict[str, float]:

@@ -101,7 +101,8 @@ class TokenizerCore(TimelessCore):
             self._check_length(len(ids) // ID_BYTES, job)
         except RequestError as error:
             return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
-        return Encoded(job.job, ids, text, self._with_ids(job.params))
+        tokens = [self._encoder.token(index) or "" for index in unpack_ids(ids)] if job.names_tokens else None
+        return Encoded(job.job, ids, text, self._with_ids(job.params), tokens)
 
     def _with_ids(self, params: SamplingParams) -> SamplingParams:
         """Return `params` with the ids of their markers."""
@@ -131,15 +132,20 @@ class TokenizerCore(TimelessCore):
         """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""
         if isinstance(prompt, IdsPrompt):
             self._check_ids(prompt.ids)
-            return prompt.ids, self._encoder.decode(unpack_ids(prompt.ids)) if prompt.is_echoed else ""
+            return prompt.ids, self._decoded(prompt) if prompt.is_echoed else ""
         if isinstance(prompt, TextPrompt):
             if not prompt.text:
                 raise invalid("The prompt is empty.", "prompt")
             self._refuse_endless(prompt.text, prompt)
-            return self._packed(self._encoder.encode_text(prompt.text), "prompt"), prompt.text
+            return self._packed(
+                self._encoder.encode_text(prompt.text, prompt.adds_special_tokens), "prompt"
+            ), prompt.text
         text = self._template.render(prompt, self._encoder.guard.protect)
         self._refuse_endless(text, prompt)
         return self._packed(self._encoder.encode_rendered(text), "messages"), self._encoder.guard.reveal(text)
+
+    def _decoded(self, prompt: IdsPrompt) -> str:
+        return self._encoder.decode(unpack_ids(prompt.ids), prompt.skips_special_tokens)
 
     def _packed(self, ids: list[int], param: str) -> bytes:
         """Return `ids` as bytes; refuse a text with an added token that only the tokenizer has."""

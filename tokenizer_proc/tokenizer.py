@@ -33,9 +33,11 @@ class TextEncoder:
         if config.get("add_bos_token") is True and "bos_token" in self.names.tokens:
             self._bos_id = self._tokenizer.token_to_id(self.names.tokens["bos_token"])
 
-    def encode_text(self, text: str) -> list[int]:
-        """Return the ids of plain text, with the special tokens that the model expects around it (bos)."""
-        ids = encode_freely(self._tokenizer, text, adds_special_tokens=True)
+    def encode_text(self, text: str, adds_special_tokens: bool = True) -> list[int]:
+        """Return the ids of plain text, with or without the special tokens that the model expects around it (bos)."""
+        ids = encode_freely(self._tokenizer, text, adds_special_tokens)
+        if not adds_special_tokens:
+            return ids
         if self._bos_id is not None and ids[:1] != [self._bos_id]:
             ids.insert(0, self._bos_id)
         return ids
@@ -46,9 +48,9 @@ class TextEncoder:
             return self.guard.encode(text)
         return encode_freely(self._tokenizer, text, adds_special_tokens=False)
 
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`, special tokens included."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+    def decode(self, ids: list[int], skips_special_tokens: bool = False) -> str:
+        """Return the text of `ids`, special tokens included unless they are to be skipped."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=skips_special_tokens))
 
     def token(self, index: int) -> str | None:
         """Return the token of id `index`, if there is one."""

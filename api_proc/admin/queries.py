@@ -3,12 +3,13 @@
 import msgspec
 from aiohttp import web
 
+from api_proc.openai.routing import visible_tenant
 from api_proc.server.service import SERVICE
 from quartet.wire.errors import RequestError
 
 
-async def _query(request: web.Request, what: str, argument: str = "") -> web.Response:
-    body = await request.app[SERVICE].engine.query(what, argument)
+async def _query(request: web.Request, what: str, argument: str = "", tenant: str | None = None) -> web.Response:
+    body = await request.app[SERVICE].engine.query(what, argument, tenant)
     reply = msgspec.json.decode(body)
     if isinstance(reply, dict) and "error" in reply:
         raise RequestError(404, "not_found", str(reply["error"]))
@@ -16,9 +17,9 @@ async def _query(request: web.Request, what: str, argument: str = "") -> web.Res
 
 
 async def timeline(request: web.Request) -> web.Response:
-    """Show what happened to a live or recent request, by its id with or without the prefix `chatcmpl-` or `cmpl-`."""
-    rid = request.match_info["rid"].rpartition("-")[2].lower()
-    return await _query(request, "timeline", rid)
+    """Show what happened to a live or recent request, by the id of its answer or by the client's own id."""
+    tenant = visible_tenant(request, request.app[SERVICE])
+    return await _query(request, "timeline", request.match_info["rid"], tenant)
 
 
 async def trace(request: web.Request) -> web.Response:

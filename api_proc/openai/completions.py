@@ -70,12 +70,13 @@ def _prompts(model: ResolvedModel, wanted: CompletionRequest) -> Sequence[TextPr
     if kinds == {str}:
         return [TextPrompt(text) for text in given]
     for ids in given:
-        _check_ids(model, ids)
+        check_ids(model, ids)
     return [IdsPrompt(pack_ids(ids), bool(wanted.echo)) for ids in given]
 
 
-def _check_ids(model: ResolvedModel, ids: list[int]) -> None:
+def check_ids(model: ResolvedModel, ids: list[int], param: str = "prompt") -> None:
+    """Raise RequestError 400, naming the field, for more ids than the context holds, and for ids of no token."""
     if len(ids) > model.context_length:
-        raise context_length_exceeded(model.context_length, len(ids), "prompt")
+        raise context_length_exceeded(model.context_length, len(ids), param)
     if min(ids) < 0 or max(ids) >= model.vocab_size:
-        raise invalid("prompt", f"token ids must be between 0 and {model.vocab_size - 1}")
+        raise invalid(param, f"token ids must be between 0 and {model.vocab_size - 1}")

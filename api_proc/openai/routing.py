@@ -9,6 +9,7 @@ from aiohttp import web
 
 from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.schema import SamplingFields
+from api_proc.server.auth import IS_ADMIN
 from api_proc.server.errors import invalid
 from api_proc.server.service import Service
 from quartet.client.request import GenerateRequest
@@ -73,6 +74,13 @@ def tenant_of(request: web.Request, service: Service) -> str:
         return ""
     _, _, key = request.headers.get("Authorization", "").partition(" ")
     return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def visible_tenant(request: web.Request, service: Service) -> str | None:
+    """Return whose requests a client may name by an id; None: those of all, with an admin key or without any keys."""
+    if not service.config.server.api_key or request.get(IS_ADMIN, False):
+        return None
+    return tenant_of(request, service)
 
 
 def number_of(kind: Callable[[str], T], text: str, param: str | None, message: str) -> T:

@@ -16,6 +16,8 @@ PUBLIC_ROUTES = frozenset({"/", "/health", "/ready"})
 """Resources, as registered, that need no key: probes have none, and these show nothing about requests."""
 ADMIN_ROUTES = frozenset({"/trace", "/config", "/flush_cache"})
 """Resources that show or change what belongs to all clients."""
+IS_ADMIN = web.RequestKey("is_admin", bool)
+"""Of a request: whether it has an admin key."""
 
 
 class KeyRing:
@@ -57,6 +59,7 @@ class Access:
             return
         header = request.headers.get("Authorization", "")
         is_admin, has_key = self._admin_keys.admits(header), self._keys.admits(header)
+        request[IS_ADMIN] = is_admin
         needs_admin = bool(self._admin_keys) and name in ADMIN_ROUTES
         if is_admin or (not needs_admin and (has_key or not self._keys)):
             return

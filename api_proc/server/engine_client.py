@@ -85,6 +85,6 @@ class EngineClient(Protocol):
         """Go on with a request of this process's predecessor."""
         ...
 
-    def query(self, what: str, argument: str = "") -> Awaitable[bytes]:
+    def query(self, what: str, argument: str = "", tenant: str | None = None) -> Awaitable[bytes]:
         """Return the scheduler's reply as JSON; raise RequestError 503 if none comes."""
         ...

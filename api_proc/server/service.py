@@ -15,7 +15,7 @@ from api_proc.server.engine_client import EngineClient
 from api_proc.server.resume.files import JournalFiles
 from api_proc.server.resume.recordings import Recordings
 from api_proc.server.resume.siblings import Siblings
-from api_proc.server.stats import ApiStats
+from api_proc.server.stats import ApiStats, RateMeter
 from quartet.runtime.clock import Clock
 from quartet.wire.config import Config
 
@@ -91,9 +91,11 @@ class Service:
     admission: Admission = field(init=False)
     recordings: Recordings = field(init=False)
     siblings: Siblings = field(init=False)
+    output_rate: RateMeter = field(init=False)
 
     def __post_init__(self) -> None:
         jitter = random.Random(self.name)
+        self.output_rate = RateMeter(self.clock)
         self.admission = Admission(self.config, self.clock, lambda: self.engine.snapshots, jitter.random)
         folder = None if self.run_dir is None else Path(self.run_dir, f"{self.name}.streams")
         self.recordings = Recordings(self.clock, self.stats, JournalFiles(folder))

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
+from quartet.runtime.clock import Clock
+
 FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SLOW_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 TOKENS = tuple(float(2**power) for power in range(18))
@@ -38,6 +40,27 @@ class Histogram:
         result[f"{name}_sum"] = self._sum
         result[f"{name}_count"] = total
         return result
+
+
+class RateMeter:
+    """How fast a counter of another process grows, seen by those who ask for it, a second apart at least."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since_s = clock.now()
+        self._total = 0.0
+        self._rate = 0.0
+
+    def per_second(self, total: float) -> float:
+        """Take the counter's value; return its growth per second since a value before."""
+        now = self._clock.now()
+        if total < self._total:
+            # The counting process has been replaced.
+            self._since_s, self._total, self._rate = now, total, 0.0
+        elif now - self._since_s >= 1.0:
+            self._rate = (total - self._total) / (now - self._since_s)
+            self._since_s, self._total = now, total
+        return self._rate
 
 
 class ApiStats:

@@ -268,7 +268,7 @@ class AsyncEngine:
         """Return how many choices of a request have not ended."""
         return self._core.choices_left(stream)
 
-    async def query(self, what: str, argument: str = "") -> bytes:
+    async def query(self, what: str, argument: str = "", tenant: str | None = None) -> bytes:
         """Ask the scheduler a question (frames.Query); returns JSON. Raises RequestError 503 without a reply."""
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -276,7 +276,7 @@ class AsyncEngine:
             if not reply.done():
                 reply.set_result(body)
 
-        number, sent = self._core.queries.start(what, argument, on_reply)
+        number, sent = self._core.queries.start(what, argument, tenant, on_reply)
         try:
             self._sender.send(sent)
             async with asyncio.timeout(QUERY_TIMEOUT_S):

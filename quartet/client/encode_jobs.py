@@ -80,7 +80,7 @@ class EncodeJobs:
         """
         self._quarantine.check(msgspec.msgpack.encode(request.prompt), request.params, now)
         self._last_job += 1
-        frame = Encode(self._last_job, self._name, request.prompt, request.params, request.tenant)
+        frame = Encode(self._last_job, self._name, request.prompt, request.params, request.tenant, request.names_tokens)
         self._jobs[frame.job] = _Job(frame, deadline_s, on_encoded, on_error)
         heapq.heappush(self._due, (now + RETRY_S, frame.job))
         if deadline_s is not None:

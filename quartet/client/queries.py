@@ -22,11 +22,13 @@ class Queries:
         self._waiting: dict[int, Callable[[bytes], None]] = {}
         self._last = first
 
-    def start(self, what: str, argument: str, on_reply: Callable[[bytes], None]) -> tuple[int, list[Sent]]:
+    def start(
+        self, what: str, argument: str, tenant: str | None, on_reply: Callable[[bytes], None]
+    ) -> tuple[int, list[Sent]]:
         """Begin a query (frames.Query); returns its number, for `end`, and what to send."""
         self._last += 1
         self._waiting[self._last] = on_reply
-        return self._last, [(SCHEDULER, Query(self._last, self._name, what, argument))]
+        return self._last, [(SCHEDULER, Query(self._last, self._name, what, argument, tenant))]
 
     def take(self, reply: QueryReply) -> None:
         """Hand a reply over, unless its query has ended."""

@@ -11,7 +11,8 @@ from quartet.wire.ids import Rid, Role, process_name
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of `n` choices. `deadline_s` is seconds from now for the whole of it, `first_token_s` until there is
-    any output."""
+    any output. `request_id` is the client's own id of it. With `names_tokens` the prompt's tokens
+    are named, too."""
 
     prompt: TextPrompt | IdsPrompt | ChatPrompt
     params: SamplingParams
@@ -24,6 +25,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     first_token_s: float | None = None
     rid: Rid | None = None
+    request_id: str = ""
+    names_tokens: bool = False
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
@@ -83,4 +86,5 @@ def submit_of(
         request.routing_key,
         request.weight,
         request.deadline_s,
+        request.request_id,
     )

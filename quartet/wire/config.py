@@ -69,6 +69,9 @@ class ServerConfig(_Section, frozen=True):
     admin_api_key: Annotated[
         tuple[str, ...], Meta(description="key for /trace, /config and /flush_cache; none: those take any --api-key")
     ] = ()
+    serve_version: Annotated[
+        bool, Meta(description="serve GET /version, by which some routers take a server for vLLM")
+    ] = False
     insecure: Annotated[bool, Meta(description="allow a reachable host without a key")] = False
     first_token_timeout: Annotated[
         float, Meta(ge=0, description="seconds that a request may be without output before 408; 0: no limit")

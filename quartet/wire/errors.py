@@ -12,6 +12,7 @@ QuartetError
       408 deadline_exceeded                              a retry may help
       409 stream_in_use                                  a retry helps after `retry_after_s`
       410 stream_expired                                 a retry cannot help
+      499 request_aborted                                a retry cannot help
       500 internal_error, out_of_memory, ...             a retry may help
       503 queue_full, draining, engine_restarting        a retry helps after `retry_after_s`
       503 engine_failed                                  a retry helps once the server has been started again

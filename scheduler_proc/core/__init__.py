@@ -36,6 +36,6 @@ by the batch and down by results. A retraction of everything (a lost worker) set
 radix.py, radix_node.py, eviction.py and pages.py are the inside of the KV cache, policies/ that of the queue,
 deadlines.py and history.py (facts of ended requests) that of the request table, step_time_model.py that of the steps in
 flight. lengths.py, priority.py and sizes.py are rules without state (LEN, PRI, CFG-3). events.py names the events that
-are no frames. reports.py answers queries and gives the metrics, audit.py checks every invariant by name; both only
-read.
+are no frames, naming.py how clients name requests. reports.py answers queries and gives the metrics, audit.py checks
+every invariant by name; both only read.
 """

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from quartet.wire.ids import Rid
+from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.request import Request
 
 MOST_KEPT = 1000
@@ -15,6 +17,8 @@ class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     """What a timeline tells of one request. `events` are (seconds of the scheduler's clock, what, details)."""
 
     rid: bytes
+    request_id: str
+    tenant: str
     choice: int
     attempt: int
     state: str
@@ -34,6 +38,8 @@ def facts_of(request: Request) -> RequestFacts:
     times = request.timeline
     return RequestFacts(
         request.rid,
+        request.request_id,
+        request.namespace[0],
         request.choice,
         request.stream.attempt,
         request.state.name.lower(),
@@ -53,7 +59,8 @@ class History:
     """Facts of the last MOST_KEPT requests that ended, oldest first; of fewer if they take more than MAX_BYTES."""
 
     def __init__(self) -> None:
-        self._records: collections.deque[tuple[str, bytes]] = collections.deque()
+        self._records: collections.deque[tuple[Rid, str, str, bytes]] = collections.deque()
+        """Id, the client's id, tenant, encoded facts."""
         self._bytes = 0
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(RequestFacts).decode
@@ -61,11 +68,15 @@ class History:
     def add(self, request: Request) -> None:
         """Remember a request that has just ended."""
         record = self._encode(facts_of(request))
-        self._records.append((request.rid.hex(), record))
+        self._records.append((request.rid, request.request_id, request.namespace[0], record))
         self._bytes += len(record)
         while self._bytes > MAX_BYTES or len(self._records) > MOST_KEPT:
-            self._bytes -= len(self._records.popleft()[1])
+            self._bytes -= len(self._records.popleft()[-1])
 
-    def facts(self, rid: str | None = None) -> list[RequestFacts]:
-        """Return everything remembered, or what is remembered of the request with that id (hexadecimal)."""
-        return [self._decode(record) for owner, record in self._records if rid is None or owner == rid]
+    def facts(self, name: RequestName | None = None) -> list[RequestFacts]:
+        """Return what is remembered of the requests that are named, or everything."""
+        return [
+            self._decode(record)
+            for rid, request_id, tenant, record in self._records
+            if name is None or name.fits(rid, tenant, request_id)
+        ]

@@ -4,12 +4,13 @@ import msgspec
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import ID_BYTES, HeldRequest, HeldRequests, LiveRequests, Rejected, Submit, unpack_ids
+from quartet.wire.frames import ID_BYTES, HeldRequest, HeldRequests, LiveRequests, Query, Rejected, Submit, unpack_ids
 from quartet.wire.ids import Rid
 from quartet.wire.urgency import urgency_of
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.request_table import RequestTable
@@ -129,6 +130,21 @@ class Intake:
         self._early = [submit for submit in self._early if submit.rid != rid]
         for request in self._table.choices(rid):
             self._table.abort(request, now)
+
+    def cancel(self, query: Query, now: float) -> int:
+        """End the requests that a query names with an error; return how many choices there were."""
+        name = RequestName(query.argument, query.tenant)
+        early, self._early = self._early, []
+        error = RequestError(499, "request_aborted", "The request was aborted by POST /abort_request.")
+        for submit in early:
+            if name.fits(submit.rid, submit.tenant, submit.request_id):
+                self._refuse(submit, error)
+            else:
+                self._early.append(submit)
+        live = self._table.named(name)
+        for request in live:
+            self._table.fail(request, error.status, error.code, error.message, now)
+        return len(early) - len(self._early) + len(live)
 
     def on_live_requests(self, live: LiveRequests, in_flight: StepsInFlight, now: float) -> None:
         """Free what the API process has not named twice in a row, and report what is held for it (faults R6, R8)."""

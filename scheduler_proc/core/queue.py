@@ -31,6 +31,11 @@ class WaitingQueue:
 
     # Entries
 
+    @property
+    def waiting_tokens(self) -> int:
+        """How many tokens the waiting requests have, of which some may be found cached."""
+        return sum(request.uncomputed_tokens for request in self.waiting)
+
     def add(self, request: Request, now: float) -> None:
         """Put a request at the tail, with a new entry number: for the first time or after a retraction (RET-7)."""
         self._number(request)

@@ -5,10 +5,12 @@ from typing import Any
 import msgspec
 
 from quartet.wire.config import SchedulerConfig
+from quartet.wire.frames import Query, QueryReply
 from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
 from scheduler_proc.core.history import MOST_KEPT, RequestFacts, facts_of
 from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
@@ -34,21 +36,30 @@ def settings_in_force(
     }
 
 
-def timeline(table: RequestTable, rid: str) -> dict[str, Any]:
-    """Return the timelines of every choice of the request with that id (hexadecimal), live or lately ended.
+def reply(query: Query, body: dict[str, Any]) -> QueryReply:
+    """Return the reply to a query."""
+    return QueryReply(query.number, msgspec.json.encode(body))
 
-    `error` says so if it is unknown. Times are seconds since the request arrived.
+
+def timeline(table: RequestTable, query: Query) -> dict[str, Any]:
+    """Return the timelines of every choice of the request that a query names, live or lately ended.
+
+    Of several requests that a client calls by one id, the last is shown. `error` says so if there is none. Times are
+    seconds since the request arrived.
     """
-    live = (facts_of(request) for request in table.live() if request.rid.hex() == rid)
-    found = [*table.ended.facts(rid), *live]
+    name = RequestName(query.argument, query.tenant)
+    found = [*table.ended.facts(name), *map(facts_of, table.named(name))]
     if not found:
-        return {"error": f"no request {rid!r} is live or among the last {MOST_KEPT}"}
-    return {"rid": rid, "choices": [_choice(facts) for facts in found]}
+        return {"error": f"no request {query.argument!r} is live or among the last {MOST_KEPT}"}
+    rid = found[-1].rid
+    return {"rid": rid.hex(), "choices": [_choice(facts) for facts in found if facts.rid == rid]}
 
 
 def _choice(facts: RequestFacts) -> dict[str, Any]:
     told = msgspec.structs.asdict(facts)
-    del told["rid"], told["arrived_s"]
+    del told["rid"], told["tenant"], told["arrived_s"]
+    if not facts.request_id:
+        del told["request_id"]
     told["events"] = [
         {"at_s": round(when - facts.arrived_s, 6), "event": what, **details} for when, what, details in facts.events
     ]

@@ -82,6 +82,7 @@ class Request:
         "prompt_key",
         "prompt_tokens",
         "qseq",
+        "request_id",
         "rid",
         "routing_key",
         "seq",
@@ -100,6 +101,7 @@ class Request:
     ) -> None:
         params = submit.params
         self.rid: Rid = submit.rid
+        self.request_id = submit.request_id
         self.choice = submit.choice
         # As bytes, never as a list: the garbage collector would walk every id of every waiting prompt.
         self.prompt_key = submit.prompt_ids

@@ -8,6 +8,7 @@ from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.deadlines import Deadlines
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.history import History
+from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.request import Request, RequestState
 
@@ -70,6 +71,10 @@ class RequestTable:
     def live(self) -> list[Request]:
         """Return every live request."""
         return [request for choices in self._by_rid.values() for request in choices.values()]
+
+    def named(self, name: RequestName) -> list[Request]:
+        """Return the live requests that a client names."""
+        return [one for one in self.live() if name.fits(one.rid, one.namespace[0], one.request_id)]
 
     def take_finished(self) -> list[Request]:
         """Return the requests that ended by themselves since the last call; none before the first call is kept."""

@@ -4,15 +4,12 @@ It never blocks, reads no clock and draws no random number: the same events give
 docstring for the parts and what each owns.
 """
 
-import msgspec
-
 from quartet.quarantine import QUARANTINED
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import (
     Abort,
     LiveRequests,
     Query,
-    QueryReply,
     Step,
     StepFailed,
     StepResult,
@@ -44,8 +41,8 @@ from scheduler_proc.core.suspects import Suspects
 
 
 class Scheduler:
-    """Makes the owners and the parts that work on them, and decides which step comes next. Others read `in_flight` and
-    `memory`.
+    """Makes the owners and the parts that work on them, and decides which step comes next. Others read `in_flight`,
+    `queue` and `memory`.
 
     Args:
         config: scheduling settings.
@@ -74,7 +71,7 @@ class Scheduler:
             config.enable_priority_scheduling,
             config.cache_priority_isolation,
         )
-        self._queue = queue = WaitingQueue(config)
+        self.queue = self._queue = queue = WaitingQueue(config)
         self.in_flight = self._in_flight = in_flight = StepsInFlight(
             StepTimeModel() if config.tbt_target_ms > 0 else None
         )
@@ -264,14 +261,16 @@ class Scheduler:
             case "config":
                 body = reports.settings_in_force(self._config, self._batch, self._prefill, self._kv, self._ratio)
             case "timeline":
-                body = reports.timeline(self._table, query.argument)
+                body = reports.timeline(self._table, query)
+            case "abort":
+                body = {"aborted": self._intake.cancel(query, now)}
             case "trace":
                 body = reports.trace(self._table, now)
             case "flush":
                 body = {"freed_tokens": self._kv.flush()}
             case _:
                 body = {"error": f"unknown question {query.what!r}"}
-        self._delivery.put(query.reply_to, QueryReply(query.number, msgspec.json.encode(body)))
+        self._delivery.put(query.reply_to, reports.reply(query, body))
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""

@@ -10,7 +10,8 @@ from quartet.wire.ids import Address, Rid
 class Submit(Frame, frozen=True, tag=10):
     """One (rid, choice), self-contained: a second attempt carries the output ids delivered to the client so far.
 
-    `deadline_s` is seconds left for the whole request when the frame was sent, or None.
+    `deadline_s` is seconds left for the whole request when the frame was sent, or None. `request_id` is the
+    client's own id of it, by which queries may name it.
     """
 
     rid: Rid
@@ -27,6 +28,7 @@ class Submit(Frame, frozen=True, tag=10):
     routing_key: str = ""
     weight: float = 1.0
     deadline_s: float | None = None
+    request_id: str = ""
 
     def __post_init__(self) -> None:
         check_ids(self.prompt_ids, self.output_ids)
@@ -109,13 +111,15 @@ class Failed(Frame, frozen=True, tag=16):
 class Query(Frame, frozen=True, tag=17):
     """A query to the scheduler, numbered by its sender.
 
-    `what` is `timeline` (with a request id as argument), `trace`, `config` or `flush`.
+    `what` is `timeline` (of the requests that the argument names), `abort` (the same; "" names all), `trace`, `config`
+    or `flush`. `tenant`: only requests of this tenant are found; None: those of all.
     """
 
     number: int
     reply_to: Address
     what: str
     argument: str = ""
+    tenant: str | None = None
 
 
 class QueryReply(Frame, frozen=True, tag=18):

@@ -6,16 +6,19 @@ from quartet.wire.ids import Address
 
 
 class TextPrompt(Frame, frozen=True, tag="text"):
-    """Plain text to encode; special tokens are added as the tokenizer's own post-processor would."""
+    """Plain text to encode; special tokens are added as the tokenizer's own post-processor would, or not at all."""
 
     text: str
+    adds_special_tokens: bool = True
 
 
 class IdsPrompt(Frame, frozen=True, tag="ids"):
-    """Ids to be checked against the vocabulary. int32 bytes. Their text is made only if it `is_echoed`."""
+    """Ids to be checked against the vocabulary. int32 bytes. Their text is made only if it `is_echoed`, without special
+    tokens if it `skips_special_tokens`."""
 
     ids: bytes
     is_echoed: bool = False
+    skips_special_tokens: bool = False
 
 
 class ChatPrompt(Frame, frozen=True, tag="chat"):
@@ -35,7 +38,7 @@ class Encode(Frame, frozen=True, tag=1):
     """Job for a tokenizer. `job` is unique among all incarnations of the api process `reply_to`.
 
     A job whose tokenizer died is sent again, and so is one without an answer; a duplicate of a job that waits or runs
-    is ignored. Jobs of different `tenant`s take turns.
+    is ignored. Jobs of different `tenant`s take turns. With `names_tokens` the answer has the tokens of the ids.
     """
 
     job: int
@@ -43,6 +46,7 @@ class Encode(Frame, frozen=True, tag=1):
     prompt: TextPrompt | IdsPrompt | ChatPrompt
     params: SamplingParams
     tenant: str = ""
+    names_tokens: bool = False
 
 
 class CancelEncode(Frame, frozen=True, tag=4):
@@ -54,12 +58,13 @@ class CancelEncode(Frame, frozen=True, tag=4):
 
 class Encoded(Frame, frozen=True, tag=2):
     """Reply to Encode: prompt ids (int32 bytes), the prompt's text (empty for ids that are not echoed), parameters
-    checked and cleaned."""
+    checked and cleaned, and the vocabulary's tokens for the ids if they were requested."""
 
     job: int
     ids: bytes
     text: str
     params: SamplingParams
+    tokens: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_ids(self.ids)

@@ -20,6 +20,7 @@ from quartet.wire.frames import (
     TextPrompt,
     Timings,
     pack_ids,
+    unpack_ids,
 )
 from quartet.wire.ids import Epoch, Rid, Role
 
@@ -154,11 +155,11 @@ class FakeEngine:
         }
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def query(self, what: str, argument: str = "") -> bytes:
+    async def query(self, what: str, argument: str = "", tenant: str | None = None) -> bytes:
         """Reply with the query itself; no request is called `gone`."""
         if argument == "gone":
             return b'{"error":"no such request"}'
-        return json.dumps({"what": what, "argument": argument}).encode()
+        return json.dumps({"what": what, "argument": argument, "tenant": tenant}).encode()
 
     def journal_metrics(self) -> Metrics:
         return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
@@ -175,7 +176,8 @@ class FakeEngine:
             raise self.refusal
         prompt = request.prompt
         ids = prompt.ids if isinstance(prompt, IdsPrompt) else pack_ids(PROMPT_IDS)
-        return Encoded(1, ids, "decoded prompt", request.params)
+        tokens = [f"<{index}>" for index in unpack_ids(ids)] if request.names_tokens else None
+        return Encoded(1, ids, "decoded prompt", request.params, tokens)
 
     async def generate(self, request: GenerateRequest) -> FakeOutputStream:
         self.waiting.set()

@@ -9,14 +9,15 @@ import pytest
         ("GET", "/config", "config", ""),
         ("GET", "/trace", "trace", ""),
         ("POST", "/flush_cache", "flush", ""),
-        ("GET", "/requests/chatcmpl-00FF/timeline", "timeline", "00ff"),
-        ("GET", "/requests/00ff/timeline", "timeline", "00ff"),
+        ("GET", "/flush_cache", "flush", ""),
+        ("GET", "/requests/chatcmpl-00FF/timeline", "timeline", "chatcmpl-00FF"),
+        ("GET", "/requests/my%20id/timeline", "timeline", "my id"),
     ],
 )
 async def test_queries_are_passed_on(api, method, path, what, argument):
     async with api.http.request(method, api.url + path) as response:
         assert response.status == 200
-        assert await response.json() == {"what": what, "argument": argument}
+        assert await response.json() == {"what": what, "argument": argument, "tenant": None}
 
 
 async def test_an_unknown_request_is_404(api):

@@ -18,6 +18,7 @@ ADMIN = [
     ("HEAD", "/trace"),
     ("GET", "/config"),
     ("POST", "/flush_cache"),
+    ("GET", "/flush_cache"),
 ]
 ROUTES = [
     ("POST", CHAT),
@@ -28,6 +29,12 @@ ROUTES = [
     ("GET", "/topology"),
     ("GET", "/requests/00ff/timeline"),
     ("GET", "/v1/streams/00ff"),
+    *[("POST", f"{prefix}/{name}") for prefix in ("", "/v1") for name in ("tokenize", "detokenize")],
+    *[("GET", f"/{prefix}{name}_info") for prefix in ("", "get_") for name in ("server", "model")],
+    ("GET", "/v1/loads"),
+    ("GET", "/get_load"),
+    ("GET", "/health_generate"),
+    ("POST", "/abort_request"),
     *ADMIN,
     ("GET", "/nothing"),
     ("GET", "//v1/models"),

@@ -9,6 +9,7 @@ import pytest
 from quartet.wire.frames import LiveRequest, LiveRequests, Open, SamplingParams, TokenLogprobs
 from quartet.wire.ids import Rid
 from scheduler_proc.core import history, timeline
+from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.request import Request
 from tests.support.core_rig import CoreRig
 
@@ -66,8 +67,8 @@ def test_facts_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(history, "MAX_BYTES", 1000)
     rig.submit([1, 2, 3], 3, name=99)
     rig.run()
-    assert 0 < sum(len(record) for _, record in ended._records) <= 1000
-    assert [facts.rid for facts in ended.facts(Rid((99).to_bytes(16, "big")).hex())]
+    assert 0 < sum(len(one[-1]) for one in ended._records) <= 1000
+    assert [facts.rid for facts in ended.facts(RequestName(Rid((99).to_bytes(16, "big")).hex(), None))]
 
 
 def test_a_long_history_loses_its_middle() -> None:
@@ -116,5 +117,5 @@ def test_cached_tokens_of_a_replay_are_those_of_its_prompt() -> None:
     rig.streams[rid, 0].ending = None
     replay(rig, rid, 16)
     rig.run()
-    facts = rig.scheduler._table.ended.facts(rid.hex())[-1]
+    facts = rig.scheduler._table.ended.facts(RequestName(rid.hex(), None))[-1]
     assert facts.attempt == 1 and 0 < facts.cached_tokens <= facts.prompt_tokens == 10

@@ -228,3 +228,20 @@ def test_markers_get_the_ids_of_added_tokens(core: TokenizerCore) -> None:
     found = answer(core, chat(user("a")), markers=markers)
     assert isinstance(found, Encoded)
     assert [(one.text, one.id) for one in found.params.markers] == [("<|start|>", START), ("a", -1), ("<think>", -1)]
+
+
+def test_special_tokens_are_left_out_on_request(core: TokenizerCore) -> None:
+    assert ids_of(core, TextPrompt("hello", False)) == [
+        index for index in ids_of(core, TextPrompt("hello")) if index not in (START, END)
+    ]
+    marked = IdsPrompt(pack_ids([START, *ids_of(core, TextPrompt("hello", False)), END]), True)
+    for skips, text in ((False, "<|start|>hello<|end|>"), (True, "hello")):
+        found = answer(core, IdsPrompt(marked.ids, True, skips))
+        assert isinstance(found, Encoded) and found.text == text
+
+
+def test_the_tokens_of_a_prompt_are_named_on_request(core: TokenizerCore) -> None:
+    found = core.answer(Encode(5, "api-0", chat(user("hi")), SamplingParams(), names_tokens=True))
+    assert isinstance(found, Encoded) and found.tokens is not None
+    assert len(found.tokens) == len(unpack_ids(found.ids)) and found.tokens[0] == "<|start|>"
+    assert answer(core, TextPrompt("hi")).tokens is None  # type: ignore[union-attr]

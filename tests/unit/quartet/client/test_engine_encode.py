@@ -160,7 +160,8 @@ async def test_an_answer_to_a_predecessor_of_the_api_process_is_not_taken(rig: R
         task.cancel()
     assert jobs[0] != jobs[1]
     assert (
-        core.queries.start("trace", "", print)[0] != ClientCore("api-0", epoch=1).queries.start("trace", "", print)[0]
+        core.queries.start("trace", "", None, print)[0]
+        != ClientCore("api-0", epoch=1).queries.start("trace", "", None, print)[0]
     )
 
 

@@ -7,6 +7,7 @@ from factory import Bench, Room, adder, events, greedy, own_tokens, request
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.ids import Rid
+from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.retraction import pick_preempted
 from tests.support.core_rig import CoreRig
 
@@ -239,5 +240,5 @@ def test_pre7_no_preemption_for_what_isolation_withholds() -> None:
 
 def when(rig: CoreRig, rid: Rid, what: str) -> list[tuple[float, str]]:
     """Return (absolute time, by whom) of a request's events."""
-    arrived = next(made.arrived_s for made in rig.scheduler._table.ended.facts(rid.hex()))
+    arrived = next(made.arrived_s for made in rig.scheduler._table.ended.facts(RequestName(rid.hex(), None)))
     return [(round(arrived + event["at_s"], 3), event.get("by", "")) for event in events(rig, rid, what)]

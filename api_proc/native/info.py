@@ -1,0 +1,73 @@
+"""GET /server_info and /model_info, also under their older names, and /version: what runs here, in SGLang's shape."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from api_proc.server.bodies import json_response
+from api_proc.server.service import SERVICE, Service
+from quartet.version import __version__
+
+SECRETS = ("api_key", "admin_api_key")
+
+
+async def server_info(request: web.Request) -> web.Response:
+    """Give the configuration, without keys, and the scheduler's settings in force."""
+    service = request.app[SERVICE]
+    settings = msgspec.json.decode(await service.engine.query("config"))
+    capacity_tokens = settings.get("kv_capacity_tokens", 0)
+    model = service.config.require_model()
+    info = {
+        **_configuration(service),
+        **_model(service),
+        "tp_size": 1,
+        "dp_size": 1,
+        "page_size": settings.get("page_size", 0),
+        "block_size": settings.get("page_size", 0),
+        "context_length": model.context_length,
+        "max_total_num_tokens": capacity_tokens,
+        "max_req_input_len": min(model.context_length, capacity_tokens or model.context_length) - 1,
+        "internal_states": [settings],
+        "version": __version__,
+    }
+    return json_response(info)
+
+
+async def model_info(request: web.Request) -> web.Response:
+    """Describe the model."""
+    return json_response(_model(request.app[SERVICE]))
+
+
+async def version(request: web.Request) -> web.Response:
+    """Name the version; served only with --serve-version."""
+    return json_response({"version": __version__})
+
+
+def _configuration(service: Service) -> dict[str, Any]:
+    config = service.config
+    sections = (config.model, config.server, config.scheduler, config.worker)
+    return {
+        name: value
+        for section in sections
+        for name, value in msgspec.structs.asdict(section).items()
+        if name not in SECRETS
+    }
+
+
+def _model(service: Service) -> dict[str, Any]:
+    config, model = service.config.model, service.config.require_model()
+    return {
+        "model_path": config.model_path,
+        "served_model_name": service.model_name,
+        "tokenizer_path": config.tokenizer_path or config.model_path,
+        "is_generation": True,
+        "preferred_sampling_params": model.default_sampling or None,
+        "weight_version": "default",
+        "load_format": config.load_format,
+        "has_image_understanding": False,
+        "has_audio_understanding": False,
+        "architectures": [model.architecture],
+        "vocab_size": model.vocab_size,
+        "max_model_len": model.context_length,
+    }
