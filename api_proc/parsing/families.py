@@ -4,7 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from api_proc.parsing.hermes import hermes
+from api_proc.parsing.llama3_json import llama3_json
+from api_proc.parsing.mistral import mistral
 from api_proc.parsing.pieces import OutputParser
+from api_proc.parsing.pythonic import pythonic
 from api_proc.parsing.think import PlainContent, ThinkParser
 from api_proc.parsing.tools import Tool
 
@@ -17,13 +20,13 @@ class ToolFormat(NamedTuple):
 
     Fields:
         name: as `--tool-call-parser` takes it.
-        marks: literal texts of a chat template that, all together, show this format.
+        marks: alternatives of literal texts which, all together in a chat template, show this format.
         parser: makes the parser of one output.
         keeps_special_tokens: whether marks of the format are special tokens, which the detokenizer has to show.
     """
 
     name: str
-    marks: tuple[str, ...]
+    marks: tuple[tuple[str, ...], ...]
     parser: Callable[[Sequence[Tool]], OutputParser]
     keeps_special_tokens: bool = False
 
@@ -33,7 +36,7 @@ class ReasoningFormat(NamedTuple):
 
     Fields:
         name: as `--reasoning-parser` takes it.
-        marks: literal texts of a chat template that, all together, show this format.
+        marks: alternatives of literal texts which, all together in a chat template, show this format.
         opening: the tag before the reasoning.
         closing: the text after which the content begins; a grammar of the content starts there.
         keeps_special_tokens: whether the tags are special tokens, which the detokenizer has to show.
@@ -41,7 +44,7 @@ class ReasoningFormat(NamedTuple):
     """
 
     name: str
-    marks: tuple[str, ...]
+    marks: tuple[tuple[str, ...], ...]
     opening: str
     closing: str
     keeps_special_tokens: bool = False
@@ -77,17 +80,27 @@ class Formats(NamedTuple):
         return ThinkParser(self.reasoning.opening, self.reasoning.closing, is_open, content)
 
 
-TOOL_FORMATS = (ToolFormat("hermes", ("<tool_call>",), hermes),)
+TOOL_FORMATS = (
+    ToolFormat("mistral", (("[TOOL_CALLS]",),), mistral, keeps_special_tokens=True),
+    ToolFormat("hermes", (("<tool_call>",),), hermes),
+    ToolFormat("pythonic", (("[func_name1(",),), pythonic),
+    ToolFormat(
+        "llama3_json",
+        (("Environment: ipython", '"parameters": '), ("<|header_start|>", '"parameters": ')),
+        llama3_json,
+        keeps_special_tokens=True,
+    ),
+)
 """In the order in which a template is compared with them."""
 
 REASONING_FORMATS = (
-    ReasoningFormat("seed_think", ("<seed:think>",), "<seed:think>", "</seed:think>"),
-    ReasoningFormat("magistral", ("[THINK]",), "[THINK]", "[/THINK]", keeps_special_tokens=True),
+    ReasoningFormat("seed_think", (("<seed:think>",),), "<seed:think>", "</seed:think>"),
+    ReasoningFormat("magistral", (("[THINK]",),), "[THINK]", "[/THINK]", keeps_special_tokens=True),
     ReasoningFormat(
-        "command", ("<|START_THINKING|>",), "<|START_THINKING|>", "<|END_THINKING|>", keeps_special_tokens=True
+        "command", (("<|START_THINKING|>",),), "<|START_THINKING|>", "<|END_THINKING|>", keeps_special_tokens=True
     ),
-    ReasoningFormat("thinking", ("<thinking>", "</thinking>"), "<thinking>", "</thinking>"),
-    ReasoningFormat("think", ("</think>",), "<think>", "</think>"),
+    ReasoningFormat("thinking", (("</thinking>",),), "<thinking>", "</thinking>"),
+    ReasoningFormat("think", (("</think>",),), "<think>", "</think>"),
     ReasoningFormat("deepseek_r1", (), "<think>", "</think>", is_always_open=True),
 )
 """In the order in which a template is compared with them; one without marks is chosen by its name alone."""
@@ -95,6 +108,9 @@ REASONING_FORMATS = (
 _ALIASES = {
     "qwen": "hermes",
     "qwen25": "hermes",
+    "llama3": "llama3_json",
+    "llama4_json": "llama3_json",
+    "llama4_pythonic": "pythonic",
 }
 """Other engines' names of the tool formats."""
 
@@ -134,6 +150,10 @@ def detect(template: str | None) -> Formats:
     """Return the formats that a chat template shows; None for one that it does not show."""
     text = template or ""
     return Formats(
-        next((each for each in REASONING_FORMATS if each.marks and all(mark in text for mark in each.marks)), None),
-        next((each for each in TOOL_FORMATS if all(mark in text for mark in each.marks)), None),
+        next((each for each in REASONING_FORMATS if _shows(text, each.marks)), None),
+        next((each for each in TOOL_FORMATS if _shows(text, each.marks)), None),
     )
+
+
+def _shows(text: str, alternatives: tuple[tuple[str, ...], ...]) -> bool:
+    return any(all(mark in text for mark in marks) for marks in alternatives)

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable
 
+from api_proc.parsing.argument_stream import ArgumentStream
 from api_proc.parsing.call_reader import Status
-from api_proc.parsing.json_scanner import SPACE, JsonScanner, without_cut_escape
-from api_proc.parsing.marks import certain_end, find_first
+from api_proc.parsing.json_scanner import SPACE, JsonScanner
 from api_proc.parsing.piece_writer import PieceWriter
 
 _NAME = "name"
@@ -28,9 +28,10 @@ class JsonCall:
         self.is_started = False
         self._writer = writer
         self._at = start
-        self._closings = closings
+        self._given = ArgumentStream(writer, closings)
         self._step: Callable[[str, bool], bool] = self._open
         self._scanner = JsonScanner()
+        self._used = 0
         self._from = 0
         """Where the key or value that is being read begins."""
         self._key = ""
@@ -38,15 +39,14 @@ class JsonCall:
         self._arguments = ""
 
     def read(self, text: str, is_end: bool) -> int:
-        """See CallReader; `text` is used up to where the object ends or breaks, once the call has started."""
+        """See CallReader; a call that has started uses `text` to the arguments' end, and at last to the object's."""
         while self.status is Status.READING and self._step(text, is_end):
             pass
         if is_end and self.status is Status.READING:
             self.status = Status.BROKEN
-        if not self.is_started:
-            return 0
-        used, self._at = self._at, 0
-        self._from = max(0, self._from - used)
+        used, self._used = self._used, 0
+        self._at -= used
+        self._from -= used
         return used
 
     def _open(self, text: str, is_end: bool) -> bool:
@@ -88,6 +88,7 @@ class JsonCall:
         if self._arguments:
             self._start()
             self._writer.arguments(self._arguments)
+            self._used = self._at
         return True
 
     def _arguments_rest(self, text: str, is_end: bool) -> bool:
@@ -104,30 +105,13 @@ class JsonCall:
 
     def _stream(self, text: str, is_end: bool) -> bool:
         """Give out arguments as they come."""
-        start = self._at
-        self._at = self._scanner.scan(text, start, is_end)
-        self._writer.arguments(text[start : self._at])
-        if self._scanner.is_broken:
-            self._step = self._stream_broken
-        elif self._scanner.is_done:
+        self._at = self._given.read(text, self._at, is_end)
+        self._used = self._at
+        if self._given.is_done:
             self._step = self._comma
-        elif is_end:
-            # What is left is an escape that the end of the output cuts.
-            self._at = len(text)
-            self.status = Status.DONE
-        return self._scanner.is_broken or self._scanner.is_done
-
-    def _stream_broken(self, text: str, is_end: bool) -> bool:
-        """Give out arguments that are no JSON, up to the call's end."""
-        start = self._at
-        closing, _ = find_first(text, self._closings, start)
-        if closing >= 0 or is_end:
-            self._at = closing if closing >= 0 else len(text)
-            self.status = Status.DONE
-        else:
-            self._at = start + len(without_cut_escape(text[start : certain_end(text, self._closings, start)]))
-        self._writer.arguments(text[start : self._at])
-        return False
+            # What follows arguments that are no JSON is the call's end.
+            self.status = Status.DONE if self._given.is_broken or (is_end and self._at == len(text)) else self.status
+        return self._given.is_done
 
     def _comma(self, text: str, is_end: bool) -> bool:
         return self._symbol(text, {",": self._key_start, "}": self._close})
@@ -137,6 +121,7 @@ class JsonCall:
             if not self.is_started:
                 self._start()
                 self._writer.arguments("{}")
+            self._used = self._at
             self.status = Status.DONE
         return False
 

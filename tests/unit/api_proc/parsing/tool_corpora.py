@@ -35,7 +35,43 @@ def hermes(content: str, calls: Sequence[Call], generator: random.Random) -> str
     return "\n".join([content, *texts] if content else texts)
 
 
-WRITERS: dict[str, Write] = {"hermes": hermes}
+def llama3_json(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = [f'{{"name": "{call.name}", "parameters": {dumped(call.arguments, generator)}}}' for call in calls]
+    tag = "<|python_tag|>" if content or generator.random() < 0.5 else ""
+    return content + tag + generator.choice((";", "; ", "\n")).join(texts)
+
+
+def mistral(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    if generator.random() < 0.5:
+        texts = [
+            f'{{"name": "{call.name}", "arguments": {dumped(call.arguments, generator)}, "id": "abcdefgh{at}"}}'
+            for at, call in enumerate(calls)
+        ]
+        return f"{content}[TOOL_CALLS] [{', '.join(texts)}]"
+    between = generator.choice(("", "[ARGS]", "[CALL_ID]abcdefghi[ARGS]"))
+    texts = [f"[TOOL_CALLS]{call.name}{between}{dumped(call.arguments, generator)}" for call in calls]
+    return content + "".join(texts)
+
+
+def pythonic(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = []
+    for call in calls:
+        values = [f"{key}={literal(value, generator)}" for key, value in call.arguments.items()]
+        texts.append(f"{call.name}({', '.join(values)})")
+    return f"{content}[{', '.join(texts)}]"
+
+
+def literal(value: object, generator: random.Random) -> str:
+    """Return a value as Python or JSON writes it; models write both."""
+    return repr(value) if generator.random() < 0.7 else json.dumps(value, ensure_ascii=generator.random() < 0.5)
+
+
+WRITERS: dict[str, Write] = {
+    "hermes": hermes,
+    "llama3_json": llama3_json,
+    "mistral": mistral,
+    "pythonic": pythonic,
+}
 
 
 def corpus(name: str, count: int, seed: int = 12) -> list[Output]:

@@ -1,0 +1,152 @@
+"""Calls of Llama 3.2 and 4 as a Python list: `[f(a=1, b="x"), g()]`, with literals for arguments.
+
+The list may stand anywhere; it is one from its first keyword, or closing bracket, on. Arguments are turned into JSON.
+What follows a mistake is content; the call that it stands in stays as it has been given out.
+"""
+
+import re
+from collections.abc import Sequence
+
+from api_proc.parsing.call_reader import Status
+from api_proc.parsing.calls_in_text import CallsInText
+from api_proc.parsing.literals import PYTHON, LiteralReader, quoted
+from api_proc.parsing.piece_writer import PieceWriter
+from api_proc.parsing.tools import Tool, names_of
+
+OPENING = "["
+_SPACE = re.compile(r"\s*")
+_NAME = re.compile(r"\s*([\w.-]+)\s*\(\s*(?=\)|[^\W\d][\w-]*\s*=)")
+_NAME_BEGUN = re.compile(r"\s*(?:([\w.-]+)\s*(?:\(\s*(?:[^\W\d][\w-]*\s*)?)?)?\Z")
+_KEYWORD = re.compile(r"\s*([^\W\d][\w-]*)\s*=\s*(?=[^\s=])")
+_KEYWORD_BEGUN = re.compile(r"\s*(?:[^\W\d][\w-]*\s*(?:=\s*)?)?\Z")
+
+
+def pythonic(tools: Sequence[Tool]) -> CallsInText:
+    """Return the parser of one output with calls of `tools`."""
+    return CallsInText(names_of(tools), lambda writer, opening: CallList(writer, len(opening)), (OPENING,))
+
+
+class CallList:
+    """A CallReader of calls that commas separate.
+
+    Args:
+        start: where the first name stands in the text of the first read.
+        closing: what ends the list.
+    """
+
+    def __init__(self, writer: PieceWriter, start: int, closing: str = "]") -> None:
+        self.status = Status.READING
+        self._writer = writer
+        self._at = start
+        self._closing = closing
+        self._call: PythonCall | None = None
+
+    def read(self, text: str, is_end: bool) -> int:
+        """See CallReader."""
+        used = 0
+        while self.status is Status.READING:
+            if self._call is None:
+                self._call = PythonCall(self._writer, self._at)
+            if self._call.status is Status.READING:
+                used += self._call.read(text[used:], is_end)
+            if self._call.status is not Status.DONE:
+                self.status = self._call.status
+                return used
+            space = _SPACE.match(text, used)
+            assert space is not None
+            start = space.end()
+            if text.startswith(self._closing, start):
+                self.status = Status.DONE
+                return start + len(self._closing)
+            if self._closing.startswith(text[start:]):
+                self.status = Status.DONE if is_end else Status.READING
+                return len(text) if is_end else used
+            if text[start] != ",":
+                self.status = Status.BROKEN
+                return used
+            self._call, self._at = None, start + 1 - used
+        return used
+
+
+class PythonCall:
+    """A CallReader of one call: a name and keywords in brackets."""
+
+    def __init__(self, writer: PieceWriter, start: int) -> None:
+        self.status = Status.READING
+        self._writer = writer
+        self._at = start
+        self._is_started = False
+        self._needs_comma = False
+        self._separator = ""
+        self._literal: LiteralReader | None = None
+
+    def read(self, text: str, is_end: bool) -> int:
+        """See CallReader."""
+        while self.status is Status.READING and self._step(text, is_end):
+            pass
+        if is_end and self.status is Status.READING:
+            self.status = Status.BROKEN
+        if not self._is_started:
+            return 0
+        used, self._at = self._at, 0
+        return used
+
+    def _step(self, text: str, is_end: bool) -> bool:
+        if not self._is_started:
+            return self._name(text)
+        if self._literal is not None:
+            return self._value(text, is_end)
+        return self._keyword(text)
+
+    def _name(self, text: str) -> bool:
+        name = _NAME.match(text, self._at)
+        begun = _NAME_BEGUN.match(text, self._at) if name is None else None
+        if name is None or name[1] not in self._writer.names:
+            self.status = Status.READING if begun else Status.BROKEN
+            return False
+        self._writer.start(name[1])
+        self._writer.arguments("{")
+        self._is_started = True
+        self._at = name.end()
+        return True
+
+    def _keyword(self, text: str) -> bool:
+        space = _SPACE.match(text, self._at)
+        assert space is not None
+        start = space.end()
+        if text.startswith(")", start):
+            self._writer.arguments("}")
+            self._at = start + 1
+            self.status = Status.DONE
+            return False
+        if self._needs_comma:
+            return self._comma(text, start)
+        keyword = _KEYWORD.match(text, start)
+        if keyword is None:
+            self.status = Status.READING if _KEYWORD_BEGUN.match(text, start) else Status.BROKEN
+            return False
+        self._writer.arguments(f'{self._separator}"{quoted(keyword[1])}": ')
+        self._separator = ", "
+        self._literal = LiteralReader(PYTHON)
+        self._at = keyword.end()
+        return True
+
+    def _comma(self, text: str, at: int) -> bool:
+        if not text.startswith(",", at):
+            self.status = Status.BROKEN if at < len(text) else Status.READING
+            return False
+        self._needs_comma = False
+        self._at = at + 1
+        return True
+
+    def _value(self, text: str, is_end: bool) -> bool:
+        assert self._literal is not None
+        self._at = self._literal.read(text, self._at, is_end)
+        self._writer.arguments(self._literal.take())
+        if self._literal.is_broken:
+            self.status = Status.BROKEN
+        if not self._literal.is_done:
+            return False
+        self._literal = None
+        self._needs_comma = True
+        return True
