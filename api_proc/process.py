@@ -17,6 +17,7 @@ from aiohttp import web
 
 from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
+from api_proc.openai.chat_format import format_names
 from api_proc.openai.streams import read_shape
 from api_proc.server.connection import Connection, ConnectionLimits
 from api_proc.server.resume.recovery import Recovery
@@ -59,7 +60,7 @@ async def main(context: Context) -> None:
     )
     Recovery(service, context.epoch, read_shape).run()
     async with serve_http(service, context.listen_fd) as (host, port):
-        facts: Facts = {"host": host, "port": port, "model": service.model_name}
+        facts: Facts = {"host": host, "port": port, "model": service.model_name, **format_names(context.config)}
         await shell.serve(facts, partial(drain, service, engine))
 
 

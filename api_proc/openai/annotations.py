@@ -12,7 +12,7 @@ import msgspec
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.completion_rendering import CompletionShape
 from api_proc.openai.parsed_rendering import ParsedChatShape
-from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, Renderer, Shape
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, Renderer, Shape, TakesIds
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import Finish, TextLogprobs
 
@@ -62,6 +62,8 @@ class AnnotatedRenderer:
     def take_ids(self, choice: int, ids: list[int]) -> None:
         """Keep the ids of the output that is rendered next."""
         self._ids[choice] += ids
+        if isinstance(self._inner, TakesIds):
+            self._inner.take_ids(choice, ids)
 
     def first(self, choice: int) -> bytes:
         """Return the event that opens a choice, or nothing."""

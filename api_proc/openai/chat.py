@@ -12,12 +12,13 @@ from api_proc.openai.parsed_rendering import ParsedChatShape
 from api_proc.openai.response_task import response_task, serve
 from api_proc.openai.schema import ChatRequest
 from api_proc.openai.structured import constraint
-from api_proc.openai.tools import tool_use
+from api_proc.openai.tools import ToolUse, tool_use
 from api_proc.openai.unsupported import refuse_unsupported
-from api_proc.server.errors import invalid
+from api_proc.server.errors import invalid, unsupported
 from api_proc.server.rendering import Shape
 from api_proc.server.respond import ResponseTask
 from api_proc.server.service import Service
+from quartet.wire.frames import Grammar
 from quartet.wire.lengths import context_length_exceeded
 from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
@@ -50,6 +51,9 @@ def chat_task(
         # Before any of them is looked at; each takes a token at least.
         raise context_length_exceeded(context_length, f"at least {len(chat.messages)}", "messages")
     use = tool_use(chat)
+    if use is not None and use.must_call:
+        raise unsupported("tool_choice")
+    form = format_of(service.config, use)
     prompt = chat_prompt(chat, use.described() if use else None)
     return response_task(
         request,
@@ -58,9 +62,23 @@ def chat_task(
         [prompt],
         max_new_tokens=_limit(chat),
         logprobs=_logprobs(chat),
-        shape=make_shape(service, format_of(service, use)),
-        grammar=constraint(chat),
+        shape=make_shape(service, form),
+        grammar=_grammar(chat, use, form),
+        markers=form.markers,
     )
+
+
+def _grammar(chat: ChatRequest, use: ToolUse | None, form: ChatFormat) -> Grammar | None:
+    """Return what the output has to match after the thinking, if anything; raises RequestError 400."""
+    grammar = constraint(chat)
+    if grammar is None:
+        return None
+    if use is not None:
+        raise invalid(grammar.param, f"{grammar.param} does not go with tools: the output follows one of them")
+    reasoning = form.formats.reasoning
+    if reasoning is None:
+        return grammar
+    return msgspec.structs.replace(grammar, after=reasoning.closing, opening=reasoning.opening)
 
 
 def _limit(chat: ChatRequest) -> int | None:

@@ -3,20 +3,17 @@
 In a stream a call begins with an event that has its id and name, and goes on with pieces of its arguments.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from api_proc.openai.chat_format import ChatFormat, parsers_of
+from api_proc.openai.chat_format import ChatFormat, ThinkingTokens, call_id, parsers_of, thinking_tokens
 from api_proc.openai.logprobs import chat_logprobs
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, OutputParser, Piece, Reasoning
 from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 from quartet.wire.ids import Rid
-
-ID_CHARACTERS = 24
 
 _encode = msgspec.json.encode
 
@@ -35,24 +32,44 @@ class ParsedChatShape(msgspec.Struct, frozen=True, tag="parsed_chat"):
 
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "ParsedChatRenderer":
         """Return the renderer of one response."""
-        rid = prompts[0].rid
-        parsers = parsers_of(self.form, prompts, choices_each)
-        return ParsedChatRenderer(rid, self.created, self.model, self.form, parsers)
+        choices = map(
+            ParsedChoice,
+            parsers_of(self.form, prompts, choices_each),
+            thinking_tokens(self.form, prompts, choices_each),
+        )
+        return ParsedChatRenderer(prompts[0].rid, self.created, self.model, self.form, list(choices))
 
 
-class _Choice:
-    """One choice of a stream: its parser, how many calls have begun, and entries that no event has carried yet."""
+class ParsedChoice:
+    """One choice: its parser, the tokens of its thinking, and what a stream has shown of it.
 
-    def __init__(self, parser: OutputParser) -> None:
+    `waiting` are entries that no event has carried yet.
+    """
+
+    def __init__(self, parser: OutputParser, thinking: ThinkingTokens) -> None:
         self.parser = parser
+        self.thinking = thinking
+        self.has_reasoning = False
         self.calls = 0
         self.waiting: list[TextLogprobs] = []
 
+    def push(self, text: str) -> list[Piece]:
+        """Return what is certain of the next text."""
+        return self._seen(self.parser.push(text))
+
+    def finish(self) -> list[Piece]:
+        """Return what was held back."""
+        return self._seen(self.parser.finish())
+
+    def _seen(self, pieces: list[Piece]) -> list[Piece]:
+        self.has_reasoning = self.has_reasoning or any(isinstance(piece, Reasoning) for piece in pieces)
+        return pieces
+
 
 class ParsedChatRenderer(OpenAIEvents):
-    """Implements Renderer for one chat response; `parsers` has one for each choice, which is used once."""
+    """Implements Renderer for one chat response."""
 
-    def __init__(self, rid: Rid, created: int, model: str, form: ChatFormat, parsers: Sequence[OutputParser]) -> None:
+    def __init__(self, rid: Rid, created: int, model: str, form: ChatFormat, choices: list[ParsedChoice]) -> None:
         self._rid = rid
         self._form = form
         self._identity: dict[str, Any] = {
@@ -62,7 +79,11 @@ class ParsedChatRenderer(OpenAIEvents):
             "model": model,
         }
         self._head = b"data: " + _encode(self._identity)[:-1]
-        self._choices = [_Choice(parser) for parser in parsers]
+        self._choices = choices
+
+    def take_ids(self, choice: int, ids: list[int]) -> None:
+        """Count the ids of the output that is rendered next, as far as they are thinking."""
+        self._choices[choice].thinking.take(ids)
 
     def first(self, choice: int) -> bytes:
         """Return the event with the role. Whether there is content is not known yet."""
@@ -72,36 +93,38 @@ class ParsedChatRenderer(OpenAIEvents):
         """Return the events of new text; none while the parser holds back all of it."""
         state = self._choices[choice]
         state.waiting += logprobs or ()
-        return self._events(choice, state.parser.push(text), usage)
+        return self._events(choice, state.push(text), usage)
 
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
         """Return the events of what was held back, and the one with the finish reason and the stop that matched."""
         state = self._choices[choice]
-        rest = self._events(choice, state.parser.finish(), usage)
+        rest = self._events(choice, state.finish(), usage)
         if state.waiting:
             rest += self._event(choice, {}, self._logprobs(state), usage)
         end = _encode({"delta": {}, "logprobs": None, **self._ending(finish, state.calls)})
-        return b"".join((rest, self._head, self._index(choice), end[1:], b"]", usage_member(usage), b"}\n\n"))
+        return b"".join((rest, self._head, self._index(choice), end[1:], b"]", self._usage_member(usage), b"}\n\n"))
 
     def usage(self, usage: bytes, timings: bytes) -> bytes:
         """Return the event with no choices that carries the usage."""
-        return self._head + b',"choices":[]' + usage_member(usage) + b',"timings":' + timings + b"}\n\n"
+        return self._head + b',"choices":[]' + self._usage_member(usage) + b',"timings":' + timings + b"}\n\n"
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
         """Return the body of a response that is not streamed."""
+        for state, choice in zip(self._choices, choices, strict=True):
+            state.thinking.take(choice.ids)
         body = {
             **self._identity,
             "object": "chat.completion",
             "choices": [self._whole_choice(index, choice) for index, choice in enumerate(choices)],
-            "usage": msgspec.Raw(usage),
+            "usage": msgspec.Raw(self._detailed(usage)),
             "timings": msgspec.Raw(timings),
         }
         return _encode(body)
 
     def _whole_choice(self, index: int, choice: ChoiceOutput) -> dict[str, Any]:
-        parser = self._choices[index].parser
+        state = self._choices[index]
         content, reasoning, calls = "", "", list[dict[str, Any]]()
-        for piece in self._taken([*parser.push(choice.text), *parser.finish()]):
+        for piece in self._taken([*state.push(choice.text), *state.finish()]):
             match piece:
                 case Content(text):
                     content += text
@@ -146,9 +169,9 @@ class ParsedChatRenderer(OpenAIEvents):
                 yield piece
 
     def _call(self, choice: int, call: int, name: str) -> dict[str, Any]:
-        """Return a call without arguments. Its id follows from the response's, so a stream that resumes repeats it."""
-        digest = hashlib.blake2b(b"%b:%d:%d" % (self._rid, choice, call), digest_size=ID_CHARACTERS // 2).hexdigest()
-        return {"id": f"call_{digest}", "type": "function", "function": {"name": name, "arguments": ""}}
+        """Return a call without arguments."""
+        identity = {"id": call_id(self._form, self._rid, choice, call), "type": "function"}
+        return {**identity, "function": {"name": name, "arguments": ""}}
 
     def _ending(self, finish: Finish | None, calls: int) -> dict[str, Any]:
         """Return how a choice ended. A call to a function that the client has named ends by `stop`, as in OpenAI's."""
@@ -157,10 +180,20 @@ class ParsedChatRenderer(OpenAIEvents):
             end["finish_reason"] = "tool_calls"
         return end
 
+    def _usage_member(self, usage: bytes) -> bytes:
+        return usage_member(self._detailed(usage)) if usage else b""
+
+    def _detailed(self, usage: bytes) -> bytes:
+        """Return `usage` with the tokens of the thinking, if the model thinks."""
+        if not self._form.reasoning_parser:
+            return usage
+        tokens = sum(state.thinking.count for state in self._choices if state.has_reasoning)
+        return b'%b,"completion_tokens_details":{"reasoning_tokens":%d}}' % (usage[:-1], tokens)
+
     def _index(self, choice: int) -> bytes:
         return b',"choices":[{"index":%d,' % choice
 
-    def _logprobs(self, state: _Choice) -> bytes:
+    def _logprobs(self, state: ParsedChoice) -> bytes:
         """Return the entries that have waited for an event."""
         if not state.waiting:
             return b"null"
@@ -177,7 +210,7 @@ class ParsedChatRenderer(OpenAIEvents):
                 b',"logprobs":',
                 logprobs,
                 b',"finish_reason":null}]',
-                usage_member(usage),
+                self._usage_member(usage),
                 b"}\n\n",
             )
         )

@@ -19,7 +19,7 @@ from api_proc.server.rendering import Shape
 from api_proc.server.respond import ResponseTask, respond
 from api_proc.server.resume.serving import respond_recorded
 from api_proc.server.service import SERVICE, Service
-from quartet.wire.frames import ChatPrompt, Grammar, IdsPrompt, TextPrompt
+from quartet.wire.frames import ChatPrompt, Grammar, IdsPrompt, Marker, TextPrompt
 
 MAX_N = 16
 MAX_CHOICES = 512
@@ -75,10 +75,12 @@ def response_task(
     logprobs: int,
     shape: Shape,
     grammar: Grammar | None = None,
+    markers: tuple[Marker, ...] = (),
 ) -> ResponseTask:
     """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
 
-    `max_new_tokens`, `logprobs` and `grammar` are read by the route, where chat and completions differ.
+    `max_new_tokens`, `logprobs` and `grammar` are read by the route, where chat and completions differ. `markers` are
+    what the parsers of the output look for.
     """
     n = 1 if fields.n is None else fields.n
     check_range("n", n, 1, MAX_N)
@@ -89,6 +91,8 @@ def response_task(
     for prompt in prompts:
         # Each prompt resolves its own parameters, so that drawn seeds differ.
         params = sampling_params(fields, model, service.draw_seed, max_new_tokens, logprobs, grammar)
+        if markers:
+            params = msgspec.structs.replace(params, markers=markers)
         requests.append(generate_request(request, service, fields, prompt, params, n))
     return ResponseTask(
         requests=requests,

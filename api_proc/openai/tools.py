@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from api_proc.openai.chat_messages import check_nesting
 from api_proc.openai.schema import ChatRequest, Function, Tool
 from api_proc.server.errors import invalid
 from quartet.wire.errors import RequestError
@@ -100,6 +101,7 @@ def _function(where: str, tool: Tool) -> Function:
         raise invalid(at, f"{at} must have 1 to {MAX_NAME} characters of a-z, A-Z, 0-9, underscore, dot and hyphen")
     if function.parameters and function.parameters.get("type", "object") != "object":
         raise invalid(f"{where}.function.parameters", f"{where}.function.parameters must be a schema of type object")
+    check_nesting(f"{where}.function.parameters", function.parameters)
     return function
 
 

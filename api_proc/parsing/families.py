@@ -22,13 +22,13 @@ class ToolFormat(NamedTuple):
         name: as `--tool-call-parser` takes it.
         marks: alternatives of literal texts which, all together in a chat template, show this format.
         parser: makes the parser of one output.
-        keeps_special_tokens: whether marks of the format are special tokens, which the detokenizer has to show.
+        special: texts of the format that are special tokens of its models, which the detokenizer has to show.
     """
 
     name: str
     marks: tuple[tuple[str, ...], ...]
     parser: Callable[[Sequence[Tool]], OutputParser]
-    keeps_special_tokens: bool = False
+    special: tuple[str, ...] = ()
 
 
 class ReasoningFormat(NamedTuple):
@@ -39,7 +39,6 @@ class ReasoningFormat(NamedTuple):
         marks: alternatives of literal texts which, all together in a chat template, show this format.
         opening: the tag before the reasoning.
         closing: the text after which the content begins; a grammar of the content starts there.
-        keeps_special_tokens: whether the tags are special tokens, which the detokenizer has to show.
         is_always_open: whether outputs begin within the reasoning though the prompt does not show it.
     """
 
@@ -47,7 +46,6 @@ class ReasoningFormat(NamedTuple):
     marks: tuple[tuple[str, ...], ...]
     opening: str
     closing: str
-    keeps_special_tokens: bool = False
     is_always_open: bool = False
 
     def is_thinking_open(self, prompt_text: str) -> bool:
@@ -62,9 +60,10 @@ class Formats(NamedTuple):
     tools: ToolFormat | None = None
 
     @property
-    def keeps_special_tokens(self) -> bool:
-        """Whether the parser has to see special tokens (`skip_special_tokens` false)."""
-        return any(each is not None and each.keeps_special_tokens for each in self)
+    def markers(self) -> tuple[str, ...]:
+        """What parsers look for that may be special tokens, which the detokenizer has to show."""
+        tags = (self.reasoning.opening, self.reasoning.closing) if self.reasoning else ()
+        return tags + (self.tools.special if self.tools else ())
 
     def parser(self, tools: Sequence[Tool], prompt_text: str) -> OutputParser:
         """Return the parser of one output.
@@ -81,24 +80,22 @@ class Formats(NamedTuple):
 
 
 TOOL_FORMATS = (
-    ToolFormat("mistral", (("[TOOL_CALLS]",),), mistral, keeps_special_tokens=True),
+    ToolFormat("mistral", (("[TOOL_CALLS]",),), mistral, ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")),
     ToolFormat("hermes", (("<tool_call>",),), hermes),
     ToolFormat("pythonic", (("[func_name1(",),), pythonic),
     ToolFormat(
         "llama3_json",
         (("Environment: ipython", '"parameters": '), ("<|header_start|>", '"parameters": ')),
         llama3_json,
-        keeps_special_tokens=True,
+        ("<|python_tag|>",),
     ),
 )
 """In the order in which a template is compared with them."""
 
 REASONING_FORMATS = (
     ReasoningFormat("seed_think", (("<seed:think>",),), "<seed:think>", "</seed:think>"),
-    ReasoningFormat("magistral", (("[THINK]",),), "[THINK]", "[/THINK]", keeps_special_tokens=True),
-    ReasoningFormat(
-        "command", (("<|START_THINKING|>",),), "<|START_THINKING|>", "<|END_THINKING|>", keeps_special_tokens=True
-    ),
+    ReasoningFormat("magistral", (("[THINK]",),), "[THINK]", "[/THINK]"),
+    ReasoningFormat("command", (("<|START_THINKING|>",),), "<|START_THINKING|>", "<|END_THINKING|>"),
     ReasoningFormat("thinking", (("</thinking>",),), "<thinking>", "</thinking>"),
     ReasoningFormat("think", (("</think>",),), "<think>", "</think>"),
     ReasoningFormat("deepseek_r1", (), "<think>", "</think>", is_always_open=True),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from api_proc.server.errors import error_body
 from quartet.client.request import Output
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import Finish, TextLogprobs
+from quartet.wire.frames import Encoded, Finish, TextLogprobs
 from quartet.wire.ids import Rid
 
 
@@ -109,6 +109,11 @@ class Prompted(Protocol):
     @property
     def prompt_ids(self) -> list[int]:
         """The prompt as the tokenizer encoded it."""
+        ...
+
+    @property
+    def encoded(self) -> Encoded:
+        """What the tokenizer has made of the request."""
         ...
 
 

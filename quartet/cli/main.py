@@ -114,6 +114,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"the model is given twice: {arguments.model} and {options['model.model_path']}")
         options["model.model_path"] = arguments.model
     config = build_config(options)
+    _check_parsers(config.server)
     from quartet.checkpoint.resolve import resolve_model
     from quartet.checkpoint.script_file import read_script
     from quartet.supervisor.supervisor import Supervisor
@@ -122,6 +123,18 @@ def _serve(arguments: argparse.Namespace) -> int:
         script = read_script(config.worker.simulated_script)
         config = msgspec.structs.replace(config, resolved=resolve_model(config.model), script=script)
         return Supervisor(config).run()
+
+
+def _check_parsers(server: ServerConfig) -> None:
+    from api_proc.parsing.families import reasoning_format_names, tool_format_names
+
+    parsers = {
+        "--tool-call-parser": (server.tool_call_parser, tool_format_names()),
+        "--reasoning-parser": (server.reasoning_parser, reasoning_format_names()),
+    }
+    for flag, (given, known) in parsers.items():
+        if given not in ("auto", "none", *known):
+            raise ConfigError(f"{flag}: {given!r} is not one of auto, none, {', '.join(known)}")
 
 
 def _chat(arguments: argparse.Namespace) -> int:

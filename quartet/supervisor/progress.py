@@ -36,7 +36,8 @@ class Progress:
             f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
             f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
             f"{facts.get('attention', 'no')} attention), "
-            f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}.\n"
+            f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}, "
+            f"tool calls {facts.get('tool_calls', '?')}, reasoning {facts.get('reasoning', '?')}.\n"
             f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
             f'-d \'{{"model": "{model.name}", "stream": true, '
             f'"messages": [{{"role": "user", "content": "Hello!"}}]}}\'',

@@ -76,6 +76,12 @@ class ServerConfig(_Section, frozen=True):
     first_token_timeout: Annotated[
         float, Meta(ge=0, description="seconds that a request may be without output before 408; 0: no limit")
     ] = 0.0
+    tool_call_parser: Annotated[
+        str, Meta(description="format of the model's tool calls; auto: as its chat template shows, none: no tools")
+    ] = "auto"
+    reasoning_parser: Annotated[
+        str, Meta(description="format of the model's thinking; auto: as its chat template shows, none: it is content")
+    ] = "auto"
     max_requests_per_key: Annotated[
         int, Meta(ge=0, description="requests of one API key in progress in an api process before 429; 0: no limit")
     ] = 0

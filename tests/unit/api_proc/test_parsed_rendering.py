@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from fake_engine import finish, logprob_of
 
-from api_proc.openai.chat_format import ChatFormat
-from api_proc.openai.parsed_rendering import ParsedChatRenderer
+from api_proc.openai.chat_format import ChatFormat, ThinkingTokens, call_id
+from api_proc.openai.parsed_rendering import ParsedChatRenderer, ParsedChoice
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
 from api_proc.server.rendering import ChoiceOutput
 from quartet.wire.ids import Rid
 
 RID = Rid(bytes(range(16)))
 USAGE = b'{"total_tokens":3}'
+CLOSING = 9
 
 
 class Marked:
@@ -48,7 +49,8 @@ class Marked:
 
 
 def renderer(choices: int = 1, **form: Any) -> ParsedChatRenderer:
-    return ParsedChatRenderer(RID, 7, "toy", ChatFormat("marked", "", **form), [Marked() for _ in range(choices)])
+    states = [ParsedChoice(Marked(), ThinkingTokens(CLOSING)) for _ in range(choices)]
+    return ParsedChatRenderer(RID, 7, "toy", ChatFormat("hermes", **form), states)
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
@@ -163,3 +165,29 @@ def test_usage_in_every_event_and_at_the_end() -> None:
     assert [event["usage"] for event in events(data)] == [{"total_tokens": 3}] * 3
     (end,) = events(writer.usage(USAGE, b"{}"))
     assert (end["choices"], end["usage"], end["timings"]) == ([], {"total_tokens": 3}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "expected"),
+    [
+        ("~so~a", [1, 2, CLOSING, 3], 3),
+        ("~so", [1, 2, 3], 3),
+        ("a", [1, CLOSING, 2], 0),
+        ("~so~a", [1, 2, CLOSING, 3, CLOSING], 3),
+    ],
+)
+def test_the_tokens_of_the_thinking_are_counted(text: str, ids: list[int], expected: int) -> None:
+    details = {"total_tokens": 3, "completion_tokens_details": {"reasoning_tokens": expected}}
+    writer = renderer(reasoning_parser="think")
+    writer.take_ids(0, ids[:1])
+    writer.delta(0, text, None, b"")
+    for index in ids[1:]:
+        writer.take_ids(0, [index])
+    assert events(writer.finish(0, finish(), USAGE))[-1]["usage"] == details
+    assert events(writer.usage(USAGE, b"{}"))[0]["usage"] == details
+    output = ChoiceOutput([text], [], finish(), ids)
+    assert json.loads(renderer(reasoning_parser="think").whole([output], USAGE, b"{}"))["usage"] == details
+
+
+def test_ids_of_calls_that_templates_of_mistral_take() -> None:
+    assert len(call_id(ChatFormat("mistral"), RID, 0, 0)) == 9

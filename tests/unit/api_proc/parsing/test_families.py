@@ -43,5 +43,5 @@ def test_every_name_that_a_flag_takes_is_a_format() -> None:
 
 
 def test_special_tokens_are_shown_where_a_format_needs_them() -> None:
-    assert not detect(QWEN3_THINKING).keeps_special_tokens
-    assert detect("[THINK]").keeps_special_tokens
+    assert detect(QWEN3_THINKING).markers == ("<think>", "</think>")
+    assert detect("[THINK][TOOL_CALLS]").markers == ("[THINK]", "[/THINK]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")

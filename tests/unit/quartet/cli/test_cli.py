@@ -87,6 +87,14 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(launches: Launches, capsys:
     assert error_line(capsys) == "quartet: --port: 65536 is not allowed, it must be at most 65535"
 
 
+@pytest.mark.parametrize("flag", ["--tool-call-parser", "--reasoning-parser"])
+def test_a_parser_that_is_not_known(flag: str, launches: Launches, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", flag, "gpt-9"]) == 2
+    assert error_line(capsys).startswith(f"quartet: {flag}: 'gpt-9' is not one of auto, none, ")
+    assert main(["serve", flag, "none"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_a_port_that_cannot_be_had_is_exit_code_2(launches: Launches, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse() -> int:
         raise ConfigError("cannot listen on 127.0.0.1:80")
