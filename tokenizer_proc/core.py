@@ -4,6 +4,7 @@ import array
 import logging
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,9 +34,9 @@ from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.messages import invalid
 from tokenizer_proc.thinking import Thinking, thinking_at_end
 from tokenizer_proc.tokenizer import TextEncoder
-from tokenizer_proc.verdicts import Verdicts
+from tokenizer_proc.verdicts import Verdict, Verdicts
 
-_NO_GRAMMARS = "this model's tokenizer cannot follow a grammar"
+Answer = Encoded | EncodeFailed
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,14 @@ class TokenizerCore(TimelessCore):
         config: with the resolved model.
         encoder: the model's tokenizer.
         template: the model's chat template.
-        verdicts: compiles the grammars of requests; without it they are refused.
+        verdicts: compiles the grammars of requests.
 
     Raises ModelError if either puts tokens into prompts that the model does not have.
     """
 
     inbound: Any = TokenizerInbound
 
-    def __init__(
-        self, config: Config, encoder: TextEncoder, template: ChatTemplate, verdicts: Verdicts | None = None
-    ) -> None:
+    def __init__(self, config: Config, encoder: TextEncoder, template: ChatTemplate, verdicts: Verdicts) -> None:
         model = config.require_model()
         self._vocab_size = model.vocab_size
         self._context_length = model.context_length
@@ -69,29 +68,34 @@ class TokenizerCore(TimelessCore):
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         """Answer a job, also if it meets a bug; nothing else concerns this core."""
-        if not isinstance(frame, Encode):
-            return []
+        return self.answered(frame, self.attempt(frame, self.answer)) if isinstance(frame, Encode) else []
+
+    def attempt(self, job: Encode, work: Callable[[Encode], Answer]) -> Answer:
+        """Return what `work` makes of a job, or a failure of it alone if it meets a bug."""
         try:
-            answer = self.answer(frame)
+            return work(job)
         except BaseException as error:
             if not is_library_error(error):
                 raise
             # Prompt text stays out of the log, so no message and no stack.
-            log.error("job %d failed: %s", frame.job, type(error).__name__)
-            answer = EncodeFailed(frame.job, 500, "internal_error", "The prompt could not be tokenized.")
+            log.error("job %d failed: %s", job.job, type(error).__name__)
+            return EncodeFailed(job.job, 500, "internal_error", "The prompt could not be tokenized.")
+
+    def answered(self, job: Encode, answer: Answer) -> list[Sent]:
+        """Count an answer and return it as what is to be sent."""
         self.counters["tokenizer_jobs" if isinstance(answer, Encoded) else "tokenizer_failed_jobs"] += 1
-        return [(frame.reply_to, answer)]
+        return [(job.reply_to, answer)]
 
     def metrics(self) -> Metrics:
         """Return what became of the jobs."""
         return Metrics({}, {name: float(count) for name, count in self.counters.items()})
 
-    def answer(self, job: Encode) -> Encoded | EncodeFailed:
+    def answer(self, job: Encode) -> Answer:
         """Return the prompt's ids, text and parameters, or the error of the request. Raises no RequestError."""
         encoded = self.encode(job)
         return self.check_grammar(job, encoded) if isinstance(encoded, Encoded) else encoded
 
-    def encode(self, job: Encode) -> Encoded | EncodeFailed:
+    def encode(self, job: Encode) -> Answer:
         """Return what `answer` does, its grammar as it came."""
         try:
             self._check_params(job.params)
@@ -111,22 +115,25 @@ class TokenizerCore(TimelessCore):
         markers = tuple(Marker(marker.text, self._encoder.added_id(marker.text)) for marker in params.markers)
         return msgspec.structs.replace(params, markers=markers)
 
-    def check_grammar(self, job: Encode, encoded: Encoded) -> Encoded | EncodeFailed:
+    def check_grammar(self, job: Encode, encoded: Encoded) -> Answer:
         """Return `encoded` with its grammar compiled; it takes up to seconds."""
         grammar = encoded.params.grammar
         if grammar is None:
             return encoded
-        if self._verdicts is None:
-            return EncodeFailed(job.job, 400, "unsupported_parameter", _NO_GRAMMARS, grammar.param)
         try:
-            source, refusal = self._verdicts.find(grammar, _thinking(job, encoded, grammar))
+            return _judged(encoded, grammar, self._verdicts.find(grammar, _thinking(job, encoded, grammar)))
         except ModelError as error:
             log.warning("%s", error)
-            return EncodeFailed(job.job, 400, "unsupported_parameter", _NO_GRAMMARS, grammar.param)
-        if refusal:
-            return EncodeFailed(job.job, 400, "invalid_grammar", f"{grammar.param}: {refusal}", grammar.param)
-        params = msgspec.structs.replace(encoded.params, grammar=Grammar("llguidance", source, param=grammar.param))
-        return msgspec.structs.replace(encoded, params=params)
+            message = "this model's tokenizer cannot follow a grammar"
+            return EncodeFailed(job.job, 400, "unsupported_parameter", message, grammar.param)
+
+    def check_known_grammar(self, job: Encode, encoded: Encoded) -> Answer | None:
+        """Return what `check_grammar` does, or None if something would have to be compiled."""
+        grammar = encoded.params.grammar
+        if grammar is None:
+            return encoded
+        verdict = self._verdicts.known(grammar, _thinking(job, encoded, grammar))
+        return None if verdict is None else _judged(encoded, grammar, verdict)
 
     def _encode(self, prompt: TextPrompt | IdsPrompt | ChatPrompt) -> tuple[bytes, str]:
         """Return a prompt's ids, int32 bytes, and its text; without one for ids that are not echoed."""
@@ -199,6 +206,14 @@ class TokenizerCore(TimelessCore):
     def _check_token(self, index: int, param: str) -> None:
         if not 0 <= index < self._vocab_size:
             raise invalid(f"{param}: token id {index} is outside the vocabulary (0 to {self._vocab_size - 1}).", param)
+
+
+def _judged(encoded: Encoded, grammar: Grammar, verdict: Verdict) -> Answer:
+    if verdict.refusal:
+        message = f"{grammar.param}: {verdict.refusal}"
+        return EncodeFailed(encoded.job, 400, "invalid_grammar", message, grammar.param)
+    compiled = Grammar("llguidance", verdict.source, param=grammar.param)
+    return msgspec.structs.replace(encoded, params=msgspec.structs.replace(encoded.params, grammar=compiled))
 
 
 def _thinking(job: Encode, encoded: Encoded, grammar: Grammar) -> Thinking:

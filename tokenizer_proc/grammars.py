@@ -105,6 +105,8 @@ class GrammarCompiler:
         if not matcher.is_error():
             matcher.compute_bitmask()
         error = matcher.get_error()
+        if error.startswith("panic"):
+            raise GrammarError("llguidance cannot compile it")
         if error.startswith("NoExtension"):
             raise GrammarError("no output matches it")
         if error:
@@ -127,7 +129,8 @@ def _of_gbnf(source: str) -> str:
 
 
 def _short(message: str) -> str:
-    """Return what llguidance says in one line, without the list of all special tokens."""
-    message = message.partition("following special tokens are available")[0].replace("<non-verbose/>", "")
+    """Return what llguidance says in one line, without what it lists beside the cause."""
+    for addition in ("following special tokens are available", "<backtrace>", "<non-verbose"):
+        message = message.partition(addition)[0]
     text = " ".join(message.split()).rstrip("; ")
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."

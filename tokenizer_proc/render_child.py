@@ -2,18 +2,13 @@
 
 A template can keep the interpreter busy within one operation that no trace function and no signal handler interrupts:
 the sum of many lists, the comparison of lists that contain themselves many times over. The kernel ends the process
-then, by a timer of its processor time; the tokenizer process reports the request and starts another child.
+then (tokenizer_proc.child); the tokenizer process reports the request and starts another child.
 """
-
-import signal
-import sys
-from typing import IO
 
 import msgspec
 
-from quartet.runtime.lifetime import depend_on_parent
-from tokenizer_proc.memory_limit import limit_memory
-from tokenizer_proc.render_frames import Load, NotRendered, Render, Rendered, read, write
+from tokenizer_proc.child import ended_after, serve
+from tokenizer_proc.child_frames import Load, NotRendered, Render, Rendered
 from tokenizer_proc.renderer import LocalRenderer, RenderError
 
 SPARE_CPU_S = 0.25
@@ -21,35 +16,34 @@ SPARE_CPU_S = 0.25
 SPARE_MEMORY_BYTES = 1 << 30
 MAX_REASON = 1000
 
+_decode = msgspec.json.Decoder(Load | Render).decode
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the pipe ends."""
-    renderer = LocalRenderer()
-    decoder = msgspec.json.Decoder(Load | Render)
-    while (data := read(requests)) is not None:
+
+class RenderChild:
+    """Answers for one template."""
+
+    def __init__(self) -> None:
+        self._renderer = LocalRenderer()
+
+    def answer(self, data: bytes) -> Rendered | NotRendered:
+        """Return the answer to a request."""
         try:
-            answer = _answer(renderer, decoder.decode(data))
-        except RenderError as error:
-            answer = NotRendered(error.kind, error.reason[:MAX_REASON])
-        try:
-            write(answers, answer)
-        except UnicodeEncodeError as error:
+            text = self._answer(_decode(data))
             # A template can make half a surrogate pair.
-            write(answers, NotRendered("failed", type(error).__name__))
+            text.encode()
+        except RenderError as error:
+            return NotRendered(error.kind, error.reason[:MAX_REASON].encode(errors="replace").decode())
+        except UnicodeEncodeError as error:
+            return NotRendered("failed", type(error).__name__)
+        return Rendered(text)
 
-
-def _answer(renderer: LocalRenderer, request: Load | Render) -> Rendered | NotRendered:
-    if isinstance(request, Load):
-        renderer.load(request.source)
-        return Rendered("")
-    signal.setitimer(signal.ITIMER_PROF, request.deadline_s + SPARE_CPU_S)
-    try:
-        return Rendered(renderer.render(request.variables, request.deadline_s))
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
+    def _answer(self, request: Load | Render) -> str:
+        if isinstance(request, Load):
+            self._renderer.load(request.source)
+            return ""
+        with ended_after(request.deadline_s + SPARE_CPU_S):
+            return self._renderer.render(request.variables, request.deadline_s)
 
 
 if __name__ == "__main__":
-    depend_on_parent(int(sys.argv[1]))
-    limit_memory(SPARE_MEMORY_BYTES)
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    serve(SPARE_MEMORY_BYTES, RenderChild().answer)

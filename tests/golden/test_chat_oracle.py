@@ -15,7 +15,9 @@ from tests.golden.digests import digests
 from tests.golden.real_tokenizers import TOKENIZERS, NotThere, fetch
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.core import TokenizerCore
+from tokenizer_proc.grammars import LocalGrammars
 from tokenizer_proc.tokenizer import TextEncoder
+from tokenizer_proc.verdicts import Verdicts
 
 ORACLE = Path(__file__).parent / "chat_oracle"
 
@@ -57,7 +59,9 @@ def load(folder: Path) -> TokenizerCore:
     template = model_folder.chat_template(folder, model_folder.read_json(folder / "tokenizer_config.json"))
     model = ResolvedModel(str(folder), "real", "LlamaForCausalLM", 1 << 20, 1 << 20, (), chat_template=template)
     encoder = TextEncoder(folder)
-    return TokenizerCore(Config(resolved=model), encoder, ChatTemplate(template, encoder.names))
+    config = Config(resolved=model)
+    template_of_model = ChatTemplate(template, encoder.names)
+    return TokenizerCore(config, encoder, template_of_model, Verdicts(LocalGrammars(config)))
 
 
 def recorded(core: TokenizerCore, each: Conversation) -> str:

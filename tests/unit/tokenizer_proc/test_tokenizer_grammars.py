@@ -98,6 +98,7 @@ def test_text_that_only_looks_like_a_special_token_is_none(compiler: GrammarComp
         (Grammar("lark", "start: <|nothing|>"), "unknown special token"),
         (Grammar("lark", "start: " + "(" * 5000 + '"a"' + ")" * 5000), "deeply nested"),
         (Grammar("lark", "start: @output"), "output"),
+        (Grammar("lark", 'start: a "b"\na[lazy]: /.*/ ""'), "cannot compile"),
         (Grammar("gbnf", 'root ::= "a'), "."),
         (Grammar("gbnf", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000), "nested too deeply"),
         (Grammar("tools", "start: marker_1", ("a",)), "marker_1"),

@@ -1,8 +1,10 @@
-"""What the tokenizer process and its render child send each other: JSON behind its length, over two pipes."""
+"""What the tokenizer process and its children send each other: JSON behind its length, over two pipes."""
 
 from typing import IO, Any
 
 import msgspec
+
+from quartet.wire.frames import Grammar
 
 _LENGTH_BYTES = 4
 
@@ -30,6 +32,34 @@ class NotRendered(msgspec.Struct, tag=True):
     """See tokenizer_proc.renderer.RenderError."""
 
     kind: str
+    reason: str
+
+
+class Open(msgspec.Struct, tag=True):
+    """Load the tokenizer of this folder for grammars; see quartet.checkpoint.grammar_tokenizer."""
+
+    folder: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+
+
+class Compile(msgspec.Struct, tag=True):
+    """Compile a grammar with the thinking that a prompt asks for, within so much processor time."""
+
+    grammar: Grammar
+    thinking: str
+    deadline_s: float
+
+
+class Compiled(msgspec.Struct, tag=True):
+    """The source of the grammar of kind llguidance; empty for Open."""
+
+    source: str
+
+
+class NotCompiled(msgspec.Struct, tag=True):
+    """Why a grammar cannot be used, or any with this tokenizer."""
+
     reason: str
 
 
