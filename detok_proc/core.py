@@ -1,6 +1,7 @@
 """The detokenizer without its sockets: a frame in, the frames to send out. Owns the streams; never blocks.
 
     Open ──► a Stream for its handle; a Delta with the ids that the api process has not received
+    PromptTokens ──► PromptDeltas with the names of the tokens
     Tokens ──► one Delta for each api process; where a stop string is complete, the finish, and Stopped to the scheduler
     Close ──► forgotten
 
@@ -13,7 +14,7 @@ from collections import Counter
 from typing import Any
 
 from detok_proc.incremental import DecoderFactory
-from detok_proc.logprobs import with_text
+from detok_proc.logprobs import prompt_with_text, with_text
 from detok_proc.stream import PendingDelta, Stream
 from detok_proc.stream_end import StreamEnd
 from quartet.runtime.core import Metrics, Sent, TimelessCore
@@ -29,6 +30,8 @@ from quartet.wire.frames import (
     Failed,
     Finish,
     Open,
+    PromptDelta,
+    PromptTokens,
     Stopped,
     TokenLogprobs,
     Tokens,
@@ -39,6 +42,9 @@ from quartet.wire.ids import Handle, Role, process_name
 log = logging.getLogger(__name__)
 
 SCHEDULER = process_name(Role.SCHEDULER, 0)
+
+PROMPT_ENTRIES = 1 << 14
+"""Names in one PromptDelta, so that even long ones stay below the limit of a frame."""
 
 Items = dict[str, list[DeltaItem]]
 
@@ -84,6 +90,8 @@ class DetokCore(TimelessCore):
                 return self._on_tokens(frame, now)
             case Open():
                 return self._on_open(frame, now)
+            case PromptTokens():
+                return self._on_prompt(frame)
             case Close():
                 self._forget(frame.handle)
         return []
@@ -98,13 +106,31 @@ class DetokCore(TimelessCore):
         self._stopped.discard(handle)
 
     def _on_open(self, frame: Open, now: float) -> list[Sent]:
-        """Decode the delivered ids without output, then send the rest as one Delta."""
+        """Send what there is of the prompt, decode the delivered ids without output, then send the rest as a Delta."""
         self._forget(frame.handle)
         stream = self._streams[frame.handle] = Stream(frame, self._factory, now)
         try:
-            return self._replay(frame, stream, now)
+            prompt = [sent for part in frame.prompt for sent in self._on_prompt(part)]
+            return prompt + self._replay(frame, stream, now)
         except Exception as error:
             return [self._fail(frame.handle, stream, error)]
+
+    def _on_prompt(self, frame: PromptTokens) -> list[Sent]:
+        """Name the tokens of a part of a prompt; a part with many alternatives becomes several frames."""
+        stream = self._streams.get(frame.handle)
+        if stream is None:
+            self.counters["detok_unknown_handles"] += 1
+            return []
+        try:
+            tokens = prompt_with_text(self._factory, frame)
+        except Exception as error:
+            return [self._fail(frame.handle, stream, error)]
+        each = max(1, PROMPT_ENTRIES // (1 + max((len(token.top) for token in tokens), default=0)))
+        sent: list[Sent] = []
+        for first in range(0, max(1, len(tokens)), each):
+            part, is_last = tokens[first : first + each], frame.is_last and first + each >= len(tokens)
+            sent.append((stream.reply_to, PromptDelta(*stream.identity, frame.start + first, part, is_last)))
+        return sent
 
     def _replay(self, frame: Open, stream: Stream, now: float) -> list[Sent]:
         pending: PendingDelta | None = None

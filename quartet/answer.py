@@ -17,19 +17,22 @@ class SamplingParams(frames.SamplingParams, frozen=True, kw_only=True):
 
 
 class Choice:
-    """One generated sequence. `logprobs` has an entry for each id if they were requested."""
+    """One generated sequence. `logprobs` has an entry for each id if they were requested, `prompt_logprobs` for each id
+    of the prompt; the first of these has rank -1, and no log-probability."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[frames.TextLogprobs] = []
+        self.prompt_logprobs: list[frames.TextLogprobs] = []
         self.finish_reason: str | None = None
 
 
 class Answer:
     """The result of one prompt; it fills while it is generated.
 
-    `text`, `ids`, `logprobs` and `finish_reason` are those of the first choice; they raise `error` if there is one.
+    `text`, `ids`, `logprobs`, `prompt_logprobs` and `finish_reason` are those of the first choice; they raise `error`
+    if there is one.
     """
 
     def __init__(self, rid: Rid, num_choices: int, on_end: Callable[[], None]) -> None:
@@ -41,7 +44,7 @@ class Answer:
         self._on_end = on_end
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("text", "ids", "logprobs", "finish_reason"):
+        if name not in ("text", "ids", "logprobs", "prompt_logprobs", "finish_reason"):
             raise AttributeError(name)
         if self.error is not None:
             raise self.error
@@ -60,6 +63,9 @@ class Answer:
         """Append output to its choice."""
         for output in outputs:
             choice = self.choices[output.choice]
+            if output.logprobs and output.logprobs[0].rank:
+                choice.prompt_logprobs = output.logprobs
+                continue
             choice.ids += output.ids
             choice.text += output.text
             choice.logprobs += output.logprobs or []

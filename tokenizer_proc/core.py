@@ -29,7 +29,7 @@ from quartet.wire.frames import (
     pack_ids,
     unpack_ids,
 )
-from quartet.wire.lengths import context_length_exceeded, is_too_long
+from quartet.wire.lengths import check_prompt_logprobs, context_length_exceeded, is_too_long
 from tokenizer_proc.chat_template import ChatTemplate
 from tokenizer_proc.messages import invalid
 from tokenizer_proc.thinking import Thinking, thinking_at_end
@@ -103,6 +103,7 @@ class TokenizerCore(TimelessCore):
             if not ids:
                 raise invalid("The prompt is empty.", _field(job.prompt))
             self._check_length(len(ids) // ID_BYTES, job)
+            check_prompt_logprobs(len(ids) // ID_BYTES, job.params.prompt_logprobs)
         except RequestError as error:
             return EncodeFailed(job.job, error.status, error.code, error.message, error.param)
         tokens = [self._encoder.token(index) or "" for index in unpack_ids(ids)] if job.names_tokens else None

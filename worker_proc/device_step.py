@@ -1,6 +1,6 @@
 """Steps in flight on the device, as the host sees them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 from quartet.wire.frames import StepResult, StepTimes, TokenLogprobs
 from quartet.wire.ids import Epoch
 from worker_proc.completion_poller import CompletionPoller
+from worker_proc.prompt_scorer import InFlightScores
 from worker_proc.slots import IntArray, StepRows
 from worker_proc.transfer import InFlightIds
 
@@ -41,6 +42,7 @@ class DeviceStep:
     times: StepTimes
     on_bad_rows: Callable[[], None]
     poller: CompletionPoller
+    scores: Sequence[InFlightScores] = ()
 
     def is_done(self) -> bool:
         """Return whether `wait` would return at once."""
@@ -65,4 +67,5 @@ class DeviceStep:
             logprobs=self.logprobs,
             bad_rows=bad_rows,
             times=self.times,
+            scored=[one.frame() for one in self.scores],
         )

@@ -104,6 +104,9 @@ class PrefillGraphRunner:
         """See GraphRunner."""
         if not rows.chunks or len(rows.chunks) + len(rows.decode) > MAX_SEQS:
             return False
+        if any(chunk.alternatives >= 0 for chunk in rows.chunks):
+            # A graph makes the logits of sampled rows alone.
+            return False
         return sum(len(chunk.ids) for chunk in rows.chunks) + len(rows.decode) <= self._max_tokens
 
     def launch(self, rows: StepRows, page_writes: IntArray) -> LaunchedStep:

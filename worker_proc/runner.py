@@ -7,6 +7,7 @@ previous one have reached the host. Used by the executor's thread alone.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from worker_proc.fused_sampler import FusedSampler
 from worker_proc.graphs import GraphRunner, SharedBuffers
 from worker_proc.kv_pool import wait_for_memory
 from worker_proc.loaded_model import LoadedModel
+from worker_proc.prompt_scorer import InFlightScores, PromptScorer
 from worker_proc.sampler import SamplingEntry
 from worker_proc.slots import SlotTable, StepRows
 from worker_proc.step_sampler import StepSampler
@@ -65,6 +67,7 @@ class ModelRunner:
         self._prefill_graphs: PrefillGraphRunner | None = None
         self._late_compiles = LateCompileCounter()
         self._start_up: dict[str, float] = {}
+        self._scorer = PromptScorer(model.decoder, capacity.vocab_size, progress)
         self._make_slots()
 
     def facts(self) -> dict[str, str | int | float]:
@@ -165,7 +168,7 @@ class ModelRunner:
 
     def _run(self, rows: StepRows, step: int, scheduler_epoch: Epoch, started: float) -> DeviceStep:
         wait_s = started - self._finished_at
-        runner = self._graph_runner_for(rows)
+        runner, scores = self._graph_runner_for(rows), list[InFlightScores]()
         writes_by_graph = runner is not None and len(rows.page_writes) <= runner.max_page_writes
         self._apply_deltas(rows, writes_pages=not writes_by_graph)
         if not rows.chunks and not len(rows.decode):
@@ -181,12 +184,14 @@ class ModelRunner:
             page_size = self.capacity.page_size
             batch = build_batch(rows, self._slots, page_size, self._page_table, self._last_token, self._upload)
             prepared = time.perf_counter()
-            logits = self._model.decoder.forward(batch, self._kv_cache, self._progress)
+            # Queued before the ids: when they have arrived on the host, so have the scores.
+            score = partial(self._scorer.score, rows, self._slots.generation, scores)
+            logits = self._model.decoder.forward(batch, self._kv_cache, self._progress, on_hidden=score)
             computed = time.perf_counter()
             ids, logprobs = self._step_sampler.sample(rows.sampled, batch, logits)
         sampled = time.perf_counter()
         times = StepTimes(wait_s, prepared - started, computed - prepared, sampled - computed)
-        return DeviceStep(scheduler_epoch, step, rows, ids, logprobs, times, self._on_bad_rows, self._poller)
+        return DeviceStep(scheduler_epoch, step, rows, ids, logprobs, times, self._on_bad_rows, self._poller, scores)
 
     def _recover(self) -> None:
         """Make the device agree with the host again: writes of the failed step may be missing."""

@@ -18,6 +18,7 @@ from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, Tok
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
 from worker_proc.scripted import Script
+from worker_proc.simulated_scores import simulated_scores
 from worker_proc.slots import Entered, IntArray, SlotTable, StepRows
 
 Words = NDArray[np.uint64]
@@ -178,6 +179,7 @@ class SimulatedRunner:
             logprobs=self._logprobs(rows, ids) if self._with_logprobs else [],
             bad_rows=[],
             times=StepTimes(0.0, 0.0, spent_s, 0.0),
+            scored=simulated_scores(rows.chunks, self._slots.generation, self.capacity.vocab_size),
         )
         self._free_at_s = max(self._free_at_s, started) + self._step_s
         return SimulatedStep(result, self._free_at_s if self._step_s else started, self._clock, self._sleep)

@@ -11,7 +11,7 @@ runner keeps the device's copy of what changes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,18 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRows:
-    """Prefill of `ids` at positions from `start` on, in one slot; its last token is sampled from if `is_last`."""
+    """Prefill of `ids` at positions from `start` on, in one slot; its last token is sampled from if `is_last`.
+
+    With `alternatives` 0 and more, log-probabilities of prompt tokens are wanted, with so many alternatives: `targets`
+    are the prompt's ids from `start` + 1 on, which the chunk's first logits rows are for.
+    """
 
     slot: int
     start: int
     ids: IntArray
     is_last: bool
+    alternatives: int = -1
+    targets: IntArray = field(default_factory=lambda: _NO_SLOTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class SlotTable:
         self._indices = np.arange(self.max_pages)
         self._least_write = np.array((0, 0, 1), dtype=np.int64)
         self._writes_extent = np.array((capacity.max_slots, self.max_pages, self.page_count), dtype=np.uint64)
-        self._prompt: dict[int, IntArray] = {}
+        self._prefilling: dict[int, Entered] = {}
         # Cached, because most steps decode the same slots as the step before.
         self._decoding: tuple[IntArray, RowOwners] | None = None
 
@@ -110,7 +116,7 @@ class SlotTable:
         self._decoding = None
         self.page_table[:] = 0
         self.kv_length[:] = 0
-        self._prompt.clear()
+        self._prefilling.clear()
 
     def apply(self, step: Step) -> StepRows:
         """Apply the deltas of `step` in field order and return its rows; raises StepError if they contradict the slots.
@@ -146,7 +152,7 @@ class SlotTable:
             if chunk.is_last:
                 self._state[chunk.slot] = DECODE
                 self._decoding = None
-                self._prompt.pop(chunk.slot, None)
+                self._prefilling.pop(chunk.slot, None)
 
     def abandon(self, step: Step, rows: StepRows | None) -> None:
         """Deactivate every slot of a failed step; if it was not resolved to rows, every slot that it could name."""
@@ -187,7 +193,7 @@ class SlotTable:
         self._decoding = None
         self.kv_length[slot] = 0
         self.page_table[slot] = 0
-        self._prompt.pop(slot, None)
+        self._prefilling.pop(slot, None)
 
     def _enter(self, frame: Enter) -> Entered:
         slot = self._checked(frame.slot)
@@ -204,8 +210,8 @@ class SlotTable:
         self._state[slot] = PREFILL
         self.kv_length[slot] = frame.cached_length
         self.generation[slot] = frame.generation
-        self._prompt[slot] = ids
-        return Entered(slot, ids, frame)
+        entered = self._prefilling[slot] = Entered(slot, ids, frame)
+        return entered
 
     def _grant(self, entered: Entered) -> IntArray:
         """Write the pages with which a sequence enters; its slot has been checked."""
@@ -249,11 +255,15 @@ class SlotTable:
         slot = self._checked(chunk.slot)
         if self._state[slot] != PREFILL:
             raise StepError(f"slot {slot} is not in prefill")
-        ids, start = self._prompt[slot], int(self.kv_length[slot])
+        entered, start = self._prefilling[slot], int(self.kv_length[slot])
+        ids, frame = entered.ids, entered.frame
         end = start + chunk.length
         if chunk.length < 1 or end > len(ids) or chunk.is_last != (end == len(ids)):
             raise StepError(f"chunk {start}..{end} (last: {chunk.is_last}) of {len(ids)} ids in slot {slot}")
-        return ChunkRows(slot, start, ids[start:end], chunk.is_last)
+        if frame.params.prompt_logprobs < 0:
+            return ChunkRows(slot, start, ids[start:end], chunk.is_last)
+        targets = ids[start + 1 : min(end + 1, frame.prompt_length)]
+        return ChunkRows(slot, start, ids[start:end], chunk.is_last, frame.params.prompt_logprobs, targets)
 
 
 def _lies_within(values: IntArray, least: int, end: int) -> bool:

@@ -19,15 +19,17 @@ ATTEMPTS_OF_AN_EPOCH = 1 << 16
 
 @dataclass(slots=True)
 class Progress:
-    """What has been delivered of one choice."""
+    """What has been delivered of one choice; `has_prompt`: log-probabilities of its prompt, too."""
 
     ids: "array[int]" = field(default_factory=lambda: array("i"))
     text_length: int = 0
     is_finished: bool = False
+    has_prompt: bool = False
 
     def add(self, output: Output) -> None:
         """Count one increment."""
         self.ids.extend(output.ids)
+        self.has_prompt |= bool(output.logprobs and output.logprobs[0].rank)
         self.text_length += len(output.text)
         self.is_finished |= output.finish is not None
 
@@ -56,5 +58,7 @@ class Adopted:
             if not progress.is_finished:
                 submit = submit_of(self.request, self.rid, choice, self.encoded, reply_to, detoks, before)
                 entry = Entry(submit, owner, deadline_s, progress.ids, progress.text_length)
+                if progress.has_prompt:
+                    entry.prompt, entry.text_length = None, progress.text_length
                 submits.append(journal.take_over(entry, now))
         return submits

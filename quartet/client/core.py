@@ -17,7 +17,7 @@ from quartet.client.processes import Processes, exempt
 from quartet.client.queries import Queries
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.runtime.core import SUPERVISOR_NAME, Metrics, Sent
-from quartet.wire.codec import MAX_FRAME_BYTES, Source
+from quartet.wire.codec import Source
 from quartet.wire.errors import FrameError, RequestError
 from quartet.wire.frames import (
     Abort,
@@ -32,6 +32,7 @@ from quartet.wire.frames import (
     HeldRequests,
     LiveRequests,
     ProcessTable,
+    PromptDelta,
     QueryReply,
     Rejected,
     Snapshot,
@@ -41,10 +42,7 @@ from quartet.wire.frames import (
 from quartet.wire.ids import Rid, Role, process_name
 
 LIVE_REQUESTS_S = 1.0
-MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
-"""A Submit with this many bytes of prompt ids, its output and its parameters still fits a frame."""
-EPOCH_SHIFT = 40
-"""Jobs and queries of one incarnation: 2^40 numbers."""
+EPOCH_SHIFT = 40  # Jobs and queries of one incarnation: 2^40 numbers.
 SCHEDULER = process_name(Role.SCHEDULER, 0)
 
 
@@ -94,8 +92,7 @@ class ClientCore:
             listener.on_error(error)
 
         self._deadlines.add(request, listener, now)
-        job, sent = self.encodes.start(request, deadline_s, now, on_encoded, on_error)
-        self._jobs[id(listener)] = job
+        self._jobs[id(listener)], sent = self.encodes.start(request, deadline_s, now, on_encoded, on_error)
         return sent
 
     def adopt(self, adopted: Adopted, listener: Listener, now: float) -> list[Sent]:
@@ -136,6 +133,8 @@ class ClientCore:
         match frame:
             case Delta():
                 return self._on_delta(frame, now)
+            case PromptDelta():
+                return self._on_prompt_delta(frame, now)
             case Accepted():
                 self._on_accepted(frame)
             case Encoded() | EncodeFailed():
@@ -188,8 +187,8 @@ class ClientCore:
             self._live_requests_due_s = now + LIVE_REQUESTS_S
         restarted = self.processes.update(table)
         if table.has_failed:
-            error = RequestError(503, "engine_failed", "The engine has failed; the server is shutting down.")
-            return self.fail_all(error, now)
+            message = "The engine has failed; the server is shutting down."
+            return self.fail_all(RequestError(503, "engine_failed", message), now)
         if restarted:
             self._journal.pause(now)
         sent = [one for process in restarted for one in self.encodes.on_restart(process, now)]
@@ -207,26 +206,21 @@ class ClientCore:
         """Journal and submit every choice of a request, unless its owner has given it up."""
         if listener.is_settled:
             return []
-        if listener.rid in self._listeners:
-            error = RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
-            listener.on_error(error)
-            return []
-        if len(encoded.ids) > MAX_PROMPT_BYTES:
-            listener.on_error(RequestError(400, "invalid_value", "The request is too long to be passed on."))
-            return []
         try:
+            if listener.rid in self._listeners:
+                raise RequestError(400, "invalid_value", "A request with this id is in progress.", "request_id")
             self._journal.quarantine.check(encoded.ids, encoded.params, now)
+            submits = [submit_of(request, listener.rid, k, encoded, self._name, self._detoks) for k in range(request.n)]
         except RequestError as error:
             listener.on_error(error)
             return []
         listener.on_encoded(encoded)
         self._listeners[listener.rid] = listener
-        submits = [submit_of(request, listener.rid, k, encoded, self._name, self._detoks) for k in range(request.n)]
         return _submitted(one for submit in submits for one in self._journal.add(submit, listener, deadline_s, now))
 
     def _on_accepted(self, frame: Accepted) -> None:
-        entry = self._journal.entries.get((frame.rid, frame.choice))
-        if entry is not None and entry.submit.attempt == frame.attempt:
+        entry = self._journal.current(frame.rid, frame.choice, frame.attempt)
+        if entry is not None:
             entry.is_accepted = True
             entry.owner.on_accepted(frame.choice, frame.max_new_tokens)
 
@@ -253,13 +247,21 @@ class ClientCore:
                 entry.owner.on_outputs([output])
         return sent
 
+    def _on_prompt_delta(self, part: PromptDelta, now: float) -> list[Sent]:
+        try:
+            taken = self._journal.take_prompt(part, now)
+        except Gap:
+            return self._on_gap(self._journal.entries[part.rid, part.choice], now)
+        if taken is not None:
+            taken[0].owner.on_outputs([Output(part.choice, [], "", taken[1], None)])
+        return []
+
     def _on_gap(self, entry: Entry[Listener], now: float) -> list[Sent]:
         """Output is missing or contradicts what was delivered: submit again, a few times without progress at most."""
         entry.stall_replays += 1
-        if entry.stall_replays > MAX_STALL_REPLAYS:
-            error = RequestError(500, "internal_error", "The request's output cannot be continued.")
-            return self._give_up(entry, error, now)
-        return [(SCHEDULER, self._journal.replay(entry, now))]
+        if entry.stall_replays <= MAX_STALL_REPLAYS:
+            return [(SCHEDULER, self._journal.replay(entry, now))]
+        return self._give_up(entry, RequestError(500, "internal_error", "The output cannot be continued."), now)
 
     def _on_finish(self, item: DeltaItem, listener: Listener, now: float) -> list[Sent]:
         submits = self._journal.remove(item.rid, item.choice, now)
@@ -268,10 +270,8 @@ class ClientCore:
         return _submitted(submits)
 
     def _on_failed(self, rid: Rid, choice: int, attempt: int, error: RequestError, now: float) -> list[Sent]:
-        entry = self._journal.entries.get((rid, choice))
-        if entry is None or entry.submit.attempt != attempt:
-            return []
-        return self._give_up(entry, error, now)
+        entry = self._journal.current(rid, choice, attempt)
+        return [] if entry is None else self._give_up(entry, error, now)
 
     def _give_up(self, entry: Entry[Listener], error: RequestError, now: float) -> list[Sent]:
         """End the request of an entry with an error, once for all its choices."""

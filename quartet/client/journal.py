@@ -16,7 +16,17 @@ from quartet.client.trials import Trials
 from quartet.quarantine import Quarantine, fingerprint
 from quartet.runtime.core import Metrics
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import ID_BYTES, DeltaItem, HeldRequest, LastEnd, LiveRequest, ProcessStatus, Submit
+from quartet.wire.frames import (
+    ID_BYTES,
+    DeltaItem,
+    HeldRequest,
+    LastEnd,
+    LiveRequest,
+    ProcessStatus,
+    PromptDelta,
+    Submit,
+    TextLogprobs,
+)
 from quartet.wire.ids import Rid, Role, process_name
 
 MISSES_BEFORE_REPLAY = 2
@@ -31,7 +41,11 @@ Owner = TypeVar("Owner")
 
 @dataclass(slots=True)
 class Entry(Generic[Owner]):
-    """One live (rid, choice): its Submit, the output delivered so far, and its `owner`."""
+    """One live (rid, choice): its Submit, the output delivered so far, and its `owner`.
+
+    `prompt` has the log-probabilities of the prompt as far as they have come; None if none are wanted, or they are
+    delivered. They go ahead of all output: until then `text_length` is -1, which no output begins at.
+    """
 
     submit: Submit
     owner: Owner
@@ -45,6 +59,11 @@ class Entry(Generic[Owner]):
     progress_s: float = 0.0
     stall_replays: int = 0
     is_submitted: bool = False
+    prompt: list[TextLogprobs] | None = None
+
+    def __post_init__(self) -> None:
+        if self.submit.params.prompt_logprobs >= 0:
+            self.prompt, self.text_length = [], -1
 
     def next_attempt(self, now: float) -> Submit:
         """Return the frame that submits the request again with what has been delivered, and make it current."""
@@ -53,7 +72,15 @@ class Entry(Generic[Owner]):
             self.submit, attempt=self.submit.attempt + 1, output_ids=self.outputs.tobytes(), deadline_s=left_s
         )
         self.misses, self.steps_seen, self.progress_s = 0, -1, now
-        return self.submit
+        return self.submit if self.prompt is not None else without_prompt(self.submit)
+
+
+def without_prompt(submit: Submit) -> Submit:
+    """Return the Submit of a request whose client has all that it wants of the prompt."""
+    if submit.params.prompt_logprobs < 0:
+        return submit
+    params = msgspec.structs.replace(submit.params, prompt_logprobs=-1)
+    return msgspec.structs.replace(submit, params=params)
 
 
 class Gap(Exception):
@@ -114,6 +141,11 @@ class Journal(Generic[Owner]):
         key = entry.submit.rid, entry.submit.choice
         return self.send(self.trials.note_progress(key, len(entry.outputs)), now)
 
+    def current(self, rid: Rid, choice: int, attempt: int) -> Entry[Owner] | None:
+        """Return a live request, if that is its current attempt."""
+        entry = self.entries.get((rid, choice))
+        return entry if entry is not None and entry.submit.attempt == attempt else None
+
     def take(self, item: DeltaItem, now: float) -> tuple[Entry[Owner], DeltaItem] | None:
         """Journal new output and return what is to be delivered, trimmed of what was delivered before.
 
@@ -128,7 +160,7 @@ class Journal(Generic[Owner]):
         if item.index != have:
             item = self._trim(entry, item)
         if item.offset != entry.text_length:
-            self.divergences += 1
+            self.divergences += entry.prompt is None
             raise Gap
         outputs.frombytes(item.ids)
         entry.text_length += len(item.text)
@@ -137,6 +169,25 @@ class Journal(Generic[Owner]):
         if item.finish is not None and item.finish.count < len(outputs):
             del outputs[item.finish.count :]
         return entry, item
+
+    def take_prompt(self, part: PromptDelta, now: float) -> tuple[Entry[Owner], list[TextLogprobs]] | None:
+        """Journal log-probabilities of a prompt; returns all of them when the last have come.
+
+        None before that, for those of another attempt, and for those that were delivered. Raises Gap if some are
+        missing."""
+        entry = self.current(part.rid, part.choice, part.attempt)
+        if entry is None or entry.prompt is None:
+            self.stale_items += 1
+            return None
+        prompt = entry.prompt
+        if part.start > len(prompt):
+            raise Gap
+        prompt += part.tokens[len(prompt) - part.start :]
+        entry.progress_s, entry.stall_replays = now, 0
+        if not part.is_last:
+            return None
+        entry.prompt, entry.text_length = None, 0
+        return entry, prompt
 
     def _trim(self, entry: Entry[Owner], item: DeltaItem) -> DeltaItem:
         have = len(entry.outputs)

@@ -4,9 +4,13 @@ from typing import Protocol
 
 import msgspec
 
+from quartet.wire.codec import MAX_FRAME_BYTES
 from quartet.wire.errors import RequestError
 from quartet.wire.frames import ChatPrompt, Encoded, Finish, IdsPrompt, SamplingParams, Submit, TextLogprobs, TextPrompt
 from quartet.wire.ids import Rid, Role, process_name
+
+MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
+"""A Submit with this many bytes of prompt ids, its output and its parameters still fits a frame."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +34,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """One increment of one choice: new ids, the text they complete, and the end if this is it."""
+    """One increment of one choice: new ids, the text they complete, and the end if this is it.
+
+    The first one of a request with `prompt_logprobs` has nothing but the log-probabilities of the prompt's tokens.
+    """
 
     choice: int
     ids: list[int]
@@ -70,7 +77,11 @@ class Listener(Protocol):
 def submit_of(
     request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded, reply_to: str, detoks: int, attempt: int = 0
 ) -> Submit:
-    """Return an attempt of one choice of a request whose prompt has been tokenized; one of `detoks` makes its text."""
+    """Return an attempt of one choice of a request whose prompt has been tokenized; one of `detoks` makes its text.
+
+    Raises RequestError for a prompt that no frame can carry."""
+    if len(encoded.ids) > MAX_PROMPT_BYTES:
+        raise RequestError(400, "invalid_value", "The request is too long to be passed on.")
     return Submit(
         rid,
         choice,

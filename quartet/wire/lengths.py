@@ -1,6 +1,7 @@
 """How long a prompt may be (rule LEN-1): one margin and one message for every process that refuses a longer one."""
 
 from quartet.wire.errors import RequestError
+from quartet.wire.sampling_bounds import MAX_PROMPT_LOGPROBS
 
 MARGIN_TOKENS = 5
 """A prompt with one output token must leave more than this many tokens of the context."""
@@ -23,3 +24,17 @@ def context_length_exceeded(context_length: int, prompt_tokens: int | str, param
         "tokens. Please shorten it.",
         param,
     )
+
+
+def check_prompt_logprobs(prompt_tokens: int, alternatives: int) -> None:
+    """Raise RequestError 400 for a prompt that is too long for log-probabilities with so many alternatives; -1: none
+    are wanted."""
+    limit = MAX_PROMPT_LOGPROBS // (1 + max(alternatives, 0))
+    if alternatives >= 0 and prompt_tokens > limit:
+        raise RequestError(
+            400,
+            "invalid_value",
+            f"Log-probabilities of a prompt with {alternatives} alternatives are given for at most {limit} tokens; "
+            f"your prompt has {prompt_tokens}. Please shorten it, or ask for fewer alternatives.",
+            "prompt_logprobs",
+        )

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 MAX_TOP_LOGPROBS = 20
 """Alternatives beside each sampled token."""
 
+MAX_PROMPT_LOGPROBS = 1 << 17
+"""Log-probabilities of one prompt: tokens times one and the number of alternatives. Some 15 MB of JSON."""
+
 _MAX_INT32 = 2**31 - 1
 
 SAMPLING_BOUNDS: Mapping[str, tuple[float, float, float]] = {

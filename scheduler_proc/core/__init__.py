@@ -27,11 +27,12 @@ The parts, in the order of one call of `handle`:
     PrefillPass      prefill.py          one pass over the queue: admission.py says what fits
     Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims
 
-A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py) and a timeline
-(timeline.py). What has one owner inside the request itself: `qseq`, `passes_waited` and `processed_at_entry` the queue,
-`matched_tokens`, `matched_node` and `is_deprioritized` its policy, `slot` and `launched` the batch, `generation` the
-steps in flight, `output_ids` the results, `suspicion` (suspicion.py) the suspects. `in_flight` is counted up
-by the batch and down by results. A retraction of everything (a lost worker) sets it to 0.
+A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py), a timeline
+(timeline.py) and, if they are wanted, the scores of its prompt (prompt_scores.py). What has one owner inside the
+request itself: `qseq`, `passes_waited` and `processed_at_entry` the queue, `matched_tokens`, `matched_node` and
+`is_deprioritized` its policy, `slot` and `launched` the batch, `generation` the steps in flight, `output_ids` the
+results, `suspicion` (suspicion.py) the suspects. `in_flight` is counted up by the batch and down by results. A
+retraction of everything (a lost worker) sets it to 0.
 
 radix.py, radix_node.py, eviction.py and pages.py are the inside of the KV cache, policies/ that of the queue,
 deadlines.py and history.py (facts of ended requests) that of the request table, step_time_model.py that of the steps in

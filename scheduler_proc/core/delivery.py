@@ -9,6 +9,7 @@ from quartet.wire.frames import (
     End,
     Failed,
     Open,
+    ScoredChunk,
     Step,
     Submit,
     TokenLogprobs,
@@ -76,7 +77,7 @@ class Delivery:
         stream.handle = Handle(self._last_handle)
         stream.is_open = True
         stream.sent_count = len(request.output_ids)
-        params = request.params
+        params, scores = request.params, request.prompt_scores if stream.wants_prompt else None
         frame = Open(
             stream.handle,
             request.rid,
@@ -93,6 +94,7 @@ class Delivery:
             stream.logprobs_from(stream.delivered_count, len(request.output_ids)),
             request.timings(now),
             tuple(marker.id for marker in params.markers if marker.id >= 0),
+            [] if scores is None else scores.frames(stream.handle, request.prompt_key),
         )
         self.put(stream.detok, frame)
 
@@ -112,6 +114,12 @@ class Delivery:
         """Tell the API process that the request has failed."""
         stream = request.stream
         self.put(stream.reply_to, Failed(request.rid, request.choice, stream.attempt, status, code, message))
+
+    def take_scores(self, request: Request, chunk: ScoredChunk) -> None:
+        """More of the request's prompt is scored: keep it, and send it."""
+        stream, scores = request.stream, request.prompt_scores
+        if scores is not None and scores.add(chunk) and stream.wants_prompt:
+            self.put(stream.detok, scores.newest(stream.handle, request.prompt_key))
 
     # Tokens
 

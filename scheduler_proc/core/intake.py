@@ -115,8 +115,11 @@ class Intake:
 
         False if the outputs that were delivered are not a beginning of those computed, or are fewer than were before.
         """
-        delivered = unpack_ids(submit.output_ids)
+        delivered, scores = unpack_ids(submit.output_ids), request.prompt_scores
         is_behind = len(delivered) < request.stream.released_count
+        if submit.params.prompt_logprobs >= 0:
+            # The client says that it has not got what it has said to have, or what was never wanted.
+            is_behind |= scores is None or scores.is_released
         if is_behind or request.output_ids[: len(delivered)] != delivered:
             return False
         self._delivery.rebind(request, submit)
@@ -160,6 +163,9 @@ class Intake:
                 continue
             if delivered_count is not None:
                 stream.release_logprobs(delivered_count, len(request.output_ids))
+                if delivered_count and request.prompt_scores is not None:
+                    # They go ahead of the first output.
+                    request.prompt_scores.release()
             is_running = request.state is not RequestState.WAITING
             steps = in_flight.last_step - request.timeline.first_step if is_running else 0
             held.append(HeldRequest(request.rid, request.choice, stream.attempt, is_running, steps))

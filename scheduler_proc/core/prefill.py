@@ -194,7 +194,8 @@ class PrefillPass:
     def _admit(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> str | None:
         """Admit a candidate, preempting others for it if that is what it takes; else say why the pass stops."""
         kv, batch = self._kv, self._batch
-        kv.match_and_lock(request.lease, request.key()[:-ID_BYTES], request.namespace, request.urgency)
+        reusable = request.key()[: request.reusable_tokens * ID_BYTES]
+        kv.match_and_lock(request.lease, reusable, request.namespace, request.urgency)
         needs_slot = not batch.free_slots
         length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, pass_batch)
         is_kv_short = not length and verdict is Verdict.NO_TOKEN
@@ -227,6 +228,10 @@ class PrefillPass:
         self._kv.extend(request.lease, cached + length)
         self._batch.enter(request)
         self._note_admission(request, cached, length, pass_batch)
+        params, scores = request.params, request.prompt_scores
+        if scores is not None:
+            scores.restart()
+            params = scores.params(params)
         pass_batch.enter.append(
             Enter(
                 request.slot,
@@ -235,7 +240,7 @@ class PrefillPass:
                 request.prompt_tokens,
                 cached,
                 pack_ids(request.lease.pages),
-                request.params,
+                params,
                 request.choice,
             )
         )

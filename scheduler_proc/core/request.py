@@ -17,6 +17,7 @@ from quartet.wire.errors import InvariantViolation
 from quartet.wire.frames import SamplingParams, Submit, Timings, pack_ids, unpack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.lease import Lease
+from scheduler_proc.core.prompt_scores import PromptScores
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 from scheduler_proc.core.stream import Stream
 from scheduler_proc.core.suspicion import Suspicion
@@ -80,6 +81,7 @@ class Request:
         "passes_waited",
         "processed_at_entry",
         "prompt_key",
+        "prompt_scores",
         "prompt_tokens",
         "qseq",
         "request_id",
@@ -106,6 +108,7 @@ class Request:
         # As bytes, never as a list: the garbage collector would walk every id of every waiting prompt.
         self.prompt_key = submit.prompt_ids
         self.prompt_tokens = len(submit.prompt_ids) // ID_BYTES
+        self.prompt_scores = PromptScores(self.prompt_tokens) if params.prompt_logprobs >= 0 else None
         self.output_ids = unpack_ids(submit.output_ids)
         self.params: SamplingParams = params
         self.routing_key = submit.routing_key
@@ -146,6 +149,13 @@ class Request:
     def total_tokens(self) -> int:
         """L = I + O: what must be in KV before the next decode."""
         return self.prompt_tokens + len(self.output_ids)
+
+    @property
+    def reusable_tokens(self) -> int:
+        """How many tokens may come from the cache: all but the last, which samples; none of a prompt to be scored
+        (TREE-11)."""
+        scores = self.prompt_scores
+        return self.total_tokens - 1 if scores is None or scores.is_complete else 0
 
     @property
     def uncomputed_tokens(self) -> int:

@@ -150,5 +150,7 @@ class RequestTable:
         self.ended.add(request)
         self._deadlines.remove(request)
         request.stream.logprobs.clear()
+        if request.prompt_scores is not None:
+            request.prompt_scores.release()
         if self._finished_log is not None and cause in ENDED_BY_THEMSELVES:
             self._finished_log.append(request)

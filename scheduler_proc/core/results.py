@@ -1,7 +1,7 @@
 """Postprocessing: a result appends tokens and ends requests, a failed step is undone (rules STEP-10 to STEP-12)."""
 
 from quartet.quarantine import fingerprint
-from quartet.wire.frames import StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
+from quartet.wire.frames import ScoredChunk, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.in_flight import StepsInFlight
@@ -40,6 +40,8 @@ class Results:
         bad_rows = set(result.bad_rows)
         by_generation, delivery = self._in_flight.by_generation, self._delivery
         is_plain = not logprobs and not bad_rows and delivery.stream_interval == 1
+        if result.scored:
+            self._take_scores(result.scored)
         detok, columns, taken = "", delivery.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
         # The hot loop: what almost every row needs stands here, the rest in _take_row.
@@ -70,6 +72,13 @@ class Results:
         self._memory.on_result()
         self._counters.output_tokens += taken
         delivery.flush_tokens(result.step)
+
+    def _take_scores(self, chunks: list[ScoredChunk]) -> None:
+        """Take log-probabilities of prompts; they go ahead of the step's tokens."""
+        for chunk in chunks:
+            request = self._in_flight.by_generation.get(chunk.generation)
+            if request is not None and not request.is_done:
+                self._delivery.take_scores(request, chunk)
 
     def _take_row(
         self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None, now: float

@@ -13,6 +13,7 @@ class Stream:
     `delivered_count` were delivered to the client before the current attempt, `sent_count` have been sent to the
     detokenizer. `handle` names the request there while `is_open`. `logprobs` are those of the last outputs, as far as
     they were computed here; those of the first `released_count` outputs are forgotten, because they were delivered.
+    `wants_prompt`: the client wants log-probabilities of the prompt, and has not got them.
     `first_token_s` is when the first output was sampled here, -1 before. `live_misses` counts the LiveRequests in a row
     that have not named the request.
     """
@@ -29,6 +30,7 @@ class Stream:
         "released_count",
         "reply_to",
         "sent_count",
+        "wants_prompt",
     )
 
     def __init__(self, submit: Submit) -> None:
@@ -46,6 +48,7 @@ class Stream:
         self.reply_to = submit.reply_to
         self.detok = submit.detok
         self.delivered_count = len(submit.output_ids) // ID_BYTES
+        self.wants_prompt = submit.params.prompt_logprobs >= 0
         self.live_misses = 0
 
     def note_live(self, is_named: bool) -> int:

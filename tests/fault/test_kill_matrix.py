@@ -14,7 +14,7 @@ from tests.support.request_kinds import SIMULATED, make_engine, prepared
 
 PROMPTS = [[30, *range(50, 50 + 150)], *([10 + i, 20, 30, *range(40, 40 + 9 * i)] for i in range(4))]
 """The first is the one whose phase counts; it is prefilled in three chunks."""
-KIND = "logprobs"
+KINDS = ("logprobs", "prompt logprobs")
 
 Holds = Callable[[FaultyEngine, History, Choice], bool]
 
@@ -66,9 +66,9 @@ PHASES: dict[str, Holds] = {
 Calm = tuple[list[GenerateRequest], list[list[Choice]]]
 
 
-@pytest.fixture(scope="module")
-def calm() -> Calm:
-    made, expected = prepared(KIND, SIMULATED, PROMPTS)
+@pytest.fixture(scope="module", params=KINDS)
+def calm(request: pytest.FixtureRequest) -> Calm:
+    made, expected = prepared(request.param, SIMULATED, PROMPTS)
     return made, [choices for choices in expected if choices is not None]
 
 
@@ -78,7 +78,7 @@ def calm() -> Calm:
 def test_a_cell(calm: Calm, phase: str, role: Role, keeps_inbox: bool) -> None:
     made, expected = calm
     slots = {"max_running_requests": 2} if phase == "queued" else {}
-    engine = make_engine(KIND, random.Random(0), **slots)
+    engine = make_engine(KINDS[0], random.Random(0), **slots)
     others = [engine.begin(request, choices) for request, choices in zip(made[1:], expected[1:], strict=True)]
     engine.steps(25)
     history = engine.begin(made[0], expected[0])
@@ -96,7 +96,7 @@ def test_a_cell(calm: Calm, phase: str, role: Role, keeps_inbox: bool) -> None:
 
 def test_all_at_once_and_again_while_they_return(calm: Calm) -> None:
     made, expected = calm
-    engine = make_engine(KIND, random.Random(1))
+    engine = make_engine(KINDS[0], random.Random(1))
     histories = [engine.begin(*pair) for pair in zip(made, expected, strict=True)]
     engine.steps(100)
     for role in INNER:

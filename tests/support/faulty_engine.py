@@ -126,7 +126,8 @@ class FaultyEngine(MemoryEngine):
         """Begin a request; its output is checked against `expected`."""
         self._last_rid += 1
         rid = Rid(self._last_rid.to_bytes(16, "big"))
-        history = History(rid, request.n, expected, request.params.logprobs >= 0)
+        params = request.params
+        history = History(rid, request.n, expected, params.logprobs >= 0, params.prompt_logprobs >= 0)
         self.send(self.client.generate(request, history, self.clock.now()))
         return history
 

@@ -16,6 +16,7 @@ class Choice:
     ids: list[int] = field(default_factory=list)
     text: str = ""
     logprobs: list[TextLogprobs] = field(default_factory=list)
+    prompt: list[TextLogprobs] = field(default_factory=list)
     finish: Finish | None = None
 
 
@@ -25,10 +26,16 @@ class History:
     Args:
         expected: the choices of an undisturbed run, which every output must continue to agree with.
         has_logprobs: whether each id must come with its log-probabilities.
+        has_prompt: whether the log-probabilities of the prompt must come first.
     """
 
     def __init__(
-        self, rid: Rid, num_choices: int, expected: Sequence[Choice] | None = None, has_logprobs: bool = False
+        self,
+        rid: Rid,
+        num_choices: int,
+        expected: Sequence[Choice] | None = None,
+        has_logprobs: bool = False,
+        has_prompt: bool = False,
     ) -> None:
         self.rid, self.num_choices, self.is_settled = rid, num_choices, False
         self.choices = [Choice() for _ in range(num_choices)]
@@ -36,6 +43,7 @@ class History:
         self.error: RequestError | None = None
         self._expected = expected
         self._has_logprobs = has_logprobs
+        self._has_prompt = has_prompt
 
     @property
     def is_over(self) -> bool:
@@ -56,6 +64,10 @@ class History:
         for output in outputs:
             choice = self.choices[output.choice]
             assert choice.finish is None and self.error is None, "output after the end"
+            if output.logprobs and output.logprobs[0].rank:
+                self._take_prompt(choice, output, output.logprobs)
+                continue
+            assert bool(choice.prompt) == self._has_prompt, "output ahead of the prompt's log-probabilities"
             choice.ids += output.ids
             choice.text += output.text
             choice.logprobs += output.logprobs or []
@@ -66,6 +78,17 @@ class History:
                 self._check_end(choice, output.finish)
             if self._expected is not None:
                 self._compare(choice, self._expected[output.choice])
+
+    def _take_prompt(self, choice: Choice, output: Output, prompt: list[TextLogprobs]) -> None:
+        assert self._has_prompt and not choice.prompt and not choice.ids, "unwanted, repeated or late"
+        assert not output.ids and not output.text and output.finish is None
+        assert len(prompt) == self.prompt_tokens and [one.rank for one in prompt].count(-1) == 1
+        choice.prompt = prompt
+        if self._expected is not None:
+            # A prompt that is computed in other chunks may differ in the last bits, and in ranks of like tokens.
+            expected = self._expected[output.choice].prompt
+            assert [one.token for one in prompt] == [one.token for one in expected]
+            assert all(abs(a.logprob - b.logprob) < 1e-3 for a, b in zip(prompt, expected, strict=True))
 
     def _check_end(self, choice: Choice, finish: Finish) -> None:
         assert finish.count == len(choice.ids), "the count of the end is not that of the output"

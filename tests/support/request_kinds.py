@@ -36,6 +36,7 @@ SIMULATED: dict[str, Kind] = {
     "n = 4": lambda i: {"n": 4},
     "stop strings": lambda i: {"stop": MIDDLE},
     "logprobs": lambda i: {"logprobs": 3},
+    "prompt logprobs": lambda i: {"prompt_logprobs": 2, "logprobs": i - 1, "n": 1 + i % 2},
     "min_tokens": lambda i: {"stop": EARLY, "min_new_tokens": 12},
     "split characters": lambda i: {},
     "stop token": lambda i: {"stop_token_ids": MIDDLE},
@@ -47,6 +48,7 @@ REAL: dict[str, Kind] = {
     "n = 4": lambda i: {"n": 4, "temperature": 1.0, "seed": 5 + i},
     "stop strings": lambda i: {"stop": MIDDLE, "temperature": 1.0, "seed": i},
     "logprobs": lambda i: {"logprobs": 2, "temperature": 1.0, "seed": 31 + i},
+    "prompt logprobs": lambda i: {"prompt_logprobs": i % 3, "temperature": 1.0, "seed": 41 + i},
     "min_tokens": lambda i: {"logit_bias": ((2, 100.0),), "min_new_tokens": 9 + i, "ignore_eos": False},
     "split characters": lambda i: {"logit_bias": tuple((one, 100.0) for one in SPLIT_IDS), "temperature": 1.0},
 }

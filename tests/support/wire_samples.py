@@ -17,6 +17,7 @@ PARAMS = frames.SamplingParams(max_new_tokens=9, logit_bias=((3, -1.5),), stop=(
 LOGPROBS = frames.TokenLogprobs(-0.5, ((4, -0.5), (5, -1.25)))
 TIMINGS = frames.Timings(cached_tokens=16, queue_s=0.25, retractions=1)
 IDS = pack_ids([1, 2, 2**31 - 1])
+PROMPT = frames.PromptLogprobs(bytes(8), bytes(8), bytes(8), bytes(8))
 
 INBOXES: dict[str, Any] = {
     "tokenizer": frames.TokenizerInbound,
@@ -47,6 +48,8 @@ SAMPLES: list[msgspec.Struct] = [
     frames.QueryReply(5, b"{}"),
     frames.Open(Handle(4), RID, 0, 1, "api-0", IDS, IDS, 1, ("stop",), False, True, 2, [LOGPROBS], TIMINGS),
     frames.Tokens(9, IDS, IDS, IDS, [(1, LOGPROBS)], [frames.End(Handle(4), "stop", 2, 1, 12, TIMINGS)]),
+    frames.PromptTokens(Handle(4), 0, IDS, PROMPT, True),
+    frames.PromptDelta(RID, 0, 1, 0, [frames.TextLogprobs("a", b"a", -0.5, (("b", b"b", -1.0),), 0, 2, (7,))], True),
     frames.Close(Handle(4)),
     frames.Stopped(Handle(4), RID, 0, 1, 11),
     frames.Delta(
@@ -76,7 +79,17 @@ SAMPLES: list[msgspec.Struct] = [
         [frames.Chunk(0, 16, True)],
         True,
     ),
-    frames.StepResult(Epoch(3), 8, IDS, IDS, IDS, [(0, LOGPROBS)], [2], frames.StepTimes(0.1, 0.2, 0.3, 0.4)),
+    frames.StepResult(
+        Epoch(3),
+        8,
+        IDS,
+        IDS,
+        IDS,
+        [(0, LOGPROBS)],
+        [2],
+        frames.StepTimes(0.1, 0.2, 0.3, 0.4),
+        [frames.ScoredChunk(5, 0, PROMPT)],
+    ),
     frames.StepFailed(Epoch(3), 8, "oom", "out of memory"),
     frames.Snapshot(Role.WORKER, 0, Epoch(2), {"running": 1.0}, {"steps": 2.0}),
     frames.Assignment(BOOT, Role.API, 0, Epoch(1), "/run/q", CONFIG, 7),

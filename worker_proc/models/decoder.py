@@ -65,10 +65,28 @@ class Decoder:
         kv_cache: list[Tensor],
         progress: Callable[[], None],
         logits: Tensor | None = None,
+        on_hidden: Callable[[Tensor], None] | None = None,
     ) -> Tensor | None:
         """Run the batch's tokens, write their KV, and return the sampled rows' logits [R, vocab], None without any.
 
-        The result is `logits` if that is given, otherwise a fresh tensor."""
+        The result is `logits` if that is given, otherwise a fresh tensor. `on_hidden` is called with what the logits
+        of any token are made from, [T, hidden]."""
+        hidden = self._hidden(batch, kv_cache, progress)
+        if on_hidden is not None:
+            on_hidden(hidden)
+        if not len(batch.sample_rows):
+            return None
+        sampled = hidden if batch.is_all_sampled else hidden.index_select(0, batch.sample_rows)
+        if logits is None:
+            return self._lm_head(sampled)
+        self._lm_head.write(sampled, logits)
+        return logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits [R, vocab] of rows [R, hidden]."""
+        return self._lm_head(hidden)
+
+    def _hidden(self, batch: ForwardBatch, kv_cache: list[Tensor], progress: Callable[[], None]) -> Tensor:
         ops, eps = self._ops, self._spec.norm_eps
         plan = ops.plan(batch)
         residual = functional.embedding(batch.input_ids, self._embedding)
@@ -82,13 +100,7 @@ class Decoder:
             normed, residual = ops.add_norm(layer.mlp.down, hidden, residual, next_norm, eps)
             if is_long:
                 progress()
-        if not len(batch.sample_rows):
-            return None
-        sampled = normed if batch.is_all_sampled else normed.index_select(0, batch.sample_rows)
-        if logits is None:
-            return self._lm_head(sampled)
-        self._lm_head.write(sampled, logits)
-        return logits
+        return normed
 
     def first_layer(self) -> "Decoder":
         """Return a decoder of the first layer alone, on the same weights: it launches every kernel this one does."""

@@ -9,7 +9,8 @@ The integer tag of a frame is also the `type` of its header (quartet.wire.codec)
                      scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
     worker_link      scheduler ── SchedulerHello | Step ──► worker
                      worker ── WorkerHello | StepResult | StepFailed ──► scheduler
-    detok_link       scheduler ── Open | Tokens | Close ──► detok ── Delta ──► api;  detok ── Stopped ──► scheduler
+    detok_link       scheduler ── Open | PromptTokens | Tokens | Close ──► detok ── PromptDelta | Delta ──► api
+                     detok ── Stopped ──► scheduler
     control_link     supervisor ── Assignment | ProcessTable | Drain ──► child
                      child ── Ready | Heartbeat | Exempt | Drained | Fatal ──► supervisor
                      every process ── Snapshot ──► api, each second
@@ -41,6 +42,9 @@ from quartet.wire.frames.detok_link import (
     End,
     Finish,
     Open,
+    PromptDelta,
+    PromptLogprobs,
+    PromptTokens,
     Stopped,
     TextLogprobs,
     Timings,
@@ -78,6 +82,7 @@ from quartet.wire.frames.worker_link import (
     Chunk,
     Enter,
     SchedulerHello,
+    ScoredChunk,
     Step,
     StepFailed,
     StepResult,
@@ -88,8 +93,10 @@ from quartet.wire.frames.worker_link import (
 TokenizerInbound = Encode | CancelEncode
 SchedulerInbound = Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed
 WorkerInbound = SchedulerHello | Step
-DetokInbound = Open | Tokens | Close
-ApiInbound = Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | Delta | QueryReply | Snapshot
+DetokInbound = Open | PromptTokens | Tokens | Close
+ApiInbound = (
+    Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | PromptDelta | Delta | QueryReply | Snapshot
+)
 ChildInbound = Assignment | ProcessTable | Drain
 SupervisorInbound = Ready | Heartbeat | Exempt | Drained | Fatal
 
@@ -131,6 +138,9 @@ __all__ = [
     "Open",
     "ProcessStatus",
     "ProcessTable",
+    "PromptDelta",
+    "PromptLogprobs",
+    "PromptTokens",
     "Query",
     "QueryReply",
     "Ready",
@@ -138,6 +148,7 @@ __all__ = [
     "SamplingParams",
     "SchedulerHello",
     "SchedulerInbound",
+    "ScoredChunk",
     "Snapshot",
     "Step",
     "StepFailed",

@@ -1,4 +1,6 @@
-"""scheduler ── Open | Tokens | Close ──► detok ── Delta ──► api;  detok ── Stopped ──► scheduler"""
+"""scheduler ── Open | PromptTokens | Tokens | Close ──► detok ── PromptDelta | Delta ──► api
+detok ── Stopped ──► scheduler
+"""
 
 import msgspec
 
@@ -13,6 +15,24 @@ class TokenLogprobs(Frame, frozen=True):
     top: tuple[tuple[int, float], ...]
 
 
+class PromptLogprobs(Frame, frozen=True):
+    """Log-probabilities of successive prompt tokens, from the logits without penalties or temperature.
+
+    Columns with an entry for each token: `logprobs` (float32 bytes) and `ranks` (int32 bytes, 1 is the most likely
+    token). `top_ids` (int32 bytes) and `top_logprobs` (float32 bytes) have the same number of alternatives for each
+    token, best first.
+    """
+
+    logprobs: bytes
+    ranks: bytes
+    top_ids: bytes
+    top_logprobs: bytes
+
+    def __post_init__(self) -> None:
+        check_columns(self.logprobs, self.ranks)
+        check_columns(self.top_ids, self.top_logprobs)
+
+
 class Timings(Frame, frozen=True):
     """Why a request took as long as it did, as the scheduler saw it, in seconds; attempts are not added up."""
 
@@ -24,14 +44,31 @@ class Timings(Frame, frozen=True):
     max_new_tokens: int = 0
 
 
+class PromptTokens(Frame, frozen=True, tag=25):
+    """Log-probabilities of a part of a handle's prompt, ahead of its first output.
+
+    `ids` (int32 bytes) are the prompt's from `start` on. Nothing predicts the prompt's first token: with `start` 0
+    `logprobs` are those of the ids after the first. `is_last`: the prompt ends here.
+    """
+
+    handle: Handle
+    start: int
+    ids: bytes
+    logprobs: PromptLogprobs
+    is_last: bool
+
+    def __post_init__(self) -> None:
+        check_ids(self.ids)
+
+
 class Open(Frame, frozen=True, tag=20):
     """Begin (or replay) one attempt on the token socket, ahead of its first Tokens row.
 
     `prompt_tail` holds the last prompt ids (int32 bytes, at most 16), for the first space. `output_ids` are all output
     ids so far; the first `delivered_count` of them have reached the api process, the rest is sent at once as a Delta.
     `shown_ids` are special tokens that are shown even with `skip_special_tokens`.
-    `logprobs` are those of the rest, if they were requested. A stop string counts only from `min_new_tokens` on.
-    `timings` is what is known so far, for a request that a stop string ends.
+    `logprobs` are those of the rest, if they were requested, and `prompt` goes ahead of it. A stop string counts only
+    from `min_new_tokens` on. `timings` is what is known so far, for a request that a stop string ends.
     """
 
     handle: Handle
@@ -49,6 +86,7 @@ class Open(Frame, frozen=True, tag=20):
     logprobs: list[TokenLogprobs] = msgspec.field(default_factory=list)
     timings: Timings | None = None
     shown_ids: tuple[int, ...] = ()
+    prompt: list[PromptTokens] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_ids(self.prompt_tail, self.output_ids)
@@ -109,6 +147,9 @@ class TextLogprobs(Frame, frozen=True):
     A token's name is its text, `bytes:\\xf0\\x9f` if it is no whole text, `token_id:7` if it has none or if another
     token of the row has the name. `offset` is where the token begins in the choice's text, counted in characters; text
     that is held back counts.
+
+    Of a prompt token `rank` counts from 1, the most likely token, `top_ids` are the ids of `top`, and `offset` has no
+    meaning; the first token of a prompt has `rank` -1, and no log-probability. Of an output token `rank` is 0.
     """
 
     token: str
@@ -116,6 +157,8 @@ class TextLogprobs(Frame, frozen=True):
     logprob: float
     top: tuple[tuple[str, bytes, float], ...]
     offset: int = 0
+    rank: int = 0
+    top_ids: tuple[int, ...] = ()
 
 
 class Finish(Frame, frozen=True):
@@ -142,6 +185,17 @@ class DeltaItem(Frame, frozen=True):
     offset: int
     logprobs: list[TextLogprobs] | None = None
     finish: Finish | None = None
+
+
+class PromptDelta(Frame, frozen=True, tag=26):
+    """Log-probabilities of the prompt's tokens from `start` on, for one attempt of one choice; see PromptTokens."""
+
+    rid: Rid
+    choice: int
+    attempt: int
+    start: int
+    tokens: list[TextLogprobs]
+    is_last: bool
 
 
 class Delta(Frame, frozen=True, tag=24):

@@ -45,7 +45,8 @@ class SamplingParams(Frame, frozen=True):
 
     `max_new_tokens` None means the rest of the context; the scheduler clamps it (LEN-2). `seed` is drawn by the api
     process when the client gave none. `logprobs` is -1 for none, else the number of alternatives beside the sampled
-    token. `stop_token_ids` are the client's; the model's end-of-sequence ids are added unless `ignore_eos`.
+    token; `prompt_logprobs` is the same for the tokens of the prompt. `stop_token_ids` are the client's; the model's
+    end-of-sequence ids are added unless `ignore_eos`.
     `markers` are shown even if they are special tokens and `skip_special_tokens`.
     """
 
@@ -68,3 +69,4 @@ class SamplingParams(Frame, frozen=True):
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
     markers: tuple[Marker, ...] = ()
+    prompt_logprobs: Annotated[int, Meta(le=MAX_TOP_LOGPROBS)] = -1

@@ -1,7 +1,9 @@
 """scheduler ── SchedulerHello | Step ──► worker ── WorkerHello | StepResult | StepFailed ──► scheduler"""
 
+import msgspec
+
 from quartet.wire.frames.base import Frame, check_columns, check_ids
-from quartet.wire.frames.detok_link import TokenLogprobs
+from quartet.wire.frames.detok_link import PromptLogprobs, TokenLogprobs
 from quartet.wire.frames.sampling import SamplingParams
 from quartet.wire.ids import Epoch
 
@@ -92,10 +94,20 @@ class StepTimes(Frame, frozen=True):
     sample_s: float
 
 
+class ScoredChunk(Frame, frozen=True):
+    """What a chunk that begins at position `start` says of the prompt tokens from `start` + 1 on: each of its logits
+    rows is for the token after it. The sequence is named by its generation."""
+
+    generation: int
+    start: int
+    logprobs: PromptLogprobs
+
+
 class StepResult(Frame, frozen=True, tag=33):
     """Sampled ids of one step. Columns of equal length as int32 bytes: slots, generations, ids.
 
     `logprobs` is sparse (row, logprobs); `bad_rows` are rows whose logits were not finite, their ids mean nothing.
+    `scored` has the chunks of sequences with `prompt_logprobs`.
     """
 
     scheduler_epoch: Epoch
@@ -106,6 +118,7 @@ class StepResult(Frame, frozen=True, tag=33):
     logprobs: list[tuple[int, TokenLogprobs]]
     bad_rows: list[int]
     times: StepTimes
+    scored: list[ScoredChunk] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_columns(self.slots, self.generations, self.ids)

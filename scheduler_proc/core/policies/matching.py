@@ -25,7 +25,7 @@ class PrefixMatcher:
         """By queue-entry number, which is renewed whenever a request is queued."""
 
     def match(self, requests: Iterable[Request], tree: RadixTree) -> None:
-        """Set matched_tokens (at most L-1) and matched_node of each request, and take it as not deprioritized."""
+        """Set matched_tokens (at most the reusable ones) and matched_node of each request; none is deprioritized."""
         for request, (_, (tokens, node)) in zip(requests, self._find_all(requests, tree), strict=True):
             request.matched_tokens, request.matched_node = tokens, node
             request.is_deprioritized = False
@@ -45,7 +45,7 @@ class PrefixMatcher:
                 tree.touch(match[1][1])
             else:
                 earlier = match[1] if match is not None else None
-                answer = tree.match_length(request.key(), request.total_tokens - 1, request.namespace, earlier)
+                answer = tree.match_length(request.key(), request.reusable_tokens, request.namespace, earlier)
                 # Most answers stay what they were. Not to keep equal ones spares the cycle collector.
                 if match is None or match != (outputs, answer):
                     match = outputs, answer

@@ -166,6 +166,16 @@ def test_the_longest_prompt_leaves_six_tokens(make_core: Any) -> None:
     assert isinstance(answer(cut_later, IdsPrompt(pack_ids([1] * 50))), Encoded)
 
 
+def test_a_prompt_has_so_many_log_probabilities_at_most(make_core: Any) -> None:
+    core = make_core(context_length=200_000)
+    long = IdsPrompt(pack_ids([1] * 70_000))
+    assert isinstance(answer(core, long, prompt_logprobs=0), Encoded)
+    assert isinstance(answer(core, long), Encoded)
+    found = refusal(core, long, prompt_logprobs=1)
+    assert (found.status, found.param) == (400, "prompt_logprobs")
+    assert "at most 65536 tokens; your prompt has 70000" in found.message
+
+
 def test_an_endless_text_is_refused_without_encoding_all_of_it(
     core: TokenizerCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from engine_rig import SOURCE, Rig, settle, table
 
-from quartet.client import core as core_module
+from quartet.client import request as request_module
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
 from quartet.client.encode_jobs import RETRY_S
@@ -114,7 +114,7 @@ async def test_a_second_request_of_one_id_is_refused_and_the_first_goes_on(rig: 
 
 
 async def test_a_prompt_that_fits_into_no_frame_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_module, "MAX_PROMPT_BYTES", 3)
+    monkeypatch.setattr(request_module, "MAX_PROMPT_BYTES", 3)
     task = asyncio.create_task(rig.engine.generate(plain()))
     await settle()
     rig.answer(encoded(rig.last(Encode).job))
