@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from api_proc.openai.chat_format import format_names
 from api_proc.server.bodies import json_response
 from api_proc.server.service import SERVICE, Service
 from quartet.version import __version__
@@ -20,6 +21,7 @@ async def server_info(request: web.Request) -> web.Response:
     model = service.config.require_model()
     info = {
         **_configuration(service),
+        **format_names(service.config),
         **_model(service),
         "tp_size": 1,
         "dp_size": 1,

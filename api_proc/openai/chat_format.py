@@ -86,11 +86,11 @@ def model_formats(config: Config) -> Formats:
 
 
 def format_names(config: Config) -> dict[str, str]:
-    """Return the names of the formats in force, "none" for none."""
+    """Return the settings of the parsers as they are in force, "none" for none."""
     formats = model_formats(config)
     return {
-        "tool_calls": formats.tools.name if formats.tools else "none",
-        "reasoning": formats.reasoning.name if formats.reasoning else "none",
+        "tool_call_parser": formats.tools.name if formats.tools else "none",
+        "reasoning_parser": formats.reasoning.name if formats.reasoning else "none",
     }
 
 

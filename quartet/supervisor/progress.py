@@ -37,7 +37,7 @@ class Progress:
             f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
             f"{facts.get('attention', 'no')} attention), "
             f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}, "
-            f"tool calls {facts.get('tool_calls', '?')}, reasoning {facts.get('reasoning', '?')}.\n"
+            f"tool calls {facts.get('tool_call_parser', '?')}, reasoning {facts.get('reasoning_parser', '?')}.\n"
             f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
             f'-d \'{{"model": "{model.name}", "stream": true, '
             f'"messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
