@@ -7,6 +7,7 @@
 #   make test-slow    everything that is too long for `make test`
 #   make test-random  the scheduler's state machine for ten minutes
 #   make test-faults  ten minutes of random kills under a hundred clients; SEED=... replays them
+#   make test-clients openai, anthropic, langchain and others, unmodified, each in an environment of its own
 #   make test-gpu     kernels and whole models on a CUDA device
 #
 # PYTHON chooses the interpreter. TORCH_INDEX names the package index that PyTorch's CPU build comes from, where the
@@ -30,7 +31,7 @@ else
 TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 endif
 
-.PHONY: serve test gate test-slow test-random test-faults test-gpu check format oracle clean
+.PHONY: serve test gate test-slow test-random test-faults test-clients test-gpu check format oracle clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
@@ -54,6 +55,10 @@ test-random: $(VENV)/.dev
 SEED ?=
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m tests.fault.nemesis --seconds 600 --clients 100 $(if $(SEED),--seed $(SEED))
+
+CLIENTS ?=
+test-clients: $(VENV)/.dev
+	TORCH="$(TORCH)" $(BIN)/python -m tests.clients.run $(CLIENTS)
 
 # Kernels and what of the worker and sampler runs on a device, then kernels against float64 and whole models.
 test-gpu: $(VENV)/.dev
@@ -99,4 +104,4 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oracle .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-oracle .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis
