@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api_proc.openai.logprobs import completion_logprobs
-from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, named_tier, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
@@ -19,12 +19,13 @@ class CompletionShape(msgspec.Struct, frozen=True, tag="completion"):
     model: str
     is_echoed: bool
     has_logprobs: bool
+    service_tier: str = ""
 
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "CompletionRenderer":
         """Return the renderer of one response."""
         echoes = [one.prompt_text if self.is_echoed else "" for one in prompts for _ in range(choices_each)]
         answer_id = f"cmpl-{prompts[0].rid.hex()}"
-        return CompletionRenderer(answer_id, self.created, self.model, echoes, self.has_logprobs)
+        return CompletionRenderer(answer_id, self.created, self.model, echoes, self.has_logprobs, self.service_tier)
 
 
 class CompletionRenderer(OpenAIEvents):
@@ -34,12 +35,15 @@ class CompletionRenderer(OpenAIEvents):
     carry log-probabilities.
     """
 
-    def __init__(self, answer_id: str, created: int, model: str, echoes: list[str], has_logprobs: bool) -> None:
+    def __init__(
+        self, answer_id: str, created: int, model: str, echoes: list[str], has_logprobs: bool, service_tier: str = ""
+    ) -> None:
         self._identity: dict[str, Any] = {
             "id": answer_id,
             "object": "text_completion",
             "created": created,
             "model": model,
+            **named_tier(service_tier),
         }
         self._echoes = echoes
         self._has_logprobs = has_logprobs
