@@ -1,4 +1,4 @@
-"""Members of an answer beside OpenAI's, on request: the ids of its tokens, as vLLM names them.
+"""Members of an answer beside OpenAI's, on request and as vLLM has them: ids of its tokens, scores of its prompt.
 
 A renderer around that of the route: it decodes what the other has written and adds to it. So no other answer pays for
 them, and every shape of the two routes has them.
@@ -11,6 +11,7 @@ import msgspec
 
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.completion_rendering import CompletionShape
+from api_proc.openai.logprobs import prompt_and_output, prompt_logprobs
 from api_proc.openai.parsed_rendering import ParsedChatShape
 from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, Renderer, Shape, TakesIds
 from quartet.wire.errors import RequestError
@@ -20,9 +21,15 @@ _DATA, _END = b"data: ", b"\n\n"
 
 
 class AnnotatedShape(msgspec.Struct, frozen=True, tag="annotated"):
-    """What makes the renderer of an answer with `token_ids` and `prompt_token_ids`, around that of `shape`."""
+    """What makes the renderer of an answer with more members, around that of `shape`.
+
+    `has_ids`: `token_ids` and `prompt_token_ids`. `prompt_logprobs`: alternatives of the member of that name, -1 for
+    none.
+    """
 
     shape: ChatShape | ParsedChatShape | CompletionShape
+    has_ids: bool
+    prompt_logprobs: int = -1
 
     @property
     def is_echoed(self) -> bool:
@@ -31,33 +38,39 @@ class AnnotatedShape(msgspec.Struct, frozen=True, tag="annotated"):
 
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "AnnotatedRenderer":
         """Return the renderer of one response."""
-        inner = self.shape.renderer(prompts, choices_each)
         prompt_ids = [one.prompt_ids for one in prompts for _ in range(choices_each)]
-        return AnnotatedRenderer(inner, prompt_ids, isinstance(self.shape, CompletionShape))
+        return AnnotatedRenderer(self, self.shape.renderer(prompts, choices_each), prompt_ids)
 
 
-def annotated(shape: Shape) -> Shape:
-    """Return `shape` with token ids, unless it is of a route that has no place for them."""
-    return AnnotatedShape(shape) if isinstance(shape, ChatShape | ParsedChatShape | CompletionShape) else shape
+def annotated(shape: Shape, has_ids: bool, prompt_logprobs: int) -> Shape:
+    """Return `shape` with what is wanted of ids and scores, unless it is of a route that has no place for them."""
+    is_wanted = has_ids or prompt_logprobs >= 0
+    if is_wanted and isinstance(shape, ChatShape | ParsedChatShape | CompletionShape):
+        return AnnotatedShape(shape, has_ids, prompt_logprobs)
+    return shape
 
 
 class AnnotatedRenderer:
     """Implements Renderer around `inner`.
 
-    `prompt_ids` has one entry per choice. Members of the prompt stand in each choice if they `are_in_choices`, else
-    beside the choices. In a stream members come with the next event of their choice.
+    `prompt_ids` has one entry per choice. Members of the prompt stand in each choice of a text completion, and beside
+    the choices of a chat. In a stream members come with the next event of their choice.
     """
 
     keep_alive: ClassVar[bytes] = OpenAIEvents.keep_alive
     end_of_stream: ClassVar[bytes] = OpenAIEvents.end_of_stream
 
-    def __init__(self, inner: Renderer, prompt_ids: list[list[int]], are_in_choices: bool) -> None:
+    def __init__(self, shape: AnnotatedShape, inner: Renderer, prompt_ids: list[list[int]]) -> None:
+        self._shape = shape
         self._inner = inner
         self._prompt_ids = prompt_ids
-        self._are_in_choices = are_in_choices
-        self._of_prompt: list[dict[str, Any]] = [{"prompt_token_ids": ids} for ids in prompt_ids]
+        self._is_text = isinstance(shape.shape, CompletionShape)
+        self._shows_prompt_itself = isinstance(shape.shape, CompletionShape) and shape.shape.scores_echo
+        self._of_prompt: list[dict[str, Any]] = [{} for _ in prompt_ids]
         """What no event has shown yet."""
         self._ids: list[list[int]] = [[] for _ in prompt_ids]
+        if shape.has_ids:
+            self._of_prompt = [{"prompt_token_ids": ids} for ids in prompt_ids]
 
     def take_ids(self, choice: int, ids: list[int]) -> None:
         """Keep the ids of the output that is rendered next."""
@@ -70,7 +83,11 @@ class AnnotatedRenderer:
         return self._annotated(choice, self._inner.first(choice))
 
     def delta(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, usage: bytes) -> bytes:
-        """Return the event of new text."""
+        """Return the event of new text, if there is any."""
+        if logprobs and logprobs[0].rank:
+            logprobs = self._take_prompt(choice, logprobs)
+            if not text and not logprobs:
+                return b""
         return self._annotated(choice, self._inner.delta(choice, text, logprobs, usage))
 
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
@@ -87,10 +104,21 @@ class AnnotatedRenderer:
 
     def whole(self, choices: list[ChoiceOutput], usage: bytes, timings: bytes) -> bytes:
         """Return the body of a response that is not streamed."""
+        for index, choice in enumerate(choices):
+            if choice.logprobs and choice.logprobs[0].rank:
+                choice.logprobs = self._take_prompt(index, choice.logprobs)
         body = msgspec.json.decode(self._inner.whole(choices, usage, timings))
         for index, choice in enumerate(choices):
             self._add(body, body["choices"][index], self._of_prompt[index], choice.ids)
         return msgspec.json.encode(body)
+
+    def _take_prompt(self, choice: int, logprobs: list[TextLogprobs]) -> list[TextLogprobs]:
+        """Keep the scores of the prompt, which come first; returns those that the other renderer is to have."""
+        prompt, output = prompt_and_output(logprobs)
+        if self._shape.prompt_logprobs >= 0:
+            scores = prompt_logprobs(prompt, self._prompt_ids[choice], self._shape.prompt_logprobs)
+            self._of_prompt[choice]["prompt_logprobs"] = scores
+        return logprobs if self._shows_prompt_itself else output
 
     def _annotated(self, choice: int, events: bytes) -> bytes:
         """Return the events of a choice, of which the first has all that is to be shown."""
@@ -103,5 +131,6 @@ class AnnotatedRenderer:
         return _DATA + msgspec.json.encode(body) + _END + rest
 
     def _add(self, body: dict[str, Any], choice: dict[str, Any], of_prompt: dict[str, Any], ids: list[int]) -> None:
-        (choice if self._are_in_choices else body).update(of_prompt)
-        choice["token_ids"] = ids
+        (choice if self._is_text else body).update(of_prompt)
+        if self._shape.has_ids:
+            choice["token_ids"] = ids

@@ -40,15 +40,16 @@ def completion_task(request: web.Request, service: Service, wanted: CompletionRe
     check_range("max_tokens", max_tokens, 0, MAX_INT32)
     if wanted.logprobs is not None:
         check_range("logprobs", wanted.logprobs, 0, MAX_TOP_LOGPROBS)
-    created, has_logprobs = int(service.wall_time()), wanted.logprobs is not None
-    shape = CompletionShape(created, service.model_name, bool(wanted.echo), has_logprobs)
+    logprobs = -1 if wanted.logprobs is None else wanted.logprobs
+    shape = CompletionShape(int(service.wall_time()), service.model_name, bool(wanted.echo), logprobs)
     return response_task(
         request,
         service,
         wanted,
         prompts,
         max_new_tokens=max_tokens,
-        logprobs=-1 if wanted.logprobs is None else wanted.logprobs,
+        logprobs=logprobs,
+        prompt_logprobs=logprobs if wanted.echo else -1,
         shape=shape,
         grammar=constraint(wanted),
     )
@@ -68,7 +69,7 @@ def _prompts(model: ResolvedModel, wanted: CompletionRequest) -> Sequence[TextPr
     if not given or not all(given):
         raise invalid("prompt", "prompt must not be empty")
     if kinds == {str}:
-        return [TextPrompt(text, wanted.add_special_tokens is not False) for text in given]
+        return [TextPrompt(text) for text in given]
     for ids in given:
         check_ids(model, ids)
     return [IdsPrompt(pack_ids(ids), bool(wanted.echo)) for ids in given]

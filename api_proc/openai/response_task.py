@@ -8,15 +8,10 @@ import msgspec
 from aiohttp import web
 
 from api_proc.openai.annotations import annotated
-from api_proc.openai.chat_rendering import ChatShape
-from api_proc.openai.completion_rendering import CompletionShape
-from api_proc.openai.other_fields import check_names
 from api_proc.openai.params import check_range, sampling_params
-from api_proc.openai.parsed_rendering import ParsedChatShape
-from api_proc.openai.routing import generate_request, priority_of, tenant_of
+from api_proc.openai.routing import generate_request, tenant_of
 from api_proc.openai.schema import SamplingFields, StreamOptions
 from api_proc.openai.streams import resume_window_s
-from api_proc.openai.tiers import tier_in_force
 from api_proc.server.admission import Place
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
@@ -25,12 +20,13 @@ from api_proc.server.respond import ResponseTask, respond
 from api_proc.server.resume.serving import respond_recorded
 from api_proc.server.service import SERVICE, Service
 from quartet.wire.frames import ChatPrompt, Grammar, IdsPrompt, Marker, TextPrompt
+from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
 MAX_N = 16
 MAX_CHOICES = 512
 """Bound on prompts times n of one request."""
 
-Body = TypeVar("Body", bound=msgspec.Struct)
+Body = TypeVar("Body")
 
 
 async def serve(
@@ -65,9 +61,7 @@ async def _read_task(
     place: Place,
 ) -> ResponseTask:
     body = await read_body(request, service.max_body_bytes, service.timeouts.body_s, place.hold)
-    wanted = decode_body(decoder, body)
-    check_names(body, type(wanted).__struct_fields__, service.unknown_names)
-    task = make_task(request, service, wanted)
+    task = make_task(request, service, decode_body(decoder, body))
     place.claim(len(task.requests) * task.choices_each, task.requests[0].priority)
     return task
 
@@ -81,40 +75,38 @@ def response_task(
     max_new_tokens: int | None,
     logprobs: int,
     shape: Shape,
+    prompt_logprobs: int = -1,
     grammar: Grammar | None = None,
     markers: tuple[Marker, ...] = (),
 ) -> ResponseTask:
     """Return the task of a request whose prompts have been read; raises RequestError with the field at fault.
 
-    `max_new_tokens`, `logprobs` and `grammar` are read by the route, where chat and completions differ. `markers` are
-    what the parsers of the output look for.
+    `max_new_tokens`, `logprobs` and `grammar` are read by the route, where chat and completions differ.
+    `prompt_logprobs` are for an echo of the prompt, beside those of the field. `markers` are what the parsers of the
+    output look for.
     """
     n = 1 if fields.n is None else fields.n
     check_range("n", n, 1, MAX_N)
     if len(prompts) * n > MAX_CHOICES:
         raise invalid("prompt", f"prompts times n must not exceed {MAX_CHOICES}")
-    tiered = _tiered(shape, tier_in_force(fields.service_tier, priority_of(request, fields), service.config.scheduler))
     model, options = service.config.require_model(), fields.stream_options or StreamOptions()
+    scores = -1
+    if fields.prompt_logprobs is not None:
+        check_range("prompt_logprobs", fields.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
+        scores = fields.prompt_logprobs
     requests = []
     for prompt in prompts:
         # Each prompt resolves its own parameters, so that drawn seeds differ.
         params = sampling_params(fields, model, service.draw_seed, max_new_tokens, logprobs, grammar)
-        if markers:
-            params = msgspec.structs.replace(params, markers=markers)
+        if markers or scores >= 0 or prompt_logprobs >= 0:
+            params = msgspec.structs.replace(params, markers=markers, prompt_logprobs=max(scores, prompt_logprobs))
         requests.append(generate_request(request, service, fields, prompt, params, n))
     return ResponseTask(
         requests=requests,
         choices_each=n,
-        shape=annotated(tiered) if fields.return_token_ids else tiered,
+        shape=annotated(shape, bool(fields.return_token_ids), scores),
         is_stream=bool(fields.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
         resume_s=resume_window_s(request, service, bool(fields.stream)),
     )
-
-
-def _tiered(shape: Shape, tier: str) -> Shape:
-    """Return `shape` with the tier that the answer names, if it is of a route that has a place for it."""
-    if tier and isinstance(shape, ChatShape | ParsedChatShape | CompletionShape):
-        return msgspec.structs.replace(shape, service_tier=tier)
-    return shape

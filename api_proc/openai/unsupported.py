@@ -3,7 +3,7 @@
 from typing import Any
 
 from api_proc.openai.schema import ChatRequest, CompletionRequest, SamplingFields
-from api_proc.server.errors import invalid, unsupported
+from api_proc.server.errors import unsupported
 from quartet.wire.errors import RequestError
 
 _OF_VLLM = (
@@ -13,7 +13,7 @@ _OF_VLLM = (
     "truncate_prompt_tokens",
     "skip_reading_prefix_cache",
 )
-_NOT_SERVED = ("structural_tag", "prompt_logprobs", "use_beam_search")
+_NOT_SERVED = ("structural_tag", "use_beam_search")
 _FOREIGN_DATA = ("prompt_embeds", "multi_modal_data", "chat_template")
 """Tensors, and code for the sandbox: never taken from a client."""
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
@@ -32,7 +32,7 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
 
 
 def _refuse_chat_only(request: ChatRequest) -> None:
-    _refuse_set(request, ("echo", "audio", "add_special_tokens"))
+    _refuse_set(request, ("echo", "audio"))
     for name, newer in _LEGACY.items():
         if getattr(request, name) not in _NOTHING:
             raise RequestError(400, "unsupported_parameter", f"{name} is not supported: use {newer}", name)
@@ -45,8 +45,6 @@ def _refuse_completion_only(request: CompletionRequest) -> None:
         raise unsupported("suffix")
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise unsupported("best_of")
-    if request.echo and request.logprobs is not None:
-        raise invalid("echo", "echo together with logprobs is not supported yet")
 
 
 def _refuse_set(request: SamplingFields, names: tuple[str, ...]) -> None:

@@ -46,7 +46,7 @@ class Backlog(Protocol):
 class MergedBacklog:
     """Output merged by choice: one event for each choice when the transport is writable again.
 
-    Holds at most MOST_HELD_BYTES.
+    Holds at most MOST_HELD_BYTES, apart from what the request itself bounds: the log-probabilities of its prompt.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class MergedBacklog:
             held.add(output)
             self._held_bytes += len(output.text)
             if output.logprobs:
-                self._held_bytes += LOGPROB_BYTES * sum(1 + len(one.top) for one in output.logprobs)
+                self._held_bytes += LOGPROB_BYTES * sum(1 + len(one.top) for one in output.logprobs if not one.rank)
         if self._held_bytes > MOST_HELD_BYTES:
             raise TooFarBehind
 

@@ -20,12 +20,16 @@ from api_proc.server.sse import EventStream
 from api_proc.server.usage import UsageCounter
 from quartet.client.request import GenerateRequest, Output
 from quartet.wire.errors import RequestError
+from quartet.wire.frames import ID_BYTES
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
+
+MAX_SCORES = 1 << 20
+"""Log-probabilities of the prompts of one response, alternatives included: some 100 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +79,25 @@ async def accepted(service: Service, task: ResponseTask, place: Place) -> list[O
     """Return an output stream per request once the engine has accepted all; raises RequestError if it refuses one."""
     try:
         outputs = await start_all(service.engine, task.requests)
+        _check_scores(task, outputs)
     except RequestError as error:
         place.on_refused(error)
         raise
     place.on_accepted()
     return outputs
+
+
+def _check_scores(task: ResponseTask, outputs: Sequence[OutputStream]) -> None:
+    """Refuse a request whose prompts have more log-probabilities, taken together, than an answer should hold."""
+    alternatives = task.requests[0].params.prompt_logprobs
+    if alternatives < 0:
+        return
+    tokens = task.choices_each * sum(len(output.encoded.ids) // ID_BYTES for output in outputs)
+    limit = MAX_SCORES // (1 + alternatives)
+    if tokens > limit:
+        _abort_all(outputs)
+        message = f"the prompts have {tokens} tokens in all choices; {alternatives} alternatives are given for {limit}"
+        raise RequestError(400, "invalid_value", f"{message}. Send fewer prompts at once.", "prompt_logprobs")
 
 
 async def start_all(engine: EngineClient, requests: Sequence[GenerateRequest]) -> list[OutputStream]:

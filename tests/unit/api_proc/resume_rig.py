@@ -10,6 +10,7 @@ from conftest import Api
 from fake_engine import FakeOutputStream, finish, logprob_of, stay_silent
 
 from quartet.client.request import Output
+from quartet.wire.frames import TextLogprobs
 
 RESUME = {"X-Quartet-Resume": "60"}
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -26,6 +27,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "text_logprobs": (TEXT, {"logprobs": 1, **USAGE}),
     "chat_ids": (CHAT, {"return_token_ids": True, "n": 2}),
     "text_ids": (TEXT, {"return_token_ids": True, "logprobs": 1}),
+    "text_scored_echo": (TEXT, {"echo": True, "logprobs": 1, "prompt_logprobs": 0, "n": 2}),
     "text_two_prompts": (TEXT, {"prompt": ["one", "two"], **USAGE}),
 }
 
@@ -36,9 +38,11 @@ def body_of(path: str, **more: Any) -> dict[str, Any]:
     return {**prompt, "stream": True, "max_tokens": 9, **more}
 
 
-def increments(n: int, has_logprobs: bool) -> list[Output]:
+def increments(n: int, has_logprobs: bool, has_prompt: bool = False) -> list[Output]:
     """Return the output of one prompt, whose choices take turns, as they do in the steps of an engine."""
-    by_choice = [list(_choice(choice, has_logprobs)) for choice in range(n)]
+    prompt = [TextLogprobs("the", b"the", 0.0, (), 0, -1), TextLogprobs(" prompt", b" prompt", -0.5, (), 0, 2)]
+    ahead = [Output(choice, [], "", prompt, None) for choice in range(n) if has_prompt]
+    by_choice = [[*ahead[choice:][:1], *_choice(choice, has_logprobs)] for choice in range(n)]
     return [output for turn in itertools.zip_longest(*by_choice) for output in turn if output is not None]
 
 
@@ -59,7 +63,7 @@ def _choice(choice: int, has_logprobs: bool) -> Iterator[Output]:
 def script_of(outputs: list[FakeOutputStream]) -> list[tuple[int, Output]]:
     """Return all output of a request, with the index of the prompt that it is of."""
     request = outputs[0].request
-    each = increments(request.n, request.params.logprobs >= 0)
+    each = increments(request.n, request.params.logprobs >= 0, request.params.prompt_logprobs >= 0)
     return [(index, output) for output in each for index in range(len(outputs))]
 
 
