@@ -65,20 +65,30 @@ class GrammarCompiler:
 
     def compile(self, grammar: Grammar, thinking: Thinking) -> str:
         """Return the source of the grammar of kind llguidance; raises GrammarError if it cannot be used."""
-        check_bounds(grammar)
-        constraint = self._constraint(grammar)
-        parts = [constraint]
+        parts = self._parts(grammar)
         if thinking is not Thinking.CLOSED:
             parts.insert(0, {"name": "output", "lark_grammar": self._thinking(grammar, thinking)})
         source = json.dumps({"grammars": parts}, ensure_ascii=False)
         self._try(source)
         return source
 
+    def _parts(self, grammar: Grammar) -> list[Part]:
+        """Return the grammar that `constraint` names, and those that it refers to."""
+        check_bounds(grammar)
+        if grammar.alternative is None:
+            return [{"name": "constraint", **self._constraint(grammar)}]
+        check_bounds(grammar.alternative)
+        return [
+            {"name": "constraint", "lark_grammar": "start: @first | @second"},
+            {"name": "first", **self._constraint(grammar)},
+            {"name": "second", **self._constraint(grammar.alternative)},
+        ]
+
     def _constraint(self, grammar: Grammar) -> Part:
         match grammar.kind:
             case "json_object" | "json_schema":
                 schema = {"type": "object"} if grammar.kind == "json_object" else read_schema(grammar.source)
-                return {"name": "constraint", "json_schema": {**schema, "x-guidance": _json_options(grammar)}}
+                return {"json_schema": {**schema, "x-guidance": _json_options(grammar)}}
             case "regex":
                 text = json.loads(LLMatcher.grammar_from_regex(grammar.source))["grammars"][0]["lark_grammar"]
             case "choice":
@@ -92,7 +102,7 @@ class GrammarCompiler:
                 text = "\n".join([grammar.source, *(f"marker_{index}: {each}" for index, each in enumerate(markers))])
             case _:
                 raise GrammarError(f"there is no kind of grammar named {grammar.kind!r}")
-        return {"name": "constraint", "lark_grammar": text}
+        return {"lark_grammar": text}
 
     def _thinking(self, grammar: Grammar, thinking: Thinking) -> str:
         opening, closing = (symbols_of(text, self._special) for text in (opening_of(grammar), grammar.after))

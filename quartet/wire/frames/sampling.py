@@ -17,6 +17,8 @@ class Grammar(Frame, frozen=True):
     by default the tag that `after` closes. The tokenizer process checks it and makes it a grammar of kind llguidance,
     which leaves nothing to look up.
 
+    With `alternative` the output, after the thinking, may match that instead: `after` of it does not count.
+
     `whitespace` is the regex of what may stand between the tokens of JSON, where something does: "" for nothing, None
     for the default. `param` is the field that asked for it, which errors name.
     """
@@ -28,6 +30,7 @@ class Grammar(Frame, frozen=True):
     opening: str = ""
     whitespace: str | None = None
     param: str = "response_format"
+    alternative: "Grammar | None" = None
 
 
 class Marker(Frame, frozen=True):

@@ -49,6 +49,9 @@ def schema(value: Any, **more: Any) -> Grammar:
         (Grammar("lark", 'start: "a" b\nb: /[0-9]/+'), ["a12"], ["a"]),
         (Grammar("gbnf", 'root ::= "a" [0-9]+ # digits\n'), ["a12"], ["a"]),
         (Grammar("tools", 'start: marker_0 "x" marker_1', ("<|start|>", "[T]")), ["<|start|>x[T]"], ["x"]),
+        (Grammar("tools", 'start: "[" %json {"type": "object"} "]"', alternative=schema({"type": "object"})),
+         ["[{}]", '{"a": 1}'], ["[{}", '{"a": 1}]', ""]),
+        (Grammar("regex", "ab", alternative=Grammar("choice", '["abc", "x"]')), ["ab", "abc", "x"], ["a", "abx"]),
     ],
     ids=str,
 )  # fmt: skip
@@ -103,6 +106,7 @@ def test_text_that_only_looks_like_a_special_token_is_none(compiler: GrammarComp
         (Grammar("gbnf", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000), "nested too deeply"),
         (Grammar("tools", "start: marker_1", ("a",)), "marker_1"),
         (Grammar("tools", 'start: "a"', ("a",) * 65), "64 markers"),
+        (Grammar("tools", 'start: "a"', alternative=Grammar("regex", "a" * 5000)), "4096 bytes"),
         (Grammar("other", ""), "no kind"),
     ],
     ids=lambda value: str(value)[:60],
