@@ -14,7 +14,7 @@ from quartet.checkpoint.tokenizer_loading import load_tokenizer
 from quartet.wire.config import Config
 from quartet.wire.frames import Grammar
 from tokenizer_proc.grammar_bounds import GrammarError, check_bounds, read_choices, read_schema
-from tokenizer_proc.thinking import Thinking, lark, literal, opening_of, symbols_of, thinking_lark
+from tokenizer_proc.thinking import Thinking, lark, literal, symbols_of, thinking_lark
 
 WHITESPACE = r"\n {0,20}| {1,2}"
 """Between the tokens of JSON: indentation or a space or two, so that a model cannot go on with whitespace for ever."""
@@ -47,8 +47,10 @@ def load_compiler(folder: Path, vocab_size: int, eos_token_ids: tuple[int, ...])
     """Return the compiler for a model; raises ModelError for a tokenizer that llguidance cannot read."""
     tokenizer = load_tokenizer(folder)
     added = tokenizer.get_added_tokens_decoder()
-    special = {token.content: index for index, token in added.items() if token.special}
-    return GrammarCompiler(read_grammar_tokenizer(tokenizer, vocab_size, eos_token_ids), special)
+    masks = read_grammar_tokenizer(tokenizer, vocab_size, eos_token_ids)
+    # To llguidance every added token in angle brackets is special, whatever the tokenizer says of it.
+    special = {token.content: index for index, token in added.items() if masks.is_special_token(index)}
+    return GrammarCompiler(masks, special)
 
 
 class GrammarCompiler:
@@ -56,12 +58,12 @@ class GrammarCompiler:
 
     Args:
         tokenizer: the model's, as llguidance reads it.
-        special: the ids of its special tokens by their text.
+        special: the ids of the tokens that are special to it, by their text.
     """
 
     def __init__(self, tokenizer: LLTokenizer, special: Mapping[str, int]) -> None:
         self._tokenizer = tokenizer
-        self._special = {text: index for text, index in special.items() if tokenizer.is_special_token(index)}
+        self._special = special
 
     def compile(self, grammar: Grammar, thinking: Thinking) -> str:
         """Return the source of the grammar of kind llguidance; raises GrammarError if it cannot be used."""
@@ -105,10 +107,10 @@ class GrammarCompiler:
         return {"lark_grammar": text}
 
     def _thinking(self, grammar: Grammar, thinking: Thinking) -> str:
-        opening, closing = (symbols_of(text, self._special) for text in (opening_of(grammar), grammar.after))
+        opening, closing = (symbols_of(text, self._special) for text in (grammar.opening, grammar.after))
         ends = set(self._tokenizer.eos_tokens)
         inside = sorted(index for index in self._special.values() if index not in ends)
-        return thinking_lark(thinking, [each for each in opening if each != ""], closing, inside)
+        return thinking_lark(thinking, opening, closing, inside)
 
     def _try(self, source: str) -> None:
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=grammar_limits())

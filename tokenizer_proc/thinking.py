@@ -12,7 +12,6 @@ import msgspec
 
 from quartet.wire.frames import Grammar
 
-_CLOSING = re.compile(r"^(<|\[)/(.+)(>|\])$", re.DOTALL)
 TEXT = "/(?s:.*)/"
 Symbols = list[int | str]
 """Text as the model writes it: ids of special tokens, and other text."""
@@ -26,15 +25,7 @@ class Thinking(enum.StrEnum):
     CLOSED = "closed"
     """After it, or the grammar allows none."""
     POSSIBLE = "possible"
-    """Before the output, which may begin with thinking."""
-
-
-def opening_of(grammar: Grammar) -> str:
-    """Return what begins the thinking: what the grammar says, else the tag that `after` closes; "" if not known."""
-    if grammar.opening:
-        return grammar.opening
-    closing = _CLOSING.match(grammar.after)
-    return closing[1] + closing[2] + closing[3] if closing else ""
+    """Before the output, which may begin with the opening of the thinking; always with thinking if it has none."""
 
 
 def thinking_at_end(prompt: str, grammar: Grammar, is_continued: bool = False) -> Thinking:
@@ -44,7 +35,7 @@ def thinking_at_end(prompt: str, grammar: Grammar, is_continued: bool = False) -
     """
     if not grammar.after:
         return Thinking.CLOSED
-    opening, text = opening_of(grammar), prompt.rstrip()
+    opening, text = grammar.opening, prompt.rstrip()
     if is_continued:
         is_open = bool(opening) and prompt.rfind(opening) > prompt.rfind(grammar.after)
         return Thinking.OPEN if is_open else Thinking.CLOSED
@@ -57,7 +48,7 @@ def symbols_of(text: str, special: Mapping[str, int]) -> Symbols:
     """Return `text` cut at the `special` tokens, of which the longest is taken where several begin."""
     longest_first = sorted((name for name in special if name and name in text), key=len, reverse=True)
     if not longest_first:
-        return [text]
+        return [text] if text else []
     parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
     return [special.get(part, part) for part in parts if part]
 

@@ -78,7 +78,9 @@ def _grammar(chat: ChatRequest, use: ToolUse | None, form: ChatFormat) -> Gramma
     reasoning = form.formats.reasoning
     if reasoning is None:
         return grammar
-    return msgspec.structs.replace(grammar, after=reasoning.closing, opening=reasoning.opening)
+    # Without an opening the output begins within the thinking, whatever the prompt shows.
+    opening = "" if reasoning.is_always_open else reasoning.opening
+    return msgspec.structs.replace(grammar, after=reasoning.closing, opening=opening)
 
 
 def _limit(chat: ChatRequest) -> int | None:

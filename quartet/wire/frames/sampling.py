@@ -13,9 +13,9 @@ class Grammar(Frame, frozen=True):
 
     From the api process `kind` is json_object, json_schema, regex, lark, gbnf, choice (a JSON list of strings) or tools
     (Lark, in which the rule `marker_N` stands for `markers[N]`, text that may be special tokens of the model). With
-    `after`, e.g. `</think>`, the output may begin with thinking, which ends with that text; it begins with `opening`,
-    by default the tag that `after` closes. The tokenizer process checks it and makes it a grammar of kind llguidance,
-    which leaves nothing to look up.
+    `after`, e.g. `</think>`, thinking may come first, which ends with that text. It begins with `opening`, in the
+    prompt or in the output; without one it comes first unless the prompt ends with `after`. The tokenizer process
+    checks it and makes it a grammar of kind llguidance, which leaves nothing to look up.
 
     With `alternative` the output, after the thinking, may match that instead: `after` of it does not count.
 

@@ -53,7 +53,7 @@ def compiled(grammars: GrammarProcess, grammar: Grammar = GOOD) -> str:
 def test_the_child_compiles_what_this_process_would(grammars: GrammarProcess, config: Config) -> None:
     for grammar in (GOOD, SLOW):
         assert compiled(grammars, grammar) == LocalGrammars(config).compile(grammar, Thinking.CLOSED)
-    thinking = Grammar("choice", '["a","é"]', after="</think>")
+    thinking = Grammar("choice", '["a","é"]', after="</think>", opening="<think>")
     for state in Thinking:
         assert grammars.compile(thinking, state) == LocalGrammars(config).compile(thinking, state)
     with pytest.raises(GrammarError, match="unclosed group"):

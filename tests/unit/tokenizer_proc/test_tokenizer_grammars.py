@@ -148,7 +148,7 @@ def test_a_tokenizer_that_cannot_be_read_refuses_grammars_alone(make_core: MakeC
 def test_thinking_is_found_at_the_end_of_the_rendered_prompt(make_core: MakeCore) -> None:
     template = "{{ messages[0]['content'] }}{% if thinks %}<think>\n{% endif %}"
     core = make_core(chat_template=template)
-    grammar = Grammar("choice", '["x"]', after="</think>")
+    grammar = Grammar("choice", '["x"]', after="</think>", opening="<think>")
 
     def parts(content: str, **arguments: Any) -> int:
         prompt = ChatPrompt(
