@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from api_proc.admin import queries, status
-from api_proc.native import abort, health, info, loads, tokens
+from api_proc.native import abort, elsewhere, health, info, loads, tokens
 from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
@@ -32,6 +32,7 @@ def build_app(service: Service) -> web.Application:
     app.router.add_get("/flush_cache", queries.flush_cache, allow_head=False)
     app.router.add_get("/", status.index)
     _add_native_routes(app, service)
+    elsewhere.add_routes(app)
     return app
 
 

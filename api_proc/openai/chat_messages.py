@@ -100,7 +100,7 @@ def _check_message(where: str, message: Message) -> None:
         raise invalid(f"{where}.content", f"{where}.content is required")
     for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
         if part.type != "text":
-            raise unsupported(f"{where}.content[{index}].type")
+            raise _no_text(f"{where}.content[{index}].type", part.type)
         if part.text is None:
             raise invalid(f"{where}.content[{index}].text", f"{where}.content[{index}].text is required")
 
@@ -122,3 +122,8 @@ def _check_calls(where: str, message: Message) -> None:
 
 def _legacy(where: str, instead: str) -> RequestError:
     return RequestError(400, "unsupported_parameter", f"{where} is not supported: use {instead}", where)
+
+
+def _no_text(where: str, kind: str) -> RequestError:
+    message = f"{where} {kind[:32]!r} is not supported: this server reads text alone, no images, audio or files"
+    return RequestError(400, "unsupported_parameter", message, where)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api_proc.openai.logprobs import chat_logprobs
-from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, named_tier, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
@@ -17,6 +17,7 @@ class ChatShape(msgspec.Struct, frozen=True, tag="chat"):
 
     created: int
     model: str
+    service_tier: str = ""
 
     @property
     def is_echoed(self) -> bool:
@@ -25,18 +26,21 @@ class ChatShape(msgspec.Struct, frozen=True, tag="chat"):
 
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "ChatRenderer":
         """Return the renderer of one response."""
-        return ChatRenderer(f"chatcmpl-{prompts[0].rid.hex()}", self.created, self.model, choices_each)
+        return ChatRenderer(
+            f"chatcmpl-{prompts[0].rid.hex()}", self.created, self.model, choices_each, self.service_tier
+        )
 
 
 class ChatRenderer(OpenAIEvents):
     """Implements Renderer for one chat response."""
 
-    def __init__(self, answer_id: str, created: int, model: str, choices: int) -> None:
+    def __init__(self, answer_id: str, created: int, model: str, choices: int, service_tier: str = "") -> None:
         self._identity: dict[str, Any] = {
             "id": answer_id,
             "object": "chat.completion.chunk",
             "created": created,
             "model": model,
+            **named_tier(service_tier),
         }
         self._head = b"data: " + _encode(self._identity)[:-1]
         self._choice = [self._head + b',"choices":[{"index":%d,' % choice for choice in range(choices)]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api_proc.openai.logprobs import completion_logprobs, echo_logprobs, prompt_and_output
-from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, named_tier, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 
 _encode = msgspec.json.encode
@@ -20,6 +20,7 @@ class CompletionShape(msgspec.Struct, frozen=True, tag="completion"):
     model: str
     is_echoed: bool
     logprobs: int
+    service_tier: str = ""
 
     @property
     def scores_echo(self) -> bool:
@@ -45,6 +46,7 @@ class CompletionRenderer(OpenAIEvents):
             "object": "text_completion",
             "created": shape.created,
             "model": shape.model,
+            **named_tier(shape.service_tier),
         }
         self._shape = shape
         self._echoes = echoes

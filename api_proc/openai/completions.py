@@ -69,7 +69,7 @@ def _prompts(model: ResolvedModel, wanted: CompletionRequest) -> Sequence[TextPr
     if not given or not all(given):
         raise invalid("prompt", "prompt must not be empty")
     if kinds == {str}:
-        return [TextPrompt(text) for text in given]
+        return [TextPrompt(text, wanted.add_special_tokens is not False) for text in given]
     for ids in given:
         check_ids(model, ids)
     return [IdsPrompt(pack_ids(ids), bool(wanted.echo)) for ids in given]

@@ -55,7 +55,7 @@ def sampling_params(
         ignore_eos=bool(fields.ignore_eos),
         logprobs=logprobs,
         stop=_stops(fields.stop),
-        include_stop_in_output=bool(fields.include_stop_str_in_output),
+        include_stop_in_output=bool(fields.include_stop_str_in_output or fields.no_stop_trim),
         skip_special_tokens=fields.skip_special_tokens is not False,
         grammar=grammar,
     )

@@ -11,7 +11,7 @@ import msgspec
 from api_proc.openai.chat_format import ChatFormat, ThinkingTokens, call_id, parsers_of, thinking_tokens
 from api_proc.openai.logprobs import chat_logprobs
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, OutputParser, Piece, Reasoning
-from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, usage_member
+from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, named_tier, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 from quartet.wire.ids import Rid
 
@@ -24,6 +24,7 @@ class ParsedChatShape(msgspec.Struct, frozen=True, tag="parsed_chat"):
     created: int
     model: str
     form: ChatFormat
+    service_tier: str = ""
 
     @property
     def is_echoed(self) -> bool:
@@ -37,7 +38,7 @@ class ParsedChatShape(msgspec.Struct, frozen=True, tag="parsed_chat"):
             parsers_of(self.form, prompts, choices_each),
             thinking_tokens(self.form, prompts, choices_each),
         )
-        return ParsedChatRenderer(prompts[0].rid, self.created, self.model, self.form, list(choices))
+        return ParsedChatRenderer(prompts[0].rid, self.created, self.model, self.form, list(choices), self.service_tier)
 
 
 class ParsedChoice:
@@ -69,7 +70,9 @@ class ParsedChoice:
 class ParsedChatRenderer(OpenAIEvents):
     """Implements Renderer for one chat response."""
 
-    def __init__(self, rid: Rid, created: int, model: str, form: ChatFormat, choices: list[ParsedChoice]) -> None:
+    def __init__(
+        self, rid: Rid, created: int, model: str, form: ChatFormat, choices: list[ParsedChoice], service_tier: str = ""
+    ) -> None:
         self._rid = rid
         self._form = form
         self._identity: dict[str, Any] = {
@@ -77,6 +80,7 @@ class ParsedChatRenderer(OpenAIEvents):
             "object": "chat.completion.chunk",
             "created": created,
             "model": model,
+            **named_tier(service_tier),
         }
         self._head = b"data: " + _encode(self._identity)[:-1]
         self._choices = choices

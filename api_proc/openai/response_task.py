@@ -8,10 +8,15 @@ import msgspec
 from aiohttp import web
 
 from api_proc.openai.annotations import annotated
+from api_proc.openai.chat_rendering import ChatShape
+from api_proc.openai.completion_rendering import CompletionShape
+from api_proc.openai.other_fields import check_names
 from api_proc.openai.params import check_range, sampling_params
-from api_proc.openai.routing import generate_request, tenant_of
+from api_proc.openai.parsed_rendering import ParsedChatShape
+from api_proc.openai.routing import generate_request, priority_of, tenant_of
 from api_proc.openai.schema import SamplingFields, StreamOptions
 from api_proc.openai.streams import resume_window_s
+from api_proc.openai.tiers import tier_in_force
 from api_proc.server.admission import Place
 from api_proc.server.bodies import decode_body, read_body
 from api_proc.server.errors import draining, invalid
@@ -26,7 +31,7 @@ MAX_N = 16
 MAX_CHOICES = 512
 """Bound on prompts times n of one request."""
 
-Body = TypeVar("Body")
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 async def serve(
@@ -61,7 +66,9 @@ async def _read_task(
     place: Place,
 ) -> ResponseTask:
     body = await read_body(request, service.max_body_bytes, service.timeouts.body_s, place.hold)
-    task = make_task(request, service, decode_body(decoder, body))
+    wanted = decode_body(decoder, body)
+    check_names(body, type(wanted).__struct_fields__, service.unknown_names)
+    task = make_task(request, service, wanted)
     place.claim(len(task.requests) * task.choices_each, task.requests[0].priority)
     return task
 
@@ -89,6 +96,7 @@ def response_task(
     check_range("n", n, 1, MAX_N)
     if len(prompts) * n > MAX_CHOICES:
         raise invalid("prompt", f"prompts times n must not exceed {MAX_CHOICES}")
+    tiered = _tiered(shape, tier_in_force(fields.service_tier, priority_of(request, fields), service.config.scheduler))
     model, options = service.config.require_model(), fields.stream_options or StreamOptions()
     scores = -1
     if fields.prompt_logprobs is not None:
@@ -104,9 +112,16 @@ def response_task(
     return ResponseTask(
         requests=requests,
         choices_each=n,
-        shape=annotated(shape, bool(fields.return_token_ids), scores),
+        shape=annotated(tiered, bool(fields.return_token_ids), scores),
         is_stream=bool(fields.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
         resume_s=resume_window_s(request, service, bool(fields.stream)),
     )
+
+
+def _tiered(shape: Shape, tier: str) -> Shape:
+    """Return `shape` with the tier that the answer names, if it is of a route that has a place for it."""
+    if tier and isinstance(shape, ChatShape | ParsedChatShape | CompletionShape):
+        return msgspec.structs.replace(shape, service_tier=tier)
+    return shape

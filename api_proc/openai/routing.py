@@ -9,6 +9,8 @@ from aiohttp import web
 
 from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.schema import SamplingFields
+from api_proc.openai.tiers import tier_priority
+from api_proc.server import request_ids
 from api_proc.server.auth import IS_ADMIN
 from api_proc.server.errors import invalid
 from api_proc.server.service import Service
@@ -19,6 +21,8 @@ T = TypeVar("T", int, float)
 
 MAX_KEY_CHARACTERS = 128
 MAX_TIMEOUT_S = 86_400.0
+USER_HEADER = "x-openwebui-user-id"
+ROUTING_HEADERS = ("x-smg-routing-key", "x-openwebui-chat-id")
 
 
 def generate_request(
@@ -31,16 +35,12 @@ def generate_request(
 ) -> GenerateRequest:
     """Return the engine's request of `n` choices; raises RequestError 400 with the field at fault.
 
-    The header x-override-priority goes before the body's `priority`, the body's `timeout` before the header
-    x-request-timeout.
+    The body's `timeout` goes before the header x-request-timeout.
     """
-    priority, timeout_s = fields.priority, fields.timeout
-    if (header := request.headers.get("x-override-priority")) is not None:
-        priority = number_of(int, header, "priority", "the header x-override-priority must be an integer")
+    timeout_s, priority = fields.timeout, priority_of(request, fields)
     if timeout_s is None and (header := request.headers.get("x-request-timeout")) is not None:
         timeout_s = number_of(float, header, "timeout", "the header x-request-timeout must be a number of seconds")
-    if priority is not None:
-        check_range("priority", priority, -MAX_INT32 - 1, MAX_INT32)
+    of_tier = tier_priority(fields.service_tier, service.config.scheduler)
     first_token_s = fields.first_token_timeout or service.config.server.first_token_timeout or None
     for name, value in (("timeout", timeout_s), ("first_token_timeout", fields.first_token_timeout)):
         if value is not None and not 0 < value <= MAX_TIMEOUT_S:
@@ -50,18 +50,38 @@ def generate_request(
         prompt=prompt,
         params=params,
         n=n,
-        priority=priority,
+        priority=of_tier if priority is None else priority,
         tenant=tenant_of(request, service),
         cache_salt=fields.cache_salt or "",
-        routing_key=fields.routing_key or "",
+        routing_key=_routing_key(request, fields),
         weight=1.0 if fields.weight is None else fields.weight,
         deadline_s=timeout_s,
         first_token_s=first_token_s,
+        request_id=request_ids.take(request, rid=fields.rid, request_id=fields.request_id),
     )
 
 
+def priority_of(request: web.Request, fields: SamplingFields) -> int | None:
+    """Return the priority of the header x-override-priority, else of the body; raises RequestError 400."""
+    priority = fields.priority
+    if (header := request.headers.get("x-override-priority")) is not None:
+        priority = number_of(int, header, "priority", "the header x-override-priority must be an integer")
+    if priority is not None:
+        check_range("priority", priority, -MAX_INT32 - 1, MAX_INT32)
+    return priority
+
+
+def _routing_key(request: web.Request, fields: SamplingFields) -> str:
+    """Return what groups requests that share a prefix: the first of several names that clients have for it."""
+    headers = (request.headers.get(name) for name in ROUTING_HEADERS)
+    names = (fields.routing_key, fields.prompt_cache_key, *headers, fields.session_id, fields.user)
+    key = next((name for name in names if name), "")
+    return key if len(key) <= MAX_KEY_CHARACTERS else _digest(key)
+
+
 def _check_keys_and_weight(fields: SamplingFields) -> None:
-    for name, key in (("cache_salt", fields.cache_salt), ("routing_key", fields.routing_key)):
+    for name in ("cache_salt", "routing_key", "prompt_cache_key"):
+        key = getattr(fields, name)
         if key is not None and len(key) > MAX_KEY_CHARACTERS:
             raise invalid(name, f"{name} must have at most {MAX_KEY_CHARACTERS} characters")
     if fields.weight is not None and not (math.isfinite(fields.weight) and fields.weight > 0):
@@ -69,11 +89,19 @@ def _check_keys_and_weight(fields: SamplingFields) -> None:
 
 
 def tenant_of(request: web.Request, service: Service) -> str:
-    """Return a digest of the API key, "" without keys: requests of different keys share no cached prefix."""
+    """Return whose request it is: requests of different tenants share no cached prefix.
+
+    A digest of the API key; without keys one of the user that Open WebUI names, "" if it names none.
+    """
     if not service.config.server.api_key:
-        return ""
+        user = request.headers.get(USER_HEADER, "")
+        return _digest(user) if user else ""
     _, _, key = request.headers.get("Authorization", "").partition(" ")
-    return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return _digest(key.strip())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def visible_tenant(request: web.Request, service: Service) -> str | None:

@@ -1,6 +1,7 @@
 """The request bodies of the OpenAI routes, as typed records.
 
-Every optional field takes null like an absent field; unknown fields are accepted and ignored. Fields that are known
+Every optional field takes null like an absent field; unknown fields are accepted and ignored, except those of
+`api_proc.openai.other_fields`. Fields that are known
 but not served yet are decoded as `Any`, so that `api_proc.openai.unsupported` can refuse them by name; so are those
 that `api_proc.openai.structured` reads, which take values of several shapes.
 """
@@ -96,6 +97,13 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     first_token_timeout: float | None = None
     cache_salt: str | None = None
     routing_key: str | None = None
+    prompt_cache_key: str | None = None
+    session_id: str | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    request_id: str | None = None
+    rid: str | None = None
+    no_stop_trim: bool | None = None
     weight: float | None = None
     return_token_ids: bool | None = None
     prompt_logprobs: int | None = None
@@ -134,6 +142,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     echo: Any = None
+    add_special_tokens: Any = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -149,6 +158,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
     prompt: str | list[str | int | list[int]]
     echo: bool | None = None
+    add_special_tokens: bool | None = None
     logprobs: int | None = None
     suffix: Any = None
     best_of: int | None = None

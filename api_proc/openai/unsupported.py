@@ -32,7 +32,7 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
 
 
 def _refuse_chat_only(request: ChatRequest) -> None:
-    _refuse_set(request, ("echo", "audio"))
+    _refuse_set(request, ("echo", "audio", "add_special_tokens"))
     for name, newer in _LEGACY.items():
         if getattr(request, name) not in _NOTHING:
             raise RequestError(400, "unsupported_parameter", f"{name} is not supported: use {newer}", name)

@@ -141,3 +141,8 @@ def ending(finish: Finish | None) -> dict[str, Any]:
         "finish_reason": finish.reason if finish else None,
         "matched_stop": finish.matched if finish else None,
     }
+
+
+def named_tier(service_tier: str) -> dict[str, str]:
+    """Return the member that names the tier of an answer, if its request asked for one."""
+    return {"service_tier": service_tier} if service_tier else {}

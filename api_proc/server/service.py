@@ -16,6 +16,7 @@ from api_proc.server.resume.files import JournalFiles
 from api_proc.server.resume.recordings import Recordings
 from api_proc.server.resume.siblings import Siblings
 from api_proc.server.stats import ApiStats, RateMeter
+from api_proc.server.unknown_names import UnknownNames
 from quartet.runtime.clock import Clock
 from quartet.wire.config import Config
 
@@ -92,6 +93,7 @@ class Service:
     recordings: Recordings = field(init=False)
     siblings: Siblings = field(init=False)
     output_rate: RateMeter = field(init=False)
+    unknown_names: UnknownNames = field(default_factory=UnknownNames)
 
     def __post_init__(self) -> None:
         jitter = random.Random(self.name)

@@ -10,6 +10,7 @@ import pytest
 from error_shape import CHAT, COMPLETIONS, assert_error
 
 from api_proc.app import build_app
+from api_proc.native.elsewhere import ELSEWHERE
 from api_proc.server import auth
 from api_proc.server.auth import ADMIN_ROUTES, PUBLIC_ROUTES
 
@@ -35,6 +36,7 @@ ROUTES = [
     ("GET", "/get_load"),
     ("GET", "/health_generate"),
     ("POST", "/abort_request"),
+    *[("POST", path) for paths in ELSEWHERE.values() for path in paths],
     *ADMIN,
     ("GET", "/nothing"),
     ("GET", "//v1/models"),

@@ -142,3 +142,13 @@ async def test_an_abort_of_nothing_is_refused(api: Any, body: Any) -> None:
 async def test_without_keys_an_abort_reaches_every_request(api: Any) -> None:
     assert (await api.post("/abort_request", {"abort_all": True}))[1]["tenant"] is None
     await api.post(CHAT, {"messages": MESSAGES})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_what_this_server_does_not_do_is_refused_in_one_line(api: Any, method: str) -> None:
+    for path in ("/v1/embeddings", "/rerank", "/v1/images/generations", "/v1/audio/speech", "/v1/moderations"):
+        async with api.http.request(method, api.url + path) as response:
+            assert response.status == 404
+            body = await response.json()
+            assert_error(body, "unsupported_route")
+            assert "generates text" in body["error"]["message"]
