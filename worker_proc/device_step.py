@@ -9,6 +9,7 @@ from torch import Tensor
 from quartet.wire.frames import StepResult, StepTimes, TokenLogprobs
 from quartet.wire.ids import Epoch
 from worker_proc.completion_poller import CompletionPoller
+from worker_proc.constrained_rows import ConstrainedRows
 from worker_proc.prompt_scorer import InFlightScores
 from worker_proc.slots import IntArray, StepRows
 from worker_proc.transfer import InFlightIds
@@ -32,7 +33,8 @@ class LaunchedStep:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStep:
-    """An InFlightStep of the model: the fields of its result that are known already, and the in-flight ids."""
+    """An InFlightStep of the model: the fields of its result that are known already, the in-flight ids, and the rows
+    that are sampled later."""
 
     scheduler_epoch: Epoch
     step: int
@@ -43,17 +45,24 @@ class DeviceStep:
     on_bad_rows: Callable[[], None]
     poller: CompletionPoller
     scores: Sequence[InFlightScores] = ()
+    constrained: ConstrainedRows | None = None
 
     def is_done(self) -> bool:
         """Return whether `wait` would return at once."""
+        if self.constrained is not None and not self.constrained.is_done():
+            return False
         return self.ids is None or self.ids.is_done()
 
     def wait(self) -> StepResult:
         """Block until the ids are there; rows whose logits were not finite arrive as -1."""
-        ids, bad_rows = _NO_IDS, list[int]()
+        ids, bad_rows, constrained = _NO_IDS, list[int](), self.constrained
+        if constrained is not None:
+            constrained.sample()
         if self.ids is not None:
             ids = self.ids.wait()
             self.poller.note_end()
+        if constrained is not None:
+            ids[constrained.rows] = constrained.wait()
         if len(ids) and ids[ids.argmin()] < 0:
             bad_rows = np.flatnonzero(ids < 0).tolist()
             ids[bad_rows] = 0
@@ -64,8 +73,9 @@ class DeviceStep:
             slots=self.rows.owners.slots,
             generations=self.rows.owners.generations,
             ids=ids.astype("<i4", copy=False).tobytes(),
-            logprobs=self.logprobs,
+            logprobs=self.logprobs if constrained is None else self.logprobs + constrained.logprobs,
             bad_rows=bad_rows,
             times=self.times,
             scored=[one.frame() for one in self.scores],
+            grammar_errors=() if constrained is None else constrained.errors,
         )

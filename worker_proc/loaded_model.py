@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from worker_proc.grammar.compiler import GrammarCompiler
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
 from worker_proc.sampler import Sampler
@@ -27,3 +28,4 @@ class LoadedModel:
     max_graph_tokens: int
     facts: dict[str, str | int | float]
     count_pages: Callable[[], int]
+    grammars: GrammarCompiler

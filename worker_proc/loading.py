@@ -10,11 +10,13 @@ from pathlib import Path
 import psutil
 import torch
 
+from quartet.checkpoint.grammar_tokenizer import load_grammar_tokenizer
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, read_spec
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache, share_triton_hash
 from worker_proc.contract import Capacity, Start
+from worker_proc.grammar.compiler import GrammarCompiler
 from worker_proc.kv_pool import count_pages, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
 from worker_proc.models.decoder import Decoder
@@ -120,7 +122,8 @@ def load_runner(
     }
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
     tokens = _max_graph_tokens(spec, shard)
-    loaded = LoadedModel(decoder, ops, sampler, device, dtype, spec.num_layers, rows, tokens, facts, pages)
+    grammars = GrammarCompiler(partial(load_grammar_tokenizer, config))
+    loaded = LoadedModel(decoder, ops, sampler, device, dtype, spec.num_layers, rows, tokens, facts, pages, grammars)
     return ModelRunner(loaded, capacity, progress, start)
 
 

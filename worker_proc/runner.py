@@ -20,11 +20,11 @@ from worker_proc.completion_poller import CompletionPoller
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError, Start
 from worker_proc.device_step import DeviceStep
 from worker_proc.fused_sampler import FusedSampler
+from worker_proc.grammar.slots import GrammarSlots
 from worker_proc.graphs import GraphRunner, SharedBuffers
 from worker_proc.kv_pool import wait_for_memory
 from worker_proc.loaded_model import LoadedModel
 from worker_proc.prompt_scorer import InFlightScores, PromptScorer
-from worker_proc.sampler import SamplingEntry
 from worker_proc.slots import SlotTable, StepRows
 from worker_proc.step_sampler import StepSampler
 from worker_proc.transfer import Downloader, Uploader
@@ -52,6 +52,7 @@ class ModelRunner:
         self, model: LoadedModel, capacity: Capacity, progress: Callable[[], None], start: Start = Start.FIRST
     ) -> None:
         self.capacity = capacity
+        self.grammars = model.grammars
         self._start = start
         self._uses_kernels = model.ops.name == "triton" and model.device.type == "cuda"
         self._has_kernels = False
@@ -139,12 +140,13 @@ class ModelRunner:
     def reset(self) -> None:
         """Forget every slot."""
         self._slots.clear()
-        self._model.sampler.clear()
+        self._step_sampler.clear()
 
     @torch.inference_mode()
     def launch(self, step: Step, scheduler_epoch: Epoch) -> DeviceStep:
         """See Runner.launch; returns once the last kernel is queued."""
         started = time.perf_counter()
+        self._step_sampler.finish()
         rows = None
         try:
             rows = self._slots.apply(step)
@@ -179,7 +181,7 @@ class ModelRunner:
             self._check_pages(rows)
             launched = runner.launch(rows, rows.page_writes if writes_by_graph else rows.page_writes[:0])
             computed = time.perf_counter()
-            ids, logprobs = self._step_sampler.resample(rows.sampled, launched)
+            sampled = self._step_sampler.resample(rows.sampled, launched)
         else:
             page_size = self.capacity.page_size
             batch = build_batch(rows, self._slots, page_size, self._page_table, self._last_token, self._upload)
@@ -188,10 +190,11 @@ class ModelRunner:
             score = partial(self._scorer.score, rows, self._slots.generation, scores)
             logits = self._model.decoder.forward(batch, self._kv_cache, self._progress, on_hidden=score)
             computed = time.perf_counter()
-            ids, logprobs = self._step_sampler.sample(rows.sampled, batch, logits)
-        sampled = time.perf_counter()
-        times = StepTimes(wait_s, prepared - started, computed - prepared, sampled - computed)
-        return DeviceStep(scheduler_epoch, step, rows, ids, logprobs, times, self._on_bad_rows, self._poller, scores)
+            sampled = self._step_sampler.sample(rows.sampled, batch, logits)
+        times = StepTimes(wait_s, prepared - started, computed - prepared, time.perf_counter() - computed)
+        ids, logprobs, constrained = sampled
+        extra = scores, constrained
+        return DeviceStep(scheduler_epoch, step, rows, ids, logprobs, times, self._on_bad_rows, self._poller, *extra)
 
     def _recover(self) -> None:
         """Make the device agree with the host again: writes of the failed step may be missing."""
@@ -214,16 +217,7 @@ class ModelRunner:
             self._slots.check_pages(chunk.slot, chunk.start, chunk.start + len(chunk.ids))
 
     def _apply_deltas(self, rows: StepRows, writes_pages: bool) -> None:
-        for slot in rows.released:
-            self._model.sampler.drop_slot(slot)
-        if rows.entered:
-            frames = [(one, one.frame) for one in rows.entered]
-            self._model.sampler.set_slots(
-                [
-                    SamplingEntry(one.slot, frame.params, one.ids, frame.prompt_length, frame.choice)
-                    for one, frame in frames
-                ]
-            )
+        self._step_sampler.apply(rows.released, rows.entered)
         # On the CPU the page table is the host's own memory.
         if writes_pages and len(rows.page_writes) and self._model.device.type != "cpu":
             (writes,) = self._upload([rows.page_writes])
@@ -253,6 +247,7 @@ class ModelRunner:
         if self._start is Start.FIRST:
             lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
             warm_up(self.launch, self.capacity, lengths, self._progress)
+            self._step_sampler.load_kernels(self.capacity.vocab_size)
         self._make_graph_runners()
 
     def _make_slots(self) -> None:
@@ -262,7 +257,9 @@ class ModelRunner:
         self._page_table = table if device.type == "cpu" else table.to(device)
         self._last_token = torch.zeros(self.capacity.max_slots + 1, dtype=torch.int64, device=device)
         self._fused_sampler = FusedSampler(sampler, self._last_token) if self._model.ops.name == "triton" else None
-        self._step_sampler = StepSampler(sampler, self._fused_sampler, self._last_token, self._upload, self._downloader)
+        grammars = GrammarSlots(self.grammars, self.capacity.max_slots, self.capacity.vocab_size)
+        copies = self._upload, self._downloader
+        self._step_sampler = StepSampler(sampler, self._fused_sampler, grammars, self._last_token, *copies)
 
     def _make_graph_runners(self) -> None:
         """Where our own kernels run, small steps run as graphs; made after steps without graphs are warm."""

@@ -6,6 +6,9 @@ sequence resumed after a death continues as it would have.
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quartet.checkpoint.tokenizer_files import tokenizer_folder
 from quartet.wire.config import Config
 from worker_proc.slots import Entered, IntArray
@@ -48,12 +51,16 @@ class Script:
         # Reversed, so that the next id is taken from the end.
         self._rest[entered.slot] = [*reversed(rest)]
 
-    def replace(self, slots: IntArray, ids: IntArray) -> None:
-        """Put the next id of the reply of each slot [n] that has one in the place of its sampled id [n]."""
+    def replace(self, slots: IntArray, ids: IntArray) -> NDArray[np.bool_]:
+        """Put the next id of the reply of each slot [n] that has one in the place of its sampled id [n]; return which
+        have [n]."""
+        is_scripted = np.zeros(len(slots), dtype=np.bool_)
         for row in range(len(slots)):
             rest = self._rest.get(int(slots[row]))
             if rest:
                 ids[row] = rest.pop()
+                is_scripted[row] = True
+        return is_scripted
 
 
 def _rank(text: str, contained: str) -> tuple[int, int]:

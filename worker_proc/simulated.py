@@ -2,8 +2,8 @@
 
 It keeps the ids of each step in simulated KV pages and checks them: a prefix that the pages do not hold, or a page that
 belongs to two sequences, fails the step. It never samples an end-of-sequence id, so that only length ends a request,
-unless a script has the ids of an answer (worker_proc.scripted). No torch; numpy only, about a tenth of a microsecond a
-row.
+unless a script has the ids of an answer (worker_proc.scripted) or a grammar allows one: a row with a grammar gets one
+of the ids that are allowed. No torch; numpy only, about a tenth of a microsecond a row.
 """
 
 import time
@@ -18,6 +18,7 @@ from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, Tok
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
 from worker_proc.scripted import Script
+from worker_proc.simulated_grammars import SimulatedGrammars
 from worker_proc.simulated_scores import simulated_scores
 from worker_proc.slots import Entered, IntArray, SlotTable, StepRows
 
@@ -56,10 +57,14 @@ class HashModel:
 
     def sample(self, states: Words) -> IntArray:
         """Return the next id of each state [n]; never an end-of-sequence id."""
+        return self._allowed[(self.hash(states) % np.uint64(len(self._allowed))).astype(np.int64)]
+
+    def hash(self, states: Words) -> Words:
+        """Return the numbers [n] by which the next ids are chosen."""
         mixed = (states ^ (states >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)
-        return self._allowed[(mixed % np.uint64(len(self._allowed))).astype(np.int64)]
+        return mixed
 
     def continuation(self, ids: list[int], count: int) -> list[int]:
         """Return the `count` ids that the simulated worker samples after `ids`, for tests."""
@@ -119,6 +124,8 @@ class SimulatedRunner:
         )
         self.model = HashModel(model.vocab_size, model.eos_token_ids, model.context_length)
         self._script = Script(config) if config.script else None
+        self._grammars = SimulatedGrammars(config)
+        self.grammars = self._grammars.compiler
         self._clock = clock
         self._sleep = sleep
         self._step_s = worker.simulated_step_ms / 1000
@@ -165,6 +172,9 @@ class SimulatedRunner:
             self._check_released(step)
             rows = self._slots.apply(step)
             ids = self._run(rows)
+            is_scripted = None if self._script is None else self._script.replace(rows.sampled, ids)
+            errors = self._grammars.constrain(rows.sampled, ids, is_scripted, self._hashes)
+            self._keep(rows, ids)
             self._slots.commit(rows)
         except Exception:
             self._slots.abandon(step, rows)
@@ -180,6 +190,7 @@ class SimulatedRunner:
             bad_rows=[],
             times=StepTimes(0.0, 0.0, spent_s, 0.0),
             scored=simulated_scores(rows.chunks, self._slots.generation, self.capacity.vocab_size),
+            grammar_errors=errors,
         )
         self._free_at_s = max(self._free_at_s, started) + self._step_s
         return SimulatedStep(result, self._free_at_s if self._step_s else started, self._clock, self._sleep)
@@ -187,6 +198,7 @@ class SimulatedRunner:
     def _make_state(self) -> None:
         rows = self.capacity.max_slots + 1
         self._slots = SlotTable(self.capacity)
+        self._grammars.clear(self.capacity)
         self._kv = np.full((self.capacity.page_count + 1) * self.capacity.page_size, -1, dtype=np.int64)
         # `states` covers all ids of a slot, `kv_states` those whose KV is written.
         self._states = np.zeros(rows, dtype=np.uint64)
@@ -196,6 +208,7 @@ class SimulatedRunner:
 
     def _run(self, rows: StepRows) -> IntArray:
         slots, decode = self._slots, rows.decode
+        self._grammars.apply(rows)
         for entered in rows.entered:
             self._begin(entered)
         for chunk in rows.chunks:
@@ -207,12 +220,14 @@ class SimulatedRunner:
         if len(decode):
             self._write(decode, slots.kv_length[decode], self._newest[decode])
             self._kv_states[decode] = self._states[decode]
-        ids = self.model.sample(self._states[rows.sampled])
-        if self._script is not None:
-            self._script.replace(rows.sampled, ids)
+        return self.model.sample(self._states[rows.sampled])
+
+    def _hashes(self, slots: IntArray) -> list[int]:
+        return [int(number) for number in self.model.hash(self._states[slots])]
+
+    def _keep(self, rows: StepRows, ids: IntArray) -> None:
         self._newest[rows.sampled] = ids
         self._states[rows.sampled] = self.model.step(self._states[rows.sampled], ids)
-        return ids
 
     def _begin(self, entered: Entered) -> None:
         slot, cached = entered.slot, entered.frame.cached_length

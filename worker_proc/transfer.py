@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Twice what two steps in flight can use: a buffer is never rewritten while its copy may still be in flight.
-_RING = 8
+# More than two steps in flight can use: a buffer is never rewritten while its copy may still be in flight.
+_RING = 16
 _ALIGNMENT = 16
 
 

@@ -11,6 +11,9 @@ from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.suspects import Suspects
 
+Failure = tuple[str, str]
+"""Code and message of a row without an id."""
+
 
 class Results:
     """Takes what the worker and the detokenizer report."""
@@ -37,9 +40,9 @@ class Results:
         if not self._in_flight.take(result.step, now):
             return
         logprobs = dict(result.logprobs)
-        bad_rows = set(result.bad_rows)
+        failures = _failures(result) if result.bad_rows or result.grammar_errors else {}
         by_generation, delivery = self._in_flight.by_generation, self._delivery
-        is_plain = not logprobs and not bad_rows and delivery.stream_interval == 1
+        is_plain = not logprobs and not failures and delivery.stream_interval == 1
         if result.scored:
             self._take_scores(result.scored)
         detok, columns, taken = "", delivery.columns(""), 0
@@ -54,7 +57,7 @@ class Results:
                 del by_generation[generation]
             stream = request.stream
             if not is_plain or request.is_done or stream.first_token_s < 0 or request.suspicion:
-                self._take_row(request, token_id, row in bad_rows, logprobs.get(row), now)
+                self._take_row(request, token_id, failures.get(row), logprobs.get(row), now)
                 continue
             outputs = request.output_ids
             index = len(outputs)
@@ -81,14 +84,13 @@ class Results:
                 self._delivery.take_scores(request, chunk)
 
     def _take_row(
-        self, request: Request, token_id: int, is_bad: bool, logprobs: TokenLogprobs | None, now: float
+        self, request: Request, token_id: int, failure: Failure | None, logprobs: TokenLogprobs | None, now: float
     ) -> None:
-        """Take a row that is not plain: surplus, not finite, first, with log-probabilities, or sent at intervals."""
+        """Take a row that is not plain: surplus, without an id, first, with log-probabilities, or sent at intervals."""
         if request.is_done:
             self._counters.wasted_rows += 1
-        elif is_bad:
-            message = "The model produced numbers that are not finite."
-            self._table.fail(request, 500, "model_output_invalid", message, now)
+        elif failure is not None:
+            self._table.fail(request, 500, *failure, now)
         elif request.max_new_tokens == 0:
             self._table.finish(request, "length", now)
         else:
@@ -145,3 +147,10 @@ class Results:
             key = fingerprint(request.prompt_key, request.params)
             error = self._suspects.quarantine.refuse(key, "worker", now)
             self._table.fail(request, error.status, error.code, error.message, now)
+
+
+def _failures(result: StepResult) -> dict[int, Failure]:
+    """Return the rows of a result whose ids mean nothing."""
+    found = {row: ("grammar_failed", f"The grammar cannot be followed: {why}.") for row, why in result.grammar_errors}
+    bad = "The model produced numbers that are not finite."
+    return found | dict.fromkeys(result.bad_rows, ("model_output_invalid", bad))

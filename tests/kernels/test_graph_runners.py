@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tests.golden.oracles import FOLDER
+from tests.support.grammars import regex, tiny_tokenizer
 from tests.support.local_engine import LocalEngine, make_config
 from worker_proc.decode_graph_runner import capture_sizes
 
@@ -29,6 +30,21 @@ def outputs(folder: Path, **worker: object) -> list[list[list[int]]]:
 def test_graph_runners_change_no_token() -> None:
     folder = FOLDER / "models" / "llama"
     assert outputs(folder, cuda_graph_max_bs=8) == outputs(folder, disable_cuda_graph=True)
+
+
+def test_constrained_rows_are_those_of_steps_without_graphs() -> None:
+    folder, tokenizer = FOLDER / "models" / "llama", FOLDER / "models" / "qwen3"
+    params = [{"max_new_tokens": 3, "grammar": regex("[a-c]{9}").grammar}, {"max_new_tokens": 3}]
+
+    def ids(in_flight: int, backend: str) -> list[list[int]]:
+        settings = {"device": DEVICE, "attention_backend": backend, "max_total_tokens": 512, "cuda_graph_max_bs": 8}
+        engine = LocalEngine(make_config(folder, tokenizer=tokenizer, **settings), in_flight)
+        return [stream.outputs for stream in engine.run(PROMPTS, params)]
+
+    with_graphs = ids(2, "triton")
+    assert with_graphs == ids(1, "torch")
+    text = tiny_tokenizer().decode_str(with_graphs[0])
+    assert text and set(text) <= set("abc")
 
 
 def test_capture_sizes_are_dense_at_first_and_end_with_the_largest() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from quartet.client.request import GenerateRequest
-from quartet.wire.frames import IdsPrompt, SamplingParams, pack_ids
+from quartet.wire.frames import Grammar, IdsPrompt, SamplingParams, pack_ids
 from tests.support.faulty_engine import FaultyEngine
+from tests.support.grammars import person, regex
 from tests.support.history import Choice
 from worker_proc.contract import Runner
 from worker_proc.simulated import SimulatedRunner
@@ -31,6 +32,11 @@ def _seeded(i: int) -> dict[str, Any]:
     return {**filters, **penalties, "logit_bias": ((5 + i, 3.0),)}
 
 
+def _grammar(i: int) -> Grammar | None:
+    """Return a grammar, but none for one of the requests."""
+    return None if i == 3 else (person() if i % 2 else regex()).grammar
+
+
 SIMULATED: dict[str, Kind] = {
     "greedy": lambda i: {},
     "n = 4": lambda i: {"n": 4},
@@ -41,6 +47,7 @@ SIMULATED: dict[str, Kind] = {
     "split characters": lambda i: {},
     "stop token": lambda i: {"stop_token_ids": MIDDLE},
     "noisy": lambda i: {},
+    "grammar": lambda i: {"grammar": _grammar(i), "ignore_eos": False, "n": 2, "max_new_tokens": 200},
 }
 REAL: dict[str, Kind] = {
     "greedy": lambda i: {"logprobs": 0 if i % 2 else -1},
@@ -51,6 +58,7 @@ REAL: dict[str, Kind] = {
     "prompt logprobs": lambda i: {"prompt_logprobs": i % 3, "temperature": 1.0, "seed": 41 + i},
     "min_tokens": lambda i: {"logit_bias": ((2, 100.0),), "min_new_tokens": 9 + i, "ignore_eos": False},
     "split characters": lambda i: {"logit_bias": tuple((one, 100.0) for one in SPLIT_IDS), "temperature": 1.0},
+    "grammar": lambda i: {"grammar": _grammar(i), "ignore_eos": False, "temperature": 1.0, "seed": i, "n": 2},
 }
 """For a model: the simulated worker does not look at seeds, penalties, biases and the end of sequence."""
 

@@ -1,4 +1,4 @@
-"""Logit edits before a draw: bias, the mask of end tokens, penalties, and the token counts that penalties need.
+"""Logit edits before a draw: bias, masks, penalties, and the token counts that penalties need.
 
 Every edit is exactly neutral for a row that does not request it (adds 0, divides by 1), so that rows can be edited
 together or apart with the same bits.
@@ -80,6 +80,24 @@ def mask_end_tokens(logits: Tensor, table: SamplingTable, slots: Tensor, positio
     is_short = positions < table.ints[slots, INTS.masked_before]
     values = torch.where(is_short[:, None], table.mask.values[slots], 0.0)
     logits.scatter_add_(1, table.mask.ids[slots], values)
+
+
+def mask_tokens(logits: Tensor, masks: Tensor) -> None:
+    """Set the ids without a bit in `masks` [R, ceil(V / 32)] int32 to -inf in `logits` [R, V] float32, in place."""
+    if logits.device.type == "cpu":
+        mask_tokens_in_torch(logits, masks)
+    else:
+        # Imported here, so that a worker without a GPU loads no Triton.
+        from worker_proc.sampler.draw_triton import mask_tokens_on_device
+
+        mask_tokens_on_device(logits, masks)
+
+
+def mask_tokens_in_torch(logits: Tensor, masks: Tensor) -> None:
+    """See mask_tokens; the reference of its kernel."""
+    shifts = torch.arange(32, dtype=torch.int32, device=masks.device)
+    bits = (masks[:, :, None] >> shifts) & 1
+    logits.masked_fill_(bits.view(len(logits), -1)[:, : logits.shape[1]] == 0, float("-inf"))
 
 
 def apply_penalties(logits: Tensor, table: SamplingTable, token_counts: TokenCounts, slots: Tensor) -> None:

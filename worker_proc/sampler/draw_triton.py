@@ -1,8 +1,8 @@
-"""Triton kernels of the draw on a GPU: the Gumbel-max arg-max of a row, and its top-p threshold.
+"""Triton kernels of sampling on a GPU: the Gumbel-max arg-max of a row, its top-p threshold, and the mask of a grammar.
 
-They compute the same as `draw.gumbel_argmax` and `draw.top_p_thresholds` in torch: the threshold to the bit, because
-masses are integers; the arg-max with the same uniforms and noise that agrees within about 1e-6. Independent of slots;
-imported only with a GPU or Triton's interpreter.
+They compute the same as `draw.gumbel_argmax`, `draw.top_p_thresholds` and `adjust.mask_tokens_in_torch`: the threshold
+to the bit, because masses are integers; the arg-max with the same uniforms and noise that agrees within about 1e-6.
+Independent of slots; imported only with a GPU or Triton's interpreter.
 """
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 _ARGMAX_BLOCK = 4096
 _TOP_P_BLOCK = 8192
+_MASK_BLOCK = 4096
 
 
 @triton.jit
@@ -112,3 +113,19 @@ def top_p_thresholds(weights: Tensor, top_p: Tensor) -> Tensor:
         weights, top_p.contiguous(), thresholds, vocab_size, weights.stride(0), BLOCK=_TOP_P_BLOCK, num_warps=16
     )
     return thresholds
+
+
+@triton.jit
+def _mask_kernel(logits, masks, vocab_size, stride, words, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    is_id = ids < vocab_size
+    bits = tl.load(masks + row * words + ids // 32, mask=is_id, other=-1) >> (ids % 32)
+    tl.store(logits + row * stride + ids, float("-inf"), mask=is_id & ((bits & 1) == 0))
+
+
+def mask_tokens_on_device(logits: Tensor, masks: Tensor) -> None:
+    """See adjust.mask_tokens."""
+    rows, vocab_size = logits.shape
+    grid = (rows, triton.cdiv(vocab_size, _MASK_BLOCK))
+    _mask_kernel[grid](logits, masks, vocab_size, logits.stride(0), masks.stride(0), BLOCK=_MASK_BLOCK, num_warps=4)

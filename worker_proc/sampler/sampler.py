@@ -1,9 +1,11 @@
 """The sampler: state per slot, and the order of the stages of one step.
 
-    raw logits ─► float32 ─► bias ─► mask of end tokens ─► penalties ─► arg-max (greedy)
-                                                                    └─► temperature ─► top-k ─► top-p ─► min-p ─► draw
+    raw logits ─► float32 ─► bias ─► masks (end tokens, grammar) ─► penalties ─► arg-max (greedy)
+                                              ┌────────────────────────────────┘
+                                              └─► temperature ─► top-k ─► top-p ─► min-p ─► draw
 
-A stage runs only on the rows that need it, and is skipped when none does.
+A stage runs only on the rows that need it, and is skipped when none does. A mask comes before the filters, so that they
+count what is allowed alone; log-probabilities are those of the raw logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quartet.wire.frames import TokenLogprobs
-from worker_proc.sampler.adjust import TokenCounts, add_logit_bias, apply_penalties, mask_end_tokens
+from worker_proc.sampler.adjust import TokenCounts, add_logit_bias, apply_penalties, mask_end_tokens, mask_tokens
 from worker_proc.sampler.draw import argmax_rows, draw_rows
 from worker_proc.sampler.draw_cpu import draw_rows_on_cpu
 from worker_proc.sampler.logprobs import row_logprobs
@@ -139,7 +141,7 @@ class Sampler:
         self._is_unfused[:] = False
 
     @torch.no_grad()
-    def sample(self, logits: Tensor, slots: Tensor, positions: Tensor) -> SampledRows:
+    def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, masks: Tensor | None = None) -> SampledRows:
         """Sample one token for each row, and count it as output of its slot.
 
         `logits` [R, V] of any float type, on the sampler's device, not modified; `slots` and `positions` int64 [R],
@@ -147,14 +149,16 @@ class Sampler:
         `slots` should be on the CPU, so that each stage runs only on the rows that need it; if they are on the device,
         every stage that any slot in use needs runs on all rows. The ids are the same either way. Waits for the device
         only when log-probabilities are requested. Raises ValueError for a slot not in use.
+
+        `masks` [R, ceil(V / 32)] int32 on the device has a bit for each id that a row may get, from the lowest up.
         """
         batch = self._batch(slots, positions)
         raw = logits.to(torch.float32)
         ids, largest = argmax_rows(raw)
         finite = largest.isfinite()
         adjusted = raw
-        if batch.any(_is_adjusted):
-            adjusted = self._adjusted(raw, batch)
+        if masks is not None or batch.any(_is_adjusted):
+            adjusted = self._adjusted(raw, batch, masks)
             ids, largest = argmax_rows(adjusted)
             finite = finite & largest.isfinite()
         if batch.any(_is_drawn):
@@ -186,15 +190,17 @@ class Sampler:
             slot_params.append(params)
         return slot_params
 
-    def _adjusted(self, raw: Tensor, batch: _Batch) -> Tensor:
-        """Return a copy of `raw` with bias, mask and penalties applied to the rows that need them."""
-        rows = batch.rows(_is_adjusted)
+    def _adjusted(self, raw: Tensor, batch: _Batch, masks: Tensor | None = None) -> Tensor:
+        """Return a copy of `raw` with bias, masks and penalties applied to the rows that need them."""
+        rows = batch.rows(_is_adjusted) if masks is None else None
         part = raw.clone() if rows is None else raw[rows]
         slots = batch.slots if rows is None else batch.slots[rows]
         if batch.any(_has_bias):
             add_logit_bias(part, self._table, slots)
         if batch.any(_has_mask):
             mask_end_tokens(part, self._table, slots, batch.positions if rows is None else batch.positions[rows])
+        if masks is not None:
+            mask_tokens(part, masks)
         if batch.any(_has_penalties):
             apply_penalties(part, self._table, self._token_counts, slots)
         return part if rows is None else raw.index_copy(0, rows, part)

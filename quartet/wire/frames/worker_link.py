@@ -106,8 +106,9 @@ class ScoredChunk(Frame, frozen=True):
 class StepResult(Frame, frozen=True, tag=33):
     """Sampled ids of one step. Columns of equal length as int32 bytes: slots, generations, ids.
 
-    `logprobs` is sparse (row, logprobs); `bad_rows` are rows whose logits were not finite, their ids mean nothing.
-    `scored` has the chunks of sequences with `prompt_logprobs`.
+    `logprobs` is sparse (row, logprobs). `scored` has the chunks of sequences with `prompt_logprobs`. The ids of some
+    rows mean nothing: of `bad_rows`, whose logits were not finite, and of the rows in `grammar_errors`, whose grammars
+    cannot be followed any further, each with the reason.
     """
 
     scheduler_epoch: Epoch
@@ -119,6 +120,7 @@ class StepResult(Frame, frozen=True, tag=33):
     bad_rows: list[int]
     times: StepTimes
     scored: list[ScoredChunk] = msgspec.field(default_factory=list)
+    grammar_errors: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_columns(self.slots, self.generations, self.ids)

@@ -1,8 +1,8 @@
-"""Runs the Triton kernels of the draw in the interpreter against their torch versions, for test_sampler_philox."""
+"""Runs the Triton kernels of sampling in the interpreter against their torch versions, for test_sampler_philox."""
 
 import torch
 
-from worker_proc.sampler import draw, draw_triton
+from worker_proc.sampler import adjust, draw, draw_triton
 
 
 def main() -> None:
@@ -19,6 +19,12 @@ def main() -> None:
         )
         top_p = torch.tensor([0.9, 0.3, 1.0], dtype=torch.float64)
         assert torch.equal(draw_triton.top_p_thresholds(weights, top_p), draw.top_p_thresholds(weights, top_p))
+        masks = torch.randint(-(2**31), 2**31, (3, -(-vocab_size // 32)), generator=generator).to(torch.int32)
+        masks[1], masks[2, 0] = 0, -(2**31)
+        on_device, expected = weights.clone(), weights.clone()
+        draw_triton.mask_tokens_on_device(on_device, masks)
+        adjust.mask_tokens_in_torch(expected, masks)
+        assert torch.equal(on_device, expected)
     print("equal")
 
 
