@@ -3,14 +3,20 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from api_proc.parsing.gemma import gemma
+from api_proc.parsing.gemma4 import FUNCTION_GEMMA, GEMMA4, function_gemma, gemma4
+from api_proc.parsing.harmony import CHANNEL, HARMONY_MARKS, MESSAGE, HarmonyParser
 from api_proc.parsing.hermes import hermes
 from api_proc.parsing.llama3_json import llama3_json
 from api_proc.parsing.mistral import mistral
 from api_proc.parsing.pieces import OutputParser
 from api_proc.parsing.pythonic import pythonic
+from api_proc.parsing.qwen3_coder import qwen3_coder
 from api_proc.parsing.think import PlainContent, ThinkParser
 from api_proc.parsing.tools import Tool
 
+HARMONY = "gpt_oss"
+"""The format in which reasoning and calls are messages of one kind: one parser reads both."""
 _TAIL = 256
 """Characters at the end of a prompt that can show whether the reasoning is open."""
 
@@ -40,6 +46,7 @@ class ReasoningFormat(NamedTuple):
         opening: the tag before the reasoning.
         closing: the text after which the content begins; a grammar of the content starts there.
         is_always_open: whether outputs begin within the reasoning though the prompt does not show it.
+        special: further texts of the format that are special tokens, as of ToolFormat.
     """
 
     name: str
@@ -47,6 +54,7 @@ class ReasoningFormat(NamedTuple):
     opening: str
     closing: str
     is_always_open: bool = False
+    special: tuple[str, ...] = ()
 
     def is_thinking_open(self, prompt_text: str) -> bool:
         """Return whether the output begins within the reasoning."""
@@ -62,8 +70,9 @@ class Formats(NamedTuple):
     @property
     def markers(self) -> tuple[str, ...]:
         """What parsers look for that may be special tokens, which the detokenizer has to show."""
-        tags = (self.reasoning.opening, self.reasoning.closing) if self.reasoning else ()
-        return tags + (self.tools.special if self.tools else ())
+        reasoning, tools = self
+        tags = (reasoning.opening, reasoning.closing, *reasoning.special) if reasoning else ()
+        return tuple(dict.fromkeys(tags + (tools.special if tools else ())))
 
     def parser(self, tools: Sequence[Tool], prompt_text: str) -> OutputParser:
         """Return the parser of one output.
@@ -72,6 +81,8 @@ class Formats(NamedTuple):
             tools: what may be called; without any, calls are content.
             prompt_text: the rendered prompt, or its end.
         """
+        if any(each is not None and each.name == HARMONY for each in self):
+            return HarmonyParser(tools, prompt_text)
         content = self.tools.parser(tools) if self.tools and tools else PlainContent()
         if self.reasoning is None:
             return content
@@ -80,8 +91,13 @@ class Formats(NamedTuple):
 
 
 TOOL_FORMATS = (
+    ToolFormat(HARMONY, ((CHANNEL, MESSAGE),), HarmonyParser, HARMONY_MARKS),
     ToolFormat("mistral", (("[TOOL_CALLS]",),), mistral, ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")),
+    ToolFormat("gemma4", (("<|tool_call>call:",),), gemma4, GEMMA4),
+    ToolFormat("function_gemma", (("<start_function_call>",),), function_gemma, FUNCTION_GEMMA),
+    ToolFormat("qwen3_coder", (("<function=", "<parameter="),), qwen3_coder),
     ToolFormat("hermes", (("<tool_call>",),), hermes),
+    ToolFormat("gemma", (("tool_code",),), gemma),
     ToolFormat("pythonic", (("[func_name1(",),), pythonic),
     ToolFormat(
         "llama3_json",
@@ -93,9 +109,15 @@ TOOL_FORMATS = (
 """In the order in which a template is compared with them."""
 
 REASONING_FORMATS = (
+    ReasoningFormat(
+        HARMONY, ((CHANNEL, MESSAGE),), f"{CHANNEL}analysis{MESSAGE}", f"{CHANNEL}final{MESSAGE}", special=HARMONY_MARKS
+    ),
     ReasoningFormat("seed_think", (("<seed:think>",),), "<seed:think>", "</seed:think>"),
     ReasoningFormat("magistral", (("[THINK]",),), "[THINK]", "[/THINK]"),
     ReasoningFormat("command", (("<|START_THINKING|>",),), "<|START_THINKING|>", "<|END_THINKING|>"),
+    ReasoningFormat(
+        "gemma4", (("<|channel>", "<channel|>"),), "<|channel>thought", "<channel|>", special=("<|channel>",)
+    ),
     ReasoningFormat("thinking", (("</thinking>",),), "<thinking>", "</thinking>"),
     ReasoningFormat("think", (("</think>",),), "<think>", "</think>"),
     ReasoningFormat("deepseek_r1", (), "<think>", "</think>", is_always_open=True),
@@ -105,6 +127,11 @@ REASONING_FORMATS = (
 _ALIASES = {
     "qwen": "hermes",
     "qwen25": "hermes",
+    "openai": "gpt_oss",
+    "gpt-oss": "gpt_oss",
+    "gemma3": "gemma",
+    "functiongemma": "function_gemma",
+    "qwen3_xml": "qwen3_coder",
     "llama3": "llama3_json",
     "llama4_json": "llama3_json",
     "llama4_pythonic": "pythonic",
@@ -113,6 +140,8 @@ _ALIASES = {
 
 _REASONING_ALIASES = {
     "qwen3": "think",
+    "openai_gptoss": "gpt_oss",
+    "gpt-oss": "gpt_oss",
     "glm45": "think",
     "deepseek-r1": "deepseek_r1",
     "deepseek_v3": "think",

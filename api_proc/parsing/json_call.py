@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from api_proc.parsing.argument_stream import ArgumentStream
 from api_proc.parsing.call_reader import Status
-from api_proc.parsing.json_scanner import SPACE, JsonScanner
+from api_proc.parsing.json_scanner import JsonScanner, after_space
 from api_proc.parsing.piece_writer import PieceWriter
 
 _NAME = "name"
@@ -134,9 +134,7 @@ class JsonCall:
 
     def _next(self, text: str) -> str:
         """Skip white space; return the next character, "" if it has not come."""
-        space = SPACE.match(text, self._at)
-        assert space is not None
-        self._at = space.end()
+        self._at = after_space(text, self._at)
         return text[self._at : self._at + 1]
 
     def _symbol(self, text: str, steps: dict[str, Callable[[str, bool], bool]]) -> bool:

@@ -7,7 +7,7 @@ expressions take whole tokens; nothing is done once for every character.
 import re
 from enum import Enum, auto
 
-SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE = re.compile(r"[ \t\r\n]*")
 _IN_STRING = re.compile(r'[^"\\\x00-\x1f]*')
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _PARTIAL_ESCAPE = re.compile(
@@ -18,6 +18,13 @@ _CUT_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(\\(?:u[0-9a-fA-F]{0,3})?)\Z")
 _SCALAR = re.compile(r"[-+.0-9A-Za-z]+")
 _WHOLE_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _CLOSERS = {"{": "}", "[": "]"}
+
+
+def after_space(text: str, at: int) -> int:
+    """Return the end of the white space at `at`."""
+    space = _SPACE.match(text, at)
+    assert space is not None
+    return space.end()
 
 
 def without_cut_escape(text: str) -> str:
@@ -81,9 +88,7 @@ class JsonScanner:
         return end if escape is None else escape.end()
 
     def _token(self, text: str, at: int, is_end: bool) -> int:
-        space = SPACE.match(text, at)
-        assert space is not None
-        start = space.end()
+        start = after_space(text, at)
         if start == len(text):
             return start
         character = text[start]

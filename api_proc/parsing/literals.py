@@ -5,9 +5,9 @@ import re
 from enum import Enum, auto
 from typing import NamedTuple
 
+from api_proc.parsing.json_scanner import after_space
 from api_proc.parsing.marks import certain_end, find_first
 
-_SPACE = re.compile(r"[ \t\r\n]*")
 _SCALAR = re.compile(r"[-+.0-9A-Za-z_]+")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?")
@@ -122,9 +122,7 @@ class LiteralReader:
         return end
 
     def _token(self, text: str, at: int, is_end: bool) -> int:
-        space = _SPACE.match(text, at)
-        assert space is not None
-        start = space.end()
+        start = after_space(text, at)
         if start == len(text):
             return start
         character = text[start]
@@ -178,7 +176,9 @@ class LiteralReader:
         return run.end()
 
     def _could_be_quote(self, text: str, at: int) -> bool:
-        return any(text.startswith(quote, at) or quote.startswith(text[at:]) for quote in self._dialect.quotes)
+        return any(
+            text.startswith(quote, at) or quote.startswith(text[at : at + len(quote)]) for quote in self._dialect.quotes
+        )
 
     def _open_quote(self, text: str, at: int, then: _Next) -> int:
         for quote in self._dialect.quotes:
@@ -186,7 +186,7 @@ class LiteralReader:
                 self._quote = quote
                 self._begin('"', then)
                 return at + len(quote)
-            if quote.startswith(text[at:]):
+            if quote.startswith(text[at : at + len(quote)]):
                 break
         return at
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from api_proc.parsing.argument_stream import ArgumentStream
 from api_proc.parsing.call_reader import CallReader, Status
 from api_proc.parsing.calls_in_text import CallsInText
-from api_proc.parsing.json_call import JsonCall
-from api_proc.parsing.json_scanner import SPACE
+from api_proc.parsing.json_calls import JsonCalls
+from api_proc.parsing.json_scanner import after_space
 from api_proc.parsing.piece_writer import PieceWriter
 from api_proc.parsing.tools import Tool, names_of
 
@@ -36,50 +36,14 @@ class _MistralCalls:
     def read(self, text: str, is_end: bool) -> int:
         """See CallReader."""
         if self._reader is None:
-            start = _after_space(text, len(OPENING))
+            start = after_space(text, len(OPENING))
             if start == len(text):
                 self.status = Status.BROKEN if is_end else Status.READING
                 return 0
-            make: Callable[[PieceWriter, int], CallReader] = _CallList if text[start] in "[{" else _NamedCall
+            make: Callable[[PieceWriter, int], CallReader] = JsonCalls if text[start] in "[{" else _NamedCall
             self._reader = make(self._writer, start)
         used = self._reader.read(text, is_end)
         self.status = self._reader.status
-        return used
-
-
-class _CallList:
-    """A CallReader of calls in a JSON list, or of one alone."""
-
-    def __init__(self, writer: PieceWriter, start: int) -> None:
-        self.status = Status.READING
-        self._writer = writer
-        self._start = start
-        self._call: JsonCall | None = None
-        self._is_list = False
-
-    def read(self, text: str, is_end: bool) -> int:
-        """See CallReader."""
-        if self._call is None:
-            self._is_list = text[self._start] == "["
-            self._call = JsonCall(self._writer, self._start + self._is_list)
-        used = 0
-        while self.status is Status.READING:
-            if self._call.status is Status.READING:
-                used += self._call.read(text[used:], is_end)
-            if self._call.status is not Status.DONE or not self._is_list:
-                self.status = self._call.status
-                return used
-            start = _after_space(text, used)
-            if start == len(text):
-                self.status = Status.DONE if is_end else Status.READING
-                return start if is_end else used
-            if text[start] == "]":
-                self.status = Status.DONE
-                return start + 1
-            if text[start] != ",":
-                self.status = Status.BROKEN
-                return used
-            self._call = JsonCall(self._writer, start + 1 - used)
         return used
 
 
@@ -107,9 +71,3 @@ class _NamedCall:
         end = self._arguments.read(text, at, is_end)
         self.status = Status.DONE if self._arguments.is_done else Status.READING
         return end
-
-
-def _after_space(text: str, at: int) -> int:
-    space = SPACE.match(text, at)
-    assert space is not None
-    return space.end()

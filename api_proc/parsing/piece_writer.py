@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece
+from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
 
 
 class PieceWriter:
@@ -24,6 +24,14 @@ class PieceWriter:
             self._pieces[-1] = Content(last.text + text)
         elif text:
             self._pieces.append(Content(text))
+
+    def reasoning(self, text: str) -> None:
+        """Add text of the model's thinking."""
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(last, Reasoning):
+            self._pieces[-1] = Reasoning(last.text + text)
+        elif text:
+            self._pieces.append(Reasoning(text))
 
     def start(self, name: str) -> None:
         """Begin a call; `name` is one of the names."""

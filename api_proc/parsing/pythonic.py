@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from api_proc.parsing.call_reader import Status
 from api_proc.parsing.calls_in_text import CallsInText
+from api_proc.parsing.json_scanner import after_space
 from api_proc.parsing.literals import PYTHON, LiteralReader, quoted
 from api_proc.parsing.piece_writer import PieceWriter
 from api_proc.parsing.tools import Tool, names_of
 
 OPENING = "["
-_SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"\s*([\w.-]+)\s*\(\s*(?=\)|[^\W\d][\w-]*\s*=)")
 _NAME_BEGUN = re.compile(r"\s*(?:([\w.-]+)\s*(?:\(\s*(?:[^\W\d][\w-]*\s*)?)?)?\Z")
 _KEYWORD = re.compile(r"\s*([^\W\d][\w-]*)\s*=\s*(?=[^\s=])")
@@ -32,13 +32,15 @@ class CallList:
     Args:
         start: where the first name stands in the text of the first read.
         closing: what ends the list.
+        needs_commas: whether white space alone does not separate calls.
     """
 
-    def __init__(self, writer: PieceWriter, start: int, closing: str = "]") -> None:
+    def __init__(self, writer: PieceWriter, start: int, closing: str = "]", needs_commas: bool = True) -> None:
         self.status = Status.READING
         self._writer = writer
         self._at = start
         self._closing = closing
+        self._needs_commas = needs_commas
         self._call: PythonCall | None = None
 
     def read(self, text: str, is_end: bool) -> int:
@@ -52,19 +54,18 @@ class CallList:
             if self._call.status is not Status.DONE:
                 self.status = self._call.status
                 return used
-            space = _SPACE.match(text, used)
-            assert space is not None
-            start = space.end()
+            start = after_space(text, used)
             if text.startswith(self._closing, start):
                 self.status = Status.DONE
                 return start + len(self._closing)
             if self._closing.startswith(text[start:]):
                 self.status = Status.DONE if is_end else Status.READING
                 return len(text) if is_end else used
-            if text[start] != ",":
+            has_comma = text[start] == ","
+            if self._needs_commas and not has_comma:
                 self.status = Status.BROKEN
                 return used
-            self._call, self._at = None, start + 1 - used
+            self._call, self._at = None, start + has_comma - used
         return used
 
 
@@ -111,9 +112,7 @@ class PythonCall:
         return True
 
     def _keyword(self, text: str) -> bool:
-        space = _SPACE.match(text, self._at)
-        assert space is not None
-        start = space.end()
+        start = after_space(text, self._at)
         if text.startswith(")", start):
             self._writer.arguments("}")
             self._at = start + 1

@@ -20,7 +20,7 @@ FORMATS = {
     "qwen": (None, "hermes"),
     "llama3_1": (None, None),
     "gemma3": (None, None),
-    "gptoss": (None, None),
+    "gptoss": ("gpt_oss", "gpt_oss"),
 }
 ENDS = ("<|im_end|>\n",)
 ARGUMENTS = ({}, {"city": 'naïve "東京" \n\\ 😀 <b> & it\'s </tool_call>', "days": [1, -2.5, None, {"x": True}]})
@@ -52,6 +52,8 @@ def test_formats_of_a_real_template(name: str, pytestconfig: pytest.Config) -> N
 @pytest.mark.parametrize("content", ["", "I look:\n\n- there"])
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_rendered_answer_is_read_back(name: str, content: str, count: int, pytestconfig: pytest.Config) -> None:
+    if name == "gptoss" and (count > 1 or (count and content)):
+        pytest.skip("the template writes one call, without content")
     folder = folder_of(name, pytestconfig)
     template = ChatTemplate(template_of(folder), TextEncoder(folder).names)
     formats = detect(template_of(folder))

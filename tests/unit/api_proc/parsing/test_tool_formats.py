@@ -19,6 +19,8 @@ from tool_corpora import WRITERS, corpus
 from api_proc.parsing.families import TOOL_FORMATS, tool_format
 
 NAMES = sorted(WRITERS)
+CALLS_IN_TEXT = [name for name in NAMES if name != "gpt_oss"]
+"""Formats in which a text without a call is content from its first character to its last."""
 
 
 def maker(name: str) -> MakeParser:
@@ -59,13 +61,13 @@ def splits(name: str, count: int) -> None:
         assert read(maker(name), pieces) == wholes[text], pieces
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CALLS_IN_TEXT)
 def test_nothing_of_a_damaged_output_is_lost(name: str) -> None:
-    losses(name, 12)
+    losses(name, 9)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CALLS_IN_TEXT)
 def test_nothing_of_many_damaged_outputs_is_lost(name: str) -> None:
     losses(name, 80)
 
@@ -80,7 +82,7 @@ def losses(name: str, count: int) -> None:
                 assert text_of(found) == text
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CALLS_IN_TEXT)
 def test_a_call_of_an_unknown_tool_is_content(name: str) -> None:
     for output in corpus(name, 60):
         found = read(partial(tool_format(name).parser, [TOOLS[1]._replace(name="other")]), [output.text])

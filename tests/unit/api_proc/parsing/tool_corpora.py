@@ -66,11 +66,74 @@ def literal(value: object, generator: random.Random) -> str:
     return repr(value) if generator.random() < 0.7 else json.dumps(value, ensure_ascii=generator.random() < 0.5)
 
 
+def qwen3_coder(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = []
+    for call in calls:
+        values = [f"<parameter={key}>\n{plain(value)}\n</parameter>\n" for key, value in call.arguments.items()]
+        texts.append(f"<tool_call>\n<function={call.name}>\n{''.join(values)}</function>\n</tool_call>")
+    return (content and f"{content}\n\n") + "\n".join(texts)
+
+
+def plain(value: object) -> str:
+    """Return a value as jinja's filter `string` writes it, and lists and objects as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def gemma(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    python = pythonic("", calls, generator)
+    lines = "\n".join(pythonic("", [call], generator)[1:-1] for call in calls)
+    listed = dumped([{"name": call.name, "parameters": call.arguments} for call in calls], generator)
+    one = dumped({"name": calls[0].name, "arguments": calls[0].arguments}, generator)
+    inside = generator.choice([python, lines, listed, *([one] if len(calls) == 1 else [])])
+    fence = "tool_code" if inside in (python, lines) else "json"
+    return (content and f"{content}\n") + f"```{fence}\n{inside}\n```"
+
+
+def gemma4(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    return braced(calls, "<|tool_call>", "<tool_call|>", '<|"|>') + content
+
+
+def function_gemma(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    return content + braced(calls, "<start_function_call>", "<end_function_call>", "<escape>")
+
+
+def braced(calls: Sequence[Call], opening: str, closing: str, quote: str) -> str:
+    def written(value: object) -> str:
+        if isinstance(value, str):
+            return f"{quote}{value}{quote}"
+        if isinstance(value, dict):
+            return f"{{{','.join(f'{key}:{written(each)}' for key, each in value.items())}}}"
+        return f"[{','.join(map(written, value))}]" if isinstance(value, list) else str(value)
+
+    return "".join(f"{opening}call:{call.name}{written(call.arguments)}{closing}" for call in calls)
+
+
+def gpt_oss(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = [f"<|channel|>commentary<|message|>{content}<|end|>"] if content else []
+    if generator.random() < 0.5:
+        texts.insert(0, "<|channel|>analysis<|message|>They ask\nfor <b>.<|end|>")
+    for call in calls:
+        header = generator.choice(
+            (
+                f"<|channel|>commentary to=functions.{call.name} <|constrain|>json",
+                f" to=functions.{call.name}<|channel|>commentary json",
+                f"<|channel|>analysis to=functions.{call.name}",
+            )
+        )
+        texts.append(f"{header}<|message|>{dumped(call.arguments, generator)}<|call|>")
+    return "<|start|>assistant".join(texts)
+
+
 WRITERS: dict[str, Write] = {
+    "function_gemma": function_gemma,
+    "gemma": gemma,
+    "gemma4": gemma4,
+    "gpt_oss": gpt_oss,
     "hermes": hermes,
     "llama3_json": llama3_json,
     "mistral": mistral,
     "pythonic": pythonic,
+    "qwen3_coder": qwen3_coder,
 }
 
 
