@@ -52,12 +52,18 @@ class ThinkParser:
         """Take the next text; return what it is certain to mean."""
         if self._step == self._after:
             return self._content.push(text)
+        if not self._held and self._step == self._reasoning and self._is_plain(text):
+            return [Reasoning(text)]
         self._held += text
         return self._step(False)
 
     def finish(self) -> list[Piece]:
         """The output has ended; return what was held back."""
         return self._step(True) + self._content.finish()
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether text is thinking whatever follows: the common case, and the fast one."""
+        return bool(text) and self._closing[0] not in text and "\n" not in text
 
     def _start(self, is_end: bool) -> list[Piece]:
         bare = self._held.lstrip(_SPACE)
