@@ -3,10 +3,14 @@
 from aiohttp import web
 
 from api_proc.admin import queries, status
+from api_proc.anthropic import messages
+from api_proc.anthropic.errors import ANTHROPIC
 from api_proc.native import abort, elsewhere, health, info, loads, tokens
 from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
+from api_proc.responses.responses import responses
+from api_proc.server.dialects import DIALECTS
 from api_proc.server.middleware import echo_request_id, make_middleware
 from api_proc.server.service import SERVICE, Service
 
@@ -15,9 +19,13 @@ def build_app(service: Service) -> web.Application:
     """Return the application; handlers find the service in it under SERVICE."""
     app = web.Application(middlewares=[make_middleware(service)], client_max_size=service.max_body_bytes)
     app[SERVICE] = service
+    app[DIALECTS] = (ANTHROPIC,)
     app.on_response_prepare.append(echo_request_id)
     app.router.add_post("/v1/chat/completions", chat_completions)
     app.router.add_post("/v1/completions", completions)
+    app.router.add_post("/v1/responses", responses)
+    app.router.add_post("/v1/messages", messages.messages)
+    app.router.add_post("/v1/messages/count_tokens", messages.count_tokens)
     app.router.add_get("/v1/streams/{id}", streams.read_on, allow_head=False)
     app.router.add_get("/v1/models", models.models)
     app.router.add_get("/v1/models/{id:.+}", models.model)

@@ -18,10 +18,10 @@ from aiohttp import web
 from api_proc.admin.metrics import own_metrics
 from api_proc.app import build_app
 from api_proc.openai.chat_format import format_names
-from api_proc.openai.streams import read_shape
 from api_proc.server.connection import Connection, ConnectionLimits
 from api_proc.server.resume.recovery import Recovery
 from api_proc.server.service import Service
+from api_proc.shapes import read_shape
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
 from quartet.runtime.context import Context, Facts

@@ -3,14 +3,15 @@
 In a stream a call begins with an event that has its id and name, and goes on with pieces of its arguments.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from api_proc.openai.chat_format import ChatFormat, ThinkingTokens, call_id, parsers_of, thinking_tokens
+from api_proc.openai.chat_format import ChatFormat, call_id
 from api_proc.openai.logprobs import chat_logprobs
-from api_proc.parsing.pieces import CallArguments, CallStart, Content, OutputParser, Piece, Reasoning
+from api_proc.openai.parsed_choice import ParsedChoice, parsed_choices
+from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
 from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted, ending, named_tier, usage_member
 from quartet.wire.frames import Finish, TextLogprobs
 from quartet.wire.ids import Rid
@@ -33,38 +34,8 @@ class ParsedChatShape(msgspec.Struct, frozen=True, tag="parsed_chat"):
 
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "ParsedChatRenderer":
         """Return the renderer of one response."""
-        choices = map(
-            ParsedChoice,
-            parsers_of(self.form, prompts, choices_each),
-            thinking_tokens(self.form, prompts, choices_each),
-        )
-        return ParsedChatRenderer(prompts[0].rid, self.created, self.model, self.form, list(choices), self.service_tier)
-
-
-class ParsedChoice:
-    """One choice: its parser, the tokens of its thinking, and what a stream has shown of it.
-
-    `waiting` are entries that no event has carried yet.
-    """
-
-    def __init__(self, parser: OutputParser, thinking: ThinkingTokens) -> None:
-        self.parser = parser
-        self.thinking = thinking
-        self.has_reasoning = False
-        self.calls = 0
-        self.waiting: list[TextLogprobs] = []
-
-    def push(self, text: str) -> list[Piece]:
-        """Return what is certain of the next text."""
-        return self._seen(self.parser.push(text))
-
-    def finish(self) -> list[Piece]:
-        """Return what was held back."""
-        return self._seen(self.parser.finish())
-
-    def _seen(self, pieces: list[Piece]) -> list[Piece]:
-        self.has_reasoning = self.has_reasoning or any(isinstance(piece, Reasoning) for piece in pieces)
-        return pieces
+        choices = parsed_choices(self.form, prompts, choices_each)
+        return ParsedChatRenderer(prompts[0].rid, self.created, self.model, self.form, choices, self.service_tier)
 
 
 class ParsedChatRenderer(OpenAIEvents):
@@ -128,7 +99,7 @@ class ParsedChatRenderer(OpenAIEvents):
     def _whole_choice(self, index: int, choice: ChoiceOutput) -> dict[str, Any]:
         state = self._choices[index]
         content, reasoning, calls = "", "", list[dict[str, Any]]()
-        for piece in self._taken([*state.push(choice.text), *state.finish()]):
+        for piece in [*state.push(choice.text), *state.finish()]:
             match piece:
                 case Content(text):
                     content += text
@@ -150,7 +121,7 @@ class ParsedChatRenderer(OpenAIEvents):
     def _events(self, choice: int, pieces: list[Piece], usage: bytes) -> bytes:
         state = self._choices[choice]
         events = []
-        for piece in _joined(self._taken(pieces)):
+        for piece in _joined(pieces):
             state.calls += isinstance(piece, CallStart)
             events.append(self._event(choice, self._delta(choice, piece), self._logprobs(state), usage))
         return b"".join(events)
@@ -165,12 +136,6 @@ class ParsedChatRenderer(OpenAIEvents):
                 return {"tool_calls": [{"index": call, **self._call(choice, call, name)}]}
             case CallArguments(call, text):
                 return {"tool_calls": [{"index": call, "function": {"arguments": text}}]}
-
-    def _taken(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Yield the pieces that the client gets: without the second and later calls if it takes one at most."""
-        for piece in pieces:
-            if not (self._form.is_single and isinstance(piece, CallStart | CallArguments) and piece.call):
-                yield piece
 
     def _call(self, choice: int, call: int, name: str) -> dict[str, Any]:
         """Return a call without arguments."""
@@ -191,7 +156,7 @@ class ParsedChatRenderer(OpenAIEvents):
         """Return `usage` with the tokens of the thinking, if the model thinks."""
         if not self._form.reasoning_parser:
             return usage
-        tokens = sum(state.thinking.count for state in self._choices if state.has_reasoning)
+        tokens = sum(state.reasoning_tokens for state in self._choices)
         return b'%b,"completion_tokens_details":{"reasoning_tokens":%d}}' % (usage[:-1], tokens)
 
     def _index(self, choice: int) -> bytes:

@@ -32,12 +32,23 @@ MAX_CHOICES = 512
 """Bound on prompts times n of one request."""
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+Answer = Callable[[web.Request, Service, ResponseTask, Place, ExitStack], Awaitable[web.StreamResponse]]
+
+
+def generated(
+    request: web.Request, service: Service, task: ResponseTask, place: Place, release: ExitStack
+) -> Awaitable[web.StreamResponse]:
+    """Return the response with what is generated."""
+    if task.resume_s:
+        return respond_recorded(request, service, task, place, release)
+    return respond(request, service, task, place)
 
 
 async def serve(
     request: web.Request,
     decoder: "msgspec.json.Decoder[Body]",
     make_task: Callable[[web.Request, Service, Body], ResponseTask],
+    answer: Answer = generated,
 ) -> web.StreamResponse:
     """Read a request's body, make it a task, and return the response to it."""
     service = request.app[SERVICE]
@@ -47,15 +58,7 @@ async def serve(
         place = release.enter_context(service.admission.enter(tenant_of(request, service)))
         # No name here may keep the body or the prompts for the length of the answer.
         task = _read_task(request, service, decoder, make_task, place)
-        return await _answer(request, service, await task, place, release)
-
-
-def _answer(
-    request: web.Request, service: Service, task: ResponseTask, place: Place, release: ExitStack
-) -> Awaitable[web.StreamResponse]:
-    if task.resume_s:
-        return respond_recorded(request, service, task, place, release)
-    return respond(request, service, task, place)
+        return await answer(request, service, await task, place, release)
 
 
 async def _read_task(

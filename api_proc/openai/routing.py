@@ -11,7 +11,7 @@ from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.schema import SamplingFields
 from api_proc.openai.tiers import tier_priority
 from api_proc.server import request_ids
-from api_proc.server.auth import IS_ADMIN
+from api_proc.server.auth import IS_ADMIN, given_key
 from api_proc.server.errors import invalid
 from api_proc.server.service import Service
 from quartet.client.request import GenerateRequest
@@ -96,8 +96,7 @@ def tenant_of(request: web.Request, service: Service) -> str:
     if not service.config.server.api_key:
         user = request.headers.get(USER_HEADER, "")
         return _digest(user) if user else ""
-    _, _, key = request.headers.get("Authorization", "").partition(" ")
-    return _digest(key.strip())
+    return _digest(given_key(request))
 
 
 def _digest(text: str) -> str:

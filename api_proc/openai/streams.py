@@ -2,16 +2,10 @@
 
 import re
 
-import msgspec
 from aiohttp import web
 
-from api_proc.openai.annotations import AnnotatedShape
-from api_proc.openai.chat_rendering import ChatShape
-from api_proc.openai.completion_rendering import CompletionShape
-from api_proc.openai.parsed_rendering import ParsedChatShape
 from api_proc.openai.routing import number_of, tenant_of
 from api_proc.server.errors import invalid
-from api_proc.server.rendering import Shape
 from api_proc.server.resume.serving import RESUME, show
 from api_proc.server.resume.siblings import pass_on
 from api_proc.server.service import SERVICE, Service
@@ -20,18 +14,8 @@ from quartet.wire.ids import Rid
 
 MAX_WINDOW_S = 300.0
 
-_STREAM = re.compile(r"^(?:chatcmpl-|cmpl-)?(?P<rid>[0-9a-f]{32})$")
+_STREAM = re.compile(r"^(?:chatcmpl-|cmpl-|msg_|resp_)?(?P<rid>[0-9a-f]{32})$")
 _EVENT = re.compile(r"^(?:(?P<stream>[^:]*):)?(?P<number>\d{1,12})$")
-
-AnyShape = ChatShape | ParsedChatShape | CompletionShape | AnnotatedShape
-
-_decode_shape = msgspec.msgpack.Decoder(AnyShape).decode
-
-
-def read_shape(shape: msgspec.Raw) -> Shape:
-    """Return what a record says of how a response is written."""
-    read: AnyShape = _decode_shape(shape)
-    return read
 
 
 def resume_window_s(request: web.Request, service: Service, is_stream: bool) -> float:

@@ -29,12 +29,17 @@ class KeyRing:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def admits(self, header: str) -> bool:
-        """Return whether an Authorization header holds a key; all keys are compared, in constant time."""
-        scheme, _, key = header.partition(" ")
-        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+    def admits(self, key: str) -> bool:
+        """Return whether the key is one of these; all of them are compared, in constant time."""
+        given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return any(matches)
+
+
+def given_key(request: web.Request) -> str:
+    """Return the key of a request: of `Authorization: Bearer KEY`, else of `x-api-key: KEY`; "" without either."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return (key if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")).strip()
 
 
 class Access:
@@ -57,12 +62,13 @@ class Access:
         name = "" if resource is None else resource.canonical
         if name in PUBLIC_ROUTES:
             return
-        header = request.headers.get("Authorization", "")
-        is_admin, has_key = self._admin_keys.admits(header), self._keys.admits(header)
+        key = given_key(request)
+        is_admin, has_key = self._admin_keys.admits(key), self._keys.admits(key)
         request[IS_ADMIN] = is_admin
         needs_admin = bool(self._admin_keys) and name in ADMIN_ROUTES
         if is_admin or (not needs_admin and (has_key or not self._keys)):
             return
         if has_key:
             raise RequestError(403, "admin_key_required", "this route needs an admin key")
-        raise RequestError(401, "invalid_api_key", "a valid API key is required: Authorization: Bearer KEY")
+        message = "a valid API key is required: Authorization: Bearer KEY, or x-api-key: KEY"
+        raise RequestError(401, "invalid_api_key", message)

@@ -1,6 +1,7 @@
 """Errors as a client sees them: OpenAI's nested error object, without paths and stack traces."""
 
 import math
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -30,9 +31,13 @@ def error_body(error: RequestError) -> bytes:
     return msgspec.json.encode({"error": detail})
 
 
-def error_response(error: RequestError) -> web.Response:
+ErrorBody = Callable[[RequestError], bytes]
+"""How an API writes an error."""
+
+
+def error_response(error: RequestError, body: ErrorBody = error_body) -> web.Response:
     """Return the response for an error that comes before the first byte of output."""
-    response = web.Response(status=error.status, body=error_body(error), content_type="application/json")
+    response = web.Response(status=error.status, body=body(error), content_type="application/json")
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
@@ -73,8 +78,8 @@ def malformed_http(problem: BaseException | None) -> RequestError:
     return RequestError(400, "malformed_http", f"the request is not valid HTTP: {reason or 'it cannot be parsed'}")
 
 
-def from_http_exception(exc: web.HTTPException, method: str) -> web.Response:
-    """Return aiohttp's own refusal (route, method, size) in OpenAI's shape."""
+def from_http_exception(exc: web.HTTPException, method: str, body: ErrorBody = error_body) -> web.Response:
+    """Return aiohttp's own refusal (route, method, size) in the shape of the API's errors."""
     messages = {
         404: ("not_found", "there is no such route"),
         405: ("method_not_allowed", f"{method} is not allowed on this route"),
@@ -82,7 +87,7 @@ def from_http_exception(exc: web.HTTPException, method: str) -> web.Response:
         417: ("expectation_failed", "the only expectation that is served is 100-continue"),
     }
     code, message = messages.get(exc.status, ("http_error", exc.reason))
-    response = error_response(RequestError(exc.status, code, message))
+    response = error_response(RequestError(exc.status, code, message), body)
     if "Allow" in exc.headers:
         response.headers["Allow"] = exc.headers["Allow"]
     return response

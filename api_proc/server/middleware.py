@@ -1,4 +1,4 @@
-"""What wraps every route: the API key, the request id, errors as OpenAI's error object, and counting."""
+"""What wraps every route: the API key, the request id, errors in the shape of the API, and counting."""
 
 import logging
 
@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from api_proc.server import request_ids
 from api_proc.server.auth import Access
+from api_proc.server.dialects import dialect_of
 from api_proc.server.errors import error_response, from_http_exception
 from api_proc.server.service import Service
 from quartet.wire.errors import RequestError
@@ -37,12 +38,13 @@ def make_middleware(service: Service) -> Middleware:
 
 def _failure(service: Service, request: web.Request, error: Exception) -> web.Response:
     """Return the response for an exception of the handler."""
+    body = dialect_of(request).error_body
     match error:
         case RequestError():
             service.stats.rejected[error.code] += 1
-            return error_response(error)
+            return error_response(error, body)
         case web.HTTPException():
-            return from_http_exception(error, request.method)
+            return from_http_exception(error, request.method, body)
         case ConnectionError():
             # The client has disconnected: aiohttp notices when it writes this response, and drops the connection.
             return web.Response(status=CLIENT_CLOSED)
@@ -51,10 +53,11 @@ def _failure(service: Service, request: web.Request, error: Exception) -> web.Re
         # A second response head in the middle of a stream would be worse than a broken connection.
         request.transport.abort()
         return web.Response(status=CLIENT_CLOSED)
-    return error_response(RequestError(500, "internal_error", "the server failed to handle this request"))
+    return error_response(RequestError(500, "internal_error", "the server failed to handle this request"), body)
 
 
 async def echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id into the response's headers; malformed HTTP never reaches the middleware and has none."""
     if (given := request_ids.of(request)) is not None:
         response.headers["X-Request-Id"] = given
+        response.headers[dialect_of(request).request_id] = given

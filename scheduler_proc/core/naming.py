@@ -7,8 +7,8 @@ class RequestName:
     """What a client says of requests in a query.
 
     Args:
-        text: the hexadecimal id, with or without the prefix that answers give it (`chatcmpl-`), or the client's own id;
-            "": every request.
+        text: the hexadecimal id, with or without the prefix that answers give it (`chatcmpl-`, `msg_`), or the client's
+            own id; "": every request.
         tenant: whose requests are meant; None: those of all tenants.
     """
 
@@ -16,7 +16,7 @@ class RequestName:
 
     def __init__(self, text: str, tenant: str | None) -> None:
         self._text = text
-        self._rid = text.rpartition("-")[2].lower()
+        self._rid = text.replace("_", "-").rpartition("-")[2].lower()
         self._tenant = tenant
 
     def fits(self, rid: Rid | bytes, tenant: str, request_id: str) -> bool:

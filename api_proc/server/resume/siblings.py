@@ -19,7 +19,7 @@ AWAY_S = 5.0
 POLL_S = 0.1
 RANK_BYTE = 1
 """Where the number is; the first byte chooses the detokenizer."""
-ASKED = ("Authorization", "Last-Event-ID", "X-OpenWebUI-User-Id", "X-Request-Id")
+ASKED = ("Authorization", "X-API-Key", "Last-Event-ID", "X-OpenWebUI-User-Id", "X-Request-Id")
 ANSWERED = (
     "Cache-Control",
     "Content-Location",

@@ -14,10 +14,10 @@ import pytest
 import uvloop
 from fake_engine import MODEL, FakeEngine
 
-from api_proc.openai.streams import read_shape
 from api_proc.process import serve_http
 from api_proc.server.resume.recovery import Recovery
 from api_proc.server.service import Service, Timeouts
+from api_proc.shapes import read_shape
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig
 from quartet.wire.ids import Epoch

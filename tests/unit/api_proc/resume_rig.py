@@ -15,6 +15,14 @@ from quartet.wire.frames import TextLogprobs
 RESUME = {"X-Quartet-Resume": "60"}
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+PROMPTS: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": MESSAGES},
+    TEXT: {"prompt": "the prompt"},
+    "/v1/messages": {"messages": MESSAGES},
+    "/v1/responses": {"input": "hi"},
+}
+ENDS = ("[DONE]", "message_stop", "response.completed")
+"""What the last event of a stream holds, one for each API."""
 USAGE = {"stream_options": {"include_usage": True}}
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -28,14 +36,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat_ids": (CHAT, {"return_token_ids": True, "n": 2}),
     "text_ids": (TEXT, {"return_token_ids": True, "logprobs": 1}),
     "text_scored_echo": (TEXT, {"echo": True, "logprobs": 1, "prompt_logprobs": 0, "n": 2}),
+    "message": ("/v1/messages", {}),
+    "response": ("/v1/responses", {}),
+    "response_logprobs": ("/v1/responses", {"top_logprobs": 1}),
     "text_two_prompts": (TEXT, {"prompt": ["one", "two"], **USAGE}),
 }
 
 
 def body_of(path: str, **more: Any) -> dict[str, Any]:
     """Return the body of a streamed request."""
-    prompt: dict[str, Any] = {"messages": MESSAGES} if path == CHAT else {"prompt": "the prompt"}
-    return {**prompt, "stream": True, "max_tokens": 9, **more}
+    return {**PROMPTS[path], "stream": True, "max_tokens": 9, **more}
 
 
 def increments(n: int, has_logprobs: bool, has_prompt: bool = False) -> list[Output]:

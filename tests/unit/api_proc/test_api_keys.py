@@ -24,6 +24,9 @@ ADMIN = [
 ROUTES = [
     ("POST", CHAT),
     ("POST", COMPLETIONS),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/toy"),
     ("GET", "/metrics"),
@@ -75,6 +78,32 @@ async def test_with_any_of_the_keys_every_route_answers(make_api: Any, key: str)
     api = await make_api(api_key=("key-one", "key-two"))
     for method, path in ROUTES + PUBLIC:
         assert await _raw_status(api.port, method, path, key) != 401, (method, path)
+
+
+async def test_a_key_may_come_in_either_header(make_api: Any) -> None:
+    """An Authorization header with a bearer token goes before x-api-key; one of another kind says nothing."""
+    api = await make_api(api_key=("key-one", "key-two"), admin_api_key=("root",))
+    for headers, expected in [
+        ({"x-api-key": "key-one"}, 200),
+        ({"x-api-key": " key-two "}, 200),
+        ({"x-api-key": "wrong"}, 401),
+        ({"x-api-key": ""}, 401),
+        ({"x-api-key": "Bearer key-one"}, 401),
+        ({"x-api-key": "key-one", "Authorization": "Basic eDp5"}, 200),
+        ({"x-api-key": "key-one", "Authorization": "Bearer wrong"}, 401),
+        ({"x-api-key": "wrong", "Authorization": "Bearer key-one"}, 200),
+    ]:
+        assert (await api.get("/v1/models", headers=headers))[0] == expected, headers
+    assert (await api.get("/config", headers={"x-api-key": "root"}))[0] == 200
+    assert (await api.get("/config", headers={"x-api-key": "key-one"}))[0] == 403
+
+
+async def test_a_key_is_the_same_tenant_in_either_header(make_api: Any) -> None:
+    api = await make_api(api_key=("key-one", "key-two"))
+    for headers in ({"x-api-key": "key-one"}, {"Authorization": "Bearer key-one"}, {"x-api-key": "key-two"}):
+        assert (await api.post(COMPLETIONS, {"prompt": "x"}, headers=headers))[0] == 200
+    one, same, other = (output.request.tenant for output in api.engine.outputs)
+    assert one == same != other and one
 
 
 async def test_401_has_the_nested_shape(make_api: Any) -> None:
@@ -139,7 +168,7 @@ def test_every_key_is_compared() -> None:
     compared = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auth.hmac, "compare_digest", lambda one, other: compared.append(other) or one == other)
-        assert auth.KeyRing(["a", "b", "c"]).admits("Bearer a")
+        assert auth.KeyRing(["a", "b", "c"]).admits("a")
     assert len(compared) == 3
 
 

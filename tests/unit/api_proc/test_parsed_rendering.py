@@ -7,7 +7,8 @@ import pytest
 from fake_engine import finish, logprob_of
 
 from api_proc.openai.chat_format import ChatFormat, ThinkingTokens, call_id
-from api_proc.openai.parsed_rendering import ParsedChatRenderer, ParsedChoice
+from api_proc.openai.parsed_choice import ParsedChoice
+from api_proc.openai.parsed_rendering import ParsedChatRenderer
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
 from api_proc.server.rendering import ChoiceOutput
 from quartet.wire.ids import Rid
@@ -49,8 +50,9 @@ class Marked:
 
 
 def renderer(choices: int = 1, **form: Any) -> ParsedChatRenderer:
-    states = [ParsedChoice(Marked(), ThinkingTokens(CLOSING)) for _ in range(choices)]
-    return ParsedChatRenderer(RID, 7, "toy", ChatFormat("hermes", **form), states)
+    made = ChatFormat("hermes", **form)
+    states = [ParsedChoice(Marked(), ThinkingTokens(CLOSING), made.is_single) for _ in range(choices)]
+    return ParsedChatRenderer(RID, 7, "toy", made, states)
 
 
 def events(data: bytes) -> list[dict[str, Any]]:

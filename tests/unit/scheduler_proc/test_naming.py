@@ -20,7 +20,15 @@ def ask(scheduler: Scheduler, what: str, argument: str, tenant: str | None = Non
 
 
 def test_a_request_has_two_names_and_one_tenant() -> None:
-    for text in (RID.hex(), RID.hex().upper(), f"chatcmpl-{RID.hex()}", f"cmpl-{RID.hex()}", "mine", ""):
+    for text in (
+        RID.hex(),
+        RID.hex().upper(),
+        f"chatcmpl-{RID.hex()}",
+        f"cmpl-{RID.hex()}",
+        f"msg_{RID.hex()}",
+        "mine",
+        "",
+    ):
         for tenant in (None, "blue"):
             assert RequestName(text, tenant).fits(RID, "blue", "mine"), text
         assert not RequestName(text, "red").fits(RID, "blue", "mine")
