@@ -5,7 +5,7 @@ from aiohttp import web
 from api_proc.admin import queries, status
 from api_proc.anthropic import messages
 from api_proc.anthropic.errors import ANTHROPIC
-from api_proc.native import abort, elsewhere, health, info, loads, tokens
+from api_proc.native import abort, elsewhere, generate, health, info, loads, tokens
 from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
@@ -49,6 +49,8 @@ def _add_native_routes(app: web.Application, service: Service) -> None:
     for prefix in ("", "/v1"):
         app.router.add_post(f"{prefix}/tokenize", tokens.tokenize)
         app.router.add_post(f"{prefix}/detokenize", tokens.detokenize)
+    for method in ("POST", "PUT"):
+        app.router.add_route(method, "/generate", generate.generate)
     for name in ("/server_info", "/get_server_info"):
         app.router.add_get(name, info.server_info)
     for name in ("/model_info", "/get_model_info"):

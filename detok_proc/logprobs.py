@@ -11,7 +11,8 @@ from quartet.wire.frames import PromptLogprobs, PromptTokens, TextLogprobs, Toke
 def with_text(factory: DecoderFactory, token: int, logprobs: TokenLogprobs, offset: int) -> TextLogprobs:
     """Return the log-probabilities of a token that begins at `offset`; no two tokens of the row have one name."""
     name, token_bytes = factory.token_text(token)
-    return TextLogprobs(name, token_bytes, logprobs.logprob, _named(factory, token, name, logprobs.top), offset)
+    top, top_ids = _named(factory, token, name, logprobs.top), tuple(other for other, _ in logprobs.top)
+    return TextLogprobs(name, token_bytes, logprobs.logprob, top, offset, 0, top_ids)
 
 
 def prompt_with_text(factory: DecoderFactory, part: PromptTokens) -> list[TextLogprobs]:

@@ -5,7 +5,7 @@ logged the first time it comes.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -85,24 +85,33 @@ WITHOUT_EFFECT = {
 }
 """Accepted: by name, why no answer depends on it here."""
 
+
+class FieldTable(NamedTuple):
+    """What a route does not serve: as in REFUSED and WITHOUT_EFFECT."""
+
+    refused: Mapping[str, tuple[tuple[Any, ...], str]]
+    without_effect: Collection[str]
+
+
+OPENAI = FieldTable(REFUSED, WITHOUT_EFFECT)
+
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def check_names(body: bytes, known: Collection[str], unknown: UnknownNames) -> None:
+def check_names(body: bytes, known: Collection[str], unknown: UnknownNames, table: FieldTable = OPENAI) -> None:
     """Check the names of a body that has been decoded; raises RequestError 400 for one that asks for what is not done.
 
-    `known` are the fields of its schema.
+    `known` are the fields of its schema, `table` has those of other servers.
     """
     members: Mapping[str, msgspec.Raw] = _members(body)
     for name in members.keys() - known:
-        if name in REFUSED:
-            _refuse(name, msgspec.json.decode(members[name]))
-        elif name not in WITHOUT_EFFECT:
+        if name in table.refused:
+            _refuse(name, msgspec.json.decode(members[name]), *table.refused[name])
+        elif name not in table.without_effect:
             unknown.note(name)
 
 
-def _refuse(name: str, value: Any) -> None:
-    neutral, instead = REFUSED[name]
+def _refuse(name: str, value: Any, neutral: tuple[Any, ...], instead: str) -> None:
     # A bool equals a number: 0 is no False here, nor 1 a True.
     if any(value == one and type(value) is type(one) for one in ((None, *neutral) if neutral else _NOTHING)):
         return

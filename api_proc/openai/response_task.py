@@ -10,7 +10,7 @@ from aiohttp import web
 from api_proc.openai.annotations import annotated
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.completion_rendering import CompletionShape
-from api_proc.openai.other_fields import check_names
+from api_proc.openai.other_fields import OPENAI, FieldTable, check_names
 from api_proc.openai.params import check_range, sampling_params
 from api_proc.openai.parsed_rendering import ParsedChatShape
 from api_proc.openai.routing import generate_request, priority_of, tenant_of
@@ -49,15 +49,16 @@ async def serve(
     decoder: "msgspec.json.Decoder[Body]",
     make_task: Callable[[web.Request, Service, Body], ResponseTask],
     answer: Answer = generated,
+    fields: FieldTable = OPENAI,
 ) -> web.StreamResponse:
-    """Read a request's body, make it a task, and return the response to it."""
+    """Read a request's body, make it a task, and return the response to it; `fields` are refused by name."""
     service = request.app[SERVICE]
     if service.is_draining:
         raise draining()
     with ExitStack() as release:
         place = release.enter_context(service.admission.enter(tenant_of(request, service)))
         # No name here may keep the body or the prompts for the length of the answer.
-        task = _read_task(request, service, decoder, make_task, place)
+        task = _read_task(request, service, decoder, make_task, fields, place)
         return await answer(request, service, await task, place, release)
 
 
@@ -66,11 +67,12 @@ async def _read_task(
     service: Service,
     decoder: "msgspec.json.Decoder[Body]",
     make_task: Callable[[web.Request, Service, Body], ResponseTask],
+    fields: FieldTable,
     place: Place,
 ) -> ResponseTask:
     body = await read_body(request, service.max_body_bytes, service.timeouts.body_s, place.hold)
     wanted = decode_body(decoder, body)
-    check_names(body, type(wanted).__struct_fields__, service.unknown_names)
+    check_names(body, type(wanted).__struct_fields__, service.unknown_names, fields)
     task = make_task(request, service, wanted)
     place.claim(len(task.requests) * task.choices_each, task.requests[0].priority)
     return task

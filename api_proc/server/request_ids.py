@@ -29,12 +29,17 @@ def take(request: web.Request, **fields: str | None) -> str:
     """
     for name, given in fields.items():
         if given:
-            if not _ID.match(given):
-                raise invalid(name, f"{name} must have 1 to 128 visible ASCII characters")
+            check(name, given)
             if not _valid(request.headers, OVERRIDE):
                 request[_KEY] = given
             break
     return of(request) or ""
+
+
+def check(name: str, given: str) -> None:
+    """Raise RequestError 400, naming the field, for an id that cannot be echoed."""
+    if not _ID.match(given):
+        raise invalid(name, f"{name} must have 1 to 128 visible ASCII characters")
 
 
 def of(request: web.Request) -> str | None:

@@ -148,7 +148,7 @@ class TextLogprobs(Frame, frozen=True):
     token of the row has the name. `offset` is where the token begins in the choice's text, counted in characters; text
     that is held back counts.
 
-    Of a prompt token `rank` counts from 1, the most likely token, `top_ids` are the ids of `top`, and `offset` has no
+    `top_ids` are the ids of `top`. Of a prompt token `rank` counts from 1, the most likely token, and `offset` has no
     meaning; the first token of a prompt has `rank` -1, and no log-probability. Of an output token `rank` is 0.
     """
 

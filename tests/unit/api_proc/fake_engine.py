@@ -44,7 +44,7 @@ def finish(reason: str = "stop", matched: str | int | None = None, count: int = 
 
 def logprob_of(text: str, alternatives: int, offset: int) -> TextLogprobs:
     top = tuple((f"alt{i}", f"alt{i}".encode(), -1.0 - i) for i in range(alternatives))
-    return TextLogprobs(text, text.encode(), -0.5, top, offset)
+    return TextLogprobs(text, text.encode(), -0.5, top, offset, 0, tuple(range(alternatives)))
 
 
 class FakeOutputStream:

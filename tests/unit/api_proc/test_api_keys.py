@@ -39,6 +39,8 @@ ROUTES = [
     ("GET", "/get_load"),
     ("GET", "/health_generate"),
     ("POST", "/abort_request"),
+    ("POST", "/generate"),
+    ("PUT", "/generate"),
     *[("POST", path) for paths in ELSEWHERE.values() for path in paths],
     *ADMIN,
     ("GET", "/nothing"),
