@@ -17,6 +17,7 @@ from quartet.wire.frames import Finish, TextLogprobs
 from quartet.wire.ids import Rid
 
 _encode = msgspec.json.encode
+_PLAIN_END = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
 
 class ParsedChatShape(msgspec.Struct, frozen=True, tag="parsed_chat"):
@@ -55,6 +56,7 @@ class ParsedChatRenderer(OpenAIEvents):
         }
         self._head = b"data: " + _encode(self._identity)[:-1]
         self._choices = choices
+        self._delta = [self._head + b',"choices":[{"index":%d,"delta":' % index for index in range(len(choices))]
 
     def take_ids(self, choice: int, ids: list[int]) -> None:
         """Count the ids of the output that is rendered next, as far as they are thinking."""
@@ -67,8 +69,15 @@ class ParsedChatRenderer(OpenAIEvents):
     def delta(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, usage: bytes) -> bytes:
         """Return the events of new text; none while the parser holds back all of it."""
         state = self._choices[choice]
-        state.waiting += logprobs or ()
-        return self._events(choice, state.push(text), usage)
+        pieces = state.push(text)
+        if logprobs or usage or state.waiting or len(pieces) != 1 or not isinstance(pieces[0], Content | Reasoning):
+            state.waiting += logprobs or ()
+            return self._events(choice, pieces, usage)
+        # Nearly every token is such a piece.
+        shown = _encode(pieces[0].text)
+        if isinstance(pieces[0], Content):
+            return b"".join((self._delta[choice], b'{"content":', shown, _PLAIN_END))
+        return b"".join((self._delta[choice], b'{"reasoning_content":', shown, b',"reasoning":', shown, _PLAIN_END))
 
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
         """Return the events of what was held back, and the one with the finish reason and the stop that matched."""
@@ -76,8 +85,8 @@ class ParsedChatRenderer(OpenAIEvents):
         rest = self._events(choice, state.finish(), usage)
         if state.waiting:
             rest += self._event(choice, {}, self._logprobs(state), usage)
-        end = _encode({"delta": {}, "logprobs": None, **self._ending(finish, state.calls)})
-        return b"".join((rest, self._head, self._index(choice), end[1:], b"]", self._usage_member(usage), b"}\n\n"))
+        end = _encode({"logprobs": None, **self._ending(finish, state.calls)})
+        return b"".join((rest, self._delta[choice], b"{},", end[1:], b"]", self._usage_member(usage), b"}\n\n"))
 
     def usage(self, usage: bytes, timings: bytes) -> bytes:
         """Return the event with no choices that carries the usage."""
@@ -123,10 +132,11 @@ class ParsedChatRenderer(OpenAIEvents):
         events = []
         for piece in _joined(pieces):
             state.calls += isinstance(piece, CallStart)
-            events.append(self._event(choice, self._delta(choice, piece), self._logprobs(state), usage))
+            events.append(self._event(choice, self._shown(choice, piece), self._logprobs(state), usage))
         return b"".join(events)
 
-    def _delta(self, choice: int, piece: Piece) -> dict[str, Any]:
+    def _shown(self, choice: int, piece: Piece) -> dict[str, Any]:
+        """Return the delta of a piece."""
         match piece:
             case Content(text):
                 return {"content": text}
@@ -159,9 +169,6 @@ class ParsedChatRenderer(OpenAIEvents):
         tokens = sum(state.reasoning_tokens for state in self._choices)
         return b'%b,"completion_tokens_details":{"reasoning_tokens":%d}}' % (usage[:-1], tokens)
 
-    def _index(self, choice: int) -> bytes:
-        return b',"choices":[{"index":%d,' % choice
-
     def _logprobs(self, state: ParsedChoice) -> bytes:
         """Return the entries that have waited for an event."""
         if not state.waiting:
@@ -172,9 +179,7 @@ class ParsedChatRenderer(OpenAIEvents):
     def _event(self, choice: int, delta: dict[str, Any], logprobs: bytes, usage: bytes) -> bytes:
         return b"".join(
             (
-                self._head,
-                self._index(choice),
-                b'"delta":',
+                self._delta[choice],
                 _encode(delta),
                 b',"logprobs":',
                 logprobs,
