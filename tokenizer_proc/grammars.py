@@ -13,7 +13,8 @@ from quartet.checkpoint.tokenizer_files import tokenizer_folder
 from quartet.checkpoint.tokenizer_loading import load_tokenizer
 from quartet.wire.config import Config
 from quartet.wire.frames import Grammar
-from tokenizer_proc.grammar_bounds import GrammarError, check_bounds, read_choices, read_schema
+from tokenizer_proc.grammar_bounds import GrammarError, check_bounds, read_choices
+from tokenizer_proc.json_schema import read_schema
 from tokenizer_proc.thinking import Thinking, lark, literal, symbols_of, thinking_lark
 
 WHITESPACE = r"\n {0,20}| {1,2}"

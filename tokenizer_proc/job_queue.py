@@ -141,8 +141,10 @@ class JobQueue:
 
 def size_bytes(job: Encode) -> int:
     """Return the size of a job's prompt and grammar; characters count as bytes."""
-    prompt, grammar = job.prompt, job.params.grammar
-    size = 0 if grammar is None else len(grammar.source)
+    prompt, grammar, size = job.prompt, job.params.grammar, 0
+    while grammar is not None:
+        size += len(grammar.source)
+        grammar = grammar.alternative
     if isinstance(prompt, ChatPrompt):
         return size + len(prompt.messages) + len(prompt.tools or b"") + len(prompt.template_args or b"")
     return size + len(prompt.text if isinstance(prompt, TextPrompt) else prompt.ids)

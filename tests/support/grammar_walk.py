@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from quartet.checkpoint.grammar_tokenizer import grammar_limits, read_grammar_tokenizer
@@ -60,4 +61,5 @@ class Walker:
 
 
 def _ids_of(mask: bytes) -> list[int]:
-    return [8 * at + bit for at, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1]
+    ids: list[int] = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")).tolist()
+    return ids
