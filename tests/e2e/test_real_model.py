@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import anthropic
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -64,6 +66,26 @@ async def test_the_same_question_again_comes_from_the_cache(server: Server) -> N
         usage = answer.usage
     assert usage is not None and usage.prompt_tokens_details is not None
     assert usage.prompt_tokens_details.cached_tokens == 16
+
+
+async def test_every_api_gives_the_same_answer(server: Server) -> None:
+    question: Any = QUESTION
+    asked: Any = {"model": "smollm2", "messages": question, "max_tokens": 8}
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        chat = await client.chat.completions.create(**asked, temperature=0)
+        response = await client.responses.create(model="smollm2", input=question, max_output_tokens=8, temperature=0)
+    async with anthropic.AsyncAnthropic(base_url=server.url, api_key="none") as claude:
+        message = await claude.messages.create(**asked, extra_body={"temperature": 0})
+        async with claude.messages.stream(**asked, extra_body={"temperature": 0}) as stream:
+            streamed = await stream.get_final_message()
+        counted = await claude.messages.count_tokens(model="smollm2", messages=question)
+    text = chat.choices[0].message.content
+    assert text and response.output_text == text
+    for one in (message, streamed):
+        (block,) = one.content
+        assert block.type == "text" and block.text == text
+        assert (one.stop_reason, one.usage.output_tokens) == ("max_tokens", 8)
+        assert one.usage.input_tokens + (one.usage.cache_read_input_tokens or 0) == counted.input_tokens == 32
 
 
 async def test_a_client_that_leaves_frees_its_request_within_two_seconds(server: Server) -> None:
