@@ -10,6 +10,7 @@ from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
 from api_proc.responses.responses import responses
+from api_proc.server.cors import Cors
 from api_proc.server.dialects import DIALECTS
 from api_proc.server.middleware import echo_request_id, make_middleware
 from api_proc.server.service import SERVICE, Service
@@ -17,10 +18,11 @@ from api_proc.server.service import SERVICE, Service
 
 def build_app(service: Service) -> web.Application:
     """Return the application; handlers find the service in it under SERVICE."""
-    app = web.Application(middlewares=[make_middleware(service)], client_max_size=service.max_body_bytes)
+    cors = Cors(service)
+    app = web.Application(middlewares=[make_middleware(service, cors)], client_max_size=service.max_body_bytes)
     app[SERVICE] = service
     app[DIALECTS] = (ANTHROPIC,)
-    app.on_response_prepare.append(echo_request_id)
+    app.on_response_prepare.extend([echo_request_id, cors.on_prepare])
     app.router.add_post("/v1/chat/completions", chat_completions)
     app.router.add_post("/v1/completions", completions)
     app.router.add_post("/v1/responses", responses)

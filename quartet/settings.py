@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import operator
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 CORES_FOR_TWO_TOKENIZERS = 8
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 
 RARE = frozenset(
     {
@@ -207,6 +210,9 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"{flag}: an empty key would admit every client; leave it out or give a key")
     if set(config.server.api_key) & set(config.server.admin_api_key):
         raise ConfigError("--admin-api-key: the key is an --api-key, too, so every client would have it")
+    for origin in config.server.cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(f"--cors-origins: {origin!r} is not an origin, such as https://chat.example:8443, or *")
     if not _is_loopback(config.server.host) and not config.server.api_key and not config.server.insecure:
         raise ConfigError(
             f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"

@@ -88,6 +88,11 @@ def from_http_exception(exc: web.HTTPException, method: str, body: ErrorBody = e
     }
     code, message = messages.get(exc.status, ("http_error", exc.reason))
     response = error_response(RequestError(exc.status, code, message), body)
-    if "Allow" in exc.headers:
-        response.headers["Allow"] = exc.headers["Allow"]
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        response.headers["Allow"] = allowed_methods(exc)
     return response
+
+
+def allowed_methods(exc: web.HTTPMethodNotAllowed) -> str:
+    """Return the methods of a route, for the header Allow; OPTIONS is answered for every one."""
+    return ", ".join(sorted({*exc.allowed_methods, "OPTIONS"}))

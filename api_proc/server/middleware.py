@@ -7,8 +7,9 @@ from aiohttp.typedefs import Handler, Middleware
 
 from api_proc.server import request_ids
 from api_proc.server.auth import Access
+from api_proc.server.cors import Cors
 from api_proc.server.dialects import dialect_of
-from api_proc.server.errors import error_response, from_http_exception
+from api_proc.server.errors import allowed_methods, error_response, from_http_exception
 from api_proc.server.service import Service
 from quartet.wire.errors import RequestError
 
@@ -17,16 +18,19 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED = 499
 
 
-def make_middleware(service: Service) -> Middleware:
+def make_middleware(service: Service, cors: Cors) -> Middleware:
     """Return the one middleware of the application."""
     access = Access(service.config.server)
 
     @web.middleware
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_ids.begin(request)
+        response: web.StreamResponse | None
         try:
-            access.check(request)
-            response = await handler(request)
+            response = cors.preflight(request)
+            if response is None:
+                access.check(request)
+                response = await handler(request)
         except Exception as error:
             response = _failure(service, request, error)
         resource = request.match_info.route.resource
@@ -43,6 +47,8 @@ def _failure(service: Service, request: web.Request, error: Exception) -> web.Re
         case RequestError():
             service.stats.rejected[error.code] += 1
             return error_response(error, body)
+        case web.HTTPMethodNotAllowed() if request.method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": allowed_methods(error)})
         case web.HTTPException():
             return from_http_exception(error, request.method, body)
         case ConnectionError():

@@ -69,6 +69,10 @@ class ServerConfig(_Section, frozen=True):
     admin_api_key: Annotated[
         tuple[str, ...], Meta(description="key for /trace, /config and /flush_cache; none: those take any --api-key")
     ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="origin whose pages may read answers, or *; repeatable; none: no other origin"),
+    ] = ()
     serve_version: Annotated[
         bool, Meta(description="serve GET /version, by which some routers take a server for vLLM")
     ] = False

@@ -162,7 +162,7 @@ async def test_wrong_route_and_method(api: Any) -> None:
     status, body, headers = await api.get(CHAT)
     assert status == 405
     assert_error(body, "method_not_allowed")
-    assert headers["Allow"] == "POST"
+    assert headers["Allow"] == "OPTIONS, POST"
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -289,3 +289,8 @@ def test_a_flag_without_its_value(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_switch_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--insecure" in usage_error(["--insecure=maybe"], capsys)
+
+
+@pytest.mark.parametrize("origin", ["chat.example", "https://chat.example/", "https://", "https://*.example", ""])
+def test_an_origin_is_a_scheme_and_a_host(origin: str) -> None:
+    assert refusal(["--cors-origins", origin]).startswith("--cors-origins: ")
