@@ -8,6 +8,7 @@ from quartet.wire.codec import Source
 from quartet.wire.config import Config
 from quartet.wire.frames import (
     Drain,
+    GrammarCompiled,
     ProcessTable,
     SchedulerHello,
     SchedulerInbound,
@@ -51,6 +52,8 @@ class SchedulerCore:
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         """Take one frame; raises FrameError for one of another worker or scheduler incarnation."""
         match frame:
+            case GrammarCompiled():
+                self._session.check(source, frame.scheduler_epoch)
             case StepResult() | StepFailed():
                 self._session.check(source, frame.scheduler_epoch)
                 if isinstance(frame, StepFailed):
@@ -125,6 +128,7 @@ class SchedulerCore:
         gauges, counters = self.scheduler.snapshot()
         waiting_tokens = float(self.scheduler.queue.waiting_tokens)
         gauges = {**gauges, "num_queue_tokens": waiting_tokens, "max_running_reqs": float(self._slots)}
+        gauges["num_grammar_queue_reqs"] = float(len(self.scheduler.grammars))
         return Metrics(gauges, {**counters, **self._faults()})
 
     def _faults(self) -> dict[str, float]:

@@ -5,10 +5,13 @@ Nothing here imports torch, so that a simulated worker never loads it.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from quartet.wire.frames import Step, StepResult
 from quartet.wire.ids import Epoch
+
+if TYPE_CHECKING:
+    from worker_proc.grammar.compiler import GrammarCompiler
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Runner(Protocol):
     """Runs steps on one device. Used by one thread."""
 
     capacity: Capacity
+    grammars: "GrammarCompiler"
 
     @property
     def late_compiles(self) -> int:

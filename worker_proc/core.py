@@ -13,7 +13,16 @@ from typing import Any
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.codec import Source
-from quartet.wire.frames import ID_BYTES, ProcessTable, SchedulerHello, Step, StepFailed, WorkerInbound
+from quartet.wire.frames import (
+    ID_BYTES,
+    CompileGrammar,
+    GrammarCompiled,
+    ProcessTable,
+    SchedulerHello,
+    Step,
+    StepFailed,
+    WorkerInbound,
+)
 from quartet.wire.ids import Epoch, Role, process_name
 from worker_proc.contract import DeviceLostError, InFlightStep, OutOfMemoryError, Runner
 from worker_proc.session import Session
@@ -82,6 +91,8 @@ class WorkerCore:
         self._in_flight: deque[tuple[InFlightStep, float]] = deque()
         self._finished_s = self._last_step_s = 0.0
         self._phase = ""
+        self.is_compiling = False
+        """Whether a grammar is being compiled ahead."""
         self.is_ready = False
         """Whether a scheduler's page count has been allocated once."""
         self.counters = WorkerCounters()
@@ -95,6 +106,10 @@ class WorkerCore:
                 return self._accept_scheduler(source.epoch, frame)
             case SchedulerHello() if self._session.is_query(source.epoch, frame):
                 return [(SCHEDULER, self._session.report(frame.query, len(self._in_flight)))]
+            case CompileGrammar():
+                self._runner.grammars.compile_ahead(frame.key, frame.source)
+                self.is_compiling = True
+                return self.take_compiled()
             case ProcessTable():
                 self._table = frame
                 return self.greet(now)
@@ -104,7 +119,7 @@ class WorkerCore:
 
     def tick(self, now: float) -> list[Sent]:
         """Send a hello that is due, and the result of the oldest step in flight, for which it waits."""
-        sent = self.greet(now)
+        sent = self.greet(now) + self.take_compiled()
         return sent + self.finish_oldest() if self._in_flight else sent
 
     def next_deadline(self) -> float | None:
@@ -137,6 +152,15 @@ class WorkerCore:
         """Return the hello that is due, if one is, by the process table (the last one if none is given)."""
         hello = self._session.greet(self._table if table is None else table, now)
         return [] if hello is None else [(SCHEDULER, hello)]
+
+    def take_compiled(self) -> list[Sent]:
+        """Return the answers for grammars that have been compiled ahead."""
+        if not self.is_compiling:
+            return []
+        grammars, epoch = self._runner.grammars, self._session.scheduler_epoch
+        answers = [GrammarCompiled(epoch, key, error) for key, error in grammars.take_compiled()]
+        self.is_compiling = grammars.is_busy
+        return [(SCHEDULER, answer) for answer in answers]
 
     def is_oldest_done(self) -> bool:
         """Say whether a step is in flight that `finish_oldest` would not wait for."""

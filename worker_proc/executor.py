@@ -75,6 +75,7 @@ class Executor:
             self._link: BlockingLink = context.blocking_link(WorkerInbound)
         context.set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
+        self._runner.grammars.start_thread()
         if self._hold is not None:
             self._runner.load_kernels()
             context.set_phase("standing by")
@@ -101,10 +102,11 @@ class Executor:
         assert core is not None, "load() comes first"
         now = self._context.clock.now()
         self._send(core.greet(now, self._context.process_table))
+        self._send(core.take_compiled())
         if core.is_idle():
             core.set_phase("idle", IDLE_DEADLINE_S)
             self._context.progress()
-            timeout_s = IDLE_POLL_S
+            timeout_s = FRAME_POLL_S if core.is_compiling else IDLE_POLL_S
         else:
             timeout_s = NEXT_STEP_POLL_S if core.end_is_due_within(2 * FRAME_POLL_S, now) else FRAME_POLL_S
         received = self._link.recv(timeout_s)

@@ -19,10 +19,13 @@ the one exception is the hot loop of results.py, which adds to columns and takes
     MemoryLimit        memory_limit.py   what a step may hold after a shortage    PrefillPass, Results
     Suspects           suspects.py       what may have ended the worker, what is  PrefillPass, Results, Intake
                                          refused for it
+    GrammarQueue       grammars.py       requests whose grammar is not compiled,  Intake
+                                         which grammars are
 
 The parts, in the order of one call of `handle`:
 
-    Intake           intake.py           Submit, Abort, LiveRequests; holds Submits until a worker is up
+    Intake           intake.py           Submit, Abort, LiveRequests, GrammarCompiled; holds Submits until a worker is
+                                         up and has compiled their grammars
     Results          results.py          StepResult, Stopped, StepFailed: append, finish, undo
     PrefillPass      prefill.py          one pass over the queue: admission.py says what fits
     Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from quartet.wire.frames import Abort, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.frames import Abort, GrammarCompiled, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
 from quartet.wire.ids import Epoch
 
 
@@ -46,6 +46,7 @@ Event = (
     | Stopped
     | StepResult
     | StepFailed
+    | GrammarCompiled
     | Tick
     | WorkerUp
     | WorkerLost

@@ -58,19 +58,19 @@ class WaitingQueue:
         self._last_qseq += 1
         request.qseq = self._last_qseq
 
-    def displaced_by(self, urgency: int) -> Request | None:
+    def displaced_by(self, urgency: int, held: int = 0) -> Request | None:
         """Return the request that must leave so that a new one of that urgency can be queued, None if there is room.
 
         Raises RequestError if the queue is full of requests that are no less urgent (PRI-4). Requests that have been
-        admitted before, or replayed, do not count.
+        admitted before, or replayed, do not count; `held` ones, which are going to be queued, do.
         """
         streams = ((request, request.stream) for request in self.waiting)
         never_started = [request for request, stream in streams if not stream.is_open and stream.attempt == 0]
-        if len(never_started) + 1 <= self._config.max_queued_requests:
+        if len(never_started) + held + 1 <= self._config.max_queued_requests:
             return None
         worst = least_urgent(never_started)
         if worst is None or urgency >= worst.urgency:
-            message = f"{len(never_started)} requests are waiting already; the queue is full."
+            message = f"{len(never_started) + held} requests are waiting already; the queue is full."
             raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
         return worst
 

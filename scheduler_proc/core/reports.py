@@ -41,6 +41,16 @@ def reply(query: Query, body: dict[str, Any]) -> QueryReply:
     return QueryReply(query.number, msgspec.json.encode(body))
 
 
+def recalled(table: RequestTable, query: Query, now: float) -> dict[str, Any]:
+    """Answer a query about requests that are live or have lately ended."""
+    match query.what:
+        case "timeline":
+            return timeline(table, query)
+        case "trace":
+            return trace(table, now)
+    return {"error": f"unknown question {query.what!r}"}
+
+
 def timeline(table: RequestTable, query: Query) -> dict[str, Any]:
     """Return the timelines of every choice of the request that a query names, live or lately ended.
 

@@ -53,9 +53,11 @@ class RequestTable:
         if deadline_s is not None:
             self._deadlines.add(request, deadline_s)
 
-    def make_place(self, urgency: int, now: float) -> None:
-        """Let a less urgent request leave a full queue for a new one; raises RequestError if there is none (PRI-4)."""
-        displaced = self._queue.displaced_by(urgency)
+    def make_place(self, urgency: int, held: int, now: float) -> None:
+        """Let a less urgent request leave a full queue for a new one; raises RequestError if there is none (PRI-4).
+
+        `held` is how many are going to be queued."""
+        displaced = self._queue.displaced_by(urgency, held)
         if displaced is not None:
             message = "Displaced from the full queue by a higher priority request."
             self.fail(displaced, 503, "queue_full", message, now)

@@ -8,6 +8,7 @@ from quartet.quarantine import QUARANTINED
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import (
     Abort,
+    GrammarCompiled,
     LiveRequests,
     Query,
     Step,
@@ -23,6 +24,7 @@ from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
 from scheduler_proc.core.delivery import Delivery, Sent
 from scheduler_proc.core.events import BeginDrain, Event, StepsLost, Tick, WorkerLost, WorkerUp
+from scheduler_proc.core.grammars import GrammarQueue
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
@@ -42,7 +44,7 @@ from scheduler_proc.core.suspects import Suspects
 
 class Scheduler:
     """Makes the owners and the parts that work on them, and decides which step comes next. Others read `in_flight`,
-    `queue` and `memory`.
+    `queue`, `memory` and `grammars`.
 
     Args:
         config: scheduling settings.
@@ -85,9 +87,9 @@ class Scheduler:
         self.memory = memory
         self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction, suspects, memory)
         self._results = Results(in_flight, delivery, table, self._retraction, suspects, memory, counters)
-        self._intake = Intake(config, eos_token_ids, table, delivery, suspects)
-        self._decodes_owed = 0
-        self._decode_gaps = DecodeGaps()
+        self.grammars = GrammarQueue()
+        self._intake = Intake(config, eos_token_ids, table, delivery, suspects, self.grammars, worker_name)
+        self._decodes_owed, self._decode_gaps = 0, DecodeGaps()
 
     def handle(self, event: Event, now: float) -> list[Sent]:
         """Take one frame or internal event; return what to send as (destination, frame).
@@ -113,7 +115,9 @@ class Scheduler:
             case StepFailed():
                 self._results.on_step_failed(event, now)
             case Tick():
-                self._table.fail_expired(now)
+                self._intake.on_tick(now)
+            case GrammarCompiled():
+                self._intake.on_compiled(event, now)
             case WorkerUp():
                 self._on_worker_up(event, now)
             case WorkerLost():
@@ -252,6 +256,7 @@ class Scheduler:
         self._in_flight.stop()
         self._counters.worker_losses += 1
         self._results.on_worker_lost(was_killed, now)
+        self._intake.on_worker_lost(was_killed, now)
         self._kv.clear()
 
     # What others ask
@@ -260,21 +265,17 @@ class Scheduler:
         match query.what:
             case "config":
                 body = reports.settings_in_force(self._config, self._batch, self._prefill, self._kv, self._ratio)
-            case "timeline":
-                body = reports.timeline(self._table, query)
             case "abort":
                 body = {"aborted": self._intake.cancel(query, now)}
-            case "trace":
-                body = reports.trace(self._table, now)
             case "flush":
                 body = {"freed_tokens": self._kv.flush()}
             case _:
-                body = {"error": f"unknown question {query.what!r}"}
+                body = reports.recalled(self._table, query, now)
         self._delivery.put(query.reply_to, reports.reply(query, body))
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is wanted, in the caller's time."""
-        return self._table.next_deadline()
+        return self._intake.next_deadline()
 
     def take_finished(self) -> list[Request]:
         """Return the requests that ended by themselves since the last call; nothing is kept before the first call."""
@@ -286,8 +287,8 @@ class Scheduler:
         return self._table.ends_by_cause[QUARANTINED]
 
     def is_idle(self) -> bool:
-        """Say whether no request is live and no step is in flight."""
-        return self._table.is_empty and not self._in_flight.steps
+        """Say whether no request is live or held, and no step is in flight."""
+        return self._table.is_empty and not self._in_flight.steps and not len(self.grammars)
 
     def audit(self) -> None:
         """Check every invariant by name; raises InvariantViolation for the first that does not hold."""

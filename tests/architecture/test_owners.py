@@ -22,6 +22,7 @@ OWNERS = {
     "SchedulerCounters",
     "MemoryLimit",
     "Suspects",
+    "GrammarQueue",
 }
 COUNTED_BY_ALL = {"SchedulerCounters"}
 """A record of numbers without invariants: the parts that are given it add to it."""

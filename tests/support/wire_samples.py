@@ -91,6 +91,8 @@ SAMPLES: list[msgspec.Struct] = [
         [frames.ScoredChunk(5, 0, PROMPT)],
     ),
     frames.StepFailed(Epoch(3), 8, "oom", "out of memory"),
+    frames.CompileGrammar(bytes(16), "start: /a+/"),
+    frames.GrammarCompiled(Epoch(3), bytes(16), "no rule is named start"),
     frames.Snapshot(Role.WORKER, 0, Epoch(2), {"running": 1.0}, {"steps": 2.0}),
     frames.Assignment(BOOT, Role.API, 0, Epoch(1), "/run/q", CONFIG, 7),
     frames.ProcessTable([STATUS], True, 3),

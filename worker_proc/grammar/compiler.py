@@ -47,7 +47,7 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._grammars: OrderedDict[str, Future[Compiled]] = OrderedDict()
         self._source_bytes = 0
-        self._ahead: dict[int, Future[Compiled]] = {}
+        self._ahead: dict[bytes, Future[Compiled]] = {}
         self._thread: ThreadPoolExecutor | None = None
 
     def start_thread(self) -> None:
@@ -55,8 +55,8 @@ class GrammarCompiler:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "grammars")
 
-    def compile_ahead(self, number: int, source: str) -> None:
-        """Compile a grammar; `take_compiled` returns its number. Dropped if too many wait."""
+    def compile_ahead(self, key: bytes, source: str) -> None:
+        """Compile a grammar; `take_compiled` returns its key. Dropped if too many wait."""
         if len(self._ahead) >= MOST_AHEAD:
             return
         future = self._find(source)
@@ -66,15 +66,15 @@ class GrammarCompiler:
                 future.set_result(self._compile(source))
             else:
                 self._thread.submit(self._settle, future, source)
-        self._ahead[number] = future
+        self._ahead[key] = future
 
-    def take_compiled(self) -> list[tuple[int, str]]:
-        """Return the numbers whose grammars have been compiled since the last call, each with its error or nothing."""
+    def take_compiled(self) -> list[tuple[bytes, str]]:
+        """Return the keys whose grammars have been compiled since the last call, each with its error or nothing."""
         if not self._ahead:
             return []
-        done = [(number, future.result().error) for number, future in self._ahead.items() if future.done()]
-        for number, _ in done:
-            del self._ahead[number]
+        done = [(key, future.result().error) for key, future in self._ahead.items() if future.done()]
+        for key, _ in done:
+            del self._ahead[key]
         return done
 
     @property

@@ -7,8 +7,8 @@ The integer tag of a frame is also the `type` of its header (quartet.wire.codec)
     tokenizer_link   api ── Encode | CancelEncode ──► tokenizer ── Encoded | EncodeFailed ──► api
     scheduler_link   api ── Submit | Abort | LiveRequests | Query ──► scheduler
                      scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
-    worker_link      scheduler ── SchedulerHello | Step ──► worker
-                     worker ── WorkerHello | StepResult | StepFailed ──► scheduler
+    worker_link      scheduler ── SchedulerHello | Step | CompileGrammar ──► worker
+                     worker ── WorkerHello | StepResult | StepFailed | GrammarCompiled ──► scheduler
     detok_link       scheduler ── Open | PromptTokens | Tokens | Close ──► detok ── PromptDelta | Delta ──► api
                      detok ── Stopped ──► scheduler
     control_link     supervisor ── Assignment | ProcessTable | Drain ──► child
@@ -80,7 +80,9 @@ from quartet.wire.frames.tokenizer_link import (
 )
 from quartet.wire.frames.worker_link import (
     Chunk,
+    CompileGrammar,
     Enter,
+    GrammarCompiled,
     SchedulerHello,
     ScoredChunk,
     Step,
@@ -91,8 +93,10 @@ from quartet.wire.frames.worker_link import (
 )
 
 TokenizerInbound = Encode | CancelEncode
-SchedulerInbound = Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed
-WorkerInbound = SchedulerHello | Step
+SchedulerInbound = (
+    Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed | GrammarCompiled
+)
+WorkerInbound = SchedulerHello | Step | CompileGrammar
 DetokInbound = Open | PromptTokens | Tokens | Close
 ApiInbound = (
     Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | PromptDelta | Delta | QueryReply | Snapshot
@@ -111,6 +115,7 @@ __all__ = [
     "ChildInbound",
     "Chunk",
     "Close",
+    "CompileGrammar",
     "Delta",
     "DeltaItem",
     "DetokInbound",
@@ -127,6 +132,7 @@ __all__ = [
     "Finish",
     "Frame",
     "Grammar",
+    "GrammarCompiled",
     "Heartbeat",
     "HeldRequest",
     "HeldRequests",

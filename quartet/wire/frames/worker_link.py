@@ -1,4 +1,6 @@
-"""scheduler ── SchedulerHello | Step ──► worker ── WorkerHello | StepResult | StepFailed ──► scheduler"""
+"""scheduler ── SchedulerHello | Step | CompileGrammar ──► worker
+worker ── WorkerHello | StepResult | StepFailed | GrammarCompiled ──► scheduler
+"""
 
 import msgspec
 
@@ -133,3 +135,18 @@ class StepFailed(Frame, frozen=True, tag=34):
     step: int
     kind: str
     message: str
+
+
+class CompileGrammar(Frame, frozen=True, tag=35):
+    """Compile a grammar of kind llguidance ahead of the request that needs it; `key` is the scheduler's name for it."""
+
+    key: bytes
+    source: str
+
+
+class GrammarCompiled(Frame, frozen=True, tag=36):
+    """The grammar of that key is compiled, or cannot be for the reason in `error`."""
+
+    scheduler_epoch: Epoch
+    key: bytes
+    error: str = ""

@@ -1,17 +1,21 @@
 """The executor and the actor over an in-memory link: hellos, stale frames, failures, two steps in flight."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from executor_rig import WORKER, Rig, WorkerContext, entering, settings, step
+from llguidance import LLTokenizer
 from tiny_models import TINY, make_weights, resolved, write_folder
 
 from quartet.wire.config import Config, WorkerConfig
 from quartet.wire.errors import ModelError
 from quartet.wire.frames import (
     Chunk,
+    CompileGrammar,
+    GrammarCompiled,
     SchedulerHello,
     Step,
     StepFailed,
@@ -21,8 +25,10 @@ from quartet.wire.frames import (
 )
 from quartet.wire.ids import Epoch
 from tests.support.fake_context import running
+from tests.support.grammars import regex, tiny_tokenizer
 from worker_proc.contract import DeviceLostError, OutOfMemoryError
 from worker_proc.executor import IDLE_DEADLINE_S
+from worker_proc.grammar.compiler import GrammarCompiler
 from worker_proc.process import main
 
 
@@ -192,3 +198,25 @@ async def test_metrics_say_how_long_each_phase_of_the_start_took(tmp_path: Path)
     names = ("imports", "load", "kernels", "warm_up", "graphs")
     assert set(phases) == {f"{name}_seconds" for name in names} and min(phases.values()) >= 0.0
     assert phases["load_seconds"] > 0.0 and phases["warm_up_seconds"] > 0.0
+
+
+def test_a_grammar_is_compiled_beside_the_steps() -> None:
+    rig = Rig()
+    may_load = threading.Event()
+
+    def load() -> LLTokenizer:
+        may_load.wait()
+        return tiny_tokenizer()
+
+    rig.runner.grammars = GrammarCompiler(load)
+    rig.connect()
+    rig.context.arrive(CompileGrammar(b"one", regex().grammar.source))
+    rig.context.arrive(CompileGrammar(b"two", "garbage {"))
+    rig.context.arrive(entering(1))
+    for _ in range(9):
+        rig.executor.poll_once()
+    assert [type(frame) for frame in rig.context.link.sent] == [StepResult]
+    may_load.set()
+    _, *answers = rig.run()
+    one, two = sorted(answers, key=lambda answer: answer.key)
+    assert one == GrammarCompiled(Epoch(1), b"one") and two.key == b"two" and two.error

@@ -150,11 +150,11 @@ def test_the_least_recently_used_grammar_is_dropped(limits: dict[str, int]) -> N
 
 def test_a_grammar_is_compiled_ahead_and_reported_once() -> None:
     compiler = make_compiler()
-    compiler.compile_ahead(1, "start: /a+/")
-    compiler.compile_ahead(2, "garbage {")
-    compiler.compile_ahead(3, "start: /a+/")
+    compiler.compile_ahead(b"1", "start: /a+/")
+    compiler.compile_ahead(b"2", "garbage {")
+    compiler.compile_ahead(b"3", "start: /a+/")
     (one, two, three) = sorted(compiler.take_compiled())
-    assert one == (1, "") and three == (3, "") and two[0] == 2 and "rule_name" in two[1]
+    assert one == (b"1", "") and three == (b"3", "") and two[0] == b"2" and "rule_name" in two[1]
     assert compiler.take_compiled() == [] and not compiler.is_busy
 
 
@@ -165,10 +165,10 @@ def test_a_thread_compiles_ahead_and_a_slot_waits_for_it() -> None:
 
     compiler = GrammarCompiler(load)
     compiler.start_thread()
-    compiler.compile_ahead(1, "start: /a+/")
+    compiler.compile_ahead(b"1", "start: /a+/")
     assert compiler.take_compiled() == [] and compiler.is_busy
     assert compiler.matcher("start: /a+/").matcher is not None
-    assert compiler.take_compiled() == [(1, "")]
+    assert compiler.take_compiled() == [(b"1", "")]
 
 
 HOSTILE = {

@@ -94,6 +94,19 @@ def test_a_death_changes_no_byte_of_the_models_output(role: Role) -> None:
         history.check()
 
 
+@pytest.mark.parametrize("destination", ["worker-0", "scheduler-0"])
+def test_lost_frames_hang_no_request(destination: str) -> None:
+    expected = undisturbed()
+    engine, chance = FaultyEngine(random.Random(0)), random.Random(4)
+    engine.wire.fault = lambda to, data: [] if to == destination and chance.random() < 0.2 else [data]
+    histories = [engine.begin(*pair) for pair in zip(requests(), expected, strict=True)]
+    engine.steps(300)
+    engine.wire.fault = None
+    engine.finish(histories)
+    check(histories)
+    engine.check_nothing_left()
+
+
 def test_a_grammar_that_is_none_fails_its_request_alone() -> None:
     engine = FaultyEngine(random.Random(0))
     made = requests()
@@ -102,5 +115,5 @@ def test_a_grammar_that_is_none_fails_its_request_alone() -> None:
     wrong = engine.begin(GenerateRequest(prompt=IdsPrompt(pack_ids([1, 2])), params=broken))
     engine.finish([*histories, wrong])
     check(histories)
-    assert wrong.error is not None and wrong.error.code == "grammar_failed"
+    assert wrong.error is not None and wrong.error.code == "invalid_grammar"
     engine.check_nothing_left()
