@@ -104,15 +104,21 @@ def tools_stream(url: str) -> None:
     assert len({call.id for call in final.message.tool_calls}) == 2
 
 
-@check("chat.completions.parse: an object, and a named tool")
+@check("chat.completions.parse: an object")
 def parse(url: str) -> None:
     api = client(url).chat.completions
     parsed = api.parse(model=MODEL, messages=user(PERSON_QUESTION), response_format=Person)
     equal(parsed.choices[0].message.parsed, Person(**PERSON))
+
+
+@check("chat.completions.parse: a named tool")
+def named_tool(url: str) -> None:
     tool = openai.pydantic_function_tool(Person)
     choice = {"type": "function", "function": {"name": "Person"}}
-    named = api.parse(model=MODEL, messages=user(f"{PERSON_QUESTION} By Person."), tools=[tool], tool_choice=choice)
-    equal(named.choices[0].message.tool_calls[0].function.parsed_arguments, Person(**PERSON))
+    answer = client(url).chat.completions.parse(
+        model=MODEL, messages=user(f"{PERSON_QUESTION} By Person."), tools=[tool], tool_choice=choice
+    )
+    equal(answer.choices[0].message.tool_calls[0].function.parsed_arguments, Person(**PERSON))
 
 
 @check("an object and a required tool, by SmolLM2", on="model")

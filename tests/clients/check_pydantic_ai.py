@@ -11,6 +11,7 @@ from checks import (
     PERSON,
     PERSON_QUESTION,
     WEATHER_ANSWER,
+    WEATHER_AT_ONCE,
     WEATHER_QUESTION,
     check,
     equal,
@@ -71,7 +72,7 @@ async def streamed(kind: str, url: str) -> None:
     equal("".join(pieces), CAPITAL_ANSWER)
     assert len(pieces) > 3
     agent = Agent(model(kind, url), tools=[get_weather], retries=0)
-    async with agent.run_stream(WEATHER_QUESTION) as result:
+    async with agent.run_stream(WEATHER_AT_ONCE) as result:
         equal(await result.get_output(), WEATHER_ANSWER)
 
 

@@ -31,6 +31,8 @@ CHECKS: list[tuple[str, str, Check]] = []
 
 WEATHER_QUESTION = "What is the weather in Zürich?"
 WEATHER_ANSWER = "It has 14 degrees in Zürich."
+WEATHER_AT_ONCE = f"{WEATHER_QUESTION} Call at once."
+"""Answered by a call without words before it, which some clients take for the answer."""
 WEATHER_ARGUMENTS = {"city": "Zürich", "unit": "celsius"}
 CAPITAL_QUESTION = "What is the capital of France?"
 CAPITAL_ANSWER = "The capital of France is Paris: a city of 2,1 million, “la Ville Lumière” 🗼."

@@ -70,7 +70,7 @@ def make_environment(name: str) -> None:
         _run("npm", "install", "--silent", "--no-audit", "--no-fund", cwd=client.environment)
     else:
         venv.create(client.environment, with_pip=True)
-        install = (client.command[0], "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        install = (client.command[0], "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
         if client.needs_torch:
             _run(*install, *os.environ.get("TORCH", "torch==2.13.0").split())
         if client.alone:

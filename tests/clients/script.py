@@ -11,6 +11,7 @@ from tests.clients.checks import (
     PERSON_QUESTION,
     WEATHER_ANSWER,
     WEATHER_ARGUMENTS,
+    WEATHER_AT_ONCE,
     WEATHER_QUESTION,
 )
 
@@ -30,6 +31,7 @@ def replies() -> list[dict[str, str]]:
     pairs = [
         (CAPITAL_QUESTION, CAPITAL_ANSWER),
         (WEATHER_QUESTION, "Let me look.\n" + call("get_weather", WEATHER_ARGUMENTS)),
+        (WEATHER_AT_ONCE, call("get_weather", WEATHER_ARGUMENTS)),
         ("14 degrees", WEATHER_ANSWER),
         ("the weather in Oslo and Rome?", call("get_weather", oslo) + "\n" + call("get_weather", rome)),
         ("21 degrees", "Oslo has 3 degrees, Rome has 21 degrees."),
