@@ -52,4 +52,4 @@ class Deadlines:
             is_waiting = request.state is RequestState.WAITING
             timeout_s = self._waiting_timeout_s if is_waiting else self._running_timeout_s
             if timeout_s > 0:
-                yield request, (timeline.queued_s if is_waiting else timeline.started_s) + timeout_s
+                yield request, (timeline.queued_s if is_waiting else timeline.running_since_s) + timeout_s

@@ -12,9 +12,12 @@ class Timeline:
 
     `cached_tokens` are those of the prompt at the first admission, -1 before it. `recomputed_tokens` counts tokens that
     left the KV cache with a retraction. `first_step` is the step with which the request last entered the batch.
+    `queued_s` is when its present or last wait began, `running_since_s` when it would have entered the batch if it had
+    run without a break.
     """
 
     __slots__ = (
+        "_ran_s",
         "_stop_reasons_at_entry",
         "arrived_s",
         "cached_tokens",
@@ -24,6 +27,7 @@ class Timeline:
         "queued_s",
         "recomputed_tokens",
         "retractions",
+        "running_since_s",
         "started_s",
     )
 
@@ -31,7 +35,8 @@ class Timeline:
         self.priority = priority
         self.events: list[Event] = []
         self.arrived_s = self.queued_s = now
-        self.started_s = -1.0
+        self.started_s = self.running_since_s = -1.0
+        self._ran_s = 0.0
         self.cached_tokens = -1
         self.recomputed_tokens = 0
         self.retractions = 0
@@ -60,7 +65,7 @@ class Timeline:
         details: dict[str, Any],
     ) -> None:
         """The request enters the batch. The counts at its entry tell which passes have stopped before it, and why."""
-        self.first_step = step
+        self.first_step, self.running_since_s = step, now - self._ran_s
         if self.cached_tokens < 0:
             self.cached_tokens, self.started_s = cached_tokens, now
         before = self._stop_reasons_at_entry
@@ -75,6 +80,7 @@ class Timeline:
     def on_requeued(self, now: float, what: str, lost_tokens: int, details: dict[str, Any]) -> None:
         """The request leaves the batch for the queue: `lost_tokens` of it must be computed or found again."""
         self.recomputed_tokens += lost_tokens
+        self.queued_s, self._ran_s = now, now - self.running_since_s
         self.note(now, what, details)
 
     def on_ended(self, now: float, cause: str, outputs: int) -> None:

@@ -70,6 +70,35 @@ def test_6_5_a_retracted_requests_wait_starts_again() -> None:
     assert all(rig.streams[rid, 0].ending is None for rid in rids)
 
 
+def test_6_5_the_wait_starts_again_when_the_worker_is_lost() -> None:
+    """6.5: a request that ran for longer than others may wait is not failed because its worker dies."""
+    rig = CoreRig(req_waiting_timeout=2.0)
+    rid = rig.submit([1, 2], params=greedy(20))
+    rig.step()
+    rig.now = 4.0
+    rig.worker_lost()
+    pass_time(rig, 1.9)
+    assert rig.streams[rid, 0].ending is None
+    pass_time(rig, 0.2)
+    assert rig.streams[rid, 0].ending == "deadline_exceeded"
+
+
+def test_6_5_only_time_in_the_batch_counts_as_running() -> None:
+    """6.5: what a request has waited between two stays in the batch does not count; the stays add up."""
+    rig = CoreRig(req_running_timeout=5.0)
+    rid = rig.submit([1, 2], params=greedy(60))
+    rig.step()
+    rig.now = 3.0
+    rig.worker_lost()
+    rig.now = 20.0
+    rig.worker_up()
+    rig.step()
+    pass_time(rig, 1.9)
+    assert rig.streams[rid, 0].ending is None
+    pass_time(rig, 0.2)
+    assert rig.streams[rid, 0].ending == "deadline_exceeded"
+
+
 @pytest.mark.parametrize("interval", [1, 3, 50])
 def test_6_5_the_stream_is_flushed_every_so_many_tokens_and_at_the_end(interval: int) -> None:
     """6.5."""
