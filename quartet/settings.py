@@ -235,6 +235,8 @@ def _check_scheduler(config: SchedulerConfig) -> None:
             raise ConfigError(
                 f"--schedule-policy: {policy!r} must list distinct levels of {', '.join(MULTI_LEVELS)} after multi:"
             )
+        if "priority" in levels and not config.enable_priority_scheduling:
+            raise ConfigError(f"--schedule-policy {policy} needs --enable-priority-scheduling")
     elif policy not in POLICIES:
         hint = ": give --schedule-policy fcfs --enable-priority-scheduling" if policy == "priority" else ""
         raise ConfigError(f"--schedule-policy: {policy!r} is not one of {', '.join(POLICIES)}, multi:LEVELS{hint}")

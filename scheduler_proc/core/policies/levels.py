@@ -19,8 +19,9 @@ PREFIX = "multi:"
 class Levels:
     """Sorts once by the tuple of its levels, then by `seq`.
 
-    The level lpm counts for nothing in a queue longer than `prefix_match_queue_max`, or without a tree. Sharing within
-    the queue (4.3) is not looked at.
+    In a queue longer than `prefix_match_queue_max` the level lpm counts among as many requests, the first by the levels
+    that stand before it; the others follow (POL-5). With `prefix_match_overflow` fcfs, or without a tree, it counts for
+    nothing. Sharing within the queue (4.3) is not looked at.
 
     Args:
         policy: `multi:` and a comma-separated list of names in LEVELS; raises ConfigError for anything else.
@@ -33,18 +34,29 @@ class Levels:
             raise ConfigError(f"schedule_policy: {policy!r} must list levels of {', '.join(LEVELS)} after {PREFIX}")
         self._matcher = matcher if "lpm" in names else None
         self._ranks = [LEVELS[name] for name in names]
+        self._ranks_before = self._ranks[: names.index("lpm")] if "lpm" in names else []
 
     def arrange(self, waiting: list[Request], context: PolicyContext) -> bool:
         """Sort a queue in order of arrival in place; say whether prefixes were looked up."""
-        is_matched = self._match(waiting, context)
-        waiting.sort(key=lambda request: (*(rank(request) for rank in self._ranks), request.seq))
-        return is_matched
-
-    def _match(self, waiting: list[Request], context: PolicyContext) -> bool:
-        if self._matcher is None:
-            return False
-        if context.tree is None or len(waiting) > context.config.prefix_match_queue_max:
+        limit = self._limit(len(waiting), context)
+        if self._matcher is None or context.tree is None or not limit:
             forget_matches(waiting)
+            self._sort(waiting)
             return False
-        self._matcher.match(waiting, context.tree)
+        if limit < len(waiting):
+            waiting.sort(key=lambda request: tuple(rank(request) for rank in self._ranks_before))
+        window, rest = waiting[:limit], waiting[limit:]
+        self._matcher.match(window, context.tree)
+        forget_matches(rest)
+        self._sort(window)
+        self._sort(rest)
+        waiting[:] = window + rest
         return True
+
+    def _limit(self, length: int, context: PolicyContext) -> int:
+        """Return how many requests are looked up."""
+        limit = context.config.prefix_match_queue_max
+        return limit if length <= limit or context.config.prefix_match_overflow == "first" else 0
+
+    def _sort(self, requests: list[Request]) -> None:
+        requests.sort(key=lambda request: (*(rank(request) for rank in self._ranks), request.seq))

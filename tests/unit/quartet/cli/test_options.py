@@ -232,7 +232,13 @@ def test_an_empty_key_is_no_key(key: str) -> None:
 
 @pytest.mark.parametrize("policy", [*POLICIES, "multi:fcfs", "multi:" + ",".join(MULTI_LEVELS)])
 def test_every_policy_can_be_chosen(policy: str) -> None:
-    assert configured(["--schedule-policy", policy]).scheduler.schedule_policy == policy
+    more = ["--enable-priority-scheduling"] if "priority" in policy else []
+    assert configured(["--schedule-policy", policy, *more]).scheduler.schedule_policy == policy
+
+
+def test_levels_of_priorities_that_would_be_ignored_are_refused() -> None:
+    message = refusal(["--schedule-policy", "multi:priority,lpm,fcfs"])
+    assert message == "--schedule-policy multi:priority,lpm,fcfs needs --enable-priority-scheduling"
 
 
 @pytest.mark.parametrize("policy", ["fastest", "multi:", "multi:fcfs,fcfs", "multi:hrrn", "", "priority"])

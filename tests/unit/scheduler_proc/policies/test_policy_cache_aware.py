@@ -176,12 +176,15 @@ def line_of_p11(levels: str, **config: object) -> Line:
     return line
 
 
-def test_p11_beyond_the_limit_the_prefix_counts_for_no_request() -> None:
-    """PRI-3: component 0 for all, whatever the overflow mode."""
-    line = line_of_p11("lpm,lof", prefix_match_queue_max=4)
+def test_p11_beyond_the_limit_the_prefix_counts_among_the_first_by_the_levels_before_it() -> None:
+    """PRI-3, POL-5: the rest follow, their prefix counts for nothing."""
+    line = line_of_p11("lpm,lof", prefix_match_queue_max=3)
+    assert line.order() == "cabde"
+    assert [line.by_name[name].matched_tokens for name in "acde"] == [64, 64, 0, 0]
+    line = line_of_p11("priority,lpm,fcfs", enable_priority_scheduling=True, prefix_match_queue_max=3)
+    assert line.order() == "cebad"
+    line = line_of_p11("lpm,lof", prefix_match_queue_max=4, prefix_match_overflow="fcfs")
     assert line.order() == "bdcea"
-    line.waiting.remove(line.by_name["a"])
-    assert line.order() == "dceb"
 
 
 def test_p11_the_final_tie_is_seq() -> None:
