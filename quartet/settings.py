@@ -42,7 +42,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 RARE = frozenset(
     {
         "abort_on_priority_when_disabled",
-        "aging_tokens_per_pass",
+        "aging_share",
         "cache_priority_isolation",
         "clip_max_new_tokens_estimation",
         "in_batch_check_threshold",

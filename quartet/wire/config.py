@@ -183,8 +183,9 @@ class SchedulerConfig(_Section, frozen=True):
         Literal["accurate", "compat"], Meta(description="what a preemption victim gives (PRE-4)")
     ] = "accurate"
     retraction_policy: Annotated[
-        Literal["length", "priority"], Meta(description="which request is retracted when KV runs out (RET-2)")
-    ] = "length"
+        Literal["auto", "length", "priority"],
+        Meta(description="whom to retract first (RET-2); auto: by priority if on"),
+    ] = "auto"
     radix_eviction_policy: Annotated[
         Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
         Meta(description="which cached prefixes are evicted first (TREE-7)"),
@@ -218,7 +219,7 @@ class SchedulerConfig(_Section, frozen=True):
     prefix_match_overflow: Annotated[
         Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs (POL-5)")
     ] = "first"
-    aging_tokens_per_pass: Annotated[int, Meta(ge=1, description="a of lpm-aging: what waiting a pass is worth")] = 64
+    aging_share: Annotated[float, Meta(gt=0, le=1, description="share of work lpm-aging does for the oldest")] = 0.08
     reservation: Annotated[
         Literal["ratio", "blocks", "full"],
         Meta(description="output reserved at admission: by ratio, in blocks (BLK), or all of it"),

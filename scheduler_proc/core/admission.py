@@ -3,7 +3,7 @@
 Source: SGLang's PrefillAdder, with the departures that the rules name; block mode is FastDeploy's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
@@ -131,44 +131,58 @@ class PrefillAdder:
         self._commit(request, length, reservation)
         return length, self.verdict()
 
-    def missing_for(self, newcomer: Request, is_compat: bool) -> float:
-        """Return how many tokens preemption must give for `newcomer` (PRE-4); it fits below 0, in compat at 0."""
-        extend = newcomer.uncomputed_tokens
-        if is_compat:
-            return extend + min(newcomer.max_new_tokens, self._clip) - self.remaining_total()
-        return extend + self._estimate(newcomer) + self.page_size - self.remaining_total()
+    def fits_without(self, request: Request, victims: Sequence[Request], withheld: int) -> bool:
+        """Say whether a candidate whose match is locked is admitted once `victims` have left the batch (PRE-4)."""
+        return self._fits(request, request.uncomputed_tokens, withheld, victims)
+
+    def fits_without_compat(self, request: Request, victims: Sequence[Request], withheld: int) -> bool:
+        """SGLang's test in place of `fits_without`: victims give their reservations alone, and suffice at equality."""
+        missing = request.uncomputed_tokens + min(request.max_new_tokens, self._clip) - self.remaining_total()
+        return missing + withheld <= sum(self.reservation_of(victim) for victim in victims)
+
+    def ratio_that_fits(self, request: Request) -> float:
+        """Return the ratio below which a candidate that does not fit may fit, if all else stays as it is."""
+        remaining = sum(self._estimate(one) for one in self._running if not one.params.ignore_eos)
+        if self._config.reservation != "ratio" or not remaining:
+            return self._ratio
+        needed = request.uncomputed_tokens + self._estimate(request) + self.page_size
+        return self._ratio - max(0.0, needed - self.remaining_total()) / remaining
 
     def forget_victim(self, victim: Request) -> None:
         """A running request was preempted: its reservation is free (PRE-6). Call before its KV is released."""
         self.total_offset -= self.reservation_of(victim)
         self._running.remove(victim)
 
-    def _fits(self, request: Request, extend: int, withheld: int) -> bool:
+    def _fits(self, request: Request, extend: int, withheld: int, victims: Sequence[Request] = ()) -> bool:
+        running = [one for one in self._running if one not in victims] if victims else self._running
+        freed = sum(ceil_to(one.lease.num_computed_tokens, self.page_size) - one.lease.protected for one in victims)
+        total = self.remaining_total() + freed + sum(self.reservation_of(victim) for victim in victims)
+        if victims and (total <= 0 or self._remaining_current() + freed <= 0):
+            return False
         if self._config.reservation == "blocks":
-            return self._fits_in_blocks(request, extend)
-        if request.params.ignore_eos and not self._kv.is_sharing and (self._running or self.admitted):
+            return self._fits_in_blocks(request, extend, running, freed)
+        if request.params.ignore_eos and not self._kv.is_sharing and (running or self.admitted):
             # A request alone takes the plain test: the spare token would keep out one that LEN-2 has accepted.
-            return self._fits_simulated(request, extend)
-        return extend + self._estimate(request) + self.page_size < self.remaining_total() - withheld
+            return self._fits_simulated(request, extend, running, self._remaining_current() + freed, total)
+        return extend + self._estimate(request) + self.page_size < total - withheld
 
-    def _fits_in_blocks(self, request: Request, extend: int) -> bool:
+    def _fits_in_blocks(self, request: Request, extend: int, running: list[Request], freed: int) -> bool:
         """Full reservation for the candidate, a share of it for running requests, in whole blocks (BLK-1, BLK-2)."""
         is_full_basis = self._config.reserve_basis == "full"
-        decode = sum(
-            self._ratio * (running.max_new_tokens if is_full_basis else self._estimate(running))
-            for running in self._running
-        )
+        decode = sum(self._ratio * (one.max_new_tokens if is_full_basis else self._estimate(one)) for one in running)
         tokens = ceil_to(extend, self.page_size) + request.remaining_tokens + self._block_tokens + decode
-        return needed_blocks(tokens, self.page_size) * self.page_size <= self._kv.reachable_tokens()
+        return needed_blocks(tokens, self.page_size) * self.page_size <= self._kv.reachable_tokens() + freed
 
-    def _fits_simulated(self, request: Request, extend: int) -> bool:
+    def _fits_simulated(
+        self, request: Request, extend: int, running: list[Request], current: int, total: float
+    ) -> bool:
         """Play the batch to its end, shortest first; each must leave a spare token for all alive (ADM-10)."""
         padded = ceil_to(extend, self.page_size) + self.page_size
-        if padded > min(self._remaining_current(), self.remaining_total()):
+        if padded > min(current, total):
             return False
-        competing = [request, *self._running, *self.admitted]
+        competing = [request, *running, *self.admitted]
         states = sorted((left, alive.total_tokens) for alive in competing if (left := self._left_to_come(alive)) > 0)
-        free, freed = self._remaining_current() - padded, 0
+        free, freed = current - padded, 0
         for position, (left, occupied) in enumerate(states):
             alive_count = len(states) - position
             if free + freed - left * alive_count <= alive_count:
@@ -184,7 +198,9 @@ class PrefillAdder:
         padded = ceil_to(length, self.page_size)
         self.total_offset += padded + self.page_size + reservation
         self.current_offset += padded + self.page_size
-        self._block_tokens += padded + (request.remaining_tokens if reservation else 0)
+        # What is left of the prompt needs its blocks, too (BLK-3).
+        self._block_tokens += ceil_to(request.uncomputed_tokens, self.page_size)
+        self._block_tokens += request.remaining_tokens if reservation else 0
         self.remaining_input -= padded
         if self.remaining_chunk is not None:
             self.remaining_chunk -= padded

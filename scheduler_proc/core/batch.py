@@ -17,7 +17,8 @@ class Batch:
     """Places, slots and page table writes of the requests that the worker knows, or is about to.
 
     `running` is by generation, in batch order. A running request without a slot waits for its last results. `is_full`
-    means that nothing can be admitted before something leaves (ADM-11).
+    means that the last pass could admit nothing more, and that since then neither a request nor a slot has been given
+    back (ADM-11).
     """
 
     def __init__(self, kv: KvCache, in_flight: StepsInFlight) -> None:
@@ -82,6 +83,7 @@ class Batch:
             self._released_slots.append(request.slot)
             self.free_slots.append(request.slot)
             request.slot = -1
+            self.is_full = False
         self._in_flight.end_generation(request)
 
     # Launching rows

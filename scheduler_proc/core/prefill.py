@@ -72,6 +72,9 @@ class PrefillPass:
         self._ratio = ratio
         self._counters = counters
         self._retraction = retraction
+        self._changes_when_full = 0
+        self._fits_below = 0.0
+        """The ratio below which what the last pass could not admit may fit."""
 
     def restart(self, chunk_tokens: int) -> None:
         """Begin with the budget of a new worker."""
@@ -83,7 +86,9 @@ class PrefillPass:
 
     @property
     def _may_admit(self) -> bool:
-        return not self._batch.is_full or self._retraction.can_preempt
+        if not self._batch.is_full or self._retraction.can_preempt:
+            return True
+        return self._queue.changes != self._changes_when_full or self._ratio.current < self._fits_below
 
     def is_deferred(self, decodes_owed: int) -> bool:
         """Say whether a pass that is due has to wait for decode steps first (STEP-5, STEP-6, RET-16)."""
@@ -108,8 +113,8 @@ class PrefillPass:
         """
         adder = self._adder(mixed_rows, token_cap)
         pass_batch = PrefillBatch(step, now)
-        is_sharing = not self._config.disable_radix_cache
-        self._queue.begin_pass(self._kv.tree if is_sharing else None, self._batch.running.values())
+        tree = None if self._config.disable_radix_cache else self._kv.tree
+        self._queue.begin_pass(tree, self._batch.running.values(), self._counters.output_tokens)
         reserved, chunked = 0, self._batch.chunked
         if chunked is not None:
             reserved = self._continue(chunked, adder, pass_batch)
@@ -206,10 +211,13 @@ class PrefillPass:
         if length:
             self._enter(request, length, pass_batch)
             return None
+        if verdict is not Verdict.OTHER:
+            self._fits_below = 0.0 if needs_slot else adder.ratio_that_fits(request)
         kv.unlock_match(request.lease)
         if verdict is Verdict.OTHER:
             return "budget"
         batch.note_full(needs_slot or bool(batch.running or pass_batch.chunks))
+        self._changes_when_full = self._queue.changes
         return "no_slot" if needs_slot else "no_kv"
 
     def _test(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> tuple[int, Verdict]:
@@ -275,6 +283,8 @@ class PrefillPass:
         pass_batch.requests.append(request)
         self._queue.note_computed(length)
         request.timeline.note(pass_batch.now, "chunk", {"tokens": length, "is_last": is_last, "step": step})
+        # What it computes may be the prefix of a request that did not fit without.
+        self._batch.note_full(False)
         writes, replaced = self._kv.register(lease, request.key(), step)
         pass_batch.later_writes += [(request, request.generation, index, page) for index, page in writes]
         pass_batch.replaced += replaced

@@ -17,13 +17,15 @@ class WaitingQueue:
     """Requests in state WAITING. Between passes their order means nothing; `order` sorts them.
 
     `computed_tokens` counts the prefill tokens computed so far, the clock of policies that weigh how long a request has
-    waited. `stop_reasons` counts the passes that stopped before the end of the queue.
+    waited. `stop_reasons` counts the passes that stopped before the end of the queue, `changes` the requests that were
+    queued, or left the queue without being admitted.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.waiting: list[Request] = []
         self.stop_reasons: collections.Counter[str] = collections.Counter()
         self.computed_tokens = 0
+        self.changes = 0
         self._config = config
         self._policy = make_policy(config)
         self._context = PolicyContext(config, None, (), 0, 0)
@@ -43,16 +45,19 @@ class WaitingQueue:
         request.processed_at_entry = self.computed_tokens
         request.timeline.on_queued(now, len(self.waiting), self.stop_reasons)
         self.waiting.append(request)
+        self.changes += 1
 
     def put_first(self, requests: list[Request]) -> None:
         """Put requests at the head, before all that wait: they were admitted earlier."""
         for request in [*requests, *sorted(self.waiting, key=lambda request: request.qseq)]:
             self._number(request)
         self.waiting[:0] = requests
+        self.changes += 1
 
     def remove(self, request: Request) -> None:
         """Take out a request that ends while it waits."""
         self.waiting.remove(request)
+        self.changes += 1
 
     def _number(self, request: Request) -> None:
         self._last_qseq += 1
@@ -76,10 +81,10 @@ class WaitingQueue:
 
     # Prefill passes
 
-    def begin_pass(self, tree: RadixTree | None, running: Collection[Request]) -> None:
-        """Begin a pass; the policy looks at the tree and the running requests as they are then."""
+    def begin_pass(self, tree: RadixTree | None, running: Collection[Request], output_tokens: int) -> None:
+        """Begin a pass; the policy looks at the tree, the running requests and the outputs so far as they are then."""
         number = self._context.pass_number + 1
-        self._context = PolicyContext(self._config, tree, running, self.computed_tokens, number)
+        self._context = PolicyContext(self._config, tree, running, self.computed_tokens, number, output_tokens)
 
     def order(self) -> None:
         """Sort the queue by the policy."""

@@ -13,7 +13,6 @@ from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.kv import KvCache
-from scheduler_proc.core.lengths import ceil_to
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request, RequestState
@@ -46,6 +45,10 @@ class Retraction:
         self._table = table
         self._counters = counters
         self._checks = 0
+        self._policy = config.retraction_policy
+        if self._policy == "auto":
+            # By length, an urgent request that has just begun would give way, and preempt another to come back.
+            self._policy = "priority" if config.enable_priority_scheduling else "length"
 
     # Shortage of KV
 
@@ -80,7 +83,7 @@ class Retraction:
         rows = list(rows)
         while True:
             shortage = self._needed_tokens(rows) - self._kv.pool.available_tokens
-            victim = pick_retracted(rows, self._config.retraction_policy)
+            victim = pick_retracted(rows, self._policy)
             rows.remove(victim)
             self._retract(victim, shortage, now)
             self._kv.make_room(self._config.retract_decode_steps * len(rows))
@@ -208,20 +211,12 @@ def pick_preempted(
         adder: the budget of the pass.
         withheld_tokens: cached tokens that the newcomer may not evict.
     """
-    is_compat = config.preempt_accounting == "compat"
-    missing = adder.missing_for(newcomer, is_compat) + withheld_tokens
+    fits = adder.fits_without_compat if config.preempt_accounting == "compat" else adder.fits_without
     victims: list[Request] = []
     for victim in sorted(running, key=lambda request: (-request.urgency, -request.qseq)):
-        if _suffices(missing, is_compat) and (victims or not needs_slot):
+        if (victims or not needs_slot) and fits(newcomer, victims, withheld_tokens):
             break
         if victim.urgency - newcomer.urgency <= config.priority_scheduling_preemption_threshold:
             break
         victims.append(victim)
-        missing -= adder.reservation_of(victim)
-        if not is_compat:
-            missing -= ceil_to(victim.lease.num_computed_tokens, adder.page_size) - victim.lease.protected
-    return victims if victims and _suffices(missing, is_compat) else []
-
-
-def _suffices(missing: float, is_compat: bool) -> bool:
-    return missing <= 0 if is_compat else missing < 0
+    return victims if victims and fits(newcomer, victims, withheld_tokens) else []

@@ -14,7 +14,8 @@ class PolicyContext:
     """The engine as it stands at the start of a pass.
 
     `tree` is None when the radix cache is disabled. `processed_tokens` are the prefill tokens that the engine has
-    computed so far; the count never falls. `pass_number` counts prefill passes.
+    computed so far, `output_tokens` those that it has sampled; neither count falls. `pass_number` counts prefill
+    passes.
     """
 
     config: SchedulerConfig
@@ -22,6 +23,7 @@ class PolicyContext:
     running: Collection[Request]
     processed_tokens: int
     pass_number: int
+    output_tokens: int = 0
 
 
 Arrange = Callable[[list[Request], PolicyContext], None]

@@ -1,12 +1,12 @@
 """The longest cached prefix first, plain and with credit for waiting."""
 
 from scheduler_proc.core.policies.context import PolicyContext
-from scheduler_proc.core.request import Request
+from scheduler_proc.core.request import Request, RequestState
 
 LAST = 1 << 40
 """More than any number of cached tokens."""
-DEPRIORITIZED_PASSES = 16
-"""Passes after which lpm-aging no longer puts a request off for a sibling (4.3)."""
+TOKENS_OF_AN_OUTPUT = 4
+"""What decoding a token counts for beside computing one of a prompt: decode steps read all weights for few tokens."""
 
 
 def order_by_prefix(requests: list[Request], context: PolicyContext) -> None:
@@ -18,22 +18,56 @@ def order_by_prefix(requests: list[Request], context: PolicyContext) -> None:
     requests.sort(key=lambda request: LAST * request.is_deprioritized - request.matched_tokens)
 
 
-def order_by_aged_prefix(requests: list[Request], context: PolicyContext) -> None:
-    """lpm-aging: as lpm, but each pass that admitted others is worth `aging_tokens_per_pass` cached tokens.
+class AgedPrefix:
+    """lpm-aging: as lpm, but a share of the engine's work goes to the oldest requests.
 
-    Requests whose credit reaches the best match of this pass go first, the oldest before the others. So a request is
-    overtaken in at most ceil(best match / a) such passes, whatever arrives meanwhile: without that tier the others
-    age as fast as it does. Where nothing is cached every request is in it.
+    Work is counted in prompt tokens; an output counts for TOKENS_OF_AN_OUTPUT. The allowance grows by `aging_share` of
+    the work done. The oldest requests go first, one after the other, as far as it covers what of them is not cached;
+    they use it up when they are admitted.
+
+    So a request is overtaken for at most U / aging_share of work, where U are the uncached tokens of itself and of
+    those that waited when it came, whatever arrives later: the allowance is not lost to later ones, and once it
+    covers the oldest nothing passes that. The work for what goes first out of turn stays below that share.
     """
-    credit_per_pass = context.config.aging_tokens_per_pass
-    best = max((request.matched_tokens for request in requests), default=0)
 
-    def rank(request: Request) -> tuple[int, bool, int, int]:
-        credit = credit_per_pass * request.passes_waited
-        if credit >= best:
+    def __init__(self) -> None:
+        self._allowance = 0.0
+        self._work = 0
+        self._ahead: list[tuple[Request, int, int]] = []
+        """The requests of the last pass that went first: each with its entry number and its uncached tokens."""
+
+    def __call__(self, requests: list[Request], context: PolicyContext) -> None:
+        """Sort in place requests of which the first is among the most urgent."""
+        order_by_prefix(requests, context)
+        oldest = sorted((one for one in requests if one.urgency == requests[0].urgency), key=lambda one: one.seq)
+        self._settle(context, max(map(_uncached, oldest), default=0))
+        self._ahead = []
+        left = self._allowance
+        for request in oldest:
+            uncached = _uncached(request)
+            if uncached > left:
+                break
+            left -= uncached
+            self._ahead.append((request, request.qseq, uncached))
+        ahead = {id(request) for request, _, _ in self._ahead}
+        first = [request for request, _, _ in self._ahead]
+        requests[:] = first + [request for request in requests if id(request) not in ahead]
+        for request in first:
             request.is_deprioritized = False
-            return (0, False, 0, request.seq)
-        is_put_off = request.is_deprioritized and request.passes_waited < DEPRIORITIZED_PASSES
-        return (1, is_put_off, -(request.matched_tokens + credit), request.seq)
 
-    requests.sort(key=rank)
+    def _settle(self, context: PolicyContext, most: int) -> None:
+        """Count the work done since the last pass, and what of it went to requests out of turn.
+
+        More than `most`, what one request may need, is not kept: then the oldest go first anyway.
+        """
+        work = context.processed_tokens + TOKENS_OF_AN_OUTPUT * context.output_tokens
+        self._allowance += context.config.aging_share * (work - self._work)
+        self._work = work
+        for request, qseq, uncached in self._ahead:
+            if request.state is not RequestState.WAITING or request.qseq != qseq:
+                self._allowance -= uncached
+        self._allowance = min(self._allowance, float(most))
+
+
+def _uncached(request: Request) -> int:
+    return request.total_tokens - request.matched_tokens

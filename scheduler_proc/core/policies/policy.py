@@ -8,7 +8,7 @@ from scheduler_proc.core.policies.arrival import keep_arrival, order_by_output
 from scheduler_proc.core.policies.cache_aware import CacheAware
 from scheduler_proc.core.policies.context import CacheAgnostic, Ordering, PolicyContext
 from scheduler_proc.core.policies.levels import PREFIX, Levels
-from scheduler_proc.core.policies.longest_prefix import order_by_aged_prefix, order_by_prefix
+from scheduler_proc.core.policies.longest_prefix import AgedPrefix, order_by_prefix
 from scheduler_proc.core.policies.matching import PrefixMatcher
 from scheduler_proc.core.policies.response_ratio import order_by_response_ratio
 from scheduler_proc.core.policies.routing import order_by_routing_key
@@ -84,7 +84,7 @@ def _ordering(name: str, matcher: PrefixMatcher) -> Ordering:
         case "lpm":
             return CacheAware(order_by_prefix, matcher, puts_off_siblings=True, falls_back=True)
         case "lpm-aging":
-            return CacheAware(order_by_aged_prefix, matcher, puts_off_siblings=True, falls_back=True)
+            return CacheAware(AgedPrefix(), matcher, puts_off_siblings=True, falls_back=True)
         case "hrrn":
             return CacheAware(order_by_response_ratio, matcher, puts_off_siblings=True, falls_back=True)
         case "shortest-prefill-first":

@@ -10,7 +10,7 @@ from quartet.wire.frames import SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.policies import Policy, PolicyContext, make_policy
 from scheduler_proc.core.radix import Node, RadixTree
-from scheduler_proc.core.request import Request
+from scheduler_proc.core.request import Request, RequestState
 
 
 class Line:
@@ -75,6 +75,8 @@ class Line:
         """Order, take the first `count` off the queue, tell the policy; returns the names taken."""
         self.order()
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        for request in taken:
+            request.move_to(RequestState.RUNNING)
         self.policy.after_pass(self.waiting, len(taken), self.context)
         return self.names(taken)
 

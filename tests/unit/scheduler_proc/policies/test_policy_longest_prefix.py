@@ -1,6 +1,6 @@
 """lpm and lpm-aging, and the rule about siblings in the queue: examples P1, P2, P3, P6, P9, P10 and POL-5, POL-6."""
 
-import math
+from dataclasses import replace
 
 import pytest
 from policy_rig import Line, own_tokens
@@ -150,69 +150,81 @@ def test_pol6_urgency_before_the_prefix() -> None:
     assert [line.by_name[name].matched_tokens for name in "abc"] == [0, 0, 40]
 
 
-@pytest.mark.parametrize(("match", "age", "expected"), [(100, 6, "hc"), (100, 7, "ch"), (80, 5, "ch"), (80, 4, "hc")])
-def test_p9_a_cold_request_passes_a_hot_one(match: int, age: int, expected: str) -> None:
-    """P9: lpm-aging, a 16."""
-    line = Line("lpm-aging", aging_tokens_per_pass=16)
-    line.cache(list(range(match)))
-    line.add("c", passes_waited=age)
-    line.add("h", [*range(match), 1])
-    assert line.order() == expected
-
-
-def line_of_p10(age_of_c: int) -> Line:
-    line = Line("lpm-aging", aging_tokens_per_pass=20, in_batch_check_threshold=64, in_batch_deprioritize_threshold=40)
-    line.cache(list(range(64)))
-    line.cache([*range(200, 216)])
-    line.cache([*range(300, 348)])
-    line.add("b", passes_waited=3)
-    line.add("d", [*range(200, 216), 1], passes_waited=2)
-    line.add("c", [*range(300, 348), 1], passes_waited=age_of_c)
-    line.add("a", [*range(64), 1])
-    line.add("x", [*range(300, 348), 2], qseq=0, passes_waited=0)
-    return line
-
-
-def test_p10_aged_match_and_siblings() -> None:
-    """P10: a(64, age 0), b(0, 3), c(48, 1, put off for x), d(16, 2); x itself has 48."""
-    assert line_of_p10(1).order() == "abdxc"
-
-
-def test_p10_being_put_off_ends_with_age() -> None:
-    """4.2: age 16 or more is never put off, even below the first tier (a 3: 48 + 16*3 against 100)."""
-    line = Line("lpm-aging", aging_tokens_per_pass=3)
+@pytest.mark.parametrize(
+    ("computed", "outputs", "expected"), [(99, 0, "hc"), (100, 0, "ch"), (0, 24, "hc"), (0, 25, "ch"), (60, 10, "ch")]
+)
+def test_p9_a_cold_request_goes_first_once_the_allowance_covers_it(computed: int, outputs: int, expected: str) -> None:
+    """P9: lpm-aging, half of the work for the oldest; 50 tokens are not cached, an output counts for four."""
+    line = Line("lpm-aging", aging_share=0.5)
     line.cache(list(range(100)))
-    line.add("x", [*COLD, 1])
-    line.add("c", [*COLD, 2], passes_waited=15)
-    line.add("h", [*range(100), 1])
-    assert line.order() == "hxc"
-    line.by_name["c"].passes_waited = 16
-    assert line.order() == "hcx"
-    assert line.by_name["c"].is_deprioritized
-    line.by_name["c"].passes_waited = 34
-    assert line.order() == "chx"
-    assert not line.by_name["c"].is_deprioritized
-
-
-@pytest.mark.parametrize(("credit", "match"), [(16, 100), (64, 128), (7, 50)])
-def test_p9_a_cold_request_is_overtaken_at_most_so_many_times(credit: int, match: int) -> None:
-    """P9, 4.2: ceil(match / a) passes that admit one request, with two fresh hot arrivals before each."""
-    line = Line("lpm-aging", aging_tokens_per_pass=credit)
-    line.cache(list(range(match)))
     line.add("c", COLD)
-    overtaken = 0
-    while True:
-        for _ in range(2):
-            line.add(f"<{line.entries}>", [*range(match), *own_tokens(line.entries)])
-        if line.admit() == "c":
-            break
-        overtaken += 1
-    assert overtaken == math.ceil(match / credit)
+    line.add("h", [*range(100), 1])
+    assert line.order(processed_tokens=computed, output_tokens=outputs) == expected
 
 
-def test_aging_counts_passes_that_admitted_a_request() -> None:
-    """4.2: and the admitted ones do not age."""
-    line = Line("lpm-aging")
+def test_p10_the_oldest_go_first_as_far_as_the_allowance_reaches() -> None:
+    """P10: 100 tokens cover a and b, which is the better match, and not d; c and x are siblings as in lpm."""
+    line = Line("lpm-aging", aging_share=0.5)
+    line.cache(list(range(64)))
+    line.add("a", COLD)
+    line.add("b", [*range(64), *range(700, 740)])
+    line.add("d", list(range(200, 240)))
+    line.add("x", [*range(300, 340), 1])
+    line.add("c", [*range(300, 340), 2])
+    line.add("h", [*range(64), 1])
+    assert line.order(processed_tokens=200) == "abhdxc"
+
+
+def test_4_2_the_allowance_is_spent_by_admission_alone() -> None:
+    """4.2: what goes first and is not admitted stays first; once admitted, its tokens are used up."""
+    line = Line("lpm-aging", aging_share=0.5)
+    line.cache(list(range(100)))
+    line.add("c", COLD)
+    line.add("e", [number + 50 for number in COLD])
+    for name in "hij":
+        line.add(name, [*range(100), ord(name)])
+    assert line.order(processed_tokens=198) == line.order() == "chije"
+    assert line.admit() == "c"
+    assert line.order(processed_tokens=200) == "hije"
+    assert line.order(processed_tokens=300) == "ehij"
+
+
+@pytest.mark.parametrize(("share", "arrivals"), [(0.5, 2), (0.08, 2), (0.08, 9), (0.02, 1)])
+def test_p9_a_cold_request_is_overtaken_for_a_bounded_amount_of_work(share: float, arrivals: int) -> None:
+    """P9, 4.2: U / share, with U the uncached tokens of all that waited when it came, however many hot ones arrive;
+    and less than that share of the work is done for what goes first out of turn."""
+    line = Line("lpm-aging", aging_share=share)
+    line.cache(list(range(1000)))
+    for name in "de":
+        line.add(name, own_tokens(line.entries + 1, 200))
+    line.add("c", own_tokens(line.entries + 1, 100))
+    work = cold = 0
+    taken = ""
+    while taken != "c":
+        for _ in range(arrivals):
+            line.add(f"<{line.entries}>", [*range(1000), *own_tokens(line.entries, 8)])
+        taken = line.admit()
+        cost = line.by_name[taken].total_tokens - line.by_name[taken].matched_tokens
+        cold += cost if taken in "dec" else 0
+        work += cost
+        line.context = replace(line.context, processed_tokens=work)
+        assert cold <= share * work + 200
+    assert work - cold <= (200 + 200 + 100) / share + 8
+
+
+def test_4_2_the_oldest_of_the_most_urgent_go_first() -> None:
+    """POL-6: the allowance is not spent on what stands behind more urgent requests in any case."""
+    line = Line("lpm-aging", aging_share=1.0, enable_priority_scheduling=True)
+    line.cache(list(range(100)))
+    line.add("a", COLD, priority=0)
+    line.add("b", [number + 50 for number in COLD], priority=5)
+    line.add("h", [*range(100), 1], priority=5)
+    assert line.order(processed_tokens=60) == "bha"
+
+
+def test_every_policy_counts_passes_that_admitted_a_request() -> None:
+    """MET-3: and the admitted ones do not age."""
+    line = Line("fcfs")
     for name in "abc":
         line.add(name)
     line.order()

@@ -281,6 +281,15 @@ def test_blk3_a_chunk_that_is_not_the_last_reserves_nothing_for_the_others() -> 
     assert whole.add(second)[0] == 0
 
 
+@pytest.mark.parametrize(("tokens", "length"), [(255, 0), (256, 20)])
+def test_blk3_the_rest_of_a_prompt_in_progress_is_needed(tokens: int, length: int) -> None:
+    """BLK-3: 200 tokens, of which 64 are computed in this pass, need 13 blocks; 20 and an output of 16 need 3 more."""
+    first, second = request(200, 0, 500), request(20, 0, 16, number=2)
+    budget = adder(Room(tokens // 16 * 16, 16), chunk=112, reservation="blocks")
+    assert budget.continue_chunked(first, cap=64) == 64
+    assert budget.add(second)[0] == length
+
+
 def test_blk3_the_token_budget_is_charged_once() -> None:
     """BLK-3: the continuation costs its own tokens, no more."""
     budget = adder(Room(10_000, 16), chunk=64, reservation="blocks")

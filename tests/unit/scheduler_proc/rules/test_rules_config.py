@@ -191,7 +191,7 @@ def test_cfg1_a_refusal_names_field_value_and_the_bound_it_was_compared_with(
         ("prefix_match_queue_max", ("-1",)),
         ("in_batch_check_threshold", ("-2",)),
         ("stream_interval", ("0",)),
-        ("aging_tokens_per_pass", ("0",)),
+        ("aging_share", ("0", "1.5")),
         ("reservation", ("none",)),
         ("reserve_basis", ("half",)),
         ("step_order", ("both",)),
@@ -210,7 +210,9 @@ def test_cfg1_values_outside_the_table_are_refused_at_start_up(name: str, values
 def test_cfg1_every_policy_is_allowed_and_priority_is_told_its_flag() -> None:
     """CFG-1, POL-6."""
     for policy in (*POLICIES, "multi:priority,lpm,lof,fcfs"):
-        assert configured({"schedule_policy": policy}, {}).schedule_policy == policy
+        has_levels = policy.startswith("multi:")
+        given = {"schedule_policy": policy, "enable_priority_scheduling": has_levels}
+        assert configured(given, {}).schedule_policy == policy
     with pytest.raises(ConfigError, match="--enable-priority-scheduling"):
         configured({"schedule_policy": "priority"}, {})
 

@@ -154,6 +154,13 @@ def test_d6_the_least_urgent_gives_way_first() -> None:
     assert bench.ratio.current == pytest.approx(150 / 201)
 
 
+@pytest.mark.parametrize(("given", "kept"), [({}, "a c d"), ({"retraction_policy": "length"}, "a b d")])
+def test_ret2_with_priorities_on_the_default_is_by_priority(given: dict[str, str], kept: str) -> None:
+    """RET-2: c has the shortest output and is more urgent than b."""
+    bench = bench_of_d1(avail=2, enable_priority_scheduling=True, **given)
+    assert survivors(bench) == (kept, True)
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_ret2_the_first_victim_in_both_directions(order: tuple[int, ...]) -> None:
     """RET-2: shortest output, ties the longest prompt, whatever the order of the batch (PR-2)."""
