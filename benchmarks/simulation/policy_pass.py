@@ -83,7 +83,6 @@ def time_passes(
         times.append((clock() - start) * 1e6)
         if is_changing:
             taken, queue = queue[:TAKEN_PER_PASS], queue[TAKEN_PER_PASS:]
-            policy.after_pass(queue, len(taken), context)
             pages = list(range(taken[0].prompt_tokens // PAGE_SIZE))
             tree.insert(taken[0].key(), pages, number, taken[0].namespace)
             queue += itertools.islice(source, TAKEN_PER_PASS)

@@ -21,7 +21,8 @@ from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset
 from quartet.simulator.report import Report, make_report
 from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import SCENARIOS, Scenario, make_scenario
-from quartet.simulator.trace import TraceError, read_trace, write_trace
+from quartet.simulator.trace import TraceError, write_trace
+from quartet.simulator.trace_source import FORMATS, TraceOptions, load_trace
 from quartet.simulator.workload import SimulationError
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
@@ -33,9 +34,8 @@ def add_simulate(commands: Any) -> None:
     parser = commands.add_parser("simulate", help="run the scheduler on virtual time", allow_abbrev=False)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--scenario", choices=sorted(SCENARIOS), help="a workload by name")
-    source.add_argument("--trace", metavar="FILE", help="a workload as JSONL (quartet/simulator/trace.py)")
+    source.add_argument("--trace", metavar="FILE", help=f"a workload: {FORMATS}")
     parser.add_argument("--requests", metavar="N", help="of the scenario")
-    parser.add_argument("--rate", metavar="R", help="requests a second; default: the scenario's own")
     parser.add_argument(
         "--scenario-set", action="append", metavar="NAME=VALUE", help="set a parameter of the scenario; repeatable"
     )
@@ -47,11 +47,17 @@ def add_simulate(commands: Any) -> None:
 def add_advise(commands: Any) -> None:
     """Add the command `advise` to the subparsers of the command line."""
     parser = commands.add_parser("advise", help="find the policy for a trace", allow_abbrev=False)
-    parser.add_argument("trace", metavar="TRACE", help="a workload as JSONL (quartet/simulator/trace.py)")
+    parser.add_argument("trace", metavar="TRACE", help=f"a workload: {FORMATS}")
     _add_common(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rate", metavar="R", help="requests (or sessions) a second, where the workload has no times")
+    parser.add_argument("--speed", metavar="X", type=float, default=1.0, help="let a trace arrive X times as fast")
+    parser.add_argument("--first", metavar="MINUTES", type=float, default=0.0, help="only the beginning of a trace")
+    parser.add_argument(
+        "--assume-max-tokens", metavar="N", type=int, default=0, help="what every client of a trace asked for"
+    )
     parser.add_argument("--preset", default=DEFAULT_PRESET, help=f"what steps cost: {', '.join(PRESETS)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -93,7 +99,7 @@ def run_advise(arguments: argparse.Namespace) -> int:
     """Run a trace under every policy and print the recommendation; returns the exit code. Raises ConfigError."""
     config = build_config(vars(arguments))
     engine = _engine(preset(arguments.preset), config)
-    advice = advise(_read(arguments.trace), engine, config.scheduler, _chunk_tokens(config, engine))
+    advice = advise(_read(arguments, config), engine, config.scheduler, _chunk_tokens(config, engine))
     if arguments.json:
         print(json.dumps(msgspec.to_builtins(advice)))
     else:
@@ -126,10 +132,10 @@ def _facts(arguments: argparse.Namespace, config: Config, scenario: Scenario) ->
 def _scenario(arguments: argparse.Namespace, config: Config) -> Scenario:
     engine = _engine(preset(arguments.preset), config)
     if arguments.trace:
-        for flag in ("requests", "rate", "scenario_set"):
+        for flag in ("requests", "scenario_set"):
             if getattr(arguments, flag):
                 raise ConfigError(f"--{flag.replace('_', '-')} belongs to --scenario, not to --trace")
-        return Scenario(name=Path(arguments.trace).stem, engine=engine, requests=_read(arguments.trace))
+        return Scenario(name=Path(arguments.trace).stem, engine=engine, requests=_read(arguments, config))
     given: dict[str, str] = {}
     for pair in arguments.scenario_set or []:
         name, equals, value = pair.partition("=")
@@ -141,11 +147,28 @@ def _scenario(arguments: argparse.Namespace, config: Config) -> Scenario:
     return msgspec.structs.replace(scenario, engine=_engine(scenario.engine, config))
 
 
-def _read(path: str) -> list[Workload]:
+def _read(arguments: argparse.Namespace, config: Config) -> list[Workload]:
     try:
-        return read_trace(Path(path))
+        options = TraceOptions(
+            speed=_positive("--speed", arguments.speed),
+            first_minutes=max(0.0, arguments.first),
+            rate=_positive("--rate", arguments.rate) if arguments.rate else 0.0,
+            max_tokens=max(0, arguments.assume_max_tokens),
+            seed=config.scheduler.random_seed,
+        )
+        return load_trace(Path(arguments.trace), options)
     except TraceError as error:
         raise ConfigError(str(error)) from error
+
+
+def _positive(flag: str, text: str | float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{flag}: {text} is not a number above 0")
+    return value
 
 
 def _engine(engine: SimulatedEngine, config: Config) -> SimulatedEngine:

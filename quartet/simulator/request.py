@@ -16,6 +16,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         output_tokens: the true length of the output, at most `max_tokens`; less means that it stops by itself.
         priority: as in the API; None: the client named none.
         tenant: the owner of the request; prefixes are not shared between tenants.
+        session: the conversation of which it is a turn.
         class_name: what reports call it; default: its priority, else "all".
     """
 
@@ -31,6 +32,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     prompt_tokens: int = 0
     priority: int | None = None
     tenant: str = ""
+    session: str = ""
     class_name: str = msgspec.field(default="", name="class")
 
     @property

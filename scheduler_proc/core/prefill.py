@@ -268,10 +268,10 @@ class PrefillPass:
             "reserved_tokens": request.remaining_tokens,
             "ratio": round(self._ratio.current, 6),
         }
-        stop_reasons = self._queue.stop_reasons
+        stop_reasons, waited = self._queue.stop_reasons, self._queue.passes_waited(request)
         # A replay's outputs may be cached, too; to its client they are no part of the prompt.
         of_prompt = min(cached, request.prompt_tokens)
-        timeline.on_admitted(pass_batch.now, pass_batch.step, of_prompt, request.passes_waited, stop_reasons, details)
+        timeline.on_admitted(pass_batch.now, pass_batch.step, of_prompt, waited, stop_reasons, details)
 
     def _compute(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:
         """Put `length` tokens of a request that has pages for them into the batch of the pass."""

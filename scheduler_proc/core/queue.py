@@ -26,6 +26,7 @@ class WaitingQueue:
         self.stop_reasons: collections.Counter[str] = collections.Counter()
         self.computed_tokens = 0
         self.changes = 0
+        self._admitting_passes = 0
         self._config = config
         self._policy = make_policy(config)
         self._context = PolicyContext(config, None, (), 0, 0)
@@ -41,7 +42,7 @@ class WaitingQueue:
     def add(self, request: Request, now: float) -> None:
         """Put a request at the tail, with a new entry number: for the first time or after a retraction (RET-7)."""
         self._number(request)
-        request.passes_waited = 0
+        request.passes_at_entry = self._admitting_passes
         request.processed_at_entry = self.computed_tokens
         request.timeline.on_queued(now, len(self.waiting), self.stop_reasons)
         self.waiting.append(request)
@@ -51,6 +52,8 @@ class WaitingQueue:
         """Put requests at the head, before all that wait: they were admitted earlier."""
         for request in [*requests, *sorted(self.waiting, key=lambda request: request.qseq)]:
             self._number(request)
+        for request in requests:
+            request.passes_at_entry = self._admitting_passes
         self.waiting[:0] = requests
         self.changes += 1
 
@@ -69,6 +72,8 @@ class WaitingQueue:
         Raises RequestError if the queue is full of requests that are no less urgent (PRI-4). Requests that have been
         admitted before, or replayed, do not count; `held` ones, which are going to be queued, do.
         """
+        if len(self.waiting) < self._config.max_queued_requests:
+            return None
         streams = ((request, request.stream) for request in self.waiting)
         never_started = [request for request, stream in streams if not stream.is_open and stream.attempt == 0]
         if len(never_started) + held + 1 <= self._config.max_queued_requests:
@@ -91,12 +96,24 @@ class WaitingQueue:
         self._policy.order(self.waiting, self._context)
 
     def end_pass(self, admitted: set[int], stop_reason: str | None) -> None:
-        """Take out the requests admitted, given by `id`, and age the rest."""
+        """Take out the requests admitted, given by `id`."""
         if stop_reason is not None:
             self.stop_reasons[stop_reason] += 1
         if admitted:
-            self.waiting[:] = [request for request in self.waiting if id(request) not in admitted]
-        self._policy.after_pass(self.waiting, len(admitted), self._context)
+            self._admitting_passes += 1
+            self._take_out(admitted)
+
+    def _take_out(self, admitted: set[int]) -> None:
+        count, waiting = len(admitted), self.waiting
+        # They are the first, unless a request on trial has gone before them.
+        if all(id(request) in admitted for request in waiting[:count]):
+            del waiting[:count]
+        else:
+            waiting[:] = [request for request in waiting if id(request) not in admitted]
+
+    def passes_waited(self, request: Request) -> int:
+        """Return how many passes have admitted others since a waiting request was queued."""
+        return self._admitting_passes - request.passes_at_entry
 
     def note_computed(self, tokens: int) -> None:
         """Count prefill tokens that a step computes."""

@@ -78,7 +78,7 @@ class Request:
         "namespace",
         "output_ids",
         "params",
-        "passes_waited",
+        "passes_at_entry",
         "processed_at_entry",
         "prompt_key",
         "prompt_scores",
@@ -119,7 +119,7 @@ class Request:
         self.matched_tokens = 0
         self.matched_node: Node | None = None
         self.is_deprioritized = False
-        self.passes_waited = 0
+        self.passes_at_entry = 0
         self.processed_at_entry = 0
         self.max_new_tokens = max_new_tokens
         self.stop_ids = frozenset(

@@ -96,12 +96,12 @@ class RequestTable:
         """Fail what has passed its deadline, or has waited or run too long (6.5)."""
         for request in self._deadlines.take_passed(now):
             self.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.", now)
-        for request in self._deadlines.timed_out(self.live(), now):
+        for request in self._deadlines.timed_out(self.live, now):
             self.fail(request, 408, "deadline_exceeded", "The request has waited or run for too long.", now)
 
     def next_deadline(self) -> float | None:
         """Return when `fail_expired` has something to do."""
-        return self._deadlines.next(self.live())
+        return self._deadlines.next(self.live)
 
     # Ends
 

@@ -1,4 +1,4 @@
-"""A policy by its name: what a prefill pass calls before it takes requests from the queue, and after."""
+"""A policy by its name: what a prefill pass calls before it takes requests from the queue."""
 
 from operator import attrgetter
 
@@ -57,12 +57,6 @@ class Policy:
         is_refresh_due = self._refreshes and context.pass_number % REFRESH_PASSES == 0
         if is_refresh_due and not is_matched and context.tree is not None:
             self._matcher.refresh(waiting[:REFRESH_REQUESTS][::-1], context.tree)
-
-    def after_pass(self, waiting: list[Request], admitted: int, context: PolicyContext) -> None:
-        """Age the requests that a pass has left waiting, if it admitted any other."""
-        if admitted > 0:
-            for request in waiting:
-                request.passes_waited += 1
 
 
 def make_policy(config: SchedulerConfig) -> Policy:

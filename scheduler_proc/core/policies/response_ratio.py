@@ -8,9 +8,9 @@ def order_by_response_ratio(requests: list[Request], context: PolicyContext) -> 
     """hrrn: waited / uncached, largest first; requests cached whole before, requests put off for a sibling last.
 
     Both are in prefill tokens: those the engine has computed since the request was queued, and those of its prompt
-    that are not cached. There is no bound on waiting: where requests that need little arrive faster than they are served,
-    their ratios grow faster than that of one that needs much, which is never admitted (scenario cold-start, from 1.5
-    arrivals for each admission on).
+    that are not cached. There is no bound on waiting: where requests that need little arrive faster than they are
+    served, their ratios grow faster than that of one that needs much, which is never admitted (scenario cold-start,
+    from 1.5 arrivals for each admission on).
     """
 
     def rank(request: Request) -> tuple[bool, bool, float]:

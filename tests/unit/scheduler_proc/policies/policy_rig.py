@@ -77,7 +77,6 @@ class Line:
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         for request in taken:
             request.move_to(RequestState.RUNNING)
-        self.policy.after_pass(self.waiting, len(taken), self.context)
         return self.names(taken)
 
 

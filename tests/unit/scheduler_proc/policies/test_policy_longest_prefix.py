@@ -222,18 +222,6 @@ def test_4_2_the_oldest_of_the_most_urgent_go_first() -> None:
     assert line.order(processed_tokens=60) == "bha"
 
 
-def test_every_policy_counts_passes_that_admitted_a_request() -> None:
-    """MET-3: and the admitted ones do not age."""
-    line = Line("fcfs")
-    for name in "abc":
-        line.add(name)
-    line.order()
-    line.policy.after_pass(line.waiting, 0, line.context)
-    assert line.admit() == "a"
-    assert line.admit() == "b"
-    assert [line.by_name[name].passes_waited for name in "abc"] == [0, 1, 2]
-
-
 def test_lpm_starves_where_aging_does_not() -> None:
     """The contrast: under lpm the cold one is overtaken for as long as hot ones arrive."""
     line = Line("lpm")
