@@ -236,11 +236,6 @@ def test_every_policy_can_be_chosen(policy: str) -> None:
     assert configured(["--schedule-policy", policy, *more]).scheduler.schedule_policy == policy
 
 
-def test_levels_of_priorities_that_would_be_ignored_are_refused() -> None:
-    message = refusal(["--schedule-policy", "multi:priority,lpm,fcfs"])
-    assert message == "--schedule-policy multi:priority,lpm,fcfs needs --enable-priority-scheduling"
-
-
 @pytest.mark.parametrize("policy", ["fastest", "multi:", "multi:fcfs,fcfs", "multi:hrrn", "", "priority"])
 def test_other_policies_are_refused(policy: str) -> None:
     message = refusal(["--schedule-policy", policy])

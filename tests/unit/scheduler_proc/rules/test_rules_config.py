@@ -217,6 +217,12 @@ def test_cfg1_every_policy_is_allowed_and_priority_is_told_its_flag() -> None:
         configured({"schedule_policy": "priority"}, {})
 
 
+def test_pri3_levels_of_priorities_that_would_be_ignored_are_refused() -> None:
+    """PRI-3."""
+    with pytest.raises(ConfigError, match="multi:priority,lpm,fcfs needs --enable-priority-scheduling"):
+        configured({"schedule_policy": "multi:priority,lpm,fcfs"}, {})
+
+
 def test_cfg2_defaults_stand_in_one_place() -> None:
     """CFG-2, PR-5: a setting that is not given is what the table says, on every way to it."""
     assert build_config({}, {}).scheduler == SchedulerConfig()
