@@ -7,12 +7,12 @@ import msgspec
 from aiohttp import web
 
 from api_proc.anthropic.rendering import MessageShape
-from api_proc.anthropic.schema import CountRequest, MessageRequest
+from api_proc.anthropic.schema import FIELDS, CountRequest, MessageRequest
 from api_proc.anthropic.translation import NAMES, chat_request
 from api_proc.openai.chat import chat_task
 from api_proc.openai.chat_format import ChatFormat
-from api_proc.openai.response_task import serve
-from api_proc.openai.translation import fields_named
+from api_proc.openai.response_task import generated, serve
+from api_proc.openai.translation import fields_named, named
 from api_proc.server.admission import Place
 from api_proc.server.bodies import json_response
 from api_proc.server.respond import ResponseTask
@@ -25,14 +25,12 @@ count_decoder = msgspec.json.Decoder(CountRequest)
 
 async def messages(request: web.Request) -> web.StreamResponse:
     """Answer a conversation by a message."""
-    with fields_named(NAMES):
-        return await serve(request, decoder, message_task)
+    return await serve(request, decoder, message_task, named(NAMES, generated), FIELDS)
 
 
 async def count_tokens(request: web.Request) -> web.StreamResponse:
     """Count the tokens of the prompt that a conversation makes."""
-    with fields_named(NAMES):
-        return await serve(request, count_decoder, message_task, _counted)
+    return await serve(request, count_decoder, message_task, named(NAMES, _counted), FIELDS)
 
 
 async def _counted(
@@ -56,4 +54,5 @@ def _shape(wanted: CountRequest, service: Service, form: ChatFormat) -> MessageS
         service.model_name,
         wanted.max_tokens if isinstance(wanted, MessageRequest) else 0,
         hides_thinking=wanted.thinking is not None and wanted.thinking.display == "omitted",
+        manages_context=wanted.context_management is not None,
     )

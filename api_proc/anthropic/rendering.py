@@ -19,12 +19,17 @@ _encode = msgspec.json.encode
 
 
 class MessageShape(msgspec.Struct, frozen=True, tag="message"):
-    """What makes the renderer of a message. With `hides_thinking` its blocks are there, without their text."""
+    """What makes the renderer of a message.
+
+    With `hides_thinking` the blocks of the thinking are there, without their text. With `manages_context` the answer
+    says which edits of the context were made: none are.
+    """
 
     form: ChatFormat
     model: str
     max_tokens: int
-    hides_thinking: bool
+    hides_thinking: bool = False
+    manages_context: bool = False
 
     @property
     def is_echoed(self) -> bool:
@@ -73,7 +78,7 @@ class MessageRenderer:
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
         """Return the rest of the output and the events that end the message."""
         rest = self._pieces(self._parsed.finish()) + self._close()
-        end = {"delta": self._ending(finish), "usage": self._usage(finish)}
+        end = {"delta": self._ending(finish), "usage": self._usage(finish), **self._edits()}
         return rest + _event("message_delta", end) + _event("message_stop", {})
 
     def usage(self, usage: bytes, timings: bytes) -> bytes:
@@ -90,7 +95,8 @@ class MessageRenderer:
         self._parsed.thinking.take(choice.ids)
         content = self._blocks([*self._parsed.push(choice.text), *self._parsed.finish()])
         self._has_calls = any(block["type"] == "tool_use" for block in content)
-        return _encode(self._message(content, choice.finish) | {"usage": self._usage(choice.finish)})
+        end = {"usage": self._usage(choice.finish), **self._edits()}
+        return _encode(self._message(content, choice.finish) | end)
 
     # Members of a message
 
@@ -117,6 +123,9 @@ class MessageRenderer:
             elif isinstance(finish.matched, str):
                 reason, sequence = "stop_sequence", finish.matched
         return {"stop_reason": reason, "stop_sequence": sequence}
+
+    def _edits(self) -> dict[str, Any]:
+        return {"context_management": {"applied_edits": []}} if self._shape.manages_context else {}
 
     def _usage(self, finish: Finish | None) -> dict[str, Any]:
         """Return the tokens so far; which of the prompt's were in the cache is known at the end."""

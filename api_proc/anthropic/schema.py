@@ -1,6 +1,6 @@
 """The request bodies of Anthropic's routes, as typed records.
 
-As in OpenAI's, optional fields take null like an absent field, and what is known but not served is decoded as `Any`.
+As in OpenAI's, optional fields take null like an absent field.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from api_proc.openai.schema import SamplingFields
+from api_proc.openai.translation import field_table
 
 
 class Block(msgspec.Struct):
@@ -88,7 +89,7 @@ class CountRequest(SamplingFields, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: Format | None = None
-    mcp_servers: Any = None
+    context_management: dict[str, Any] | None = None
 
 
 class MessageRequest(CountRequest, kw_only=True):
@@ -97,5 +98,32 @@ class MessageRequest(CountRequest, kw_only=True):
     max_tokens: int
     stop_sequences: list[str] | None = None
     metadata: Metadata | None = None
-    service_tier: str | None = None
-    container: Any = None
+
+
+FIELDS = field_table(
+    MessageRequest,
+    {
+        "compaction": "send the conversation that the model is to see",
+        "container": "this server runs no code",
+        "fallbacks": "this server has one model",
+        "logprobs": "chat completions have them",
+        "max_completion_tokens": "use max_tokens",
+        "mcp_servers": "this server calls none; give their tools in tools",
+        "parallel_tool_calls": "use tool_choice",
+        "reasoning_effort": "use output_config",
+        "thread": "send the whole conversation",
+    },
+    (
+        "betas",
+        "billing_policy",
+        "cache_control",
+        "diagnostics",
+        "fallback_credit_token",
+        "inference_geo",
+        "speed",
+        "stop_sequences",
+        "user_profile_id",
+        "workspace_id",
+    ),
+)
+"""What else Anthropic's API knows. `stop_sequences` has no effect on a count."""

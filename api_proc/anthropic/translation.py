@@ -7,7 +7,7 @@ from api_proc.anthropic.schema import Block, CountRequest, Format, MessageReques
 from api_proc.openai.routing import MAX_KEY_CHARACTERS
 from api_proc.openai.schema import ChatRequest
 from api_proc.openai.translation import Names, Turns, chat_of, same_fields
-from api_proc.server.errors import invalid, unsupported
+from api_proc.server.errors import invalid
 from quartet.wire.errors import RequestError
 
 BILLING_HEADER = "x-anthropic-billing-header"
@@ -38,8 +38,6 @@ def chat_request(wanted: CountRequest) -> tuple[ChatRequest, Names]:
 
     Raises RequestError 400 with the field at fault.
     """
-    if wanted.mcp_servers:
-        raise unsupported("mcp_servers")
     turns = Turns(merged=frozenset({"system", "user", "assistant"}))
     _add_system(turns, wanted.system)
     for index, turn in enumerate(wanted.messages):
@@ -57,8 +55,6 @@ def chat_request(wanted: CountRequest) -> tuple[ChatRequest, Names]:
 
 
 def _of_message(wanted: MessageRequest) -> dict[str, Any]:
-    if wanted.container:
-        raise unsupported("container")
     if wanted.service_tier not in (None, "auto", "standard_only"):
         raise invalid("service_tier", "service_tier must be auto or standard_only")
     # Both tiers are the server's default; OpenAI's have other names.

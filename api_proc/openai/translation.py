@@ -1,18 +1,34 @@
 """What a route needs that answers another API by a chat: turns, fields of the same meaning, the names of its fields."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
+from api_proc.openai.other_fields import REFUSED, WITHOUT_EFFECT, FieldTable
+from api_proc.openai.response_task import Answer
 from api_proc.openai.schema import ChatRequest, SamplingFields
+from api_proc.server.admission import Place
 from api_proc.server.errors import invalid, unsupported
+from api_proc.server.respond import ResponseTask
+from api_proc.server.service import Service
 from quartet.wire.errors import RequestError
 
 Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns of a chat's fields, and what the route calls them."""
+
+
+def field_table(known: type[msgspec.Struct], refused: Mapping[str, str], without_effect: Iterable[str]) -> FieldTable:
+    """Return the fields that a route knows beside those of its schema `known`.
+
+    `refused` says by name what to do instead. Fields of a chat that the route has not are refused, too.
+    """
+    of_chats = dict.fromkeys(set(ChatRequest.__struct_fields__).difference(known.__struct_fields__), ((), ""))
+    own = {name: ((), instead) for name, instead in refused.items()}
+    return FieldTable({**REFUSED, **of_chats, **own}, {*WITHOUT_EFFECT, *without_effect})
 
 
 ELSEWHERE = ("return_token_ids", "prompt_logprobs")
@@ -101,6 +117,23 @@ def fields_named(names: Names) -> Iterator[None]:
         yield
     except RequestError as error:
         raise _renamed(error, names) from None
+
+
+def named(names: Names, answer: Answer) -> Answer:
+    """Return `answer` with the errors of the engine named as the route names fields."""
+
+    def wrapped(
+        request: web.Request, service: Service, task: ResponseTask, place: Place, release: ExitStack
+    ) -> Awaitable[web.StreamResponse]:
+        # The task, which holds the prompts, is kept by `answer` alone.
+        return _named(names, answer(request, service, task, place, release))
+
+    return wrapped
+
+
+async def _named(names: Names, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    with fields_named(names):
+        return await answer
 
 
 def _renamed(error: RequestError, names: Names) -> RequestError:

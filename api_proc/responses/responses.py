@@ -8,10 +8,10 @@ from aiohttp import web
 
 from api_proc.openai.chat import chat_task
 from api_proc.openai.chat_format import ChatFormat
-from api_proc.openai.response_task import serve
-from api_proc.openai.translation import fields_named
+from api_proc.openai.response_task import generated, serve
+from api_proc.openai.translation import fields_named, named
 from api_proc.responses.rendering import ResponseShape
-from api_proc.responses.schema import ResponseRequest
+from api_proc.responses.schema import FIELDS, ResponseRequest
 from api_proc.responses.translation import NAMES, chat_request
 from api_proc.server.respond import ResponseTask
 from api_proc.server.service import Service
@@ -35,8 +35,7 @@ _REPEATED = (
 
 async def responses(request: web.Request) -> web.StreamResponse:
     """Answer a conversation by output items."""
-    with fields_named(NAMES):
-        return await serve(request, decoder, response_task)
+    return await serve(request, decoder, response_task, named(NAMES, generated), FIELDS)
 
 
 def response_task(request: web.Request, service: Service, wanted: ResponseRequest) -> ResponseTask:

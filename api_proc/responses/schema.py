@@ -1,10 +1,11 @@
-"""The request body of POST /v1/responses, as typed records; what is known but not served is decoded as `Any`."""
+"""The request body of POST /v1/responses, as typed records."""
 
 from typing import Any
 
 import msgspec
 
 from api_proc.openai.schema import SamplingFields
+from api_proc.openai.translation import field_table
 
 
 class Part(msgspec.Struct):
@@ -79,12 +80,25 @@ class ResponseRequest(SamplingFields, kw_only=True):
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
     truncation: str | None = None
-    user: str | None = None
     safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: str | None = None
-    previous_response_id: Any = None
-    background: Any = None
-    conversation: Any = None
-    prompt: Any = None
-    context_management: Any = None
+
+
+_STATE = "this server keeps no responses; send the whole input"
+
+FIELDS = field_table(
+    ResponseRequest,
+    {
+        "background": _STATE,
+        "background_options": _STATE,
+        "context_management": "send the input that the model is to see",
+        "conversation": _STATE,
+        "logprobs": "use include and top_logprobs",
+        "messages": "use input",
+        "moderation": "this server moderates nothing",
+        "previous_response_id": _STATE,
+        "prompt": "this server keeps no prompts; use instructions and input",
+        "reasoning_effort": "use reasoning",
+    },
+    ("access_programs", "image", "prompt_cache_options"),
+)
+"""What else OpenAI's API knows."""

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from api_proc.openai.routing import MAX_KEY_CHARACTERS
 from api_proc.openai.schema import ChatRequest
 from api_proc.openai.translation import Names, Turns, chat_of, same_fields
 from api_proc.responses.schema import Format, Item, Part, ResponseRequest, Tool
 from api_proc.server.errors import invalid, unsupported
 from quartet.wire.errors import RequestError
 
-STATEFUL = ("previous_response_id", "background", "conversation", "prompt", "context_management")
 INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
 """What `include` may name. The text of reasoning is in its items anyway; it is not encrypted."""
 LOGPROBS = INCLUDED[0]
@@ -32,10 +30,6 @@ def chat_request(wanted: ResponseRequest, may_truncate: bool) -> tuple[ChatReque
 
     `may_truncate`: prompts that are too long are cut. Raises RequestError 400 with the field at fault.
     """
-    for name in STATEFUL:
-        if getattr(wanted, name):
-            message = f"{name} is not supported: this server keeps no responses; send the whole input"
-            raise RequestError(400, "unsupported_parameter", message, name)
     _check_rest(wanted, may_truncate)
     turns = Turns(merged=frozenset({"system", "assistant"}))
     if wanted.instructions:
@@ -50,8 +44,6 @@ def chat_request(wanted: ResponseRequest, may_truncate: bool) -> tuple[ChatReque
     fields["max_completion_tokens"] = wanted.max_output_tokens
     fields["logprobs"] = has_logprobs(wanted)
     fields["top_logprobs"] = wanted.top_logprobs
-    if wanted.prompt_cache_key and not wanted.routing_key:
-        fields["routing_key"] = wanted.prompt_cache_key[:MAX_KEY_CHARACTERS]
     return chat_of(fields), ((r"messages\[(\d+)\]", lambda found: turns.origins[int(found[1])]), *NAMES)
 
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import anthropic
 import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
+from anthropic.types.beta import message_create_params as beta_create_params
 from fake_engine import PROMPT_IDS, WORDS
 
+from api_proc.anthropic.schema import FIELDS, CountRequest, MessageRequest
 from quartet.wire.errors import RequestError
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -102,6 +105,27 @@ async def test_what_reaches_the_engine(claude: anthropic.AsyncAnthropic, api: An
     params = request.params
     assert (params.temperature, params.top_p, params.top_k, params.seed) == (0.0, 0.5, 3, 5)
     assert (params.max_new_tokens, params.stop) == (7, ("END", "STOP"))
+
+
+async def test_edits_of_the_context_are_reported_as_not_made(claude: anthropic.AsyncAnthropic) -> None:
+    edits: Any = {"edits": [{"type": "clear_tool_uses_20250919"}]}
+    asked: Any = {"model": "toy", "max_tokens": 9, "messages": MESSAGES, "context_management": edits}
+    answer = await claude.beta.messages.create(**asked)
+    async with claude.beta.messages.stream(**asked) as stream:
+        final = await stream.get_final_message()
+    for one in (answer, final):
+        assert one.context_management is not None and one.context_management.applied_edits == []
+
+
+def test_every_field_of_the_package_is_known() -> None:
+    """Served, without effect, or refused by name: a version with further fields is looked at here."""
+    for params, kind in (
+        (message_create_params.MessageCreateParamsBase, MessageRequest),
+        (beta_create_params.MessageCreateParamsBase, MessageRequest),
+        (message_count_tokens_params.MessageCountTokensParams, CountRequest),
+    ):
+        known = {*kind.__struct_fields__, *FIELDS.refused, *FIELDS.without_effect}
+        assert params.__annotations__.keys() <= known, params.__annotations__.keys() - known
 
 
 async def test_a_user_id_longer_than_a_routing_key_is_one_all_the_same(api: Any) -> None:

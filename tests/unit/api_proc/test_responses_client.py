@@ -7,7 +7,9 @@ from typing import Any
 import openai
 import pytest
 from fake_engine import WORDS
+from openai.types.responses import response_create_params
 
+from api_proc.responses.schema import FIELDS, ResponseRequest
 from quartet.wire.errors import RequestError
 
 TEXT = "".join(WORDS)
@@ -108,6 +110,13 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, api: Any) -> 
     assert json.loads(request.prompt.template_args)["enable_thinking"] is False
 
 
+def test_every_field_of_the_package_is_known() -> None:
+    """Served, without effect, or refused by name: a version with further fields is looked at here."""
+    known = {*ResponseRequest.__struct_fields__, *FIELDS.refused, *FIELDS.without_effect}
+    fields = response_create_params.ResponseCreateParamsBase.__annotations__.keys()
+    assert fields <= known, fields - known
+
+
 async def test_the_end_by_length_is_incomplete(client: openai.AsyncOpenAI) -> None:
     answer = await client.responses.create(model="toy", input="hi", max_output_tokens=2)
     assert answer.status == "incomplete"
@@ -182,6 +191,11 @@ async def test_an_error_midway_raises(client: openai.AsyncOpenAI, api: Any) -> N
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
+        ({"moderation": {"model": "m"}}, "moderation"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"logprobs": True}, "logprobs"),
+        ({"lora_path": "x"}, "lora_path"),
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata[...]"),
         ({"temperature": 3}, "temperature"),
