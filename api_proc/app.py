@@ -9,6 +9,7 @@ from api_proc.native import abort, elsewhere, generate, health, info, loads, tok
 from api_proc.openai import models, streams
 from api_proc.openai.chat import chat_completions
 from api_proc.openai.completions import completions
+from api_proc.openapi import openapi
 from api_proc.responses.responses import responses
 from api_proc.server.cors import Cors
 from api_proc.server.dialects import DIALECTS
@@ -41,6 +42,7 @@ def build_app(service: Service) -> web.Application:
     app.router.add_post("/flush_cache", queries.flush_cache)
     app.router.add_get("/flush_cache", queries.flush_cache, allow_head=False)
     app.router.add_get("/", status.index)
+    app.router.add_get("/openapi.json", openapi)
     _add_native_routes(app, service)
     elsewhere.add_routes(app)
     return app

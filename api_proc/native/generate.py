@@ -34,7 +34,6 @@ from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
 decoder = msgspec.json.Decoder(GenerateBody)
 _sampling = msgspec.json.Decoder(NativeSampling)
-_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -135,12 +134,11 @@ def _check_count(name: str, prompts: list[Any]) -> None:
 
 def _samplings(service: Service, body: GenerateBody, count: int) -> list[NativeSampling]:
     """Return the parameters of each prompt; raises RequestError 400."""
-    raw = body.sampling_params
-    if bytes(raw) == b"null":
+    given = body.sampling_params
+    if given is None:
         return [NativeSampling()] * count
-    if not bytes(raw).lstrip().startswith(b"["):
-        return [_sampling_of(service, raw)] * count
-    given = decode_body(_list, bytes(raw))
+    if not isinstance(given, list):
+        return [_sampling_of(service, given)] * count
     _check_length("sampling_params", given, count)
     found = [_sampling_of(service, one) for one in given]
     if len({one.n or 1 for one in found}) > 1:
@@ -148,10 +146,11 @@ def _samplings(service: Service, body: GenerateBody, count: int) -> list[NativeS
     return found
 
 
-def _sampling_of(service: Service, raw: msgspec.Raw) -> NativeSampling:
+def _sampling_of(service: Service, given: Any) -> NativeSampling:
+    body = msgspec.json.encode(given)
     try:
-        found = decode_body(_sampling, bytes(raw))
-        check_names(bytes(raw), NativeSampling.__struct_fields__, service.unknown_names, IN_SAMPLING_PARAMS)
+        found = decode_body(_sampling, body)
+        check_names(body, NativeSampling.__struct_fields__, service.unknown_names, IN_SAMPLING_PARAMS)
     except RequestError as error:
         error.param = f"sampling_params.{error.param}" if error.param else "sampling_params"
         raise

@@ -38,7 +38,7 @@ class GenerateBody(msgspec.Struct, kw_only=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
-    sampling_params: msgspec.Raw = msgspec.Raw(b"null")
+    sampling_params: Any = None
     stream: bool | None = None
     rid: str | list[str] | None = None
     return_logprob: bool | list[bool] | None = None

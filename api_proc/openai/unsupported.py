@@ -18,13 +18,16 @@ _FOREIGN_DATA = ("prompt_embeds", "multi_modal_data", "chat_template")
 """Tensors, and code for the sandbox: never taken from a client."""
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
 """What requests nothing."""
+NEVER_SERVED = _NOT_SERVED + _OF_VLLM + _FOREIGN_DATA
+"""Fields of both routes of which every value that requests something is refused."""
+NEVER_IN_CHAT = ("echo", "audio", "add_special_tokens", "functions", "function_call")
 _LEGACY = {"functions": "tools", "function_call": "tool_choice"}
 """Older names, by those that have replaced them."""
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Raise RequestError 400 for the first field that requests an unsupported feature."""
-    _refuse_set(request, _NOT_SERVED + _OF_VLLM + _FOREIGN_DATA)
+    _refuse_set(request, NEVER_SERVED)
     if isinstance(request, ChatRequest):
         _refuse_chat_only(request)
     else:
