@@ -72,7 +72,7 @@ class WaitingQueue:
         Raises RequestError if the queue is full of requests that are no less urgent (PRI-4). Requests that have been
         admitted before, or replayed, do not count; `held` ones, which are going to be queued, do.
         """
-        if len(self.waiting) < self._config.max_queued_requests:
+        if len(self.waiting) + held < self._config.max_queued_requests:
             return None
         streams = ((request, request.stream) for request in self.waiting)
         never_started = [request for request, stream in streams if not stream.is_open and stream.attempt == 0]
