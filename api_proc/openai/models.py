@@ -1,5 +1,9 @@
-"""GET /v1/models: the served model, and the check that a request names it."""
+"""GET /v1/models: the served model, and the check that a request names it.
 
+The answers have the members of OpenAI's API and those of Anthropic's, which has the same routes.
+"""
+
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -19,7 +23,9 @@ def check_model(service: Service, name: str | None) -> None:
 
 async def models(request: web.Request) -> web.Response:
     """List the served model."""
-    return json_response({"object": "list", "data": [_model(request.app[SERVICE])]})
+    service = request.app[SERVICE]
+    page = {"has_more": False, "first_id": service.model_name, "last_id": service.model_name}
+    return json_response({"object": "list", "data": [_model(service)], **page})
 
 
 async def model(request: web.Request) -> web.Response:
@@ -30,10 +36,17 @@ async def model(request: web.Request) -> web.Response:
 
 
 def _model(service: Service) -> dict[str, Any]:
+    created = int(service.wall_time())
+    context_length = service.config.require_model().context_length
     return {
         "id": service.model_name,
         "object": "model",
-        "created": int(service.wall_time()),
+        "created": created,
         "owned_by": "quartet",
-        "max_model_len": service.config.require_model().context_length,
+        "max_model_len": context_length,
+        "type": "model",
+        "display_name": service.model_name,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
+        "lifecycle": "active",
+        "max_input_tokens": context_length,
     }

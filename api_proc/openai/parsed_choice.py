@@ -37,7 +37,9 @@ class ParsedChoice:
 
     def _taken(self, pieces: list[Piece]) -> list[Piece]:
         """Return the pieces that the client gets: without the second and later calls if it takes one at most."""
-        self._has_reasoning = self._has_reasoning or any(isinstance(piece, Reasoning) for piece in pieces)
+        for piece in pieces:
+            if isinstance(piece, Reasoning):
+                self._has_reasoning = True
         if not self._is_single:
             return pieces
         return [piece for piece in pieces if not (isinstance(piece, CallStart | CallArguments) and piece.call)]

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from api_proc.openai.chat_format import ChatFormat, call_id
 from api_proc.openai.logprobs import chat_logprobs
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
@@ -48,6 +50,11 @@ class OpenItem:
         self._at = {"item_id": f"{self._kind.prefix}_{rid.hex()}{index:02}", "output_index": index}
         if not self.is_call:
             self._at["content_index"] = 0
+        name = f"response.{self._kind.text}.delta"
+        head = msgspec.json.encode({"type": name, **self._at})[:-1]
+        self._delta = b'event: %b\ndata: %b,"delta":' % (name.encode(), head)
+        """The event of new text, up to the text; and what follows it without log-probabilities."""
+        self._tail = b',"logprobs":[]' if isinstance(first, Content) else b""
 
     @property
     def is_call(self) -> bool:
@@ -65,12 +72,19 @@ class OpenItem:
         if not self.is_call:
             yield "response.content_part.added", {**self._at, "part": self._part("", [])}
 
-    def delta(self, text: str, logprobs: list[TextLogprobs]) -> Event:
-        """Take new text, with the log-probabilities of its tokens; return its event."""
-        entries = chat_logprobs(logprobs)["content"] if logprobs else []
+    def delta(self, text: str, logprobs: list[TextLogprobs], number: int) -> bytes:
+        """Take new text, with the log-probabilities of its tokens; return its event, which has the given number.
+
+        It is on the path of every token, so that only what changes is encoded.
+        """
         self._texts.append(text)
-        self._logprobs += entries
-        return f"response.{self._kind.text}.delta", {**self._at, "delta": text, **self._with_logprobs(entries)}
+        tail = self._tail
+        if logprobs and tail:
+            entries = chat_logprobs(logprobs)["content"]
+            self._logprobs += entries
+            tail = b',"logprobs":' + msgspec.json.encode(entries)
+        encoded = msgspec.json.encode(text)
+        return b'%b%b%b,"sequence_number":%d}\n\n' % (self._delta, encoded, tail, number)
 
     def done(self, status: str) -> Iterator[Event]:
         """Yield the events that end the item."""

@@ -143,7 +143,8 @@ class ResponseRenderer:
         if isinstance(piece, CallStart) or not piece.text:
             return begun
         logprobs, self._parsed.waiting = self._parsed.waiting, []
-        return begun + self._event(*self._open.delta(piece.text, logprobs if isinstance(piece, Content) else []))
+        self._number += 1
+        return begun + self._open.delta(piece.text, logprobs, self._number - 1)
 
     def _begin(self, piece: Piece) -> bytes:
         closed = self._close("completed")

@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from api_proc.anthropic.schema import CountRequest, MessageRequest
 from api_proc.openai.schema import ChatRequest, CompletionRequest
+from api_proc.responses.schema import ResponseRequest
 from tests.fuzz.guarded import Finding, until
 from tests.fuzz.mutants import hostile, mutate, mutate_bytes, to_json
 from tests.support.server import Server
@@ -30,9 +32,11 @@ CLIENTS = 12
 QUIET_S, LIMIT_S = 2.0, 60.0
 RID = "0000000000000000000000000000000a"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MESSAGE, COUNT, RESPONSE = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
 ROUTES = (
     *(CHAT,) * 5,
     *(TEXT,) * 5,
+    *(MESSAGE, COUNT, RESPONSE) * 3,
     *("/v1/models", "/v1/models/smollm2", "/health", "/ready", "/metrics", "/topology", "/trace", "/config"),
     *(
         f"/v1/streams/{RID}",
@@ -49,11 +53,38 @@ MESSAGES = [
     {"role": "assistant", "content": "Hi"},
     {"role": "user", "content": "What is 1 + 1?"},
 ]
+BLOCKS = [
+    {"role": "user", "content": "Hello"},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "x"},
+            {"type": "text", "text": "Hi"},
+            {"type": "tool_use", "id": "t", "name": "look", "input": {"at": [1, {"a": None}]}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x"}]}],
+    },
+]
+ITEMS = [
+    {"role": "user", "content": [{"type": "input_text", "text": "Hello"}]},
+    {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+    {"type": "function_call", "call_id": "t", "name": "look", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "t", "output": "x"},
+]
 BODIES: dict[str, dict[str, Any]] = {
+    MESSAGE: {"model": "smollm2", "messages": BLOCKS, "max_tokens": 5, "system": [{"type": "text", "text": "x"}]},
+    COUNT: {"model": "smollm2", "messages": BLOCKS, "thinking": {"type": "enabled", "budget_tokens": 5}},
+    RESPONSE: {"model": "smollm2", "input": ITEMS, "max_output_tokens": 5, "top_logprobs": 2},
     CHAT: {"model": "smollm2", "messages": MESSAGES, "max_tokens": 5, "logprobs": True, "top_logprobs": 2},
     TEXT: {"model": "smollm2", "prompt": "Hello", "max_tokens": 5, "logprobs": 2, "echo": True, "n": 2},
 }
 FIELDS = {
+    MESSAGE: [field.name for field in msgspec.structs.fields(MessageRequest)],
+    COUNT: [field.name for field in msgspec.structs.fields(CountRequest)],
+    RESPONSE: [field.name for field in msgspec.structs.fields(ResponseRequest)],
     CHAT: [field.name for field in msgspec.structs.fields(ChatRequest)],
     TEXT: [field.name for field in msgspec.structs.fields(CompletionRequest)],
 }
@@ -177,7 +208,7 @@ def wrong_with(response: bytes) -> str:
         return f"no HTTP: {response[:60]!r}"
     if status >= 500 and status != 503:
         return f"status {status}: {body[:120]!r}"
-    if b"internal_error" in body:
+    if b"internal_error" in body or b"api_error" in body or b"server_error" in body:
         return f"internal_error: {body[:120]!r}"
     if status >= 400 and b"application/json" in head and body.startswith(b"{"):
         found = json.JSONDecoder().raw_decode(body.decode("utf-8", "replace"))[0]

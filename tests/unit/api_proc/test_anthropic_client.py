@@ -158,6 +158,17 @@ async def test_tokens_are_counted_without_a_request(claude: anthropic.AsyncAnthr
         await claude.messages.count_tokens(model="toy", messages=[{"role": "robot", "content": "x"}])  # type: ignore
 
 
+async def test_models(claude: anthropic.AsyncAnthropic) -> None:
+    page = await claude.models.list()
+    assert not page.has_next_page()
+    (model,) = page.data
+    assert (model.id, model.type, model.display_name, model.max_input_tokens) == ("toy", "model", "toy", 64)
+    assert model.created_at.year == 2023
+    assert (await claude.models.retrieve("toy")).id == "toy"
+    with pytest.raises(anthropic.NotFoundError):
+        await claude.models.retrieve("other")
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
