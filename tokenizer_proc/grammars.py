@@ -1,7 +1,7 @@
 """Turns a client's grammar into one that llguidance compiles without looking anything up, and compiles it to see."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from quartet.wire.config import Config
 from quartet.wire.frames import Grammar
 from tokenizer_proc.grammar_bounds import GrammarError, check_bounds, read_choices
 from tokenizer_proc.json_schema import read_schema
-from tokenizer_proc.thinking import Thinking, lark, literal, symbols_of, thinking_lark
+from tokenizer_proc.thinking import Thinking, lark, literal, symbols_of, text_to, thinking_lark
 
 WHITESPACE = r"\n {0,20}| {1,2}"
 """Between the tokens of JSON: indentation or a space or two, so that a model cannot go on with whitespace for ever."""
@@ -101,11 +101,17 @@ class GrammarCompiler:
             case "lark":
                 text = grammar.source
             case "tools":
-                markers = (lark(symbols_of(text, self._special)) for text in grammar.markers)
-                text = "\n".join([grammar.source, *(f"marker_{index}: {each}" for index, each in enumerate(markers))])
+                text = "\n".join([grammar.source, *self._marker_rules(grammar)])
             case _:
                 raise GrammarError(f"there is no kind of grammar named {grammar.kind!r}")
         return {"lark_grammar": text}
+
+    def _marker_rules(self, grammar: Grammar) -> Iterator[str]:
+        for index, text in enumerate(grammar.markers):
+            symbols, name = symbols_of(text, self._special), f"marker_{index}"
+            yield f"{name}: {lark(symbols)}"
+            if f"text_to_{name}" in grammar.source:
+                yield from text_to(f"text_to_{name}", symbols)
 
     def _thinking(self, grammar: Grammar, thinking: Thinking) -> str:
         opening, closing = (symbols_of(text, self._special) for text in (grammar.opening, grammar.after))

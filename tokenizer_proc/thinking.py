@@ -58,6 +58,14 @@ def lark(symbols: Symbols) -> str:
     return " ".join(_symbol(symbol) for symbol in symbols)
 
 
+def text_to(name: str, symbols: Symbols) -> list[str]:
+    """Return rules for which `name` is any text up to `symbols`, of which there is one at least, and these."""
+    first, *rest = symbols
+    if isinstance(first, str):
+        return [f"{name}: {name}_first {lark(rest)}", f"{name}_first[lazy]: TEXT {literal(first)}"]
+    return [f"{name}: TEXT {lark(symbols)}"]
+
+
 def literal(text: str) -> str:
     """Return `text` as a literal of Lark."""
     return msgspec.json.encode(text).decode()
@@ -75,9 +83,7 @@ def thinking_lark(state: Thinking, opening: Symbols, closing: Symbols, special_i
     else:
         lines.append("start: thinking NEWLINES? @constraint")
     first, *rest = closing
-    if isinstance(first, str):
-        lines += ["thinking: text_to_closing " + lark(rest), f"text_to_closing[lazy]: TEXT {literal(first)}"]
-    elif rest and isinstance(rest[0], str):
+    if not isinstance(first, str) and rest and isinstance(rest[0], str):
         # Of the channels that the first token opens, only the one named so ends the thinking.
         others = ",".join(str(index) for index in special_ids if index != first)
         lines += [
@@ -85,7 +91,7 @@ def thinking_lark(state: Thinking, opening: Symbols, closing: Symbols, special_i
             f"OTHER: TEXT & ~({literal(rest[0])} TEXT)",
         ]
     else:
-        lines.append(f"thinking: TEXT {lark(closing)}")
+        lines += text_to("thinking", closing)
     return "\n".join(lines) + "\n"
 
 

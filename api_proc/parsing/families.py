@@ -92,6 +92,7 @@ class Formats(NamedTuple):
 
 TOOL_FORMATS = (
     ToolFormat(HARMONY, ((CHANNEL, MESSAGE),), HarmonyParser, HARMONY_MARKS),
+    ToolFormat("mistral_args", (("[TOOL_CALLS]", "[ARGS]"),), mistral, ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")),
     ToolFormat("mistral", (("[TOOL_CALLS]",),), mistral, ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")),
     ToolFormat("gemma4", (("<|tool_call>call:",),), gemma4, GEMMA4),
     ToolFormat("function_gemma", (("<start_function_call>",),), function_gemma, FUNCTION_GEMMA),

@@ -32,7 +32,7 @@ _HEADER = re.compile(
     r"(?:<\|start\|>)?\s*(?:assistant)?\s*(?:to=(\S+?))?\s*"
     r"(?:<\|channel\|>\s*(\w*)\s*(?:to=([^\s<]+))?\s*(?:<\|constrain\|>)?\s*\w*\s*)?"
 )
-_ROLE = "assistant"
+ROLE = "assistant"
 _AFTER_ROLE = ("to=", CHANNEL, MESSAGE)
 _FUNCTIONS = "functions."
 _MAX_HEADER = 512
@@ -105,9 +105,9 @@ class HarmonyParser:
         if START.startswith(text):
             return True
         bare = text.removeprefix(START).lstrip()
-        if _ROLE.startswith(bare):
+        if ROLE.startswith(bare):
             return True
-        bare = bare.removeprefix(_ROLE).lstrip()
+        bare = bare.removeprefix(ROLE).lstrip()
         return len(text) <= _MAX_HEADER and any(each.startswith(bare) or bare.startswith(each) for each in _AFTER_ROLE)
 
     def _is_cut_header(self) -> bool:

@@ -28,11 +28,26 @@ def json_type(text: str) -> str:
     return first or ("number" if any(character in text for character in ".eE") else "integer")
 
 
+def schema_types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> frozenset[str]:
+    """Return the types that a schema within `root` allows; none if it does not say."""
+    return _types(schema, root, 0)
+
+
+def resolved(schema: object, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema, or what it refers to within `root`; an empty one where there is none."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(schema, Mapping):
+            return {}
+        if not isinstance(schema.get("$ref"), str):
+            return schema
+        schema = _referred(schema["$ref"], root)
+    return {}
+
+
 def _types(schema: object, root: Mapping[str, Any], depth: int) -> frozenset[str]:
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    if depth > _MAX_DEPTH:
         return frozenset()
-    if isinstance(schema.get("$ref"), str):
-        return _types(_referred(schema["$ref"], root), root, depth + 1)
+    schema = resolved(schema, root)
     given = schema.get("type")
     if isinstance(given, str):
         return frozenset([given])

@@ -91,7 +91,7 @@ def tokenizer_of_ranks(path: Path) -> Tokenizer:
     """Return the byte-level tokenizer that a file of ranks describes: the pair that makes the lowest rank merges."""
     lines = (line.split() for line in path.read_bytes().splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    to_character = _byte_characters()
+    to_character = byte_characters()
 
     def text(token: bytes) -> str:
         return "".join(to_character[byte] for byte in token)
@@ -118,7 +118,7 @@ def _last_pair(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     return parts
 
 
-def _byte_characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}

@@ -12,7 +12,8 @@ class Grammar(Frame, frozen=True):
     """What the output has to match.
 
     From the api process `kind` is json_object, json_schema, regex, lark, gbnf, choice (a JSON list of strings) or tools
-    (Lark, in which the rule `marker_N` stands for `markers[N]`, text that may be special tokens of the model). With
+    (Lark, in which the rule `marker_N` stands for `markers[N]`, text that may be special tokens of the model, and
+    `text_to_marker_N` for the terminal TEXT up to that and it). With
     `after`, e.g. `</think>`, thinking may come first, which ends with that text. It begins with `opening`, in the
     prompt or in the output; without one it comes first unless the prompt ends with `after`. The tokenizer process
     checks it and makes it a grammar of kind llguidance, which leaves nothing to look up.

@@ -32,7 +32,7 @@ TEMPLATES = {
     "Llama-4": (LLAMA4, None, "llama3_json"),
     "Llama-3.2, pythonic": ("Environment: ipython: [func_name1(params_name1=params_value1)", None, "pythonic"),
     "Mistral-Small": ("""{{- "[TOOL_CALLS] [" }}""", None, "mistral"),
-    "Magistral": ("""{{- "[THINK]" + "[/THINK]" + "[TOOL_CALLS]" + name + "[ARGS]" }}""", "magistral", "mistral"),
+    "Magistral": ("""{{- "[THINK]" + "[/THINK]" + "[TOOL_CALLS]" + name + "[ARGS]" }}""", "magistral", "mistral_args"),
     "gpt-oss": (GPT_OSS, "gpt_oss", "gpt_oss"),
     "Gemma 4": (GEMMA4, "gemma4", "gemma4"),
     "FunctionGemma": ("'<start_function_call>call:'", None, "function_gemma"),

@@ -132,6 +132,7 @@ WRITERS: dict[str, Write] = {
     "hermes": hermes,
     "llama3_json": llama3_json,
     "mistral": mistral,
+    "mistral_args": mistral,
     "pythonic": pythonic,
     "qwen3_coder": qwen3_coder,
 }
