@@ -247,7 +247,7 @@ class ModelRunner:
         if self._start is Start.FIRST:
             lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
             warm_up(self.launch, self.capacity, lengths, self._progress)
-            self._step_sampler.load_kernels(self.capacity.vocab_size)
+            self._step_sampler.load_kernels(self.capacity.vocab_size, model.dtype)
         self._make_graph_runners()
 
     def _make_slots(self) -> None:

@@ -54,12 +54,12 @@ class StepSampler:
         self._sequence = torch.zeros(1, dtype=torch.int32, device=last_token.device)
         self._constrained: ConstrainedRows | None = None
 
-    def load_kernels(self, vocab_size: int) -> None:
-        """Run the kernel that a step needs only for a grammar."""
+    def load_kernels(self, vocab_size: int, dtype: torch.dtype) -> None:
+        """Run the kernel that a step needs only for a grammar, on logits as the two samplers take them."""
         device, words = self._last_token.device, -(-vocab_size // BITS)
-        mask_tokens(
-            torch.zeros((1, vocab_size), device=device), torch.zeros((1, words), dtype=torch.int32, device=device)
-        )
+        masks = torch.zeros((1, words), dtype=torch.int32, device=device)
+        for one in {dtype, torch.float32}:
+            mask_tokens(torch.zeros((1, vocab_size), dtype=one, device=device), masks)
 
     # Slots
 
@@ -118,13 +118,35 @@ class StepSampler:
         constrained = None
         if len(later):
             rows = np.setdiff1d(rows, later, assume_unique=True)
-            grammars, sample_with = self._grammars.at(slots[later]), partial(self._sample_rows, slots, launched, later)
+            grammars = self._grammars.at(slots[later])
+            sample_with = partial(self._sample_constrained, slots, launched, later)
             constrained = ConstrainedRows(later, grammars, self._grammars, self._constrained, sample_with)
             self._constrained = constrained
         if not len(rows):
             return Sampled(launched.ids, [], constrained)
         patch = self._sample_rows(slots, launched, rows)
         return Sampled(PatchedDownload(launched.ids, rows, patch.ids), patch.logprobs, constrained)
+
+    @torch.inference_mode()
+    def _sample_constrained(self, slots: IntArray, launched: LaunchedStep, rows: IntArray, masks: Masks) -> SampledPart:
+        """Sample rows with the masks of their grammars [n, words]: plain ones by the fused sampler, if there is one.
+
+        As everywhere, the way of a row depends on its parameters alone."""
+        full = self._sampler.unfused_rows(slots[rows])
+        if self._fused_sampler is None or len(full) == len(rows):
+            return self._sample_rows(slots, launched, rows, masks)
+        device_rows, device_slots, device_positions, device_masks = self._upload(
+            (launched.logits_rows[rows], slots[rows], launched.positions[rows].astype(np.int32), masks)
+        )
+        logits = launched.logits.index_select(0, device_rows)
+        mask_tokens(logits, device_masks)
+        output = torch.empty((1, len(rows)), dtype=torch.int32, device=logits.device)
+        self._fused_sampler.sample(logits, device_slots, device_positions, output, self._sequence)
+        ids = self._downloader.start(output[0])
+        if not len(full):
+            return SampledPart(ids, [])
+        patch = self._sample_rows(slots, launched, rows[full], masks[full])
+        return SampledPart(PatchedDownload(ids, full, patch.ids), patch.logprobs)
 
     @torch.inference_mode()
     def _sample_rows(

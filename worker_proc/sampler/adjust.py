@@ -83,7 +83,8 @@ def mask_end_tokens(logits: Tensor, table: SamplingTable, slots: Tensor, positio
 
 
 def mask_tokens(logits: Tensor, masks: Tensor) -> None:
-    """Set the ids without a bit in `masks` [R, ceil(V / 32)] int32 to -inf in `logits` [R, V] float32, in place."""
+    """Set the ids without a bit in `masks` [R, ceil(V / 32)] int32 to -inf in `logits` [R, V] of any float type, in
+    place."""
     if logits.device.type == "cpu":
         mask_tokens_in_torch(logits, masks)
     else:

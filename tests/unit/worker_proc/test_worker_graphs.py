@@ -9,6 +9,7 @@ import torch
 
 from quartet.checkpoint.spec import read_spec
 from tests.golden.oracles import FOLDER
+from tests.support.grammars import person, regex
 from tests.support.local_engine import LocalEngine, make_config
 from worker_proc.contract import Start
 from worker_proc.weights.dummy import dummy_tensors
@@ -26,6 +27,8 @@ PARAMS = [
     {"frequency_penalty": 0.9, "presence_penalty": 0.4},
     {"temperature": 0.7, "seed": 1, "logit_bias": ((9, 4.0), (11, -100.0))},
     {"logprobs": 3},
+    {"grammar": regex("[a-f]{30,40}").grammar},
+    {"grammar": person().grammar, "temperature": 0.9, "seed": 4, "top_p": 0.8},
 ]
 
 
