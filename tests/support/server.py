@@ -101,10 +101,10 @@ class Server:
         """Return status and JSON (or text) of a GET."""
         return self._answer(urllib.request.Request(self.url + path), 10)
 
-    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    def post(self, path: str, body: dict[str, Any], timeout_s: float = 60.0) -> tuple[int, Any]:
         """Return status and JSON (or text) of a POST."""
         headers = {"content-type": "application/json"}
-        return self._answer(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), 60)
+        return self._answer(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), timeout_s)
 
     def _answer(self, request: urllib.request.Request, timeout_s: float) -> tuple[int, Any]:
         try:
