@@ -1,5 +1,6 @@
 """The child of a tokenizer process that compiles the grammars of clients, and may die of one."""
 
+import resource
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from tokenizer_proc.thinking import Thinking
 LOADING_MEMORY_BYTES = 8 << 30
 """The library reads the largest tokenizers within a tenth of it; threads reserve address space."""
 COMPILING_MEMORY_BYTES = 512 << 20
+STACK_BYTES = 2 << 20
 
 _decode = msgspec.json.Decoder(Open | Compile).decode
 
@@ -46,4 +48,6 @@ class GrammarChild:
 
 
 if __name__ == "__main__":
+    # What fits here fits into the threads of a worker, which have several times as much.
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     serve(LOADING_MEMORY_BYTES, GrammarChild().answer)

@@ -95,7 +95,8 @@ class GrammarCompiler:
             case "regex":
                 text = json.loads(LLMatcher.grammar_from_regex(grammar.source))["grammars"][0]["lark_grammar"]
             case "choice":
-                text = "start: " + " | ".join(map(literal, read_choices(grammar.source)))
+                # A terminal is one lexeme, whatever the number of choices.
+                text = "start: CHOICE\nCHOICE: " + " | ".join(map(literal, read_choices(grammar.source)))
             case "gbnf":
                 text = _of_gbnf(grammar.source)
             case "lark":

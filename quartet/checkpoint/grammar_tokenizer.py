@@ -23,6 +23,11 @@ def read_grammar_tokenizer(tokenizer: Tokenizer, vocab_size: int, eos_token_ids:
         return LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=list(eos_token_ids) or None)
 
 
+MAX_ITEMS_IN_ROW = 500
+"""Readings of the output so far that an ambiguous grammar may have. A mask takes time in their square: with 2,000,
+llguidance's own bound, up to 6 s, with 500 some 50 ms. 128 tools have about 300 at the start."""
+
+
 def grammar_limits() -> LLParserLimits:
-    """Return llguidance's own bounds, with errors that do not quote the output."""
-    return LLParserLimits(verbose_errors=False)
+    """Return the bounds of compiling and of masks, with errors that do not quote the output."""
+    return LLParserLimits(max_items_in_row=MAX_ITEMS_IN_ROW, verbose_errors=False)
