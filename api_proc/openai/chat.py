@@ -4,6 +4,7 @@ import msgspec
 from aiohttp import web
 
 from api_proc.openai.chat_format import ChatFormat, MakeShape, format_of
+from api_proc.openai.chat_grammar import chat_grammar
 from api_proc.openai.chat_messages import chat_prompt
 from api_proc.openai.chat_rendering import ChatShape
 from api_proc.openai.models import check_model
@@ -11,14 +12,12 @@ from api_proc.openai.params import MAX_INT32, check_range
 from api_proc.openai.parsed_rendering import ParsedChatShape
 from api_proc.openai.response_task import response_task, serve
 from api_proc.openai.schema import ChatRequest
-from api_proc.openai.structured import constraint
-from api_proc.openai.tools import ToolUse, tool_use
+from api_proc.openai.tools import tool_use
 from api_proc.openai.unsupported import refuse_unsupported
-from api_proc.server.errors import invalid, unsupported
+from api_proc.server.errors import invalid
 from api_proc.server.rendering import Shape
 from api_proc.server.respond import ResponseTask
 from api_proc.server.service import Service
-from quartet.wire.frames import Grammar
 from quartet.wire.lengths import context_length_exceeded
 from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS
 
@@ -51,8 +50,6 @@ def chat_task(
         # Before any of them is looked at; each takes a token at least.
         raise context_length_exceeded(context_length, f"at least {len(chat.messages)}", "messages")
     use = tool_use(chat)
-    if use is not None and use.must_call:
-        raise unsupported("tool_choice")
     form = format_of(service.config, use)
     prompt = chat_prompt(chat, use.described() if use else None)
     return response_task(
@@ -63,24 +60,9 @@ def chat_task(
         max_new_tokens=_limit(chat),
         logprobs=_logprobs(chat),
         shape=make_shape(service, form),
-        grammar=_grammar(chat, use, form),
+        grammar=chat_grammar(chat, use, form),
         markers=form.markers,
     )
-
-
-def _grammar(chat: ChatRequest, use: ToolUse | None, form: ChatFormat) -> Grammar | None:
-    """Return what the output has to match after the thinking, if anything; raises RequestError 400."""
-    grammar = constraint(chat)
-    if grammar is None:
-        return None
-    if use is not None:
-        raise invalid(grammar.param, f"{grammar.param} does not go with tools: the output follows one of them")
-    reasoning = form.formats.reasoning
-    if reasoning is None:
-        return grammar
-    # Without an opening the output begins within the thinking, whatever the prompt shows.
-    opening = "" if reasoning.is_always_open else reasoning.opening
-    return msgspec.structs.replace(grammar, after=reasoning.closing, opening=opening)
 
 
 def _limit(chat: ChatRequest) -> int | None:

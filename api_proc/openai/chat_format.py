@@ -47,6 +47,11 @@ class ChatFormat(msgspec.Struct, frozen=True):
         return bool(self.reasoning_parser)
 
     @property
+    def offered(self) -> list[Tool]:
+        """The tools that may be called."""
+        return [Tool(*tool) for tool in self.tools]
+
+    @property
     def formats(self) -> Formats:
         """The formats by these names."""
         reasoning = reasoning_format(self.reasoning_parser) if self.reasoning_parser else None
@@ -110,7 +115,7 @@ def parsers_of(form: ChatFormat, prompts: Sequence[Prompted], choices_each: int)
     A parser is fed the text of its choice, in pieces of any size, by `push`, and at the end once by `finish`; what it
     returns is written in that order. The joined pieces are a function of the joined text.
     """
-    formats, tools = form.formats, [Tool(*tool) for tool in form.tools]
+    formats, tools = form.formats, form.offered
     return [formats.parser(tools, one.prompt_text) for one in prompts for _ in range(choices_each)]
 
 

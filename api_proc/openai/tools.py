@@ -21,7 +21,8 @@ class ToolUse(NamedTuple):
     """What the model may do with tools.
 
     `shown` are the functions that the prompt describes, `callable` those of them that may be called. `must_call`:
-    there is no answer without a call. `is_named`: the client has named the one to call. `is_single`: one call at most.
+    there is no answer without a call. `is_named`: the client has named the one to call, which is called once.
+    `is_single`: one call at most.
     """
 
     shown: list[Function]
@@ -29,11 +30,6 @@ class ToolUse(NamedTuple):
     must_call: bool = False
     is_named: bool = False
     is_single: bool = False
-
-    @property
-    def is_strict(self) -> bool:
-        """Whether arguments must match the schema even where nothing must be called."""
-        return any(function.strict for function in self.callable)
 
     def described(self) -> bytes:
         """Return the shown functions as JSON, as chat templates expect them."""
@@ -64,7 +60,7 @@ def _chosen(functions: list[Function], choice: dict[str, Any], is_single: bool) 
     kind, by_name = choice.get("type"), {function.name: function for function in functions}
     if kind == "function":
         only = _named("tool_choice", choice, by_name)
-        return ToolUse(functions, [only], must_call=True, is_named=True, is_single=is_single)
+        return ToolUse(functions, [only], must_call=True, is_named=True, is_single=True)
     if kind != "allowed_tools":
         raise _only("tool_choice.type", kind, "function and allowed_tools")
     allowed = choice.get("allowed_tools")

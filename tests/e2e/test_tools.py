@@ -22,21 +22,26 @@ REPLY = (
     '<tool_call>\n{"name": "look", "arguments": {"what": "the \\"lamp\\" \\n é 🎉", "at": [5, 6]}}\n</tool_call>\n'
     '<tool_call>\n{"name": "find", "arguments": {}}\n</tool_call>'
 )
-TOOLS = [
-    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("look", "find")
-]
-ASKED = {"messages": [{"role": "user", "content": "What is at five?"}]}
+AT = {"type": "object", "properties": {"at": {"enum": [5, 6]}}, "required": ["at"], "additionalProperties": False}
+TOOLS: list[Any] = [{"type": "function", "function": {"name": name}} for name in ("look", "find")]
+STRICT: list[Any] = [{"type": "function", "function": {"name": "look", "parameters": AT, "strict": True}}]
+FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "at", "schema": AT, "strict": True}}}
+ASKED = {"messages": [{"role": "user", "content": "What is at five?"}], "seed": 5}
 
 FIELDS: dict[str, list[dict[str, Any]]] = {
     "n": [{}, {"n": 3}],
     "tools": [{}, {"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "none"}, {"tools": TOOLS[:1]},
-              {"tools": TOOLS, "parallel_tool_calls": False}],
+              {"tools": TOOLS, "parallel_tool_calls": False}, {"tools": STRICT},
+              {"tools": STRICT, "tool_choice": "required", "parallel_tool_calls": False},
+              {"tools": [*STRICT, TOOLS[1]], "tool_choice": {"type": "function", "function": {"name": "look"}}}],
+    "format": [{}, FORMAT],
     "logprobs": [{}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 3}],
     "stop": [{}, {"stop": "five"}, {"stop": ["at the lamp"]}, {"stop": [' "at"', "zzz"]},
              {"stop": "é", "include_stop_str_in_output": True}],
     "limit": [{}, {"max_tokens": 7}, {"max_completion_tokens": 60}],
     "usage": [{}, {"stream_options": {"include_usage": True}},
               {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}],
+    "effort": [{}, {"reasoning_effort": "none"}],
     "sampling": [{}, {"temperature": 0}, {"return_token_ids": True}],
 }  # fmt: skip
 
@@ -117,6 +122,23 @@ def check_choice(choice: dict[str, Any], body: dict[str, Any]) -> None:
         assert choice["finish_reason"] == ("tool_calls" if calls else "stop")
 
 
+def check_constrained(choice: dict[str, Any], body: dict[str, Any]) -> None:
+    """Check an answer that follows a grammar: thinking, then calls, an object, or with strict tools any text."""
+    message, must_call = choice["message"], body.get("tool_choice") not in (None, "none")
+    if choice["finish_reason"] == "length" or choice["matched_stop"]:
+        return
+    calls, is_strict = message.get("tool_calls", []), body.get("tools", TOOLS)[0] in STRICT
+    for call in calls:
+        arguments = json.loads(call["function"]["arguments"])
+        assert arguments in ({"at": 5}, {"at": 6}) if is_strict else isinstance(arguments, dict)
+        assert call["function"]["name"] == "look" or not is_strict
+    assert len(calls) == 1 or not must_call
+    if "response_format" in body and not calls:
+        assert json.loads(message["content"]) in ({"at": 5}, {"at": 6})
+    is_named = isinstance(body.get("tool_choice"), dict)
+    assert choice["finish_reason"] == ("tool_calls" if calls and not is_named else "stop")
+
+
 @pytest.mark.parametrize("body", in_pairs(FIELDS), ids=lambda body: "-".join(body) or "plain")
 def test_fields_in_pairs(server: Server, body: dict[str, Any]) -> None:
     status, whole = server.post("/v1/chat/completions", {**ASKED, **body})
@@ -124,8 +146,9 @@ def test_fields_in_pairs(server: Server, body: dict[str, Any]) -> None:
     status, stream = server.post("/v1/chat/completions", {**ASKED, **body, "stream": True})
     assert status == 200, stream
     chunks = chunks_of(stream)
+    has_grammar = "response_format" in body or body.get("tools", TOOLS)[0] in STRICT
     for index, choice in enumerate(whole["choices"]):
-        check_choice(choice, body)
+        (check_constrained if has_grammar else check_choice)(choice, body)
         streamed = message_of(chunks, index)
         for one in (choice, streamed):
             for call in one["message"].get("tool_calls", ()):

@@ -5,14 +5,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from fake_engine import MODEL
 
 from api_proc.openai.chat import decoder
+from api_proc.openai.chat_format import format_of
+from api_proc.openai.chat_grammar import chat_grammar
 from api_proc.openai.chat_messages import chat_prompt
 from api_proc.openai.schema import ChatRequest
 from api_proc.openai.tools import tool_use
 from api_proc.openai.unsupported import refuse_unsupported
 from api_proc.server.bodies import decode_body
+from quartet.wire.config import Config, ServerConfig
 from quartet.wire.errors import RequestError
+from quartet.wire.frames import Grammar
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": "it"}'}}
@@ -69,7 +74,6 @@ def test_tools_as_templates_see_them() -> None:
     schema = {"type": "object", "properties": {"at": {"type": "string"}}}
     use = tool_use(chat(tools=[tool("look", description="look at", parameters=schema, strict=True), tool("go")]))
     assert use is not None
-    assert use.is_strict
     assert json.loads(use.described()) == [
         tool("look", description="look at", parameters=schema),
         tool("go", parameters={"type": "object", "properties": {}}),
@@ -160,3 +164,41 @@ def test_how_much_to_think_reaches_the_template(fields: dict[str, Any], expected
     arguments = chat_prompt(chat(**fields), None).template_args
     assert arguments is not None
     assert json.loads(arguments) == expected
+
+
+def grammar(**fields: Any) -> Grammar | None:
+    """Return what the output of a model in Hermes' form, which thinks, has to match."""
+    request = chat(**fields)
+    server = ServerConfig(tool_call_parser="hermes", reasoning_parser="think")
+    use = tool_use(request)
+    return chat_grammar(request, use, format_of(Config(server=server, resolved=MODEL), use))
+
+
+STRICT = [tool("look", strict=True, parameters={"type": "object", "properties": {"at": {"type": "integer"}}})]
+FORMAT = {"response_format": {"type": "json_object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds", "param"),
+    [
+        ({"tools": TOOLS, "tool_choice": "required"}, ["tools"], "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": tool("find")}, ["tools"], "tool_choice"),
+        ({"tools": STRICT}, ["tools"], "tools"),
+        ({"tools": TOOLS, **FORMAT}, ["tools", "json_object"], "response_format"),
+        ({"tools": TOOLS, "tool_choice": "required", **FORMAT}, ["tools"], "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": "none", **FORMAT}, ["json_object"], "response_format"),
+        (FORMAT, ["json_object"], "response_format"),
+    ],
+)
+def test_what_the_output_has_to_match(fields: dict[str, Any], kinds: list[str], param: str) -> None:
+    found = grammar(**fields)
+    assert found is not None
+    assert (found.after, found.opening, found.param) == ("</think>", "<think>", param)
+    assert [one.kind for one in (found, found.alternative) if one is not None] == kinds
+    named = isinstance(fields.get("tool_choice"), dict)
+    assert ("look" in found.source) == (kinds[0] == "tools" and not named)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": TOOLS}, {"tools": STRICT, "tool_choice": "none"}])
+def test_outputs_without_a_grammar(fields: dict[str, Any]) -> None:
+    assert grammar(**fields) is None

@@ -3,14 +3,16 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from fake_engine import finish, logprob_of
 
 from api_proc.openai.chat_format import ChatFormat, ThinkingTokens, call_id
 from api_proc.openai.parsed_choice import ParsedChoice
-from api_proc.openai.parsed_rendering import ParsedChatRenderer
+from api_proc.openai.parsed_rendering import ParsedChatRenderer, ParsedChatShape
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
 from api_proc.server.rendering import ChoiceOutput
+from api_proc.shapes import read_shape
 from quartet.wire.ids import Rid
 
 RID = Rid(bytes(range(16)))
@@ -193,3 +195,9 @@ def test_the_tokens_of_the_thinking_are_counted(text: str, ids: list[int], expec
 
 def test_ids_of_calls_that_templates_of_mistral_take() -> None:
     assert len(call_id(ChatFormat("mistral"), RID, 0, 0)) == 9
+
+
+def test_another_process_reads_the_shape_alike() -> None:
+    tools = (("look", {"type": "object", "properties": {"at": {"enum": [5, None]}}}, True),)
+    shape = ParsedChatShape(7, "toy", ChatFormat("hermes", "think", tools, is_named=True))
+    assert read_shape(msgspec.Raw(msgspec.msgpack.encode(shape))) == shape
