@@ -19,6 +19,10 @@ TYPES = {
     503: "overloaded_error",
 }
 
+TOO_LONG = "prompt is too long: {prompt} tokens > {context} maximum"
+"""Anthropic's words: agents look for them, to shorten their conversation."""
+
+_LENGTHS = re.compile(r"context length is (?P<context>\d+) tokens\D*(?P<prompt>\d+) tokens")
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
@@ -30,6 +34,9 @@ def error_body(error: RequestError) -> bytes:
 
 def _message(error: RequestError) -> str:
     """Return the message with the field's path as Anthropic writes it: `messages.0.content.1`."""
+    lengths = _LENGTHS.search(error.message) if error.code == "context_length_exceeded" else None
+    if lengths is not None:
+        return TOO_LONG.format(**lengths.groupdict())
     if error.param is None:
         return error.message
     path = _INDEX.sub(r".\1", error.param)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from quartet.wire.errors import RequestError
+from quartet.wire.lengths import context_length_exceeded
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
@@ -148,6 +149,13 @@ async def test_errors_of_the_engine_name_fields_of_the_route(api: Any) -> None:
     fields = {"max_tokens": 9, "messages": MESSAGES}
     _, body, _ = await api.post("/v1/messages", fields)
     assert assert_error(body, "invalid_request_error") == "output_config.format.schema is too large"
+
+
+@pytest.mark.parametrize("length", [70, "at least 70", "more than 70"])
+async def test_a_prompt_that_is_too_long_has_the_words_that_agents_look_for(api: Any, length: int | str) -> None:
+    api.engine.refusal = context_length_exceeded(64, length, "messages")
+    _, body, _ = await api.post("/v1/messages", {"max_tokens": 9, "messages": MESSAGES})
+    assert assert_error(body, "invalid_request_error") == "prompt is too long: 70 tokens > 64 maximum"
 
 
 async def test_other_routes_keep_their_shape(api: Any) -> None:
