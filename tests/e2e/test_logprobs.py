@@ -96,3 +96,41 @@ def test_chat_has_the_same_names_and_their_bytes(server: Server) -> None:
             assert bytes(one["bytes"]).decode("utf-8", "replace") == one["token"] if is_whole else one["bytes"]
     shown = b"".join(bytes(entry["bytes"]) for entry in content if not entry["token"].startswith("<|"))
     assert shown.decode("utf-8", "replace").startswith(choice["message"]["content"].rstrip("\ufffd"))
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(("n", "max_tokens"), [(1, 0), (2, 4)])
+def test_an_echo_is_scored_and_its_offsets_lie_in_its_text(
+    server: Server, is_stream: bool, n: int, max_tokens: int
+) -> None:
+    prompt = "The crane 🎉<|im_end|>\nstands"
+    fields = {"prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": max_tokens, "n": n, "stop": ["\n\n\n"]}
+    for choice in complete(server, stream=is_stream, **fields):
+        logprobs, text = choice["logprobs"], choice["text"]
+        assert text.startswith(prompt) and (max_tokens or text == prompt)
+        assert [logprobs[name][0] for name in ("token_logprobs", "top_logprobs", "text_offset")] == [None, None, 0]
+        rows = list(zip(*(logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs")), strict=True))
+        assert all(top[token] == logprob <= 0 and 2 <= len(top) <= 3 for token, logprob, top in rows[1:])
+        offsets = logprobs["text_offset"]
+        assert offsets == sorted(offsets) and offsets[-1] <= len(text)
+        for token, offset in zip(logprobs["tokens"], offsets, strict=True):
+            assert token.startswith("bytes:") or text[offset:].startswith(token[: len(text) - offset])
+        assert "".join(logprobs["tokens"]).startswith("The crane") and len(rows) > max_tokens
+
+
+def test_both_shapes_of_a_scored_prompt_have_the_same_numbers(server: Server) -> None:
+    ids = [504, 3575, 282, 4649, 314]
+    fields = {"prompt": ids, "echo": True, "logprobs": 1, "prompt_logprobs": 3, "max_tokens": 1}
+    status, answer = server.post("/v1/completions", {"temperature": 0, "return_token_ids": True, **fields})
+    assert status == 200, answer
+    (choice,) = answer["choices"]
+    scores = choice["prompt_logprobs"]
+    assert choice["prompt_token_ids"] == ids and len(choice["token_ids"]) == 1 and scores[0] is None
+    own = [entry[str(token)] for token, entry in zip(ids[1:], scores[1:], strict=True)]
+    assert [one["logprob"] for one in own] == choice["logprobs"]["token_logprobs"][1:-1]
+    assert [one["decoded_token"] for one in own] == choice["logprobs"]["tokens"][1:-1]
+    for entry, top in zip(scores[1:], choice["logprobs"]["top_logprobs"][1:-1], strict=True):
+        by_rank = {one["rank"]: one for one in entry.values()}
+        assert {1, 2, 3} <= by_rank.keys() and len(entry) <= 4
+        assert top[by_rank[1]["decoded_token"]] == by_rank[1]["logprob"] == max(top.values())
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0

