@@ -75,18 +75,14 @@ def structured(url: str, method: str) -> None:
 
 def structured_by_model(url: str, method: str) -> None:
     model = chat(url, max_tokens=120, temperature=0)
-    if method == "json_mode":
-        # No schema bounds the object, so that the prompt shows a short one.
-        model = chat(url, max_tokens=400, temperature=0).with_structured_output(None, method=method)
-        assert isinstance(model.invoke('Repeat this JSON and nothing else: {"colour": "red"}'), dict)
-        return
     found = model.with_structured_output(Pick, method=method).invoke("Pick a colour and a count.")
     assert isinstance(found, Pick)
 
 
 for name in ("json_schema", "function_calling", "json_mode"):
     check(f"with_structured_output: {name}")(lambda url, name=name: structured(url, name))
-    check(f"with_structured_output: {name}", on="model")(lambda url, name=name: structured_by_model(url, name))
+    if name != "json_mode":  # No schema bounds what it writes.
+        check(f"with_structured_output: {name}", on="model")(lambda url, name=name: structured_by_model(url, name))
 
 
 @check("bind_tools: call, result, answer; streamed, too")
