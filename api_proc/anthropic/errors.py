@@ -22,6 +22,9 @@ TYPES = {
 TOO_LONG = "prompt is too long: {prompt} tokens > {context} maximum"
 """Anthropic's words: agents look for them, to shorten their conversation."""
 
+WITHOUT_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+"""By this Anthropic's tool runner knows that it has to send the whole conversation with each request."""
+
 _LENGTHS = re.compile(r"context length is (?P<context>\d+) tokens\D*(?P<prompt>\d+) tokens")
 _INDEX = re.compile(r"\[(\d+)\]")
 
@@ -29,7 +32,10 @@ _INDEX = re.compile(r"\[(\d+)\]")
 def error_body(error: RequestError) -> bytes:
     """Return the JSON of an error, also used for the error event of a stream."""
     kind = TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": _message(error)}})
+    content: dict[str, object] = {"type": kind, "message": _message(error)}
+    if error.param == "thread":
+        content["details"] = WITHOUT_THREADS
+    return msgspec.json.encode({"type": "error", "error": content})
 
 
 def _message(error: RequestError) -> str:

@@ -78,7 +78,6 @@ def content(*blocks: Any, role: str = "user") -> dict[str, Any]:
         ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ({"container": "x"}, "container"),
-        ({"thread": {"id": "x"}}, "thread"),
         ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
@@ -96,6 +95,15 @@ async def test_the_field_at_fault_is_named(api: Any, fields: dict[str, Any], fie
     assert status == 400
     assert field in message.replace(":", " ").replace("(", " ").split(), message
     assert not api.engine.outputs
+
+
+async def test_the_tool_runner_is_told_to_send_whole_conversations(api: Any) -> None:
+    """The client goes on without a thread for this error code, and gives up at any other error."""
+    fields = {"max_tokens": 9, "messages": MESSAGES, "thread": {"type": "create"}}
+    status, body, _ = await api.post("/v1/messages", fields)
+    details = body["error"].pop("details")
+    assert (status, details["error_code"]) == (400, "thread_unsupported_request")
+    assert assert_error(body, "invalid_request_error").startswith("thread is not supported")
 
 
 async def test_a_field_of_a_chat_has_the_name_of_its_origin(api: Any) -> None:
