@@ -120,6 +120,7 @@ def measure(model: str, rows: int, counts: list[int], settings: dict[str, Any], 
     for one in results:
         one["loss_percent"] = round(100 * (one["step_us"] / results[0]["step_us"] - 1), 2)
     facts = {"vocab_size": vocab_size, "first_compile_s": round(first_compile_s, 3), **runner.facts()}
+    facts["compiles_after_ready"] = runner.late_compiles
     return {"model": model, "rows": rows, **facts, "results": results}
 
 

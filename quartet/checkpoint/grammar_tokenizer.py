@@ -29,5 +29,10 @@ llguidance's own bound, up to 6 s, with 500 some 50 ms. 128 tools have about 300
 
 
 def grammar_limits() -> LLParserLimits:
-    """Return the bounds of compiling and of masks, with errors that do not quote the output."""
-    return LLParserLimits(max_items_in_row=MAX_ITEMS_IN_ROW, verbose_errors=False)
+    """Return the bounds of a grammar: a mask takes some 50 ms at most, and all lexer states some 50 MB.
+
+    A grammar that needs more fails, at once or in mid-output. Ordinary schemas need a hundredth. Errors do not quote
+    the output."""
+    return LLParserLimits(
+        max_items_in_row=MAX_ITEMS_IN_ROW, step_lexer_fuel=100_000, max_lexer_states=50_000, verbose_errors=False
+    )

@@ -17,7 +17,8 @@ MOST_GRAMMARS = 256
 MOST_SOURCE_BYTES = 16 << 20
 MOST_AHEAD = 256
 """Grammars that wait for the thread; one more is dropped, and the scheduler asks for it again."""
-COMPILE_TIMEOUT_S = 20.0
+COMPILE_TIMEOUT_S = 45.0
+"""How long a step waits for the thread. The tokenizer, which comes first, takes a second, on a busy machine many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,7 @@ def test_a_thread_compiles_ahead_and_a_slot_waits_for_it() -> None:
 HOSTILE = {
     "repeats": {"pattern": "^(((a{1,99}){1,99}){1,99}){1,99}$"},
     "ambiguous": {"pattern": "^(a|aa|aaa|[ab]{1,40})*c{1,90}.{0,400}(x|y)?z$"},
+    "many states": {"pattern": "^.*a.{0,200}b.{0,200}c.*$"},
     "many keys": {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(400)}},
     "deep": {"anyOf": [{"type": "array", "items": {"anyOf": [{"$ref": "#"}, PERSON]}, "minItems": 9}, PERSON]},
 }
