@@ -14,7 +14,8 @@ ELSEWHERE = {
     "videos": ("/v1/videos",),
     "realtime sessions": ("/v1/realtime",),
     "moderations": ("/v1/moderations",),
-    "files and batches": ("/v1/files", "/v1/batches"),
+    "files and batches": ("/v1/files", "/v1/batches", "/v1/messages/batches"),
+    "conversations": ("/v1/conversations", "/v1/responses/compact"),
     "adapters": ("/load_lora_adapter", "/unload_lora_adapter", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
 }
 """Paths by what they would give."""

@@ -182,7 +182,24 @@ async def test_errors_of_tools_and_formats_name_fields_of_the_route(thinker: Api
     text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
     _, body, _ = await thinker.post("/v1/responses", {"input": "x", "text": text})
     assert body["error"]["param"] == "text.format.schema"
-    for choice in ({"type": "tool", "name": "other"}, {"type": "any"}):
-        _, body, _ = await thinker.post("/v1/messages", message | {"tools": CLAUDE_TOOLS, "tool_choice": choice})
-        if "error" in body:
-            assert "tool_choice" in body["error"]["message"]
+    choice = {"type": "tool", "name": "other"}
+    _, body, _ = await thinker.post("/v1/messages", message | {"tools": CLAUDE_TOOLS, "tool_choice": choice})
+    assert body["error"]["message"].startswith("tool_choice.name ")
+
+
+async def test_a_tool_that_must_be_called(thinker: Api) -> None:  # noqa: F811
+    """Whatever the API, the output has to match the grammar of the same calls."""
+    message = {"max_tokens": 99, "messages": [{"role": "user", "content": QUESTION}], "tools": CLAUDE_TOOLS}
+    response = {"input": QUESTION, "tools": OPENAI_TOOLS}
+    for path, body, choices in (
+        ("/v1/messages", message, ({"type": "any"}, {"type": "tool", "name": "Look"})),
+        ("/v1/responses", response, ("required", {"type": "function", "name": "Look"})),
+    ):
+        for choice in choices:
+            status, answer, _ = await thinker.post(path, body | {"tool_choice": choice})
+            assert status == 200, answer
+            if path == "/v1/messages":
+                assert answer["stop_reason"] == "tool_use", "also where the client has named the tool"
+    required, named, *others = (output.request.params.grammar for output in thinker.engine.outputs)
+    assert required is not None and named is not None and required != named
+    assert others == [required, named]
