@@ -50,7 +50,7 @@ def chat_task(
         # Before any of them is looked at; each takes a token at least.
         raise context_length_exceeded(context_length, f"at least {len(chat.messages)}", "messages")
     use = tool_use(chat)
-    form = format_of(service.config, use)
+    form = format_of(service.config, use, bool(chat.continue_final_message))
     prompt = chat_prompt(chat, use.described() if use else None)
     return response_task(
         request,

@@ -28,6 +28,7 @@ class ChatFormat(msgspec.Struct, frozen=True):
     `tool_parser` and `reasoning_parser` are names of formats in `api_proc.parsing.families`; "" if no tools are
     offered, or if the model does not think. `tools` has name, parameters and strictness of those that may be called.
     With `is_named` the client has named the function to call, and with `is_single` it takes one call at most.
+    With `is_continued` the output goes on with the last message of the prompt.
     """
 
     tool_parser: str = ""
@@ -35,6 +36,7 @@ class ChatFormat(msgspec.Struct, frozen=True):
     tools: tuple[tuple[str, dict[str, Any], bool], ...] = ()
     is_named: bool = False
     is_single: bool = False
+    is_continued: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -68,12 +70,12 @@ MakeShape = Callable[[Service, ChatFormat], Shape]
 fields, and its renderer reads each choice with a parser of `parsers_of`."""
 
 
-def format_of(config: Config, use: ToolUse | None) -> ChatFormat:
+def format_of(config: Config, use: ToolUse | None, is_continued: bool = False) -> ChatFormat:
     """Return how the output of a request reads; raises RequestError 400 if the model's calls cannot be read."""
     formats = model_formats(config)
     reasoning = formats.reasoning.name if formats.reasoning else ""
     if use is None:
-        return ChatFormat(reasoning_parser=reasoning)
+        return ChatFormat(reasoning_parser=reasoning, is_continued=is_continued)
     if formats.tools is None:
         problem = "the form in which this model calls tools is not known"
         if config.server.tool_call_parser == "none":
@@ -81,7 +83,7 @@ def format_of(config: Config, use: ToolUse | None) -> ChatFormat:
         message = f"tools are not supported here: {problem}; start it with the --tool-call-parser of the model"
         raise RequestError(400, "unsupported_parameter", message, "tools")
     tools = tuple((one.name, one.parameters or {}, bool(one.strict)) for one in use.callable)
-    return ChatFormat(formats.tools.name, reasoning, tools, use.is_named, use.is_single)
+    return ChatFormat(formats.tools.name, reasoning, tools, use.is_named, use.is_single, is_continued)
 
 
 def model_formats(config: Config) -> Formats:
@@ -116,7 +118,15 @@ def parsers_of(form: ChatFormat, prompts: Sequence[Prompted], choices_each: int)
     returns is written in that order. The joined pieces are a function of the joined text.
     """
     formats, tools = form.formats, form.offered
-    return [formats.parser(tools, one.prompt_text) for one in prompts for _ in range(choices_each)]
+    return [formats.parser(tools, _beginning(form, formats, one)) for one in prompts for _ in range(choices_each)]
+
+
+def _beginning(form: ChatFormat, formats: Formats, prompt: Prompted) -> str:
+    """Return text that ends as the prompt does, for a parser: a message that is continued may be in its thinking."""
+    text, reasoning = prompt.prompt_text, formats.reasoning
+    if form.is_continued and reasoning and text.rfind(reasoning.opening) > text.rfind(reasoning.closing):
+        return reasoning.opening
+    return text
 
 
 class ThinkingTokens:

@@ -70,14 +70,19 @@ class ParsedChatRenderer(OpenAIEvents):
         """Return the events of new text; none while the parser holds back all of it."""
         state = self._choices[choice]
         pieces = state.push(text)
-        if logprobs or usage or state.waiting or len(pieces) != 1 or not isinstance(pieces[0], Content | Reasoning):
+        piece = pieces[0] if len(pieces) == 1 else None
+        if piece is None or logprobs or usage or state.waiting or isinstance(piece, CallStart):
             state.waiting += logprobs or ()
             return self._events(choice, pieces, usage)
         # Nearly every token is such a piece.
-        shown = _encode(pieces[0].text)
-        if isinstance(pieces[0], Content):
+        shown = _encode(piece.text)
+        if isinstance(piece, Content):
             return b"".join((self._delta[choice], b'{"content":', shown, _PLAIN_END))
-        return b"".join((self._delta[choice], b'{"reasoning_content":', shown, b',"reasoning":', shown, _PLAIN_END))
+        if isinstance(piece, Reasoning):
+            named = (b'{"reasoning_content":', shown, b',"reasoning":', shown)
+            return b"".join((self._delta[choice], *named, _PLAIN_END))
+        begun = b'{"tool_calls":[{"index":%d,"function":{"arguments":' % piece.call
+        return b"".join((self._delta[choice], begun, shown, b"}}]", _PLAIN_END))
 
     def finish(self, choice: int, finish: Finish, usage: bytes) -> bytes:
         """Return the events of what was held back, and the one with the finish reason and the stop that matched."""

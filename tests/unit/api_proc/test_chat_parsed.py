@@ -117,6 +117,23 @@ async def test_every_choice_has_calls_of_its_own(client: openai.AsyncOpenAI) -> 
     assert len({call.id for choice in answer.choices for call in choice.message.tool_calls or ()}) == 6
 
 
+async def test_thinking_that_the_prompt_has_begun(thinker: Api) -> None:
+    messages = [*MESSAGES, {"role": "assistant", "content": "<think>\nLet"}]
+    thinker.engine.script = saying(PIECES[1:6])
+    generate = thinker.engine.generate
+    for text, reasoning in (("<|assistant|><think>\nLet", "Let me see."), ("<think></think>", None)):
+
+        async def with_prompt(request: Any, text: str = text) -> FakeOutputStream:
+            output = await generate(request)
+            output.prompt_text = text
+            return output
+
+        thinker.engine.generate = with_prompt  # type: ignore[method-assign]
+        body = {"messages": messages, "continue_final_message": True}
+        _, answer, _ = await thinker.post("/v1/chat/completions", body)
+        assert answer["choices"][0]["message"].get("reasoning") == reasoning
+
+
 async def test_without_tools_calls_are_content_and_thinking_is_not(client: openai.AsyncOpenAI) -> None:
     for more in ({}, {"tools": TOOLS, "tool_choice": "none"}):
         answer = await client.chat.completions.create(model="toy", messages=MESSAGES, **more)  # type: ignore[call-overload]
