@@ -1,8 +1,10 @@
 """Content with calls in it: finds where calls begin, and gives back as content what is no call.
 
 White space directly before a call is dropped, and after the last one at the end of the output: templates insert it.
+Of a longer run 64 characters are.
 """
 
+import re
 from collections.abc import Collection
 
 from api_proc.parsing.call_reader import CallReader, MakeReader, Status
@@ -11,6 +13,8 @@ from api_proc.parsing.piece_writer import PieceWriter
 from api_proc.parsing.pieces import Content, Piece
 
 _SPACE = " \t\r\n"
+_MAX_SPACE = 64
+"""Of a longer run no more is held: a model that writes line ends for ever must not cost more with each."""
 
 
 class CallsInText:
@@ -37,6 +41,7 @@ class CallsInText:
         self._openings = openings
         self._first_openings = first_openings
         self._separators = _SPACE + separators
+        self._has_first = re.compile("[" + "".join(re.escape(opening[0]) for opening in openings) + "]").search
         self._reader: CallReader | None = None
         self._space = ""
         """What stands before the call that is being read; content if it is none."""
@@ -48,17 +53,17 @@ class CallsInText:
 
     def push(self, text: str) -> list[Piece]:
         """Take the next text; return what it is certain to mean."""
-        if not self._held and self._reader is None and not self._is_fresh and self._is_plain(text):
-            return [Content(text)]
         self._held += text
+        if self._reader is None and not self._is_fresh and not self._has_first(self._held):
+            # The common case: no call begins here.
+            end = self._end_without_space(len(self._held))
+            text, self._held, self._seen = self._held[:end], self._held[end:], 0
+            return [Content(text)] if text else []
         return self._advance(False)
 
     def finish(self) -> list[Piece]:
         """The output has ended; return what was held back."""
         return self._advance(True)
-
-    def _is_plain(self, text: str) -> bool:
-        return text[-1:] not in _SPACE and all(opening[0] not in text for opening in self._openings)
 
     def _advance(self, is_end: bool) -> list[Piece]:
         while self._held and (self._call(is_end) if self._reader else self._text(is_end)):
@@ -77,7 +82,7 @@ class CallsInText:
         end = len(self._held)
         if not is_end:
             end = self._end_without_space(certain_end(self._held, self._possible(), self._seen))
-        elif self._is_between_calls() and not self._held.strip(self._separators):
+        elif self._is_between_calls() and end <= _MAX_SPACE and not self._held.strip(self._separators):
             self._held = ""
             return False
         self._release(end)
@@ -86,7 +91,7 @@ class CallsInText:
     def _next_opening(self) -> tuple[int, str]:
         if self._is_fresh and self._seen == 0:
             start = len(self._held) - len(self._held.lstrip(self._spaces()))
-            for opening in self._first_openings:
+            for opening in self._first_openings if start <= _MAX_SPACE else ():
                 if self._held.startswith(opening, start):
                     return start, opening
         return find_first(self._held, self._openings, self._seen)
@@ -101,7 +106,7 @@ class CallsInText:
         return self._separators if self._is_between_calls() else _SPACE
 
     def _end_without_space(self, end: int) -> int:
-        return len(self._held[:end].rstrip(self._spaces()))
+        return max(len(self._held[:end].rstrip(self._spaces())), end - _MAX_SPACE)
 
     def _release(self, end: int) -> None:
         self._writer.content(self._held[:end])

@@ -15,8 +15,8 @@ from api_proc.parsing.literals import Dialect, LiteralReader
 from api_proc.parsing.piece_writer import PieceWriter
 from api_proc.parsing.tools import Tool, names_of
 
-_NAME = re.compile(r"\s*call:([^\s{}<>]+)\s*(?=\{)")
-_NAME_BEGUN = re.compile(r"\s*(?:c(?:a(?:l(?:l(?::[^\s{}<>]*\s*)?)?)?)?)?\Z")
+_NAME = re.compile(r"\s{0,8}call:([^\s{}<>]{1,256})\s{0,8}(?=\{)")
+_NAME_BEGUN = re.compile(r"\s{0,8}(?:c(?:a(?:l(?:l(?::[^\s{}<>]{0,256}\s{0,8})?)?)?)?)?\Z")
 
 
 class Marks(NamedTuple):

@@ -15,7 +15,7 @@ _PARTIAL_ESCAPE = re.compile(
 )
 """What is held at the text's end: the beginning of an escape or, since two make one character, of a pair of them."""
 _CUT_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(\\(?:u[0-9a-fA-F]{0,3})?)\Z")
-_SCALAR = re.compile(r"[-+.0-9A-Za-z]+")
+_SCALAR = re.compile(r"[-+.0-9A-Za-z]{1,1024}")
 _WHOLE_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _CLOSERS = {"{": "}", "[": "]"}
 

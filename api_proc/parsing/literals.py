@@ -8,12 +8,12 @@ from typing import NamedTuple
 from api_proc.parsing.json_scanner import after_space
 from api_proc.parsing.marks import certain_end, find_first
 
-_SCALAR = re.compile(r"[-+.0-9A-Za-z_]+")
+_SCALAR = re.compile(r"[-+.0-9A-Za-z_]{1,1024}")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?")
 _HEX = re.compile(r"[0-9a-fA-F]+")
-_BARE_KEY = re.compile(r"([^\s:,{}\[\]()\"'<>]+)[ \t\r\n]*(?=:)")
-_BARE_KEY_BEGUN = re.compile(r"[^\s:,{}\[\]()\"'<>]+[ \t\r\n]*\Z")
+_BARE_KEY = re.compile(r"([^\s:,{}\[\]()\"'<>]{1,256})[ \t\r\n]{0,8}(?=:)")
+_BARE_KEY_BEGUN = re.compile(r"[^\s:,{}\[\]()\"'<>]{1,256}[ \t\r\n]{0,8}\Z")
 _WORDS = {"True": "true", "true": "true", "False": "false", "false": "false", "None": "null", "null": "null"}
 _CLOSERS = {"{": "}", "[": "]", "(": ")"}
 _IN_JSON = {"{": "{", "[": "[", "(": "[", "}": "}", "]": "]", ")": "]"}

@@ -16,8 +16,10 @@ from api_proc.parsing.piece_writer import PieceWriter
 from api_proc.parsing.tools import Tool, names_of
 
 OPENING = "[TOOL_CALLS]"
-_NAMED = re.compile(r"\s*([^\s\[\]{}]+)\s*(?:\[CALL_ID\][^\[\]{}]*)?(?:\[ARGS\])?\s*(?=\{)")
-_NAME_BEGUN = re.compile(r"[^\s\[\]{}\"]*\s*(?:\[[A-Z_]*(?:\][^\[\]{}\"]*(?:\[[A-Z_]*(?:\]\s*)?)?)?)?\Z")
+_NAMED = re.compile(r"([^\s\[\]{}]{1,256})\s{0,8}(?:\[CALL_ID\][^\[\]{}]{0,256})?(?:\[ARGS\])?\s{0,8}(?=\{)")
+_NAME_BEGUN = re.compile(
+    r"[^\s\[\]{}]{0,256}\s{0,8}(?:\[[A-Z_]{0,7}(?:\][^\[\]{}]{0,256}(?:\[[A-Z_]{0,7}(?:\]\s{0,8})?)?)?)?\Z"
+)
 
 
 def mistral(tools: Sequence[Tool]) -> CallsInText:

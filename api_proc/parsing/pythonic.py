@@ -15,10 +15,11 @@ from api_proc.parsing.piece_writer import PieceWriter
 from api_proc.parsing.tools import Tool, names_of
 
 OPENING = "["
-_NAME = re.compile(r"\s*([\w.-]+)\s*\(\s*(?=\)|[^\W\d][\w-]*\s*=)")
-_NAME_BEGUN = re.compile(r"\s*(?:([\w.-]+)\s*(?:\(\s*(?:[^\W\d][\w-]*\s*)?)?)?\Z")
-_KEYWORD = re.compile(r"\s*([^\W\d][\w-]*)\s*=\s*(?=[^\s=])")
-_KEYWORD_BEGUN = re.compile(r"\s*(?:[^\W\d][\w-]*\s*(?:=\s*)?)?\Z")
+_WORD = r"[^\W\d][\w-]{0,255}"
+_NAME = re.compile(rf"\s{{0,64}}([\w.-]{{1,256}})\s?\(\s{{0,64}}(?=\)|{_WORD}\s?=)")
+_NAME_BEGUN = re.compile(rf"\s{{0,64}}(?:([\w.-]{{1,256}})\s?(?:\(\s{{0,64}}(?:{_WORD}\s?)?)?)?\Z")
+_KEYWORD = re.compile(rf"({_WORD})\s?=\s?(?=[^\s=])")
+_KEYWORD_BEGUN = re.compile(rf"(?:{_WORD}\s?(?:=\s?)?)?\Z")
 
 
 def pythonic(tools: Sequence[Tool]) -> CallsInText:

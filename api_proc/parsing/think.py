@@ -1,8 +1,8 @@
 """Reasoning between two tags, before the content: `<think>`, `</think>` and their like.
 
 The output begins within the reasoning if the prompt's end has opened it; otherwise the opening tag stands at the start
-of the output, after white space alone, or there is no reasoning. An opening tag elsewhere is content. Reasoning that
-never ends has no content after it.
+of the output, after 64 characters of white space at most, or there is no reasoning. An opening tag elsewhere is
+content. Reasoning that never ends has no content after it.
 
 Templates write the reasoning between line ends and an empty line before the content. So one line end is dropped at
 either end of the reasoning, and two at most after the closing tag.
@@ -15,6 +15,7 @@ from api_proc.parsing.pieces import Content, OutputParser, Piece, Reasoning
 
 _SPACE = " \t\r\n"
 _AFTER_CLOSING = 2
+_MAX_SPACE = 64
 
 
 class PlainContent:
@@ -46,6 +47,8 @@ class ThinkParser:
         self._content = content
         self._step: Callable[[bool], list[Piece]] = self._start
         self._held = ""
+        self._is_begun = False
+        self._is_over = False
         self._line_ends = _AFTER_CLOSING
 
     def push(self, text: str) -> list[Piece]:
@@ -67,9 +70,10 @@ class ThinkParser:
 
     def _start(self, is_end: bool) -> list[Piece]:
         bare = self._held.lstrip(_SPACE)
-        if not is_end and self._opening.startswith(bare):
+        is_at_start = len(self._held) - len(bare) <= _MAX_SPACE
+        if not is_end and is_at_start and self._opening.startswith(bare):
             return []
-        if bare.startswith(self._opening):
+        if is_at_start and bare.startswith(self._opening):
             self._held = bare[len(self._opening) :]
         elif not self._is_open:
             self._step = self._after
@@ -82,6 +86,7 @@ class ThinkParser:
             return []
         self._held = self._held.removeprefix("\n")
         self._step = self._reasoning
+        self._is_begun = True
         return self._reasoning(is_end)
 
     def _reasoning(self, is_end: bool) -> list[Piece]:
@@ -90,6 +95,7 @@ class ThinkParser:
             pieces = self._take(at - 1 if self._held.startswith("\n", at - 1) and at else at)
             self._held = self._held.removeprefix("\n").removeprefix(self._closing)
             self._step = self._line_ends_after
+            self._is_begun = False
             return pieces + self._line_ends_after(is_end)
         if is_end:
             return self._take(len(self._held))
@@ -109,5 +115,6 @@ class ThinkParser:
         return self._after(is_end)
 
     def _after(self, is_end: bool) -> list[Piece]:
+        self._is_over = True
         text, self._held = self._held, ""
         return self._content.push(text) if text else []

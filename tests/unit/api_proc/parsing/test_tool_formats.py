@@ -63,7 +63,7 @@ def splits(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", CALLS_IN_TEXT)
 def test_nothing_of_a_damaged_output_is_lost(name: str) -> None:
-    losses(name, 9)
+    losses(name, 7)
 
 
 @pytest.mark.slow
