@@ -17,8 +17,8 @@ def completed_object(text: str) -> dict[str, Any]:
 
 
 def _closed(text: str) -> str:
-    """Return `text` up to its last complete member or entry, with what closes it."""
-    end, closers, stack = 0, "", [""]
+    """Return `text` up to the last comma or bracket outside of strings, with what closes it there."""
+    end, open_brackets = 0, list[str]()
     is_string = is_escaped = False
     for index, char in enumerate(text):
         if is_string:
@@ -27,14 +27,14 @@ def _closed(text: str) -> str:
         elif char == '"':
             is_string = True
         elif char == ",":
-            end, closers = index, stack[-1]
-        elif char in _CLOSERS:
-            stack.append(_CLOSERS[char] + stack[-1])
-            end, closers = index + 1, stack[-1]
-        elif char in "}]" and len(stack) > 1:
-            stack.pop()
-            end, closers = index + 1, stack[-1]
-    return text[:end] + closers
+            end = index
+        elif char in "{[":
+            open_brackets.append(char)
+            end = index + 1
+        elif char in "}]":
+            del open_brackets[-1:]
+            end = index + 1
+    return text[:end] + "".join(_CLOSERS[bracket] for bracket in reversed(open_brackets))
 
 
 def _object(text: str) -> dict[str, Any] | None:
