@@ -150,7 +150,7 @@ def _sampling_of(service: Service, given: Any) -> NativeSampling:
     body = msgspec.json.encode(given)
     try:
         found = decode_body(_sampling, body)
-        check_names(body, NativeSampling.__struct_fields__, service.unknown_names, IN_SAMPLING_PARAMS)
+        check_names(body, NativeSampling, service.unknown_names, IN_SAMPLING_PARAMS)
     except RequestError as error:
         error.param = f"sampling_params.{error.param}" if error.param else "sampling_params"
         raise

@@ -5,6 +5,7 @@ logged the first time it comes.
 """
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,17 +99,25 @@ OPENAI = FieldTable(REFUSED, WITHOUT_EFFECT)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def check_names(body: bytes, known: Collection[str], unknown: UnknownNames, table: FieldTable = OPENAI) -> None:
+def check_names(body: bytes, kind: type[msgspec.Struct], unknown: UnknownNames, table: FieldTable = OPENAI) -> None:
     """Check the names of a body that has been decoded; raises RequestError 400 for one that asks for what is not done.
 
-    `known` are the fields of its schema, `table` has those of other servers.
+    `kind` is its schema, `table` has the fields of other servers.
     """
     members: Mapping[str, msgspec.Raw] = _members(body)
-    for name in members.keys() - known:
+    known = _names_of(kind)
+    for name in members:
+        if name in known:
+            continue
         if name in table.refused:
             _refuse(name, msgspec.json.decode(members[name]), *table.refused[name])
         elif name not in table.without_effect:
             unknown.note(name)
+
+
+@cache
+def _names_of(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(kind.__struct_fields__)
 
 
 def _refuse(name: str, value: Any, neutral: tuple[Any, ...], instead: str) -> None:

@@ -72,7 +72,7 @@ async def _read_task(
 ) -> ResponseTask:
     body = await read_body(request, service.max_body_bytes, service.timeouts.body_s, place.hold)
     wanted = decode_body(decoder, body)
-    check_names(body, type(wanted).__struct_fields__, service.unknown_names, fields)
+    check_names(body, type(wanted), service.unknown_names, fields)
     task = make_task(request, service, wanted)
     place.claim(len(task.requests) * task.choices_each, task.requests[0].priority)
     return task
