@@ -64,7 +64,8 @@ def make_runner() -> ModelRunner:
         assert loop is not None
         with torch.inference_mode():
             loop._rings.restart()
-        loop._graphs = dict.fromkeys(loop._sizes, Graph(loop._rings))  # type: ignore[assignment]
+        loop._graphs._pool = (0, 0)  # type: ignore[assignment]
+        loop._graphs._graphs = dict.fromkeys(loop._sizes, Graph(loop._rings))  # type: ignore[arg-type]
     return runner
 
 

@@ -34,17 +34,21 @@ def test_graph_runners_change_no_token() -> None:
 
 def test_constrained_rows_are_those_of_steps_without_graphs() -> None:
     folder, tokenizer = FOLDER / "models" / "llama", FOLDER / "models" / "qwen3"
-    params = [{"max_new_tokens": 3, "grammar": regex("[a-c]{9}").grammar}, {"max_new_tokens": 3}]
+    grammar = regex("[a-c]{9}").grammar
+    # The fused sampler takes the first, the full sampler the last.
+    params = [{"grammar": grammar}, {}, {"grammar": grammar, "frequency_penalty": 0.5}]
+    params = [{"max_new_tokens": 3, **one} for one in params]
 
     def ids(in_flight: int, backend: str) -> list[list[int]]:
         settings = {"device": DEVICE, "attention_backend": backend, "max_total_tokens": 512, "cuda_graph_max_bs": 8}
         engine = LocalEngine(make_config(folder, tokenizer=tokenizer, **settings), in_flight)
-        return [stream.outputs for stream in engine.run(PROMPTS, params)]
+        return [stream.outputs for stream in engine.run([*PROMPTS, [3, 4]], params)]
 
     with_graphs = ids(2, "triton")
     assert with_graphs == ids(1, "torch")
-    text = tiny_tokenizer().decode_str(with_graphs[0])
-    assert text and set(text) <= set("abc")
+    for one in (with_graphs[0], with_graphs[2]):
+        text = tiny_tokenizer().decode_str(one)
+        assert text and set(text) <= set("abc")
 
 
 def test_capture_sizes_are_dense_at_first_and_end_with_the_largest() -> None:
