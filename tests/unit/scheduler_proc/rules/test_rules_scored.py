@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from quartet.client.request import GenerateRequest
 from quartet.wire.frames import IdsPrompt, SamplingParams, pack_ids
@@ -116,3 +117,22 @@ def test_tree11_what_the_client_has_is_not_scored_again(role: Role, outputs: int
     history.check()
     check_scores(history, ids)
     engine.check_nothing_left()
+
+
+def test_tree11_scores_outlive_a_preemption_whenever_it_comes() -> None:
+    settings = {"max_running_requests": 1, "enable_priority_scheduling": True}
+    preempted = 0
+    for things in range(8, 60, 2):
+        engine = make_engine(
+            "prompt logprobs", random.Random(0), priority_scheduling_preemption_threshold=0, **settings
+        )
+        ids, others = ids_of(150), ids_of(40, 1)
+        first = engine.begin(replace(request(ids, tokens=9), priority=0))
+        engine.steps(things)
+        second = engine.begin(replace(request(others), priority=9))
+        engine.finish([first, second])
+        for history, prompt in ((first, ids), (second, others)):
+            history.check()
+            check_scores(history, prompt)
+        preempted += engine.scheduler._counters.preemptions > 0
+    assert preempted > 5
