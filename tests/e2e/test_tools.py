@@ -139,6 +139,12 @@ def check_constrained(choice: dict[str, Any], body: dict[str, Any]) -> None:
     assert choice["finish_reason"] == ("tool_calls" if calls and not is_named else "stop")
 
 
+def test_the_parsers_in_force_are_named(server: Server) -> None:
+    assert any("tool calls hermes, reasoning think" in line for line in server.output)
+    status, info = server.get("/server_info")
+    assert (status, info["tool_call_parser"], info["reasoning_parser"]) == (200, "hermes", "think")
+
+
 @pytest.mark.parametrize("body", in_pairs(FIELDS), ids=lambda body: "-".join(body) or "plain")
 def test_fields_in_pairs(server: Server, body: dict[str, Any]) -> None:
     status, whole = server.post("/v1/chat/completions", {**ASKED, **body})
