@@ -1,6 +1,7 @@
 """The grammar child: what it dies of is the error of one grammar, and other prompts do not wait for it."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from tokenizer_rig import VOCAB_SIZE, resolved
@@ -20,6 +22,7 @@ from quartet.wire.errors import ModelError
 from quartet.wire.frames import CancelEncode, Encode, Encoded, EncodeFailed, Grammar, SamplingParams, TextPrompt
 from quartet.wire.ids import Epoch, Role
 from tests.support.fake_context import FakeContext, running
+from tests.support.hostile_grammars import HOSTILE
 from tokenizer_proc import process
 from tokenizer_proc.grammar_bounds import GrammarError
 from tokenizer_proc.grammar_process import GrammarProcess
@@ -223,3 +226,44 @@ async def test_a_bug_in_the_compiler_is_one_jobs_error(tokenizer: FakeContext, m
     assert isinstance(found, EncodeFailed) and (found.status, "secret" in found.message) == (500, False)
     tokenizer.deliver(API, job(2, GOOD))
     assert isinstance((await answered(tokenizer, 2))[1], Encoded)
+
+
+@pytest.mark.slow
+async def test_other_prompts_are_as_quick_beside_hostile_grammars(tokenizer: FakeContext) -> None:
+    async def latencies_s(numbers: range) -> list[float]:
+        found = []
+        for number in numbers:
+            begin_s = time.monotonic()
+            tokenizer.deliver(API, job(number))
+            while not any(answer.job == number for _, answer in tokenizer.sent):
+                await asyncio.sleep(0.0005)
+            found.append(time.monotonic() - begin_s)
+            tokenizer.sent.clear()
+        return sorted(found)
+
+    await latencies_s(range(50))
+    alone = await latencies_s(range(1000, 2000))
+    hostile = itertools.count(1 << 20)
+    for grammar in HOSTILE.values():
+        for _ in range(2):
+            # Each is another, so that none is known.
+            number = next(hostile)
+            tokenizer.deliver(API, job(number, msgspec.structs.replace(grammar, markers=(str(number),)), "hostile"))
+    beside = await latencies_s(range(2000, 3000))
+    assert tokenizer.metrics().gauges["tokenizer_pending_jobs"] > 0, "the grammars are still compiled"
+    # The margins are those of a machine that others use.
+    assert beside[500] < 2 * alone[500] + 0.005, (alone[500], beside[500])
+    assert beside[990] < 2 * alone[990] + 0.05, (alone[990], beside[990])
+
+
+@pytest.mark.slow
+def test_ten_thousand_schemas_leave_the_memory_flat(grammars: GrammarProcess) -> None:
+    verdicts = Verdicts(grammars)
+    measured = []
+    for number in range(10_000):
+        schema = {"type": "object", "properties": {f"a{number}": {"type": "string", "pattern": f"^[a-z]+{number}$"}}}
+        assert verdicts.find(Grammar("json_schema", json.dumps(schema)), Thinking.CLOSED).source
+        if number % 1000 == 999:
+            assert grammars.pid is not None
+            measured.append(psutil.Process(grammars.pid).memory_info().rss)
+    assert max(measured) - measured[0] < 16 << 20, measured
