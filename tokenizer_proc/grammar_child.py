@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from quartet.checkpoint.tokenizer_loading import is_library_error
 from quartet.wire.errors import ModelError
 from tokenizer_proc.child import ended_after, serve
 from tokenizer_proc.child_frames import Compile, Compiled, NotCompiled, Open
@@ -40,6 +41,10 @@ class GrammarChild:
             return NotCompiled(str(error))
         except MemoryError:
             return NotCompiled("it needs too much memory")
+        except BaseException as error:
+            if not is_library_error(error):
+                raise
+            return NotCompiled(f"llguidance cannot compile it ({type(error).__name__})")
 
     def _compile(self, request: Compile) -> Compiled:
         assert self._compiler is not None

@@ -146,6 +146,9 @@ def _of_gbnf(source: str) -> str:
         raise GrammarError(_short(str(error))) from None
     except RecursionError:
         raise GrammarError("it is nested too deeply") from None
+    except Exception as error:
+        # What the converter makes of a malformed grammar is not limited to its own error.
+        raise GrammarError(f"it is not valid GBNF ({type(error).__name__})") from None
 
 
 def _short(message: str) -> str:

@@ -3,6 +3,7 @@
 The tokenizer process checks what is in it; here it is only found which field asks, and for what.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from quartet.wire.errors import RequestError
 from quartet.wire.frames import Grammar
 
 NO_WHITESPACE = ""
+_GBNF_RULE = re.compile(r"^[ \t]*[\w.-]+[ \t]*::=", re.MULTILINE)
+"""Begins a rule in GBNF and other EBNF; Lark has no such operator."""
 
 Reader = Callable[[str, Any], Grammar | None]
 
@@ -90,8 +93,7 @@ def _regex(name: str, value: Any) -> Grammar:
 
 
 def _grammar(name: str, value: Any) -> Grammar:
-    # Lark has no such operator, and no GBNF or EBNF grammar is without it.
-    return Grammar("gbnf" if "::=" in _text(name, value) else "lark", value, param=name)
+    return Grammar("gbnf" if _GBNF_RULE.search(_text(name, value)) else "lark", value, param=name)
 
 
 def _choice(name: str, value: Any) -> Grammar:

@@ -48,6 +48,8 @@ def format_of(**members: Any) -> dict[str, Any]:
         ({"ebnf": 'root ::= "a"'}, Grammar("gbnf", 'root ::= "a"', param="ebnf")),
         ({"grammar": 'start: "a"'}, Grammar("lark", 'start: "a"', param="grammar")),
         ({"grammar": 'root ::= "a"'}, Grammar("gbnf", 'root ::= "a"', param="grammar")),
+        ({"grammar": 'start: "a ::= b"'}, Grammar("lark", 'start: "a ::= b"', param="grammar")),
+        ({"grammar": '# x\n  a-b ::= "a"'}, Grammar("gbnf", '# x\n  a-b ::= "a"', param="grammar")),
         ({"choice": ["a", "é"]}, Grammar("choice", '["a","é"]', param="choice")),
         ({"guided_json": SCHEMA}, Grammar("json_schema", TEXT, param="guided_json")),
         ({"guided_regex": "a"}, Grammar("regex", "a", param="guided_regex")),

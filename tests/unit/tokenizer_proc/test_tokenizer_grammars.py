@@ -1,10 +1,13 @@
 """Grammars of every kind as llguidance compiles them, and what is refused with which words."""
 
+import contextlib
 import json
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizer_rig import VOCAB_SIZE, MakeCore
 
 from quartet.wire.frames import ChatPrompt, Encode, Encoded, EncodeFailed, Grammar, SamplingParams, TextPrompt
@@ -194,3 +197,32 @@ def test_a_grammar_that_comes_again_costs_nothing() -> None:
         verdicts.find(Grammar("lark", str(number) * 100), Thinking.CLOSED)
     assert verdicts.known(Grammar("lark", "49" * 100), Thinking.CLOSED)
     assert verdicts.known(good, Thinking.CLOSED) is None
+
+
+_WORDS = (
+    "type properties items enum const $ref $defs allOf anyOf oneOf required pattern format minimum maxItems not minLength "
+    "multipleOf additionalProperties patternProperties object string integer array # #/$defs/a a ^a date ("
+).split()
+_VALUES = st.recursive(
+    st.sampled_from(_WORDS) | st.integers(-3, 9) | st.booleans() | st.none() | st.floats(-9, 9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.dictionaries(st.sampled_from(_WORDS), _VALUES, max_size=5))
+def test_any_json_is_a_schema_or_a_refusal(compiler: GrammarCompiler, value: dict[str, Any]) -> None:
+    with contextlib.suppress(GrammarError):
+        assert compiler.compile(schema(value), Thinking.CLOSED)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["regex", "lark", "gbnf", "tools"]),
+    source=st.text(st.sampled_from('start:root=|"()[]{}+*?/\\~&<>@%json#\n 0ax_,-.é'), max_size=40),
+)
+def test_any_text_is_a_grammar_or_a_refusal(compiler: GrammarCompiler, kind: str, source: str) -> None:
+    for text in (source, f"start: {source}\n", f"root ::= {source}\n"):
+        with contextlib.suppress(GrammarError):
+            assert compiler.compile(Grammar(kind, text), Thinking.CLOSED)
