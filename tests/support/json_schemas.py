@@ -190,3 +190,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
     },
 }  # fmt: skip
+
+EXAMPLES = {"recursive": '{"value": 1, "next": {"value": 2, "next": null}}'}
+"""Where nothing but the model ends an output: a value that a prompt can show."""

@@ -4,7 +4,7 @@ import concurrent.futures
 import json
 from typing import Any
 
-from tests.support.json_schemas import SCHEMAS
+from tests.support.json_schemas import EXAMPLES, SCHEMAS
 from tests.support.server import Server
 from tests.support.valid_json import problem
 
@@ -21,6 +21,8 @@ def body_of(name: str, run: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """Return the chat request for one schema."""
     wanted = {"name": name, "schema": SCHEMAS[name], "strict": True}
     asked = f"Answer with JSON of this schema, and no more: {json.dumps(SCHEMAS[name], ensure_ascii=False)}"
+    if name in EXAMPLES:
+        asked = f"Repeat this: {EXAMPLES[name]}"
     return {
         "messages": [{"role": "user", "content": asked}],
         "response_format": {"type": "json_schema", "json_schema": wanted},

@@ -199,10 +199,24 @@ def test_a_grammar_that_comes_again_costs_nothing() -> None:
     assert verdicts.known(good, Thinking.CLOSED) is None
 
 
-_WORDS = (
-    "type properties items enum const $ref $defs allOf anyOf oneOf required pattern format minimum maxItems not minLength "
-    "multipleOf additionalProperties patternProperties object string integer array # #/$defs/a a ^a date ("
-).split()
+_WORDS = [
+    *(
+        "type",
+        "properties",
+        "items",
+        "enum",
+        "const",
+        "$ref",
+        "$defs",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "required",
+        "pattern",
+    ),
+    *("format", "minimum", "maxItems", "additionalProperties", "patternProperties", "minLength", "multipleOf", "not"),
+    *("object", "string", "integer", "array", "#", "#/$defs/a", "a", "^a", "date", "("),
+]
 _VALUES = st.recursive(
     st.sampled_from(_WORDS) | st.integers(-3, 9) | st.booleans() | st.none() | st.floats(-9, 9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS), inner, max_size=4),
