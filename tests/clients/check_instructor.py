@@ -32,8 +32,8 @@ def client(url: str, mode: str, key: str = KEY) -> instructor.Instructor:
     return instructor.from_openai(openai, mode=getattr(instructor.Mode, mode))
 
 
-def question(mode: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": PERSON_QUESTION + (" By Person." if mode in TOOL_MODES else "")}]
+def question(mode: str, tool: str = "Person") -> list[dict[str, str]]:
+    return [{"role": "user", "content": PERSON_QUESTION + (f" By {tool}." if mode in TOOL_MODES else "")}]
 
 
 def whole(url: str, mode: str) -> None:
@@ -64,7 +64,7 @@ for name in ("JSON_SCHEMA", "TOOLS", "TOOLS_STRICT"):
 def partial(url: str) -> None:
     for mode in ("JSON", "JSON_SCHEMA", "TOOLS"):
         stream = client(url, mode).chat.completions.create_partial(
-            model=MODEL, messages=question(mode), response_model=Person, max_retries=0
+            model=MODEL, messages=question(mode, "PartialPerson"), response_model=Person, max_retries=0
         )
         states = [*stream]
         equal(states[-1].model_dump(), PERSON)

@@ -15,7 +15,7 @@ from tests.clients.checks import (
     WEATHER_QUESTION,
 )
 
-FINAL_TOOLS = ("Person", "person", "final_result", "final_result_Person", "describe_person")
+FINAL_TOOLS = ("Person", "PartialPerson", "final_result")
 """Names of the tools by which clients ask for an object, as the prompt of the check says: `by NAME`."""
 
 
