@@ -51,7 +51,7 @@ def chat_request(wanted: CountRequest) -> tuple[ChatRequest, Names]:
         fields["response_format"] = format_
     if isinstance(wanted, MessageRequest):
         fields |= _of_message(wanted)
-    return chat_of(fields), ((r"messages\[(\d+)\]", lambda found: turns.origins[int(found[1])]), *NAMES)
+    return chat_of(fields), (*turns.names, *NAMES)
 
 
 def _of_message(wanted: MessageRequest) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _add_block(turns: Turns, role: str, at: str, where: str, block: Block) -> No
             turns.result(_required(at, "tool_use_id", block.tool_use_id), _result(at, block), where)
         case "tool_use", "assistant":
             call_id, name = _required(at, "id", block.id), _required(at, "name", block.name)
-            turns.call(call_id, name, block.input or {}, where)
+            turns.call(call_id, name, block.input or {}, where, f"{at}.input")
         case "thinking", "assistant":
             turns.reasoning(_required(at, "thinking", block.thinking), where)
         case "redacted_thinking", "assistant":

@@ -49,6 +49,9 @@ def same_fields(wanted: SamplingFields) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+_ARGUMENTS = r"messages\[(\d+)\]\.tool_calls\[(\d+)\]\.function\.arguments"
+
+
 class Turns:
     """The messages of a chat, written from those of another API.
 
@@ -59,12 +62,22 @@ class Turns:
     def __init__(self, merged: frozenset[str]) -> None:
         self._merged = merged
         self._messages: list[dict[str, Any]] = []
-        self.origins: list[str] = []
+        self._origins: list[str] = []
+        self._arguments: dict[tuple[int, int], str] = {}
+        """The fields that arguments came from, by message and call."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The messages as the chat takes them: a text alone is a string."""
         return [message | {"content": _content(message["content"])} for message in self._messages]
+
+    @property
+    def names(self) -> Names:
+        """What the fields of the messages are called in the request."""
+        return (
+            (_ARGUMENTS, lambda found: self._arguments[int(found[1]), int(found[2])]),
+            (r"messages\[(\d+)\]", lambda found: self._origins[int(found[1])]),
+        )
 
     def texts(self, role: str, texts: Sequence[str], origin: str) -> None:
         """Add the text parts of a message; `origin` is the field that they came from."""
@@ -75,10 +88,11 @@ class Turns:
         turn = self._turn("assistant", origin)
         turn["reasoning_content"] = turn.get("reasoning_content", "") + text
 
-    def call(self, call_id: str, name: str, arguments: str | dict[str, Any], origin: str) -> None:
-        """Add a call of a tool by the assistant."""
+    def call(self, call_id: str, name: str, arguments: str | dict[str, Any], origin: str, of_arguments: str) -> None:
+        """Add a call of a tool by the assistant, whose arguments came from the field `of_arguments`."""
         function = {"name": name, "arguments": arguments}
         calls = self._turn("assistant", origin).setdefault("tool_calls", [])
+        self._arguments[len(self._messages) - 1, len(calls)] = of_arguments
         calls.append({"id": call_id, "type": "function", "function": function})
 
     def result(self, call_id: str, texts: Sequence[str], origin: str) -> None:
@@ -93,7 +107,7 @@ class Turns:
 
     def _add(self, message: dict[str, Any], origin: str) -> dict[str, Any]:
         self._messages.append(message)
-        self.origins.append(origin)
+        self._origins.append(origin)
         return message
 
 

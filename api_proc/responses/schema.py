@@ -19,7 +19,7 @@ class Part(msgspec.Struct):
 class Item(msgspec.Struct):
     """One item of the input; without a type it is a message."""
 
-    type: str = "message"
+    type: str | None = None
     role: str | None = None
     content: str | list[Part] | None = None
     call_id: str | None = None

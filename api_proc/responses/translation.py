@@ -44,7 +44,7 @@ def chat_request(wanted: ResponseRequest, may_truncate: bool) -> tuple[ChatReque
     fields["max_completion_tokens"] = wanted.max_output_tokens
     fields["logprobs"] = has_logprobs(wanted)
     fields["top_logprobs"] = wanted.top_logprobs
-    return chat_of(fields), ((r"messages\[(\d+)\]", lambda found: turns.origins[int(found[1])]), *NAMES)
+    return chat_of(fields), (*turns.names, *NAMES)
 
 
 def has_logprobs(wanted: ResponseRequest) -> bool:
@@ -72,14 +72,14 @@ def _check_rest(wanted: ResponseRequest, may_truncate: bool) -> None:
 
 def _add_item(turns: Turns, where: str, item: Item) -> None:
     match item.type:
-        case "message":
+        case None | "message":
             role = "system" if item.role == "developer" else item.role
             if role not in ("system", "user", "assistant"):
                 raise invalid(f"{where}.role", f"{where}.role must be user, assistant, system or developer")
             turns.texts(role, _texts(f"{where}.content", item.content), where)
         case "function_call":
             call_id, name = _required(where, "call_id", item.call_id), _required(where, "name", item.name)
-            turns.call(call_id, name, _required(where, "arguments", item.arguments), where)
+            turns.call(call_id, name, _required(where, "arguments", item.arguments), where, f"{where}.arguments")
         case "function_call_output":
             turns.result(_required(where, "call_id", item.call_id), _texts(f"{where}.output", item.output), where)
         case "reasoning":

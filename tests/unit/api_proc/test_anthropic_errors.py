@@ -106,15 +106,15 @@ async def test_the_tool_runner_is_told_to_send_whole_conversations(api: Any) -> 
     assert assert_error(body, "invalid_request_error").startswith("thread is not supported")
 
 
-async def test_a_field_of_a_chat_has_the_name_of_its_origin(api: Any) -> None:
-    """The system text and a tool's result are messages of the chat, so that indices differ."""
-    result = {"type": "tool_result", "tool_use_id": "", "content": "x"}
-    use = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
-    messages = [*MESSAGES, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
-    fields = {"system": "s", "max_tokens": 9, "messages": messages, "tools": [TOOL]}
-    _, body, _ = await api.post("/v1/messages", fields)
-    message = assert_error(body, "invalid_request_error")
-    assert "messages.2.tool_call_id" in message or "tools" in message
+async def test_arguments_that_are_nested_too_deeply_have_the_name_of_their_block(api: Any) -> None:
+    """The system text is a message of the chat, so that indices differ."""
+    deep: Any = {}
+    for _ in range(70):
+        deep = {"a": deep}
+    use = [{"type": "text", "text": "x"}, {"type": "tool_use", "id": "t", "name": "f", "input": deep}]
+    messages = [*MESSAGES, {"role": "assistant", "content": use}, *MESSAGES]
+    _, body, _ = await api.post("/v1/messages", {"system": "s", "max_tokens": 9, "messages": messages})
+    assert assert_error(body, "invalid_request_error") == "messages.1.content.1.input has more than 64 levels"
 
 
 async def test_what_comes_before_the_handler_has_the_same_shape(make_api: Any) -> None:

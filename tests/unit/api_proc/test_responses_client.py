@@ -74,7 +74,7 @@ async def test_what_reaches_the_engine(client: openai.AsyncOpenAI, api: Any) -> 
         {"type": "function_call_output", "call_id": "c1", "output": "one"},
         {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "two"}]},
         {"role": "user", "content": "c"},
-        {"role": "user", "content": "d"},
+        {"type": None, "role": "user", "content": "d"},
     ]
     await client.responses.create(
         model="toy",
