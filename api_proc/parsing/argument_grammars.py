@@ -39,12 +39,11 @@ def properties(schema: Mapping[str, Any], root: Mapping[str, Any], prefix: str) 
     ]
 
 
-def tagged(lark: LarkSource, tool: Tool, prefix: str, ending: str) -> str:
-    """Return `<parameter=key>`, a line end, the value and `ending`, for each argument, as TypedValue reads them."""
+def tagged(lark: LarkSource, tool: Tool, prefix: str, beginning: str, ending: str) -> str:
+    """Return each argument as TypedValue reads it: `beginning` with the key for `{}`, the value and `ending`."""
     parts = []
     for each in properties(tool.parameters, tool.parameters, prefix):
-        value = _untyped(lark, each, tool, ending)
-        parameter = f"{literal(f'<parameter={each.name}>' + chr(10))} {value}"
+        parameter = f"{literal(beginning.format(each.name))} {_untyped(lark, each, tool, ending)}"
         parts.append(parameter if each.is_required else f"({parameter})?")
     return " ".join(parts)
 

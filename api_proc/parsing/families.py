@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from api_proc.parsing.deepseek import MARKS as DEEPSEEK
+from api_proc.parsing.deepseek import deepseek
 from api_proc.parsing.gemma import gemma
 from api_proc.parsing.gemma4 import FUNCTION_GEMMA, GEMMA4, function_gemma, gemma4
+from api_proc.parsing.glm import glm
 from api_proc.parsing.harmony import CHANNEL, HARMONY_MARKS, MESSAGE, HarmonyParser
 from api_proc.parsing.hermes import hermes
 from api_proc.parsing.llama3_json import llama3_json
@@ -97,6 +100,9 @@ TOOL_FORMATS = (
     ToolFormat("gemma4", (("<|tool_call>call:",),), gemma4, GEMMA4),
     ToolFormat("function_gemma", (("<start_function_call>",),), function_gemma, FUNCTION_GEMMA),
     ToolFormat("qwen3_coder", (("<function=", "<parameter="),), qwen3_coder),
+    ToolFormat("glm", (("<tool_call>", "<arg_key>"),), glm),
+    ToolFormat("deepseek_v3", (("<｜tool▁sep｜>", "```json"),), deepseek, DEEPSEEK),
+    ToolFormat("deepseek_v31", (("<｜tool▁sep｜>",),), deepseek, DEEPSEEK),
     ToolFormat("hermes", (("<tool_call>",),), hermes),
     ToolFormat("gemma", (("tool_code",),), gemma),
     ToolFormat("pythonic", (("[func_name1(",),), pythonic),
@@ -132,6 +138,10 @@ _ALIASES = {
     "gpt-oss": "gpt_oss",
     "gemma3": "gemma",
     "functiongemma": "function_gemma",
+    "glm45": "glm",
+    "glm47": "glm",
+    "deepseekv3": "deepseek_v3",
+    "deepseekv31": "deepseek_v31",
     "qwen3_xml": "qwen3_coder",
     "llama3": "llama3_json",
     "llama4_json": "llama3_json",

@@ -7,7 +7,7 @@ The grammar writes calls as the model's format does, so that the parser of the s
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from api_proc.parsing import gemma4, harmony, hermes, mistral, qwen3_coder
+from api_proc.parsing import deepseek, gemma4, glm, harmony, hermes, mistral, qwen3_coder
 from api_proc.parsing.argument_grammars import braced, keywords, tagged
 from api_proc.parsing.families import HARMONY, Formats
 from api_proc.parsing.lark_source import LarkSource, either, literal
@@ -128,7 +128,18 @@ def _python_call(lark: LarkSource, tool: Tool, prefix: str) -> str:
 def _tagged_call(lark: LarkSource, tool: Tool, prefix: str) -> str:
     ending = f"\n{qwen3_coder.PARAMETER_END}\n"
     head, end = f"{qwen3_coder.FUNCTION}{tool.name}>\n", qwen3_coder.FUNCTION_END
-    return f"{literal(head)} {tagged(lark, tool, prefix, ending)} {literal(end)}"
+    return f"{literal(head)} {tagged(lark, tool, prefix, _PARAMETER, ending)} {literal(end)}"
+
+
+def _keyed_call(lark: LarkSource, tool: Tool, prefix: str) -> str:
+    return f"{literal(tool.name + chr(10))} {tagged(lark, tool, prefix, _KEY, f'{glm.VALUE_END}{chr(10)}')}"
+
+
+def _separated_call(before: str, after: str) -> Callable[[LarkSource, Tool, str], str]:
+    def call(lark: LarkSource, tool: Tool, prefix: str) -> str:
+        return f"{lark.text(f'{before}{tool.name}{after}')} {_object(lark, tool, prefix)}"
+
+    return call
 
 
 def _braced_call(marks: gemma4.Marks) -> Callable[[LarkSource, Tool, str], str]:
@@ -145,6 +156,8 @@ def _braced(marks: gemma4.Marks) -> _Syntax:
 
 _NO_LIST = '/(?s:[^\\[].*)?/ & ~(TEXT "[" {names} "(" TEXT)'
 _NO_OBJECT = '/(?s:[^\\s{{;].*)?/ & ~(TEXT "<|python_tag|>" TEXT)'
+_PARAMETER = f"{qwen3_coder.PARAMETER}{{}}>\n"
+_KEY = "<arg_key>{}</arg_key>\n<arg_value>"
 _TOOL_CALL = (hermes.OPENING, hermes.CLOSING)
 _SYNTAXES = {
     "hermes": _Syntax(
@@ -171,6 +184,25 @@ _SYNTAXES = {
     ),
     "mistral_args": _Syntax(
         _named_call, mistral.OPENING, mistral.OPENING, "", mistral.OPENING, markers=(mistral.OPENING, "[ARGS]")
+    ),
+    "glm": _Syntax(
+        _keyed_call, "<tool_call>", "</tool_call>\n<tool_call>", "</tool_call>", hermes.OPENING, markers=_TOOL_CALL
+    ),
+    "deepseek_v31": _Syntax(
+        _separated_call("", deepseek.SEPARATOR),
+        f"{deepseek.CALLS}{deepseek.CALL}",
+        f"{deepseek.CALL_END}{deepseek.CALL}",
+        f"{deepseek.CALL_END}{deepseek.CALLS_END}",
+        deepseek.CALLS,
+        markers=deepseek.MARKS,
+    ),
+    "deepseek_v3": _Syntax(
+        _separated_call(f"function{deepseek.SEPARATOR}", "\n```json\n"),
+        f"{deepseek.CALLS}{deepseek.CALL}",
+        f"\n```{deepseek.CALL_END}\n{deepseek.CALL}",
+        f"\n```{deepseek.CALL_END}{deepseek.CALLS_END}",
+        deepseek.CALLS,
+        markers=deepseek.MARKS,
     ),
     "gemma4": _braced(gemma4.GEMMA4),
     "function_gemma": _braced(gemma4.FUNCTION_GEMMA),

@@ -22,7 +22,7 @@ from tokenizer_proc.thinking import Thinking
 
 NAMES = [each.name for each in TOOL_FORMATS]
 EOS = "<eos>"
-ENDING = "\n</parameter>\n"
+ENDING = ("\n</parameter>\n", "</arg_value>\n")
 """Written at random: single bytes would not come to it."""
 SPECIAL = (
     EOS,
@@ -86,7 +86,7 @@ def compiled(grammar: Grammar, has_special: bool = True) -> str:
 class Walk:
     """Writes one output that a grammar allows, sooner or later to its end."""
 
-    def __init__(self, source: str, generator: random.Random, likely: tuple[str, ...] = (ENDING,)) -> None:
+    def __init__(self, source: str, generator: random.Random, likely: tuple[str, ...] = ENDING) -> None:
         self._matcher = LLMatcher(masks(), source)
         self._generator = generator
         self._likely = [tokenizer().encode(each, add_special_tokens=False).ids for each in likely]

@@ -66,7 +66,7 @@ def test_an_answer_may_be_text_but_its_calls_fit(name: str, has_special: bool) -
     kinds = set()
     for _ in range(12):
         opening = tool_format(name).special[:1] or ("<tool_call>",)
-        text = Walk(source, generator, (*opening, ENDING)).text()
+        text = Walk(source, generator, (*opening, *ENDING)).text()
         parser = tool_format(name).parser(TOOLS)
         found = parser.push(text) + parser.finish()
         for call, arguments in calls_of(found):
@@ -84,10 +84,17 @@ OUTPUTS = {
     "mistral_args": "[TOOL_CALLS]{}[ARGS]{{}}",
     "pythonic": "[{}()]",
     "gemma": "```tool_code\n[{}()]\n```",
+    "glm": "<tool_call>{}\n</tool_call>",
+    "deepseek_v31": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{}<｜tool▁sep｜>{{}}"
+    "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "deepseek_v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{{}}\n```"
+    "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     "gemma4": "<|tool_call>call:{}{{}}<tool_call|>",
     "function_gemma": "<start_function_call>call:{}{{}}<end_function_call>",
     "gpt_oss": "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{{}}",
 }
+LISTS = ("gpt_oss", "pythonic", "gemma", "mistral", "deepseek_v3", "deepseek_v31")
+"""Formats in which two calls are not one output after another."""
 TEXTS = ("pythonic",)
 """Formats in which no call follows other text."""
 
@@ -107,10 +114,10 @@ def test_what_is_allowed_and_what_is_not(name: str) -> None:
     assert not any(accepts(must, each) for each in ("", text, preamble + text, unknown, incomplete))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("gpt_oss", "pythonic", "gemma", "mistral")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LISTS])
 def test_one_call_and_no_more(name: str) -> None:
     call = OUTPUTS[name].format("stop")
-    between = {"hermes": "\n", "qwen3_coder": "\n", "llama3_json": "; "}.get(name, "")
+    between = {"hermes": "\n", "qwen3_coder": "\n", "glm": "\n", "llama3_json": "; "}.get(name, "")
     for must_call in (True, False):
         assert accepts(compiled(grammar_of(name, must_call)), call + between + call)
         assert not accepts(compiled(grammar_of(name, must_call, is_single=True)), call + between + call)

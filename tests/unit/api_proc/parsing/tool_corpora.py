@@ -124,8 +124,42 @@ def gpt_oss(content: str, calls: Sequence[Call], generator: random.Random) -> st
     return "<|start|>assistant".join(texts)
 
 
+def glm(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = []
+    for call in calls:
+        between = generator.choice(("\n", ""))
+        values = [
+            f"<arg_key>{key}</arg_key>{between}<arg_value>{value if isinstance(value, str) else json.dumps(value)}"
+            f"</arg_value>{between}"
+            for key, value in call.arguments.items()
+        ]
+        texts.append(f"<tool_call>{call.name}{between}{''.join(values)}</tool_call>")
+    return (content and f"{content}\n") + "\n".join(texts)
+
+
+def deepseek_v31(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = [
+        f"<｜tool▁call▁begin｜>{call.name}<｜tool▁sep｜>{dumped(call.arguments, generator)}<｜tool▁call▁end｜>"
+        for call in calls
+    ]
+    return f"{content}<｜tool▁calls▁begin｜>{''.join(texts)}<｜tool▁calls▁end｜>"
+
+
+def deepseek_v3(content: str, calls: Sequence[Call], generator: random.Random) -> str:
+    texts = [
+        f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{call.name}\n```json\n{dumped(call.arguments, generator)}\n```"
+        "<｜tool▁call▁end｜>"
+        for call in calls
+    ]
+    joined = "\n".join(texts)
+    return f"{content}<｜tool▁calls▁begin｜>{joined}<｜tool▁calls▁end｜>"
+
+
 WRITERS: dict[str, Write] = {
     "function_gemma": function_gemma,
+    "deepseek_v3": deepseek_v3,
+    "deepseek_v31": deepseek_v31,
+    "glm": glm,
     "gemma": gemma,
     "gemma4": gemma4,
     "gpt_oss": gpt_oss,
