@@ -77,7 +77,8 @@ def _loads(service: Service, rank: int, include: set[str]) -> list[dict[str, Any
         return []
     gauges, counters = snapshot.gauges, snapshot.counters
     running, most = int(gauges.get("num_running_reqs", 0)), int(gauges.get("max_running_reqs", 0))
-    waiting, used = int(gauges.get("num_queue_reqs", 0)), int(gauges.get("kv_used_tokens", 0))
+    waiting = int(gauges.get("num_queue_reqs", 0) + gauges.get("num_grammar_queue_reqs", 0))
+    used = int(gauges.get("kv_used_tokens", 0))
     waiting_tokens = int(gauges.get("num_queue_tokens", 0))
     cached, computed = counters.get("cached_tokens", 0.0), counters.get("prefill_tokens", 0.0)
     load: dict[str, Any] = {

@@ -185,7 +185,8 @@ class Admission:
         limit, scheduler = self._scheduler.max_queued_requests, self._snapshots().get(SCHEDULER)
         gauges = {} if scheduler is None else scheduler.gauges
         if self._is_full and scheduler is not self._full_since:
-            self._is_full = gauges.get("num_queue_reqs", 0.0) > limit // 2
+            waiting = gauges.get("num_queue_reqs", 0.0) + gauges.get("num_grammar_queue_reqs", 0.0)
+            self._is_full = waiting > limit // 2
         if self._is_full:
             return self.num_waiting + choices <= max(1, limit // self._api_procs)
         slots = gauges.get("max_running_reqs") or self._scheduler.max_running_requests or DEFAULT_SLOTS

@@ -135,7 +135,14 @@ async def metric(server: Server, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"quartet_{name}{{"))
 
 
-HELD = ("api_admitted_choices", "api_live_requests", "num_running_reqs", "num_queue_reqs", "kv_used_tokens")
+HELD = (
+    "api_admitted_choices",
+    "api_live_requests",
+    "num_running_reqs",
+    "num_queue_reqs",
+    "num_grammar_queue_reqs",
+    "kv_used_tokens",
+)
 
 
 async def until_nothing_is_held(server: Server) -> None:

@@ -13,6 +13,7 @@ MUST_BE_ZERO = (
     "quartet_kv_used_tokens",
     "quartet_num_running_reqs",
     "quartet_num_queue_reqs",
+    "quartet_num_grammar_queue_reqs",
     "quartet_detok_streams",
 )
 SETTLE_S = 20.0

@@ -32,8 +32,9 @@ class Rig:
         )
         self.admission = Admission(config, self.clock, lambda: self.snapshots, lambda: 0.0)
 
-    def see(self, queued: int, slots: int) -> None:
+    def see(self, queued: int, slots: int, compiling: int = 0) -> None:
         gauges = {"num_queue_reqs": float(queued), "max_running_reqs": float(slots)}
+        gauges["num_grammar_queue_reqs"] = float(compiling)
         self.snapshots["scheduler-0"] = Snapshot(Role.SCHEDULER, 0, Epoch(1), gauges, {})
 
     def enter(self, choices: int = 1, priority: int | None = None, tenant: str = "") -> Any:
@@ -85,7 +86,7 @@ def test_after_a_refusal_by_the_scheduler_only_a_queue_is_admitted_until_it_has_
         place.on_output()
     rig.enter()
     assert rig.refusal().code == "queue_full"
-    rig.see(queued=3, slots=100)
+    rig.see(queued=1, slots=100, compiling=2)
     assert rig.refusal().code == "queue_full"
     rig.see(queued=2, slots=100)
     for _ in range(20):

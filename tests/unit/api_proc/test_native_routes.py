@@ -13,7 +13,8 @@ from quartet.wire.ids import Epoch, Role
 
 GAUGES = {
     "num_running_reqs": 3.0,
-    "num_queue_reqs": 2.0,
+    "num_queue_reqs": 1.0,
+    "num_grammar_queue_reqs": 1.0,
     "num_queue_tokens": 70.0,
     "kv_used_tokens": 400.0,
     "kv_capacity_tokens": 1600.0,
