@@ -25,7 +25,7 @@ from api_proc.openai.response_task import MAX_CHOICES, response_task, serve
 from api_proc.openai.structured import check_end, constraint
 from api_proc.server import request_ids
 from api_proc.server.bodies import decode_body
-from api_proc.server.errors import invalid, unsupported
+from api_proc.server.errors import invalid
 from api_proc.server.respond import ResponseTask
 from api_proc.server.service import Service
 from quartet.wire.errors import RequestError
@@ -49,7 +49,8 @@ def generate_task(request: web.Request, service: Service, body: GenerateBody) ->
     logprobs = _logprobs(body)
     names = _names(request, body, len(prompts))
     is_list = is_list or bool((samplings[0].n or 1) > 1)
-    shape = GenerateShape(names, is_list, logprobs, bool(body.return_text_in_logprobs))
+    start = _start(body) if logprobs >= 0 else -1
+    shape = GenerateShape(names, is_list, logprobs, bool(body.return_text_in_logprobs), start)
     tasks = [
         _task_of(request, service, body, prompt, sampling, logprobs, shape)
         for prompt, sampling in zip(prompts, samplings, strict=True)
@@ -85,6 +86,7 @@ def _task_of(
             max_new_tokens=most,
             logprobs=logprobs,
             shape=shape,
+            prompt_logprobs=logprobs if shape.start >= 0 else -1,
             grammar=grammar,
         )
     except RequestError as error:
@@ -166,13 +168,15 @@ def _logprobs(body: GenerateBody) -> int:
     """Return the number of alternatives of each token, -1 for no log-probabilities; the same for all prompts."""
     wanted: Any = _one_for_all("return_logprob", body.return_logprob)
     most: Any = _one_for_all("top_logprobs_num", body.top_logprobs_num)
-    start: Any = _one_for_all("logprob_start_len", body.logprob_start_len)
     check_range("top_logprobs_num", most or 0, 0, MAX_TOP_LOGPROBS)
-    if not wanted:
-        return -1
-    if start not in (None, -1):
-        raise unsupported("logprob_start_len")
-    return most or 0
+    return (most or 0) if wanted else -1
+
+
+def _start(body: GenerateBody) -> int:
+    """Return the position of the prompt from which its tokens have log-probabilities, -1 for none of them."""
+    start: Any = _one_for_all("logprob_start_len", body.logprob_start_len)
+    check_range("logprob_start_len", -1 if start is None else start, -1, MAX_INT32)
+    return -1 if start is None else start
 
 
 def _one_for_all(name: str, given: Any) -> Any:

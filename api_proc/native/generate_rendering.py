@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from api_proc.openai.logprobs import FLOOR
+from api_proc.openai.logprobs import FLOOR, prompt_and_output
 from api_proc.server.rendering import ChoiceOutput, OpenAIEvents, Prompted
 from quartet.wire.frames import Finish, TextLogprobs
 
@@ -21,13 +21,14 @@ class GenerateShape(msgspec.Struct, frozen=True, tag="generate"):
 
     `names` are the clients' ids of the prompts, "" where the server's is shown. With `is_list` there are several
     choices. `logprobs` is the number of alternatives of each token, -1 for no log-probabilities, which show tokens'
-    texts with `names_tokens`.
+    texts with `names_tokens`. Tokens of the prompt have them from position `start` on, with -1 none.
     """
 
     names: list[str]
     is_list: bool
     logprobs: int
     names_tokens: bool
+    start: int = -1
 
     @property
     def is_echoed(self) -> bool:
@@ -37,7 +38,7 @@ class GenerateShape(msgspec.Struct, frozen=True, tag="generate"):
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "GenerateRenderer":
         """Return the renderer of one response."""
         choices = [
-            _Choice(name or prompt.rid.hex(), len(prompt.prompt_ids))
+            _Choice(name or prompt.rid.hex(), prompt.prompt_ids)
             for name, prompt in zip(self.names, prompts, strict=True)
             for _ in range(choices_each)
         ]
@@ -47,9 +48,10 @@ class GenerateShape(msgspec.Struct, frozen=True, tag="generate"):
 class _Choice:
     """The output of one choice so far."""
 
-    def __init__(self, name: str, prompt_tokens: int) -> None:
+    def __init__(self, name: str, prompt_ids: list[int]) -> None:
         self.name = name
-        self.prompt_tokens = prompt_tokens
+        self.prompt_ids = prompt_ids
+        self.prompt: list[TextLogprobs] = []
         self.text = ""
         self.ids: list[int] = []
         self.logprobs: list[TextLogprobs] = []
@@ -75,6 +77,10 @@ class GenerateRenderer(OpenAIEvents):
     def delta(self, choice: int, text: str, logprobs: list[TextLogprobs] | None, usage: bytes) -> bytes:
         """Return the event of the text so far."""
         state = self._choices[choice]
+        if logprobs and logprobs[0].rank:
+            state.prompt, logprobs = prompt_and_output(logprobs)
+            if not text and not logprobs:
+                return b""
         state.text += text
         state.logprobs += logprobs or ()
         return self._event(choice, None)
@@ -91,7 +97,8 @@ class GenerateRenderer(OpenAIEvents):
         """Return the body of a response that is not streamed: an object, or a list of them."""
         bodies = []
         for state, output in zip(self._choices, choices, strict=True):
-            state.text, state.ids, state.logprobs = output.text, output.ids, output.logprobs
+            state.text, state.ids = output.text, output.ids
+            state.prompt, state.logprobs = prompt_and_output(output.logprobs)
             bodies.append(self._body(state, output.finish))
         return _encode(bodies if self._shape.is_list else bodies[0])
 
@@ -105,7 +112,7 @@ class GenerateRenderer(OpenAIEvents):
         meta: dict[str, Any] = {
             "id": state.name,
             "finish_reason": None if finish is None else _reason(finish, state.ids),
-            "prompt_tokens": state.prompt_tokens,
+            "prompt_tokens": len(state.prompt_ids),
             "completion_tokens": len(state.ids) if finish is None else finish.count,
             "weight_version": "default",
         }
@@ -120,24 +127,29 @@ class GenerateRenderer(OpenAIEvents):
 
     def _logprobs(self, state: _Choice) -> dict[str, Any]:
         """Return the members of log-probabilities, as lists of [log-probability, id, text or null]."""
-        shows = self._shape.names_tokens
-        rows = list(zip(state.logprobs, state.ids, strict=False))
+        shows, start = self._shape.names_tokens, self._shape.start
+        prompt = list(zip(state.prompt, state.prompt_ids, strict=False))[start:] if start >= 0 else []
+        output = list(zip(state.logprobs, state.ids, strict=False))
         found: dict[str, Any] = {
-            "input_token_logprobs": [],
-            "output_token_logprobs": [
-                [max(row.logprob, FLOOR), token, row.token if shows else None] for row, token in rows
-            ],
+            # The first that is shown has no number, wherever it stands.
+            "input_token_logprobs": [_score(*row, shows, not index) for index, row in enumerate(prompt)],
+            "output_token_logprobs": [_score(*row, shows) for row in output],
         }
         if self._shape.logprobs:
-            found["input_top_logprobs"] = []
-            found["output_top_logprobs"] = [
-                [
-                    [max(logprob, FLOOR), token, name if shows else None]
-                    for (name, _, logprob), token in zip(row.top, row.top_ids, strict=True)
-                ]
-                for row, _ in rows
-            ]
+            found["input_top_logprobs"] = [_top(row, shows) if index else None for index, (row, _) in enumerate(prompt)]
+            found["output_top_logprobs"] = [_top(row, shows) for row, _ in output]
         return found
+
+
+def _score(row: TextLogprobs, token: int, shows: bool, is_first: bool = False) -> list[Any]:
+    return [None if is_first else max(row.logprob, FLOOR), token, row.token if shows else None]
+
+
+def _top(row: TextLogprobs, shows: bool) -> list[list[Any]]:
+    return [
+        [max(logprob, FLOOR), token, name if shows else None]
+        for (name, _, logprob), token in zip(row.top, row.top_ids, strict=True)
+    ]
 
 
 def _reason(finish: Finish, ids: list[int]) -> dict[str, Any]:

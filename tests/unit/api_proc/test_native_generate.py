@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from error_shape import assert_error
-from fake_engine import WORDS, FakeOutputStream
+from fake_engine import PROMPT_IDS, WORDS, FakeOutputStream, answer_words
 
+from quartet.client.request import Output
 from quartet.wire.errors import RequestError
-from quartet.wire.frames import IdsPrompt, TextPrompt, pack_ids
+from quartet.wire.frames import IdsPrompt, TextLogprobs, TextPrompt, pack_ids
 
 TEXT = "".join(WORDS)
 
@@ -86,6 +87,31 @@ async def test_log_probabilities(api: Any) -> None:
     assert [one[2] for one in meta["output_token_logprobs"]] == list(WORDS) and "output_top_logprobs" not in meta
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("start", "alternatives"), [(0, 1), (3, 0)])
+async def test_log_probabilities_of_the_prompt_begin_where_they_are_wanted(
+    api: Any, start: int, alternatives: int, stream: bool
+) -> None:
+    async def script(output: FakeOutputStream) -> None:
+        await output.subscribed.wait()
+        top = tuple((f"alt{k}", b"", -0.25) for k in range(output.request.params.prompt_logprobs))
+        ids = tuple(range(40, 40 + len(top)))
+        prompt = [TextLogprobs(f"p{i}", b"", -float(i), top, 0, 2 if i else -1, ids) for i in range(5)]
+        output.push(Output(0, [], "", prompt, None))
+        await answer_words(output)
+
+    api.engine.script = script
+    body = {"text": "a", "return_logprob": True, "top_logprobs_num": alternatives, "logprob_start_len": start}
+    _, answer, _ = await api.post("/generate", {**body, "return_text_in_logprobs": True, "stream": stream})
+    meta = (events(answer)[-1] if stream else answer)["meta_info"]
+    assert api.engine.outputs[0].request.params.prompt_logprobs == alternatives
+    rows = [[-float(i), PROMPT_IDS[i], f"p{i}"] for i in range(5)][start:]
+    rows[0][0] = None
+    assert meta["input_token_logprobs"] == rows and len(meta["output_token_logprobs"]) == 4
+    if alternatives:
+        assert meta["input_top_logprobs"] == [None] + [[[-0.25, 40, "alt0"]]] * (len(rows) - 1)
+
+
 async def test_a_constraint_and_stops_reach_the_engine(api: Any) -> None:
     sampling = {"regex": "a+", "stop": ["x"], "no_stop_trim": True, "skip_special_tokens": False, "max_new_tokens": 3}
     assert (await api.post("/generate", {"text": "a", "sampling_params": sampling}))[0] == 200
@@ -121,7 +147,7 @@ async def test_a_constraint_and_stops_reach_the_engine(api: Any) -> None:
         ({"text": "a", "lora_path": "x"}, "lora_path"),
         ({"text": "a", "image_data": "x"}, "image_data"),
         ({"text": "a", "token_ids_logprob": [1]}, "token_ids_logprob"),
-        ({"text": "a", "return_logprob": True, "logprob_start_len": 0}, "logprob_start_len"),
+        ({"text": "a", "return_logprob": True, "logprob_start_len": -2}, "logprob_start_len"),
         ({"text": "a", "top_logprobs_num": 21}, "top_logprobs_num"),
         ({"text": ["a", "b"], "return_logprob": [True, False]}, "return_logprob"),
         ({"text": ["a", "b"], "rid": ["x"]}, "rid"),
