@@ -1,10 +1,16 @@
 """Two hundred outputs over twenty schemas through all processes, also while workers are killed."""
 
+import itertools
+import json
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from quartet.wire.frames import Grammar
+from tests.support.hostile_grammars import HOSTILE
 from tests.support.json_schemas import SCHEMAS
 from tests.support.server import Server
 from tests.support.structured_runs import problems
@@ -65,6 +71,52 @@ def test_they_do_so_while_workers_and_tokenizers_are_killed() -> None:
             killer.join()
         assert (count, wrong) == (10 * len(SCHEMAS), [])
         assert server.topology()["worker-0"]["restarts"] >= 1
+
+
+@pytest.mark.slow
+def test_hostile_grammars_end_no_process_and_hold_up_no_other_request() -> None:
+    done = threading.Event()
+    ends: set[tuple[int, str]] = set()
+
+    def attack(server: Server) -> None:
+        for number, grammar in enumerate(itertools.cycle(HOSTILE.values())):
+            if done.is_set():
+                return
+            body = {"prompt": f"{number}", "max_tokens": 100, **field_of(grammar)}
+            status, answer = server.post("/v1/completions", body, timeout_s=120)
+            ends.add((status, answer["error"]["code"] if status != 200 else ""))
+
+    def latencies_s(server: Server) -> list[float]:
+        found = []
+        for number in range(200):
+            begin_s = time.monotonic()
+            assert server.post("/v1/completions", {"prompt": f"hello {number}", "max_tokens": 8})[0] == 200
+            found.append(time.monotonic() - begin_s)
+        return sorted(found)
+
+    with Server("--simulated-worker", "--simulated-step-ms", "5") as server:
+        alone = latencies_s(server)
+        attackers = [threading.Thread(target=attack, args=(server,)) for _ in range(4)]
+        for attacker in attackers:
+            attacker.start()
+        beside = latencies_s(server)
+        done.set()
+        for attacker in attackers:
+            attacker.join()
+        assert {row["restarts"] for row in server.topology().values()} == {0}
+    assert ends == {(200, ""), (400, "invalid_grammar"), (400, "invalid_value"), (500, "grammar_failed")}
+    # The margins are those of two cores that the attackers, and others, use too; some masks take 0.2 s by themselves.
+    assert beside[100] < 2 * alone[100] + 0.05 and beside[198] < 2 * alone[198] + 1.0, (alone[198], beside[198])
+
+
+def field_of(grammar: Grammar) -> dict[str, Any]:
+    """Return the field of a request that asks for a grammar."""
+    if grammar.kind == "json_object":
+        return {"structured_outputs": {"json_object": True, "whitespace_pattern": grammar.whitespace}}
+    if grammar.kind == "choice":
+        return {"choice": json.loads(grammar.source)}
+    names = {"json_schema": "json_schema", "regex": "regex", "lark": "grammar", "gbnf": "ebnf"}
+    return {names[grammar.kind]: grammar.source}
 
 
 @pytest.mark.slow
