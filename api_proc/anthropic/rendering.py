@@ -164,15 +164,20 @@ class MessageRenderer:
         return {"type": "text", "text": text}
 
     def _pieces(self, pieces: list[Piece]) -> bytes:
+        if len(pieces) == 1:
+            return self._piece(pieces[0])
         return b"".join([self._piece(piece) for piece in pieces])
 
     def _piece(self, piece: Piece) -> bytes:
+        if type(piece) is Content and self._kind == "text":
+            # Most of all pieces: one more of an open text.
+            return b"%b%b}}\n\n" % (self._delta, _encode(piece.text))
         match piece:
             case CallStart():
                 self._has_calls = True
                 return self._open(piece, "tool_use", "input_json_delta", "partial_json")
             case Content(text):
-                start = b"" if self._kind == "text" else self._open(piece, "text", "text_delta", "text")
+                start = self._open(piece, "text", "text_delta", "text")
             case Reasoning(text):
                 start = b""
                 if self._kind != "thinking":

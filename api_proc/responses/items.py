@@ -44,6 +44,7 @@ class OpenItem:
         self._form = form
         self._rid = rid
         self._kind = _KINDS[type(first)]
+        self._more = CallArguments if isinstance(first, CallStart) else type(first)
         self._texts: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
         self._index = index
@@ -63,7 +64,7 @@ class OpenItem:
 
     def takes(self, piece: Piece) -> bool:
         """Return whether a piece goes on with this item."""
-        return isinstance(piece, CallArguments) or (type(piece) is type(self._first) and not self.is_call)
+        return type(piece) is self._more
 
     def added(self) -> Iterator[Event]:
         """Yield the events that begin the item."""

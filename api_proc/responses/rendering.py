@@ -135,6 +135,8 @@ class ResponseRenderer:
     # Items
 
     def _pieces(self, pieces: list[Piece]) -> bytes:
+        if len(pieces) == 1:
+            return self._piece(pieces[0])
         return b"".join([self._piece(piece) for piece in pieces])
 
     def _piece(self, piece: Piece) -> bytes:
