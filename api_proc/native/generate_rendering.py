@@ -38,7 +38,7 @@ class GenerateShape(msgspec.Struct, frozen=True, tag="generate"):
     def renderer(self, prompts: Sequence[Prompted], choices_each: int) -> "GenerateRenderer":
         """Return the renderer of one response."""
         choices = [
-            _Choice(name or prompt.rid.hex(), prompt.prompt_ids)
+            _Choice(name or prompt.rid.hex(), prompt.prompt_ids, self.start >= 0)
             for name, prompt in zip(self.names, prompts, strict=True)
             for _ in range(choices_each)
         ]
@@ -48,9 +48,11 @@ class GenerateShape(msgspec.Struct, frozen=True, tag="generate"):
 class _Choice:
     """The output of one choice so far."""
 
-    def __init__(self, name: str, prompt_ids: list[int]) -> None:
+    def __init__(self, name: str, prompt_ids: list[int], shows_prompt: bool) -> None:
         self.name = name
-        self.prompt_ids = prompt_ids
+        self.prompt_tokens = len(prompt_ids)
+        # A long prompt is not kept for the length of the answer unless it is shown.
+        self.prompt_ids = prompt_ids if shows_prompt else []
         self.prompt: list[TextLogprobs] = []
         self.text = ""
         self.ids: list[int] = []
@@ -112,7 +114,7 @@ class GenerateRenderer(OpenAIEvents):
         meta: dict[str, Any] = {
             "id": state.name,
             "finish_reason": None if finish is None else _reason(finish, state.ids),
-            "prompt_tokens": len(state.prompt_ids),
+            "prompt_tokens": state.prompt_tokens,
             "completion_tokens": len(state.ids) if finish is None else finish.count,
             "weight_version": "default",
         }

@@ -91,3 +91,13 @@ def test_information_for_routers(server: Server) -> None:
     load = server.get("/v1/loads")[1]["loads"][0]
     assert load["max_total_num_tokens"] == 65536 and load["max_running_requests"] > 0
     assert server.get("/v1/loads?format=prometheus")[1].startswith("# TYPE sglang_")
+
+
+def test_prompts_have_log_probabilities_from_a_position_on(server: Server) -> None:
+    sampling = {"max_new_tokens": 2, "ignore_eos": True}
+    body = {"input_ids": [5, 6, 7, 8], "sampling_params": sampling, "return_logprob": True, "top_logprobs_num": 1}
+    for start in (0, 2):
+        meta = post(server, "/generate", {**body, "logprob_start_len": start})["meta_info"]
+        assert [row[1] for row in meta["input_token_logprobs"]] == [5, 6, 7, 8][start:]
+        assert [row[0] is None for row in meta["input_token_logprobs"]] == [True, *[False] * (3 - start)]
+        assert len(meta["output_token_logprobs"]) == len(meta["output_top_logprobs"]) == 2
