@@ -8,7 +8,8 @@
     </function>
     </tool_call>
 
-The outer tag may be missing. Values are typed by the tool's schema. What follows a mistake is content.
+Outer tags may be missing, the first one alone, too. Values are typed by the tool's schema. What follows a mistake is
+content.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,8 +50,7 @@ class _XmlCall:
         self.status = Status.READING
         self._writer = writer
         self._schemas = schemas
-        self._has_outer_tag = opening == OPENING
-        self._at = len(opening) if self._has_outer_tag else 0
+        self._at = len(OPENING) if opening == OPENING else 0
         self._step: Callable[[str, bool], bool] = self._function
         self._name = ""
         self._is_started = False
@@ -117,11 +117,11 @@ class _XmlCall:
     def _end(self, text: str, is_end: bool) -> bool:
         after = after_space(text, self._at)
         is_closed = text.startswith(CLOSING, after)
-        if self._has_outer_tag and not is_closed and CLOSING.startswith(text[after:]):
+        if not is_closed and CLOSING.startswith(text[after:]):
             self._at = len(text) if is_end else self._at
             self.status = Status.DONE if is_end else Status.READING
             return False
-        if self._has_outer_tag and is_closed:
+        if is_closed:
             self._at = after + len(CLOSING)
         self.status = Status.DONE
         return False

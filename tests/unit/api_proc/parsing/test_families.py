@@ -1,5 +1,7 @@
 """The families are told apart by marks of their chat templates, and named by flags."""
 
+from pathlib import Path
+
 import pytest
 
 from api_proc.parsing.families import (
@@ -72,3 +74,11 @@ def test_special_tokens_are_shown_where_a_format_needs_them() -> None:
     assert detect("[THINK][TOOL_CALLS]").markers == ("[THINK]", "[/THINK]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")
     assert set(detect(GPT_OSS).markers) >= {"<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|start|>"}
     assert set(detect(GEMMA4).markers) == {"<|channel>thought", "<|channel>", "<channel|>", *GEMMA4_MARKS}
+
+
+def test_the_names_are_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "api.md").read_text()
+    for flag, names in (("tool-call", tool_format_names()), ("reasoning", reasoning_format_names())):
+        table = page[page.index(f"| `--{flag}-parser`") :].partition("\n\n")[0]
+        listed = [name for row in table.splitlines() for cell in row.split("|")[1:3] for name in cell.split("`")[1::2]]
+        assert sorted(listed[1:]) == names

@@ -87,3 +87,29 @@ def test_a_call_of_an_unknown_tool_is_content(name: str) -> None:
     for output in corpus(name, 60):
         found = read(partial(tool_format(name).parser, [TOOLS[1]._replace(name="other")]), [output.text])
         assert (calls_of(found), text_of(found)) == ([], output.text)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "arguments", "content"),
+    [
+        ("hermes", '<tool_call>\n{"name": "stop", "arguments": {"a": 1}\n</tool_call>', '{"a": 1}', ""),
+        ("hermes", '<tool_call>\n{"name": "stop", "arguments": {"a": 1}}}\n</tool_call>\n', '{"a": 1}', ""),
+        ("hermes", '<tool_call>\n{"name": "stop", "arguments": {"a": 1}}', '{"a": 1}', ""),
+        ("hermes", '<tool_call>\n{"name": "stop", "arguments": {"a" 1}}\n</tool_call> x', '{"a" 1}}\n', " x"),
+        ("hermes", '<tool_call>\n{"name": "stop", "arguments": {"a": "\\u12', '{"a": "', ""),
+        ("hermes", '<tool_call>\n{"name": "stop"}\n</tool_call>', "{}", ""),
+        ("hermes", 'a\n\n<tool_call>\n{"name": "stop"}\n</tool_call>\n\nb', "{}", "a\n\nb"),
+        ("qwen3_coder", "<function=stop>\n</function>\n</tool_call>", "{}", ""),
+        ("qwen3_coder", "<tool_call>\n<function=stop>\n<parameter=a>\nx", '{"a": ', "\nx"),
+        ("llama3_json", '{"type": "function", "name": "stop", "parameters": {}}; ', "{}", ""),
+        ("llama3_json", '{"name": "stop", "parameters": {}}; and more', "{}", "; and more"),
+        ("pythonic", "see [a](b), [stop()]", "{}", "see [a](b),"),
+        ("mistral", '[TOOL_CALLS][{"name": "stop", "arguments": {}}, {"name": "x"}]', "{}", ', {"name": "x"}]'),
+        ("gemma4", "<|tool_call>call:stop{}", "{}", ""),
+    ],
+)
+def test_small_mistakes_of_models(name: str, output: str, arguments: str, content: str) -> None:
+    generator = random.Random(output)
+    for _ in range(20):
+        found = read(maker(name), cut(output, generator))
+        assert (calls_of(found), text_of(found)) == ([("stop", arguments)], content)
