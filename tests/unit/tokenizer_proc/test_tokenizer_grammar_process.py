@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_number_of_schemas(grammars: GrammarProces
 
     send(300, 0)
     before = resident()
-    send(2000, 300)
+    send(700, 300)
     assert resident() - before < 16 << 20
 
 

@@ -224,14 +224,14 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.dictionaries(st.sampled_from(_WORDS), _VALUES, max_size=5))
 def test_any_json_is_a_schema_or_a_refusal(compiler: GrammarCompiler, value: dict[str, Any]) -> None:
     with contextlib.suppress(GrammarError):
         assert compiler.compile(schema(value), Thinking.CLOSED)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["regex", "lark", "gbnf", "tools"]),
     source=st.text(st.sampled_from('start:root=|"()[]{}+*?/\\~&<>@%json#\n 0ax_,-.é'), max_size=40),
