@@ -122,13 +122,13 @@ class AnnotatedRenderer:
 
     def _annotated(self, choice: int, events: bytes) -> bytes:
         """Return the events of a choice, of which the first has all that is to be shown."""
-        if not events:
-            return events
-        event, _, rest = events.partition(_END)
-        body = msgspec.json.decode(event.removeprefix(_DATA))
-        self._add(body, body["choices"][0], self._of_prompt[choice], self._ids[choice])
-        self._of_prompt[choice], self._ids[choice] = {}, []
-        return _DATA + msgspec.json.encode(body) + _END + rest
+        annotated = []
+        for event in events.split(_END)[:-1]:
+            body = msgspec.json.decode(event.removeprefix(_DATA))
+            self._add(body, body["choices"][0], self._of_prompt[choice], self._ids[choice])
+            self._of_prompt[choice], self._ids[choice] = {}, []
+            annotated.append(_DATA + msgspec.json.encode(body) + _END)
+        return b"".join(annotated)
 
     def _add(self, body: dict[str, Any], choice: dict[str, Any], of_prompt: dict[str, Any], ids: list[int]) -> None:
         (choice if self._is_text else body).update(of_prompt)

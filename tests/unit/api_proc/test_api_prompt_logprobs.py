@@ -144,3 +144,27 @@ async def test_prompts_with_too_many_scores_together_are_refused(api: Any, monke
     assert status == 400 and "20 tokens in all choices; 1 alternatives are given for 14" in body["error"]["message"]
     assert_error(body, "invalid_value", "prompt_logprobs")
     assert all(output.aborted.is_set() for output in api.engine.outputs)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_with_a_tools_call_has_them_too(make_api: Any, stream: bool) -> None:
+    pieces = ["<tool_", 'call>\n{"name": "f", "arguments": {', '"a": 1}}\n</tool_call>']
+
+    async def calling(output: FakeOutputStream) -> None:
+        await output.subscribed.wait()
+        output.push(Output(0, [], "", prompt_entries(1), None))
+        for token, piece in enumerate(pieces):
+            output.push(Output(0, [token], piece, None, None))
+        output.finish_all(count=len(pieces))
+
+    api = await make_api(tool_call_parser="hermes")
+    api.engine.script = calling
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    fields = {"messages": MESSAGES, "tools": tools, "prompt_logprobs": 1, "return_token_ids": True, "stream": stream}
+    status, body, _ = await api.post(CHAT, fields)
+    assert status == 200, body
+    parts = [json.loads(line[6:]) for line in body.split("\n\n") if line.startswith("data: {")] if stream else [body]
+    assert [part["prompt_logprobs"] for part in parts if "prompt_logprobs" in part] == [scores(1)]
+    assert [token for part in parts for token in part["choices"][0]["token_ids"]] == [0, 1, 2]
+    assert parts[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert '"f"' in json.dumps(parts)
