@@ -108,7 +108,7 @@ for (const [name, make] of Object.entries(providers)) {
     check(
       `${name}: generateObject and a required tool`,
       async (url) => {
-        const request = { model: model(url), prompt: "Pick a colour and a count.", ...more };
+        const request = { model: model(url), prompt: "Pick a colour and a count.", temperature: 0, ...more };
         const { object } = await generateObject({ ...request, schema: pick });
         pick.parse(object);
         const tools = { pick: tool({ description: "Pick", inputSchema: pick, strict: true }) };

@@ -50,6 +50,7 @@ def by_model(url: str, mode: str) -> None:
         response_model=Pick,
         max_retries=0,
         max_tokens=120,
+        temperature=0,
     )
     assert found.colour in ("red", "green") and 1 <= found.count <= 9, found
 

@@ -101,9 +101,10 @@ def bind_tools(url: str) -> None:
 @check("a tool that it must call", on="model")
 def must_call(url: str) -> None:
     for choice in ("any", "Pick"):
-        model = chat(url, max_tokens=120).bind_tools([Pick], tool_choice=choice, strict=True)
-        (call,) = model.invoke("Pick a colour and a count.").tool_calls
-        assert Pick(**call["args"])
+        model = chat(url, max_tokens=120, temperature=0).bind_tools([Pick], tool_choice=choice, strict=True)
+        # It may call more than once.
+        calls = model.invoke("Pick a colour and a count.").tool_calls
+        assert calls and all(Pick(**call["args"]) for call in calls)
 
 
 @check("create_agent: a tool agent, and one with an object as its answer")

@@ -138,6 +138,7 @@ def forced(url: str) -> None:
         messages=user("Pick a colour and a count."),
         response_format={"type": "json_schema", "json_schema": {"name": "pick", "schema": schema, "strict": True}},
         max_tokens=60,
+        temperature=0,
     )
     picked = json.loads(found.choices[0].message.content)
     assert picked["colour"] in ("red", "green") and 1 <= picked["count"] <= 9, picked
@@ -149,6 +150,7 @@ def forced(url: str) -> None:
         tools=[tool],
         tool_choice="required",
         max_tokens=120,
+        temperature=0,
     )
     picked = json.loads(found.choices[0].message.tool_calls[0].function.arguments)
     assert picked["colour"] in ("red", "green") and 1 <= picked["count"] <= 9, picked

@@ -95,7 +95,9 @@ for kind in ("chat", "responses", "anthropic"):
 @check("chat model: ToolOutput and NativeOutput", on="model")
 async def by_model(url: str) -> None:
     for mode in (ToolOutput, NativeOutput):
-        agent = Agent(model("chat", url), output_type=mode(Pick), retries=0, model_settings={"max_tokens": 120})
+        agent = Agent(
+            model("chat", url), output_type=mode(Pick), retries=0, model_settings={"max_tokens": 120, "temperature": 0}
+        )
         assert isinstance((await agent.run("Pick a colour and a count.")).output, Pick)
 
 
