@@ -1,4 +1,4 @@
-"""Breaks six rules, one at a time, in a copy of the tree; prints which test fails, exit status 1 if none does.
+"""Breaks rules, one at a time, in a copy of the tree; prints which test fails, exit status 1 if none does.
 
     python scripts/broken_variants.py [WORDS ...]     only the variants whose name contains one of the words
 
@@ -62,6 +62,105 @@ VARIANTS = (
         "return tokens // page_size * page_size",
     ),
     Variant("ratio not re-estimated (RAT-3)", f"{CORE}/ratio.py", "        if pairs:\n", "        if not pairs:\n"),
+    Variant(
+        "siblings not put off under shortest-prefill-first (4.3)",
+        f"{CORE}/policies/short_prefill.py",
+        "key=lambda request: (request.is_deprioritized, _work(request))",
+        "key=_work",
+    ),
+    Variant(
+        "hrrn without the snapshot at the entry (4.2)",
+        f"{CORE}/policies/response_ratio.py",
+        "context.processed_tokens - request.processed_at_entry",
+        "context.processed_tokens",
+    ),
+    Variant(
+        "hrrn counts outputs as prompt (4.2)",
+        f"{CORE}/policies/response_ratio.py",
+        "request.prompt_tokens - request.matched_tokens",
+        "request.total_tokens - request.matched_tokens",
+    ),
+    Variant(
+        "lof by max_tokens before the clamp (4.2)",
+        f"{CORE}/policies/arrival.py",
+        "-request.max_new_tokens)",
+        "-(request.params.max_new_tokens or 0))",
+    ),
+    Variant(
+        "compatible need with M - O (PRE-4)",
+        f"{CORE}/admission.py",
+        "missing = request.uncomputed_tokens + min(request.max_new_tokens, self._clip)",
+        "missing = request.uncomputed_tokens + self._estimate(request)",
+    ),
+    Variant(
+        "a preemption gives back the newcomer's reservation (PRE-6)",
+        f"{CORE}/retraction.py",
+        "            adder.forget_victim(victim)\n",
+        "            adder.forget_victim(victim)\n            adder.total_offset -= adder.reservation_of(newcomer)\n",
+    ),
+    Variant(
+        "a locked prefix counts as given by the victim (PRE-4)",
+        f"{CORE}/admission.py",
+        "ceil_to(one.lease.num_computed_tokens, self.page_size) - one.lease.protected for one in victims",
+        "ceil_to(one.lease.num_computed_tokens, self.page_size) for one in victims",
+    ),
+    Variant(
+        "age kept at a requeue (RET-7)",
+        f"{CORE}/queue.py",
+        "        self._number(request)\n        request.passes_at_entry = self._admitting_passes\n",
+        "        self._number(request)\n"
+        "        if not request.stream.is_open:\n"
+        "            request.passes_at_entry = self._admitting_passes\n",
+    ),
+    Variant(
+        "min_free_slots_delay delays chunks (STEP-6)",
+        f"{CORE}/prefill.py",
+        "return is_short_of_slots and self._batch.chunked is None",
+        "return is_short_of_slots",
+    ),
+    Variant(
+        "the oldest by entry number instead of arrival (4.2)",
+        f"{CORE}/policies/longest_prefix.py",
+        "key=lambda one: one.seq)",
+        "key=lambda one: one.qseq)",
+    ),
+    Variant(
+        "test_retract retracts a lone request (RET-16)",
+        f"{CORE}/retraction.py",
+        "self._checks % FORCED_EVERY == 0 and len(rows) > 1",
+        "self._checks % FORCED_EVERY == 0",
+    ),
+    Variant(
+        "a lone row fails although a prompt in progress holds the pages (RET-4)",
+        f"{CORE}/retraction.py",
+        "        if self._batch.chunked is not None:\n            self._retract",
+        "        if False:\n            self._retract",
+    ),
+    Variant(
+        "an aborted request's outputs enter the tree (RET-14)",
+        f"{CORE}/batch.py",
+        "        if to is RequestState.FINISHED:\n",
+        "        if to in (RequestState.FINISHED, RequestState.ABORTED):\n",
+    ),
+    Variant(
+        "the flag full is not cleared by arrivals (ADM-11)",
+        f"{CORE}/prefill.py",
+        "self._queue.changes != self._changes_when_full or ",
+        "",
+    ),
+    Variant(
+        "a preemption without an admission where there is no tree (PRE-7)",
+        f"{CORE}/admission.py",
+        "        if victims and (total <= 0 or self._remaining_current() + freed <= 0):\n            return False\n",
+        "        if victims:\n"
+        "            return extend + self._estimate(request) + self.page_size < total - withheld\n",
+    ),
+    Variant(
+        "the rest of a prompt in progress is not needed in blocks (BLK-3)",
+        f"{CORE}/admission.py",
+        "self._block_tokens += ceil_to(request.uncomputed_tokens, self.page_size)",
+        "self._block_tokens += padded",
+    ),
 )
 
 

@@ -141,10 +141,12 @@ class PrefillAdder:
         return missing + withheld <= sum(self.reservation_of(victim) for victim in victims)
 
     def ratio_that_fits(self, request: Request) -> float:
-        """Return the ratio below which a candidate that does not fit may fit, if all else stays as it is."""
-        remaining = sum(self._estimate(one) for one in self._running if not one.params.ignore_eos)
-        if self._config.reservation != "ratio" or not remaining:
+        """Return the ratio below which a candidate that does not fit may fit, if nothing else changes; 0 for none."""
+        if self._config.reservation == "blocks" or (request.params.ignore_eos and not self._kv.is_sharing):
             return self._ratio
+        remaining = sum(self._estimate(one) for one in self._running if not one.params.ignore_eos)
+        if self._config.reservation == "full" or not remaining:
+            return 0.0
         needed = request.uncomputed_tokens + self._estimate(request) + self.page_size
         return self._ratio - max(0.0, needed - self.remaining_total()) / remaining
 

@@ -216,7 +216,8 @@ class PrefillPass:
         kv.unlock_match(request.lease)
         if verdict is Verdict.OTHER:
             return "budget"
-        batch.note_full(needs_slot or bool(batch.running or pass_batch.chunks))
+        # What this pass computes reserves less once it runs (RAT-6), so the next pass looks again.
+        batch.note_full(needs_slot or (bool(batch.running) and not pass_batch.chunks))
         self._changes_when_full = self._queue.changes
         return "no_slot" if needs_slot else "no_kv"
 

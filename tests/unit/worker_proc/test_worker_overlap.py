@@ -10,8 +10,10 @@ from quartet.wire.frames import (
     WorkerHello,
 )
 from quartet.wire.ids import Epoch
+from tests.support.grammars import tiny_tokenizer
 from worker_proc.contract import Capacity
 from worker_proc.executor import FRAME_POLL_S, NEXT_STEP_POLL_S
+from worker_proc.grammar.compiler import GrammarCompiler
 
 
 class SlowRunner:
@@ -22,6 +24,7 @@ class SlowRunner:
     is_prepared = True
 
     def __init__(self) -> None:
+        self.grammars = GrammarCompiler(tiny_tokenizer)
         self.log: list[str] = []
         self.done = False
 

@@ -152,3 +152,12 @@ def test_pol4_only_lru_and_only_the_first_128(policy: str, config: dict[str, str
     line.order(pass_number=64)
     touched = sum(node.last_access != before[id(node)] for node in line.tree.nodes())
     assert touched == (128 if refreshes else 0)
+
+
+def test_lof_orders_by_what_was_granted() -> None:
+    """4.2: M after the clamp of LEN-2, not what the client asked for."""
+    line = Line("lof")
+    line.add("a", max_new_tokens=100)
+    line.add("b", max_new_tokens=10)
+    line.by_name["a"].max_new_tokens = 3
+    assert line.order() == "ba"

@@ -209,6 +209,32 @@ def test_shortest_prefill_counts_what_is_not_cached() -> None:
     assert line.order() == "bcead"
 
 
+def test_shortest_prefill_puts_siblings_off() -> None:
+    """4.2, 4.3: b is the shortest, and finds 40 of its tokens cached after a."""
+    line = Line("shortest-prefill-first")
+    line.add("a", [*range(40), *range(700, 720)])
+    line.add("b", [*range(40), 1, 2])
+    line.add("c", list(range(800, 850)))
+    assert line.order() == "cab"
+
+
+def test_hrrn_counts_the_work_since_the_entry() -> None:
+    """4.2: a has waited for 1,000 tokens with 100 to compute, b for 100 with 20."""
+    line = Line("hrrn")
+    line.add("b", list(range(20)), processed_at_entry=900)
+    line.add("a", list(range(500, 600)))
+    assert line.order(processed_tokens=1000) == "ab"
+
+
+def test_hrrn_counts_no_outputs() -> None:
+    """4.2: 10 tokens of prompt and 90 of output are 10."""
+    line = Line("hrrn")
+    line.add("b", list(range(50)))
+    retracted = line.add("a", list(range(500, 510)))
+    retracted.output_ids += range(90)
+    assert line.order(processed_tokens=100) == "ab"
+
+
 @pytest.mark.parametrize(
     ("chunk_remaining", "rem_chunk", "expected"),
     [

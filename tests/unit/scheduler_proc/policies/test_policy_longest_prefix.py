@@ -222,6 +222,17 @@ def test_4_2_the_oldest_of_the_most_urgent_go_first() -> None:
     assert line.order(processed_tokens=60) == "bha"
 
 
+def test_4_2_the_oldest_is_the_first_to_have_arrived() -> None:
+    """4.2: a was retracted, so that its entry is the last one."""
+    line = Line("lpm-aging", aging_share=1.0)
+    line.cache(list(range(100)))
+    line.add("a", COLD)
+    line.add("b", [number + 50 for number in COLD])
+    line.add("h", [*range(100), 1])
+    line.by_name["a"].qseq = 9
+    assert line.order(processed_tokens=60) == "ahb"
+
+
 def test_lpm_starves_where_aging_does_not() -> None:
     """The contrast: under lpm the cold one is overtaken for as long as hot ones arrive."""
     line = Line("lpm")
