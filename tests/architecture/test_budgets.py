@@ -4,6 +4,7 @@ What exceeds a budget is named here with its reason; an exception that is not ne
 """
 
 import ast
+import collections
 import io
 import subprocess
 import tokenize
@@ -50,6 +51,12 @@ CLOSED = {
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """A run of all of them would stop at the second; a run of one folder would not show it."""
+    names = collections.Counter(path.name for path in PYTHON if path.name.startswith("test_"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_files_are_short() -> None:
