@@ -100,9 +100,9 @@ class JobThread(TimelessCore):
         if not self._queue.has_waiting:
             context.set_phase("idle")
         if finished is not None:
-            self._loop.call_soon_threadsafe(self._answered, self._queue, job, core.answered(job, finished))
+            self._in_loop(self._answered, self._queue, job, core.answered(job, finished))
         elif isinstance(answer, Encoded):
-            self._loop.call_soon_threadsafe(self._encoded, waiting._replace(encoded=answer))
+            self._in_loop(self._encoded, waiting._replace(encoded=answer))
 
     def _compile(self, waiting: Waiting) -> None:
         """Answer a job that is encoded, its grammar compiled. Runs in the thread for grammars."""
@@ -110,7 +110,15 @@ class JobThread(TimelessCore):
         assert encoded is not None
         answer = core.attempt(job, lambda job: core.check_grammar(job, encoded))
         self._context.finished_work()
-        self._loop.call_soon_threadsafe(self._answered, self._grammars, job, core.answered(job, answer))
+        self._in_loop(self._answered, self._grammars, job, core.answered(job, answer))
+
+    def _in_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Have the loop call `callback`. A loop that has ended, with a job in progress, takes no answer."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
 
     def _encoded(self, waiting: Waiting) -> None:
         self._answered(self._queue, waiting.job, self._put(self._grammars, waiting))

@@ -67,6 +67,24 @@ async def test_each_job_is_answered_to_its_api_process(tokenizer: FakeContext) -
     assert (gauges["tokenizer_pending_jobs"], counters["tokenizer_jobs"]) == (0, 5)
 
 
+def test_a_job_that_ends_after_its_loop_is_dropped(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    go, errors = threading.Event(), list[threading.ExceptHookArgs]()
+    monkeypatch.setattr(TokenizerCore, "answer", lambda self, job: go.wait(5) and Encoded(job.job, b"", "", job.params))
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+
+    async def start_a_job() -> None:
+        async with running(process.main, context):
+            context.deliver(API, text_job(1))
+
+    asyncio.run(start_a_job())
+    (thread,) = (one for one in threading.enumerate() if one.name == "encode")
+    go.set()
+    thread.join(5)
+    assert not thread.is_alive() and not errors
+
+
 async def test_the_loop_runs_on_while_a_job_takes_long(tokenizer: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
