@@ -37,5 +37,33 @@ class CallReader(Protocol):
         ...
 
 
+class SteppedReader(Protocol):
+    """What a CallReader is made of by `read_by_steps`: `at` is how far it has got in the text."""
+
+    status: Status
+    at: int
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the call has begun, so that text is used."""
+        ...
+
+    def step(self, text: str, is_end: bool) -> bool:
+        """Read the next part from `at` on; False if that needs more text, or the status is not READING any more."""
+        ...
+
+
+def read_by_steps(reader: SteppedReader, text: str, is_end: bool) -> int:
+    """Implement CallReader.read by the steps of `reader`."""
+    while reader.status is Status.READING and reader.step(text, is_end):
+        pass
+    if is_end and reader.status is Status.READING:
+        reader.status = Status.BROKEN
+    if not reader.is_started:
+        return 0
+    used, reader.at = reader.at, 0
+    return used
+
+
 MakeReader = Callable[[PieceWriter, str], CallReader]
 """Makes a reader of the text that begins with the given opening."""

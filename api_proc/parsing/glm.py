@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api_proc.parsing.call_reader import CallReader, Status
+from api_proc.parsing.call_reader import CallReader, Status, read_by_steps
 from api_proc.parsing.calls_in_text import CallsInText
 from api_proc.parsing.literals import quoted
 from api_proc.parsing.piece_writer import PieceWriter
@@ -55,54 +55,53 @@ class _KeyedCall:
         self._writer = writer
         self._schemas = schemas
         self._name = ""
-        self._at = len(OPENING)
+        self.at = len(OPENING)
         self._separator = ""
         self._value: TypedValue | None = None
 
     def read(self, text: str, is_end: bool) -> int:
         """See CallReader."""
-        while self.status is Status.READING and self._step(text):
-            pass
-        if is_end and self.status is Status.READING:
-            self.status = Status.BROKEN
-        if not self._name:
-            return 0
-        used, self._at = self._at, 0
-        return used
+        return read_by_steps(self, text, is_end)
 
-    def _step(self, text: str) -> bool:
+    @property
+    def is_started(self) -> bool:
+        """See SteppedReader."""
+        return bool(self._name)
+
+    def step(self, text: str, is_end: bool) -> bool:
+        """See SteppedReader."""
         if not self._name:
             return self._start(text)
         if self._value is None:
             return self._key(text)
-        self._at = self._value.read(text, self._at)
+        self.at = self._value.read(text, self.at)
         is_done = self._value.is_done
         self._value = None if is_done else self._value
         return is_done
 
     def _start(self, text: str) -> bool:
-        name = _NAME.match(text, self._at)
+        name = _NAME.match(text, self.at)
         if name is None or name[1] not in self._writer.names:
-            is_possible = name is None and _NAME_BEGUN.match(text, self._at)
+            is_possible = name is None and _NAME_BEGUN.match(text, self.at)
             self.status = Status.READING if is_possible else Status.BROKEN
             return False
-        self._name, self._at = name[1], name.end()
+        self._name, self.at = name[1], name.end()
         self._writer.start(self._name)
         self._writer.arguments("{")
         return True
 
     def _key(self, text: str) -> bool:
-        key, end = _KEY.match(text, self._at), _END.match(text, self._at)
+        key, end = _KEY.match(text, self.at), _END.match(text, self.at)
         if key is not None:
             self._writer.arguments(f'{self._separator}"{quoted(key[1])}": ')
-            self._separator, self._at = ", ", key.end()
+            self._separator, self.at = ", ", key.end()
             types = property_types(self._schemas[self._name], key[1])
             self._value = TypedValue(self._writer, types, VALUE_END, has_lines=False)
             return True
         if end is not None:
             self._writer.arguments("}")
-            self._at = end.end()
+            self.at = end.end()
             self.status = Status.DONE
-        elif not _KEY_BEGUN.match(text, self._at):
+        elif not _KEY_BEGUN.match(text, self.at):
             self.status = Status.BROKEN
         return False

@@ -7,7 +7,7 @@ What follows a mistake is content; the call that it stands in stays as it has be
 import re
 from collections.abc import Sequence
 
-from api_proc.parsing.call_reader import Status
+from api_proc.parsing.call_reader import Status, read_by_steps
 from api_proc.parsing.calls_in_text import CallsInText
 from api_proc.parsing.json_scanner import after_space
 from api_proc.parsing.literals import PYTHON, LiteralReader, quoted
@@ -39,7 +39,7 @@ class CallList:
     def __init__(self, writer: PieceWriter, start: int, closing: str = "]", needs_commas: bool = True) -> None:
         self.status = Status.READING
         self._writer = writer
-        self._at = start
+        self.at = start
         self._closing = closing
         self._needs_commas = needs_commas
         self._call: PythonCall | None = None
@@ -49,7 +49,7 @@ class CallList:
         used = 0
         while self.status is Status.READING:
             if self._call is None:
-                self._call = PythonCall(self._writer, self._at)
+                self._call = PythonCall(self._writer, self.at)
             if self._call.status is Status.READING:
                 used += self._call.read(text[used:], is_end)
             if self._call.status is not Status.DONE:
@@ -66,7 +66,7 @@ class CallList:
             if self._needs_commas and not has_comma:
                 self.status = Status.BROKEN
                 return used
-            self._call, self._at = None, start + has_comma - used
+            self._call, self.at = None, start + has_comma - used
         return used
 
 
@@ -76,47 +76,41 @@ class PythonCall:
     def __init__(self, writer: PieceWriter, start: int) -> None:
         self.status = Status.READING
         self._writer = writer
-        self._at = start
-        self._is_started = False
+        self.at = start
+        self.is_started = False
         self._needs_comma = False
         self._separator = ""
         self._literal: LiteralReader | None = None
 
     def read(self, text: str, is_end: bool) -> int:
         """See CallReader."""
-        while self.status is Status.READING and self._step(text, is_end):
-            pass
-        if is_end and self.status is Status.READING:
-            self.status = Status.BROKEN
-        if not self._is_started:
-            return 0
-        used, self._at = self._at, 0
-        return used
+        return read_by_steps(self, text, is_end)
 
-    def _step(self, text: str, is_end: bool) -> bool:
-        if not self._is_started:
+    def step(self, text: str, is_end: bool) -> bool:
+        """See SteppedReader."""
+        if not self.is_started:
             return self._name(text)
         if self._literal is not None:
             return self._value(text, is_end)
         return self._keyword(text)
 
     def _name(self, text: str) -> bool:
-        name = _NAME.match(text, self._at)
-        begun = _NAME_BEGUN.match(text, self._at) if name is None else None
+        name = _NAME.match(text, self.at)
+        begun = _NAME_BEGUN.match(text, self.at) if name is None else None
         if name is None or name[1] not in self._writer.names:
             self.status = Status.READING if begun else Status.BROKEN
             return False
         self._writer.start(name[1])
         self._writer.arguments("{")
-        self._is_started = True
-        self._at = name.end()
+        self.is_started = True
+        self.at = name.end()
         return True
 
     def _keyword(self, text: str) -> bool:
-        start = after_space(text, self._at)
+        start = after_space(text, self.at)
         if text.startswith(")", start):
             self._writer.arguments("}")
-            self._at = start + 1
+            self.at = start + 1
             self.status = Status.DONE
             return False
         if self._needs_comma:
@@ -128,7 +122,7 @@ class PythonCall:
         self._writer.arguments(f'{self._separator}"{quoted(keyword[1])}": ')
         self._separator = ", "
         self._literal = LiteralReader(PYTHON)
-        self._at = keyword.end()
+        self.at = keyword.end()
         return True
 
     def _comma(self, text: str, at: int) -> bool:
@@ -136,12 +130,12 @@ class PythonCall:
             self.status = Status.BROKEN if at < len(text) else Status.READING
             return False
         self._needs_comma = False
-        self._at = at + 1
+        self.at = at + 1
         return True
 
     def _value(self, text: str, is_end: bool) -> bool:
         assert self._literal is not None
-        self._at = self._literal.read(text, self._at, is_end)
+        self.at = self._literal.read(text, self.at, is_end)
         self._writer.arguments(self._literal.take())
         if self._literal.is_broken:
             self.status = Status.BROKEN

@@ -15,7 +15,7 @@ content.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from api_proc.parsing.call_reader import Status
+from api_proc.parsing.call_reader import Status, read_by_steps
 from api_proc.parsing.calls_in_text import CallsInText
 from api_proc.parsing.json_scanner import after_space
 from api_proc.parsing.literals import quoted
@@ -50,79 +50,72 @@ class _XmlCall:
         self.status = Status.READING
         self._writer = writer
         self._schemas = schemas
-        self._at = len(OPENING) if opening == OPENING else 0
-        self._step: Callable[[str, bool], bool] = self._function
+        self.at = len(OPENING) if opening == OPENING else 0
+        self.step: Callable[[str, bool], bool] = self._function
         self._name = ""
-        self._is_started = False
+        self.is_started = False
         self._separator = ""
         self._value: TypedValue | None = None
 
     def read(self, text: str, is_end: bool) -> int:
         """See CallReader."""
-        while self.status is Status.READING and self._step(text, is_end):
-            pass
-        if is_end and self.status is Status.READING:
-            self.status = Status.BROKEN
-        if not self._is_started:
-            return 0
-        used, self._at = self._at, 0
-        return used
+        return read_by_steps(self, text, is_end)
 
     def _function(self, text: str, is_end: bool) -> bool:
-        self._at = after_space(text, self._at)
+        self.at = after_space(text, self.at)
         name = self._tag(text, FUNCTION)
         if not name or not self._check(name in self._writer.names):
             return False
         self._name = name
-        self._step = self._first_tag
+        self.step = self._first_tag
         return True
 
     def _first_tag(self, text: str, is_end: bool) -> bool:
         """Start the call when its arguments begin or are seen to be none."""
-        self._at = after_space(text, self._at)
+        self.at = after_space(text, self.at)
         if not self._one_of(text, (PARAMETER, FUNCTION_END)):
             return False
-        self._is_started = True
+        self.is_started = True
         self._writer.start(self._name)
         self._writer.arguments("{")
-        self._step = self._parameter
+        self.step = self._parameter
         return True
 
     def _parameter(self, text: str, is_end: bool) -> bool:
-        after = after_space(text, self._at)
+        after = after_space(text, self.at)
         if text.startswith(FUNCTION_END, after):
             self._writer.arguments("}")
-            self._at = after + len(FUNCTION_END)
-            self._step = self._end
+            self.at = after + len(FUNCTION_END)
+            self.step = self._end
             return True
-        at, self._at = self._at, after
+        at, self.at = self.at, after
         key = self._tag(text, PARAMETER) if self._one_of(text, (PARAMETER, FUNCTION_END)) else ""
         if not key:
-            self._at = at
+            self.at = at
             return False
         self._writer.arguments(f'{self._separator}"{quoted(key)}": ')
         self._separator = ", "
         types = property_types(self._schemas[self._name], key)
         self._value = TypedValue(self._writer, types, PARAMETER_END, has_lines=True)
-        self._step = self._in_value
+        self.step = self._in_value
         return True
 
     def _in_value(self, text: str, is_end: bool) -> bool:
         assert self._value is not None
-        self._at = self._value.read(text, self._at)
+        self.at = self._value.read(text, self.at)
         if self._value.is_done:
-            self._step = self._parameter
+            self.step = self._parameter
         return self._value.is_done
 
     def _end(self, text: str, is_end: bool) -> bool:
-        after = after_space(text, self._at)
+        after = after_space(text, self.at)
         is_closed = text.startswith(CLOSING, after)
         if not is_closed and CLOSING.startswith(text[after:]):
-            self._at = len(text) if is_end else self._at
+            self.at = len(text) if is_end else self.at
             self.status = Status.DONE if is_end else Status.READING
             return False
         if is_closed:
-            self._at = after + len(CLOSING)
+            self.at = after + len(CLOSING)
         self.status = Status.DONE
         return False
 
@@ -130,19 +123,19 @@ class _XmlCall:
         """Read e.g. `<function=f>` and return `f`, "" if it is not complete."""
         if not self._one_of(text, (tag,)):
             return ""
-        start = self._at + len(tag)
+        start = self.at + len(tag)
         end = text.find(">", start)
         name = text[start : end if end >= 0 else len(text)]
         if not self._check(len(name) <= _MAX_NAME and "\n" not in name and "<" not in name and end != start) or end < 0:
             return ""
-        self._at = end + 1
+        self.at = end + 1
         return name
 
     def _one_of(self, text: str, tags: tuple[str, ...]) -> bool:
         """Return whether one of `tags` stands here; none, and none that may have begun, breaks the call."""
-        if text.startswith(tags, self._at):
+        if text.startswith(tags, self.at):
             return True
-        rest = text[self._at : self._at + _MAX_NAME]
+        rest = text[self.at : self.at + _MAX_NAME]
         self._check(any(tag.startswith(rest) for tag in tags))
         return False
 
