@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -73,6 +74,23 @@ def check(what: str, on: str = "script") -> Callable[[Check], Check]:
         return function
 
     return register
+
+
+def one_is_refused(ask: Callable[[], Any], error_class: type[Exception]) -> None:
+    """Ask eight times at once; raise AssertionError unless one is refused with 429 and says when to come again.
+
+    `error_class` is the client's own, with a `status_code` and a `response`."""
+
+    def is_refused(_: int) -> bool:
+        try:
+            ask()
+        except error_class as error:
+            facts: Any = error
+            return facts.status_code == 429 and "retry-after" in facts.response.headers
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert any(pool.map(is_refused, range(8))), "no request was refused with 429"
 
 
 def equal(got: Any, wanted: Any) -> None:
