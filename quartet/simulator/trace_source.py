@@ -47,7 +47,7 @@ def load_trace(path: Path, options: TraceOptions = TraceOptions()) -> list[Workl
         requests = [one for one in _read(path, options, until_s) if one.arrival_s < until_s]
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError, LookupError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         # json and csv raise ValueErrors of their own.
         raise TraceError(f"{path}: {type(error).__name__}: {error}; a trace is one of {FORMATS}") from error
     if not requests:
