@@ -159,7 +159,6 @@ def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, An
     """Simulate the same requests with the same settings; the limit of each request is its true length."""
     parser = argparse.ArgumentParser()
     add_options(parser)
-    parser.add_argument("--scheduler-set", action="append")
     given = vars(parser.parse_args(flags)) | {"scheduler.schedule_policy": policy}
     config = build_config(given, {})
     engine = scenario.engine

@@ -7,9 +7,11 @@ each line is one question of the same conversation, and the answers are written 
     /exit    leave (or end of input)
 """
 
+import argparse
 import contextlib
 import http.client
 import json
+import os
 import re
 import sys
 import time
@@ -18,11 +20,28 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from quartet.wire.config import ServerConfig
+
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 120.0
 """A server that sends nothing for this long counts as dead; quartet's sends a comment every 15 s."""
 
+DEFAULT_URL = "http://{0.host}:{0.port}".format(ServerConfig())
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the engine's address, the model and the length of an answer."""
+    parser.add_argument("--url", default=os.environ.get("QUARTET_URL", DEFAULT_URL), help="of the engine")
+    parser.add_argument("--api-key", default=os.environ.get("QUARTET_API_KEY", ""), help="key to send")
+    parser.add_argument("--model", default="", help="model name; default: the one that is served")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Hold a conversation on the standard streams; returns the exit code."""
+    return run_chat(arguments.url, arguments.model, arguments.api_key, max_tokens=arguments.max_tokens)
 
 
 class ChatFailed(Exception):

@@ -53,7 +53,7 @@ def complain(line: str) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of every section."""
+    """Add a flag for every field of every section, and --scheduler-set for the fields without one."""
     for name, section in SECTIONS.items():
         group = parser.add_argument_group(name)
         for field in fields_of(section):
@@ -71,6 +71,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             else:
                 extra["metavar"] = _metavar(kind)
             group.add_argument(*flags, help=_help(field), **extra)
+    parser.add_argument(
+        "--scheduler-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="set a scheduler field without a flag; repeatable",
+    )
 
 
 def _metavar(kind: inspect.Type) -> str:

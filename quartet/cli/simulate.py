@@ -1,4 +1,4 @@
-"""quartet simulate and quartet advise: the scheduler on virtual time, from the command line.
+"""quartet simulate: the scheduler on virtual time, from the command line; what it shares with quartet advise.
 
 Every scheduling setting is the flag that `quartet serve` has. `--max-total-tokens`, `--page-size` and
 `--context-length` size the engine; what is not given comes from the scenario, then from the preset.
@@ -6,8 +6,6 @@ Every scheduling setting is the flag that `quartet serve` has. `--max-total-toke
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import msgspec
 
 from quartet.cli.options import add_options
 from quartet.settings import build_config
-from quartet.simulator.advise import advise
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset
 from quartet.simulator.report import Report, make_report
@@ -29,9 +26,8 @@ from quartet.wire.errors import ConfigError
 from scheduler_proc.core.sizes import AUTO_CHUNK, AUTO_CHUNK_CPU
 
 
-def add_simulate(commands: Any) -> None:
-    """Add the command `simulate` to the subparsers of the command line."""
-    parser = commands.add_parser("simulate", help="run the scheduler on virtual time", allow_abbrev=False)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the workload, what to write, and the scheduler's settings."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--scenario", choices=sorted(SCENARIOS), help="a workload by name")
     source.add_argument("--trace", metavar="FILE", help=f"a workload: {FORMATS}")
@@ -41,17 +37,11 @@ def add_simulate(commands: Any) -> None:
     )
     parser.add_argument("--plot", metavar="DIR", help="write plots as PNG and SVG")
     parser.add_argument("--save-trace", metavar="FILE", help="write the workload as a trace")
-    _add_common(parser)
+    add_simulation_arguments(parser)
 
 
-def add_advise(commands: Any) -> None:
-    """Add the command `advise` to the subparsers of the command line."""
-    parser = commands.add_parser("advise", help="find the policy for a trace", allow_abbrev=False)
-    parser.add_argument("trace", metavar="TRACE", help=f"a workload: {FORMATS}")
-    _add_common(parser)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def add_simulation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a workload is read, what steps cost, and the scheduler's settings."""
     parser.add_argument("--rate", metavar="R", help="requests (or sessions) a second, where the workload has no times")
     parser.add_argument("--speed", metavar="X", type=float, default=1.0, help="let a trace arrive X times as fast")
     parser.add_argument("--first", metavar="MINUTES", type=float, default=0.0, help="only the beginning of a trace")
@@ -60,16 +50,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", default=DEFAULT_PRESET, help=f"what steps cost: {', '.join(PRESETS)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--scheduler-set",
-        action="append",
-        metavar="NAME=VALUE",
-        help="set a scheduler field without a flag; repeatable",
-    )
     add_options(parser)
 
 
-def run_simulate(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run one simulation and print its report; returns the exit code. Raises ConfigError."""
     config = build_config(vars(arguments))
     scenario = _scenario(arguments, config)
@@ -80,7 +64,7 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         run = simulate(scenario.requests, scenario.engine, config.scheduler)
     except SimulationError as error:
         raise ConfigError(f"the simulation cannot go on: {error}") from error
-    report = make_report(run, scenario.engine, _chunk_tokens(config, scenario.engine))
+    report = make_report(run, scenario.engine, chunk_tokens(config, scenario.engine))
     title = f"{scenario.name}, {config.scheduler.schedule_policy}, {arguments.preset}"
     if arguments.plot:
         from quartet.simulator.plots import save_plots
@@ -92,20 +76,6 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         from quartet.simulator.tables import print_report
 
         print_report(report, title)
-    return 0
-
-
-def run_advise(arguments: argparse.Namespace) -> int:
-    """Run a trace under every policy and print the recommendation; returns the exit code. Raises ConfigError."""
-    config = build_config(vars(arguments))
-    engine = _engine(preset(arguments.preset), config)
-    advice = advise(_read(arguments, config), engine, config.scheduler, _chunk_tokens(config, engine))
-    if arguments.json:
-        print(json.dumps(msgspec.to_builtins(advice)))
-    else:
-        from quartet.simulator.tables import print_advice
-
-        print_advice(advice)
     return 0
 
 
@@ -130,12 +100,12 @@ def _facts(arguments: argparse.Namespace, config: Config, scenario: Scenario) ->
 
 
 def _scenario(arguments: argparse.Namespace, config: Config) -> Scenario:
-    engine = _engine(preset(arguments.preset), config)
+    engine = sized_engine(preset(arguments.preset), config)
     if arguments.trace:
         for flag in ("requests", "scenario_set"):
             if getattr(arguments, flag):
                 raise ConfigError(f"--{flag.replace('_', '-')} belongs to --scenario, not to --trace")
-        return Scenario(name=Path(arguments.trace).stem, engine=engine, requests=_read(arguments, config))
+        return Scenario(name=Path(arguments.trace).stem, engine=engine, requests=read_workload(arguments, config))
     given: dict[str, str] = {}
     for pair in arguments.scenario_set or []:
         name, equals, value = pair.partition("=")
@@ -144,10 +114,11 @@ def _scenario(arguments: argparse.Namespace, config: Config) -> Scenario:
         given[name.strip().replace("-", "_")] = value
     given |= {name: getattr(arguments, name) for name in ("requests", "rate") if getattr(arguments, name)}
     scenario = make_scenario(arguments.scenario, engine, config.scheduler.random_seed, given)
-    return msgspec.structs.replace(scenario, engine=_engine(scenario.engine, config))
+    return msgspec.structs.replace(scenario, engine=sized_engine(scenario.engine, config))
 
 
-def _read(arguments: argparse.Namespace, config: Config) -> list[Workload]:
+def read_workload(arguments: argparse.Namespace, config: Config) -> list[Workload]:
+    """Return the requests of the trace that the arguments name. Raises ConfigError."""
     try:
         options = TraceOptions(
             speed=_positive("--speed", arguments.speed),
@@ -171,7 +142,7 @@ def _positive(flag: str, text: str | float) -> float:
     return value
 
 
-def _engine(engine: SimulatedEngine, config: Config) -> SimulatedEngine:
+def sized_engine(engine: SimulatedEngine, config: Config) -> SimulatedEngine:
     """Return the engine with the size that the command line gives."""
     page_size = config.worker.page_size
     return msgspec.structs.replace(
@@ -189,23 +160,6 @@ def _with_slots(config: Config, scenario: Scenario) -> Config:
     return msgspec.structs.replace(config, scheduler=scheduler)
 
 
-def _chunk_tokens(config: Config, engine: SimulatedEngine) -> int:
+def chunk_tokens(config: Config, engine: SimulatedEngine) -> int:
+    """Return the tokens of one prefill step."""
     return config.scheduler.chunked_prefill_size or (AUTO_CHUNK_CPU if engine.is_cpu else AUTO_CHUNK)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run one of the two commands alone: `python -m quartet.cli.simulate simulate ...`."""
-    parser = argparse.ArgumentParser(prog="quartet", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_simulate(commands)
-    add_advise(commands)
-    arguments = parser.parse_args(argv)
-    try:
-        return run_simulate(arguments) if arguments.command == "simulate" else run_advise(arguments)
-    except ConfigError as error:
-        print(f"quartet: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ QuartetError
 ├── StartError               start-up refused in one line on stderr
 │   ├── ConfigError          a setting is wrong: exit code 2
 │   └── ModelError           model missing or damaged: exit code 3
+├── EngineError              a command got no answer from a running engine: one line on stderr, exit code 1
 ├── FrameError               a damaged, foreign or stale frame; counted and dropped, never raised out of a loop
 ├── InvariantViolation       a bug: the scheduler's state contradicts itself
 └── RequestError             one request is refused or failed; carries OpenAI's error fields
@@ -40,6 +41,10 @@ class ConfigError(StartError):
 
 class ModelError(StartError):
     """The model cannot be found or read. The message states what to do next."""
+
+
+class EngineError(QuartetError):
+    """A running engine gives no answer, or refuses. The message is one line for the user of a command."""
 
 
 class FrameError(QuartetError):

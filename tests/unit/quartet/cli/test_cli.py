@@ -131,7 +131,7 @@ def test_an_interrupt_before_the_launch_is_quiet(launches: Launches, capsys: pyt
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], "quartet: the following arguments are required: command"),
+        ([], "quartet: the following arguments are required: COMMAND"),
         (["fly"], "'fly'"),
         (["serve", "--prot", "1"], "quartet serve: unknown argument --prot; did you mean --port"),
         (["serve", "a", "b"], "quartet serve: unknown argument b"),
@@ -238,13 +238,22 @@ def test_ps_sends_the_key(service: Service, monkeypatch: pytest.MonkeyPatch) -> 
     assert [key for _, key in service.asked] == ["Bearer secret", "Bearer from-env"]
 
 
-@pytest.mark.parametrize(("status", "body"), [(401, "{}"), (500, ""), (200, "not json"), (200, '{"other": 1}')])
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, "{}", "the engine at {url} refuses the key: give the right one by --api-key or QUARTET_API_KEY"),
+        (500, "", "HTTP 500 "),
+        (503, '{"error": {"message": "draining"}}', "draining"),
+        (200, "not json", "what answers at {url} is no engine: /topology gives "),
+        (200, '{"other": 1}', "what answers at {url} is no engine: /topology gives "),
+    ],
+)
 def test_ps_against_something_else(
-    service: Service, status: int, body: str, capsys: pytest.CaptureFixture[str]
+    service: Service, status: int, body: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.status, service.body = status, body
     assert main(["ps", "--url", service.url]) == 1
-    assert error_line(capsys).startswith(f"quartet: no engine answers at {service.url}: ")
+    assert error_line(capsys).startswith(f"quartet: {words.format(url=service.url)}")
 
 
 @pytest.mark.parametrize("body", ["[]", '{"processes": [{}]}', '{"processes": 3}'])
@@ -271,8 +280,14 @@ def test_ps_against_a_port_that_speaks_no_http(capsys: pytest.CaptureFixture[str
 
 
 def test_ps_with_a_url_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ps", "--url", "localhost"]) == 1
-    assert error_line(capsys).startswith("quartet: no engine answers at localhost: ")
+    assert main(["ps", "--url", "ftp://localhost"]) == 1
+    assert error_line(capsys).startswith("quartet: 'ftp://localhost' is no address of a server, such as http://")
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_a_url_may_have_v1_and_no_scheme(service: Service, suffix: str) -> None:
+    assert main(["ps", "--url", service.url.removeprefix("http://") + suffix]) == 0
+    assert [path for path, _ in service.asked] == ["/topology"]
 
 
 def test_ps_shows_the_settings_in_force(service: Service, capsys: pytest.CaptureFixture[str]) -> None:

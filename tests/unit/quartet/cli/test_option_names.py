@@ -27,7 +27,6 @@ def test_a_fall_of_nothing_is_refused_by_name(name: str, value: str) -> None:
 
 def test_a_flag_for_a_rare_setting_names_the_way_to_set_it(capsys: pytest.CaptureFixture[str]) -> None:
     made = OneLineParser(prog="quartet serve", allow_abbrev=False)
-    made.add_argument("--scheduler-set", action="append")
     add_options(made)
     with pytest.raises(SystemExit):
         made.parse_args(["--retract-decode-steps", "5"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from quartet.cli.simulate import main
+from quartet.cli.main import main
 from quartet.simulator.advise import Candidate, choose
 from quartet.simulator.cost import StepCost
 from quartet.simulator.driver import SimulatedEngine, simulate

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from quartet.cli.simulate import main
+from quartet.cli.main import main
 from quartet.simulator.capacity import capacity
 from quartet.simulator.driver import simulate
 from quartet.simulator.plots import shown_requests

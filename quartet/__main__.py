@@ -1,0 +1,7 @@
+"""`python -m quartet` is the command `quartet`."""
+
+import sys
+
+from quartet.cli.main import main
+
+sys.exit(main())

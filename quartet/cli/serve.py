@@ -1,0 +1,50 @@
+"""quartet serve: start the engine and its HTTP server."""
+
+import argparse
+
+import msgspec
+
+from quartet.cli.options import add_options
+from quartet.runtime.lifetime import stop_signals_exit
+from quartet.settings import build_config
+from quartet.wire.config import ServerConfig
+from quartet.wire.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model and a flag for every setting."""
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or smollm2 (the default)"
+    )
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a launch to its end; returns the exit code. Raises ConfigError and ModelError."""
+    options = vars(arguments)
+    if arguments.model is not None:
+        if options["model.model_path"] is not None:
+            raise ConfigError(f"the model is given twice: {arguments.model} and {options['model.model_path']}")
+        options["model.model_path"] = arguments.model
+    config = build_config(options)
+    _check_parsers(config.server)
+    from quartet.checkpoint.resolve import resolve_model
+    from quartet.checkpoint.script_file import read_script
+    from quartet.supervisor.supervisor import Supervisor
+
+    with stop_signals_exit():
+        script = read_script(config.worker.simulated_script)
+        config = msgspec.structs.replace(config, resolved=resolve_model(config.model), script=script)
+        return Supervisor(config).run()
+
+
+def _check_parsers(server: ServerConfig) -> None:
+    from api_proc.parsing.families import reasoning_format_names, tool_format_names
+
+    parsers = {
+        "--tool-call-parser": (server.tool_call_parser, tool_format_names()),
+        "--reasoning-parser": (server.reasoning_parser, reasoning_format_names()),
+    }
+    for flag, (given, known) in parsers.items():
+        if given not in ("auto", "none", *known):
+            raise ConfigError(f"{flag}: {given!r} is not one of auto, none, {', '.join(known)}")
