@@ -1,0 +1,66 @@
+"""Values that are each allowed, but not together."""
+
+import ipaddress
+import re
+
+from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Config, SchedulerConfig
+from quartet.wire.errors import ConfigError
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
+
+
+def check_together(config: Config) -> None:
+    """Refuse values that are each allowed, but not together."""
+    _check_scheduler(config.scheduler)
+    page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
+    if chunk > 0 and chunk % page_size:
+        raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
+    if config.worker.attention_backend == "triton" and page_size not in TRITON_PAGE_SIZES:
+        raise ConfigError(f"--page-size: {page_size} is not one of {TRITON_PAGE_SIZES}, which triton attention needs")
+    if config.worker.max_total_tokens and config.worker.max_total_tokens < 2 * page_size:
+        raise ConfigError(
+            f"--max-total-tokens: {config.worker.max_total_tokens} is less than two pages of {page_size} tokens"
+        )
+    if config.worker.simulated_script and not config.worker.simulated_worker:
+        raise ConfigError("--simulated-script needs --simulated-worker: a model writes its own answers")
+    for flag, keys in (("--api-key", config.server.api_key), ("--admin-api-key", config.server.admin_api_key)):
+        if any(not key.strip() for key in keys):
+            raise ConfigError(f"{flag}: an empty key would admit every client; leave it out or give a key")
+    if set(config.server.api_key) & set(config.server.admin_api_key):
+        raise ConfigError("--admin-api-key: the key is an --api-key, too, so every client would have it")
+    for origin in config.server.cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(f"--cors-origins: {origin!r} is not an origin, such as https://chat.example:8443, or *")
+    if not _is_loopback(config.server.host) and not config.server.api_key and not config.server.insecure:
+        raise ConfigError(
+            f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_scheduler(config: SchedulerConfig) -> None:
+    policy = config.schedule_policy
+    if policy.startswith("multi:"):
+        levels = policy.removeprefix("multi:").split(",")
+        wrong = [level for level in levels if level not in MULTI_LEVELS]
+        if wrong or len(set(levels)) != len(levels):
+            raise ConfigError(
+                f"--schedule-policy: {policy!r} must list distinct levels of {', '.join(MULTI_LEVELS)} after multi:"
+            )
+        if "priority" in levels and not config.enable_priority_scheduling:
+            raise ConfigError(f"--schedule-policy {policy} needs --enable-priority-scheduling")
+    elif policy not in POLICIES:
+        hint = ": give --schedule-policy fcfs --enable-priority-scheduling" if policy == "priority" else ""
+        raise ConfigError(f"--schedule-policy: {policy!r} is not one of {', '.join(POLICIES)}, multi:LEVELS{hint}")
+    if policy == "shortest-prefill-first" and config.disable_radix_cache:
+        raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
+    if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
+        raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
+    if config.tbt_target_ms > 0 and config.step_order != "decode_first":
+        raise ConfigError("--tbt-target-ms needs --step-order decode_first")

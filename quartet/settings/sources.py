@@ -1,0 +1,121 @@
+"""Where values of settings come from, and the configuration that they make.
+
+A source gives some settings, each with its origin as a message names it. Precedence: flag, `--scheduler-set`,
+`QUARTET_<NAME>`, the names of other engines, default.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from quartet.runtime.home import expand_home
+from quartet.settings.checks import check_together
+from quartet.settings.fields import RARE, SECTIONS, SETTINGS, flag_of, variables_of
+from quartet.settings.values import parse_value
+from quartet.wire.config import Config, ServerConfig
+from quartet.wire.errors import ConfigError
+
+CORES_FOR_TWO_TOKENIZERS = 8
+
+
+class Given(NamedTuple):
+    """What a source gives for a setting: text, or a list of texts, and where it says so."""
+
+    value: Any
+    origin: str
+
+
+class Configuration(NamedTuple):
+    """The configuration of a launch, and the origin of each setting that is not left at its default."""
+
+    config: Config
+    origins: dict[str, str]
+
+
+def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration alone; see configure."""
+    return configure(arguments, environment).config
+
+
+def configure(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Configuration:
+    """Make the configuration of a launch from parsed flags (`section.field` to text) and the environment.
+
+    Raises ConfigError for a value that is not allowed; the message names its origin and the bound.
+    """
+    given = {
+        **_from_environment(environment),
+        **_from_scheduler_set(arguments.get("scheduler_set") or []),
+        **_from_flags(arguments),
+    }
+    sections: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        own = {setting for setting in given if SETTINGS[setting].section == name}
+        sections[name] = section(**{one: parse_value(SETTINGS[one].type, *given[one]) for one in own})
+    sections["server"] = _plain(sections["server"])
+    if "tokenizer_procs" not in given and len(os.sched_getaffinity(0)) >= CORES_FOR_TWO_TOKENIZERS:
+        sections["server"] = msgspec.structs.replace(sections["server"], tokenizer_procs=2)
+    config = Config(**sections)
+    if {"new_token_ratio_decay", "new_token_ratio_decay_steps"} <= given.keys():
+        decay, steps = given["new_token_ratio_decay"].origin, given["new_token_ratio_decay_steps"].origin
+        raise ConfigError(f"{decay} and {steps} exclude each other: give the fall of each step, or the number of steps")
+    check_together(config)
+    return Configuration(config, {name: one.origin for name, one in given.items()})
+
+
+def _from_flags(arguments: Mapping[str, Any]) -> dict[str, Given]:
+    values = {name: arguments.get(f"{setting.section}.{name}") for name, setting in SETTINGS.items()}
+    return {name: Given(value, flag_of(name)) for name, value in values.items() if value is not None}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    return {
+        name: Given(environment[variable], variable)
+        for name in SETTINGS
+        for variable in reversed(variables_of(name))
+        if variable in environment
+    }
+
+
+def _from_scheduler_set(pairs: list[str]) -> dict[str, Given]:
+    """Parse the `name=value` pairs of --scheduler-set; any scheduler field may be named."""
+    known = [name for name, setting in SETTINGS.items() if setting.section == "scheduler"]
+    given = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"--scheduler-set: {pair!r} is not name=value with the name of a scheduler setting{hint}")
+        given[name] = Given(value, f"--scheduler-set {name}")
+    return given
+
+
+def did_you_mean(name: str, known: Mapping[str, str] | list[str]) -> str:
+    """Return the end of a message that names what is nearest to `name`; a map says what to show for each."""
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    shown = dict.fromkeys(known[one] if isinstance(known, Mapping) else one for one in near)
+    return f"; did you mean {', '.join(shown)}?" if shown else ""
+
+
+def _plain(server: ServerConfig) -> ServerConfig:
+    """Return the section without brackets around the host, as in a URL, and with home directories for ~."""
+    host = server.host[1:-1] if server.host.startswith("[") and server.host.endswith("]") else server.host
+    paths = {name: str(expand_home(path)) for name in ("run_dir", "record_trace") if (path := getattr(server, name))}
+    return msgspec.structs.replace(server, host=host, **paths)
+
+
+def keyword_config(settings: Mapping[str, Any]) -> Config:
+    """Make a configuration from keywords named after the fields of quartet.wire.config, and the environment.
+
+    Settings of the HTTP server do not apply. Raises ConfigError for an unknown name or a value that is not allowed.
+    """
+    known = {name: setting.section for name, setting in SETTINGS.items() if setting.section != "server"}
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"{name} is not a setting" + did_you_mean(name, list(known)))
+    arguments = {f"{known[name]}.{name}": value for name, value in settings.items() if name not in RARE}
+    rare = [f"{name}={value}" for name, value in settings.items() if name in RARE]
+    return build_config({**arguments, "scheduler_set": rare})
