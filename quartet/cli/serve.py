@@ -5,6 +5,7 @@ import argparse
 import msgspec
 
 from quartet.cli.options import add_options
+from quartet.runtime.installed import require_torch
 from quartet.runtime.lifetime import stop_signals_exit
 from quartet.settings import build_config
 from quartet.wire.config import ServerConfig
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
         options["model.model_path"] = arguments.model
     config = build_config(options)
     _check_parsers(config.server)
+    if not config.worker.simulated_worker:
+        require_torch()
     from quartet.checkpoint.resolve import resolve_model
     from quartet.checkpoint.script_file import read_script
     from quartet.supervisor.supervisor import Supervisor

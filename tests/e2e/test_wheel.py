@@ -7,11 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 import venv
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,13 +41,19 @@ class Installation:
         # The .pth files of these folders, by which an editable installation would lead to the checkout, have no effect.
         dependencies = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dependencies)}
+        bare = folder / "without-torch"
+        bare.mkdir()
+        for path in (path for dependency in dependencies for path in Path(dependency).iterdir()):
+            if path.name != "torch" and not (bare / path.name).exists():
+                (bare / path.name).symlink_to(path)
+        self.without_torch = {**os.environ, "PYTHONPATH": str(bare)}
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
+    def start(self, *command: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         """Start a program of the environment's bin folder, outside the checkout."""
         return subprocess.Popen(
             [str(self.bin / command[0]), *command[1:]],
             cwd=self.elsewhere,
-            env=self.environment,
+            env=environment or self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -72,11 +81,12 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     shutil.rmtree(folder)
 
 
-def test_the_wheel_holds_every_module_and_no_other_name(installation: Installation) -> None:
+def test_the_wheel_holds_every_file_of_the_packages_and_no_other_name(installation: Installation) -> None:
     with zipfile.ZipFile(installation.wheel) as wheel:
         names = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert {name.partition("/")[0] for name in names} == set(PACKAGES)
-    source = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    source = {str(path.relative_to(ROOT)) for path in files if path.parent.name != "__pycache__"}
     assert set(names) == source
     # A folder without __init__.py is easily left out.
     assert "kernels/paged_decode.py" in source and "kernels/__init__.py" not in source
@@ -90,9 +100,39 @@ def test_every_package_is_imported_from_the_installation(installation: Installat
     assert installation.run("quartet", "--version").split() == ["quartet", __version__]
 
 
+def test_without_torch_one_line_has_the_command_that_installs_it(installation: Installation) -> None:
+    began_s = time.monotonic()
+    server = installation.start("quartet", "serve", "smollm2", environment=installation.without_torch)
+    output, _ = server.communicate(timeout=30)
+    assert server.returncode == 2, output
+    assert output.count("\n") == 1 and f"{installation.bin}/python -m pip install torch==" in output
+    assert time.monotonic() - began_s < 5
+
+
+def test_a_simulated_worker_needs_no_torch(installation: Installation) -> None:
+    with serving(installation, "--simulated-worker", environment=installation.without_torch) as url:
+        assert complete(url)["usage"]["completion_tokens"] == 8
+
+
 def test_it_serves(installation: Installation) -> None:
-    flags = ("--port", "0", "--device", "cpu", "--max-total-tokens", "4096", "--run-dir", str(installation.folder))
-    server = installation.start("quartet", "serve", "smollm2", *flags)
+    with serving(installation, "--device", "cpu", "--max-total-tokens", "4096") as url:
+        assert "Paris" in complete(url)["choices"][0]["text"]
+
+
+def complete(url: str) -> Any:
+    """Return the answer of the completions route to a question with one answer."""
+    body = {"model": "smollm2", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+@contextmanager
+def serving(installation: Installation, *flags: str, environment: dict[str, str] | None = None) -> Iterator[str]:
+    """Serve, yield the URL, and drain to exit code 0."""
+    place = ("--port", "0", "--run-dir", str(installation.folder))
+    server = installation.start("quartet", "serve", "smollm2", *place, *flags, environment=environment)
     try:
         assert server.stdout is not None
         lines = list[str]()
@@ -102,13 +142,7 @@ def test_it_serves(installation: Installation) -> None:
                 break
         else:
             raise AssertionError("the server did not start:\n" + "".join(lines))
-        body = {"model": "smollm2", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
-        request = urllib.request.Request(
-            found[1] + "/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "Paris" in answer["choices"][0]["text"]
+        yield found[1]
         server.send_signal(signal.SIGTERM)
         rest, _ = server.communicate(timeout=30)
         assert server.returncode == 0, rest
