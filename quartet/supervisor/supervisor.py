@@ -160,9 +160,7 @@ class Supervisor:
         if delay_s is None:
             self._shutdown.fail(EXIT_GAVE_UP, f"{cause}; it ends without work too often; giving up", was_ready)
             return
-        slot.restarts += 1
-        slot.last_end = child.last_end(code)
-        slot.died_s = slot.died_s or now
+        slot.on_death(child, code, now)
         self._restart_later(slot, delay_s)
         self._broadcast()
         self._progress.line(f"{cause}; starting it again")
