@@ -105,9 +105,15 @@ class Drained(Frame, frozen=True, tag=55):
 
 
 class Fatal(Frame, frozen=True, tag=56):
-    """The child cannot start; a restart will not help. `message` is one line for the user."""
+    """An error ends the child. `message` is one line for the user, `exit_code` that of a launch that ends by it.
+
+    `is_lasting`: a restart will not help. Otherwise it is an exception whose `traceback` is for the log: it ends the
+    launch if the process has never been ready."""
 
     message: str
+    exit_code: int
+    is_lasting: bool = True
+    traceback: str = ""
 
 
 class Snapshot(Frame, frozen=True, tag=40):
