@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -52,7 +53,8 @@ class TraceRecorder:
             return
         if self._start_s is None:
             self._start_s = request.timeline.arrived_s
-        line = {
+        line: dict[str, Any] = {
+            "id": request.request_id or request.rid.hex(),
             "arrival_s": round(max(0.0, request.timeline.arrived_s - self._start_s), 6),
             "max_tokens": request.max_new_tokens,
             "output_tokens": min(len(request.output_ids), request.max_new_tokens),
@@ -64,6 +66,10 @@ class TraceRecorder:
         priority = request.timeline.priority
         if priority is not None:
             line["priority"] = priority
+        if request.routing_key:
+            line["routing_key"] = request.routing_key
+        if request.weight != 1.0:
+            line["weight"] = request.weight
         try:
             self._file.write(self._encode(line) + b"\n")
         except OSError as error:

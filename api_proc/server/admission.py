@@ -29,11 +29,12 @@ SCHEDULER = process_name(Role.SCHEDULER, 0)
 class Place:
     """What one HTTP request takes: choices, of which all wait or all run, and bytes of a large body.
 
-    There are no choices until they are claimed.
+    There are no choices until they are claimed. `since_s` is when the head of the request was there.
     """
 
-    def __init__(self, admission: "Admission", tenant: str) -> None:
+    def __init__(self, admission: "Admission", tenant: str, since_s: float) -> None:
         self.tenant = tenant
+        self.since_s = since_s
         self.choices = 0
         self.urgency = 0
         self.body_bytes = 0
@@ -89,6 +90,7 @@ class Admission:
         self._most_per_key = config.server.max_requests_per_key
         self._most_large_bytes = LARGE_BODIES * config.server.max_body_bytes
         self._snapshots = snapshots
+        self._clock = clock
         self._rate = DrainRate(clock, jitter)
         self._large_of_tenant: collections.Counter[str] = collections.Counter()
         self._urgencies: collections.Counter[int] = collections.Counter()
@@ -107,7 +109,7 @@ class Admission:
             raise RequestError(429, "rate_limit_exceeded", message, None, self.retry_after_s())
         if not self._scheduler.enable_priority_scheduling and not self._has_room(1):
             raise self._queue_full()
-        place = Place(self, tenant)
+        place = Place(self, tenant, self._clock.now())
         self._tenants[tenant] += 1
         try:
             yield place

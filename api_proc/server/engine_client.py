@@ -85,6 +85,10 @@ class EngineClient(Protocol):
         """Go on with a request of this process's predecessor."""
         ...
 
+    def note_written(self, rid: Rid, seconds: float) -> None:
+        """Tell the scheduler how long after its last output a response was written."""
+        ...
+
     def query(self, what: str, argument: str = "", tenant: str | None = None) -> Awaitable[bytes]:
         """Return the scheduler's reply as JSON; raise RequestError 503 if none comes."""
         ...

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 from aiohttp import web
 
 from api_proc.server.admission import Place
@@ -28,6 +29,8 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
+WORTH_TELLING_S = 0.005
+"""How long after its last output a response may be written without the scheduler being told."""
 MAX_SCORES = 1 << 20
 """Log-probabilities of the prompts of one response, alternatives included: some 100 MB."""
 
@@ -78,7 +81,8 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
 async def accepted(service: Service, task: ResponseTask, place: Place) -> list[OutputStream]:
     """Return an output stream per request once the engine has accepted all; raises RequestError if it refuses one."""
     try:
-        outputs = await start_all(service.engine, task.requests)
+        requests = [msgspec.structs.replace(one, accepted_s=place.since_s) for one in task.requests]
+        outputs = await start_all(service.engine, requests)
         _check_scores(task, outputs)
     except RequestError as error:
         place.on_refused(error)
@@ -149,6 +153,10 @@ async def _stream(
     stream.begin()
     await stream.serve()
     await end_stream(response, pipe, service.timeouts.stall_s)
+    writing_s = service.clock.now() - usage.last_s
+    if usage.is_complete and writing_s > WORTH_TELLING_S:
+        for output in outputs:
+            service.engine.note_written(output.rid, writing_s)
     return response
 
 

@@ -52,20 +52,20 @@ class UsageCounter:
     """Counts what the choices of one HTTP request have produced.
 
     `prompt_tokens` has one entry per prompt; each prompt has `choices_each` choices, numbered through. `on_first` is
-    called at the first output.
+    called at the first output; `last_s` is when the last one came.
     """
 
     __slots__ = (
         "_choices_each",
         "_clock",
         "_first_s",
-        "_last_s",
         "_on_first",
         "_prompt_tokens",
         "_start_s",
         "_stats",
         "counts",
         "finishes",
+        "last_s",
     )
 
     def __init__(
@@ -84,7 +84,7 @@ class UsageCounter:
         self._stats = stats
         self._start_s = start_s
         self._first_s = 0.0
-        self._last_s = 0.0
+        self.last_s = 0.0
         self.counts = [0] * (len(self._prompt_tokens) * choices_each)
         self.finishes: list[Finish | None] = [None] * len(self.counts)
 
@@ -99,12 +99,12 @@ class UsageCounter:
         if self._first_s:
             # Several choices get their tokens from the same step, so the gaps between events would mean nothing.
             if len(self.counts) == 1:
-                self._stats.inter_token_latency_s.observe(now - self._last_s)
+                self._stats.inter_token_latency_s.observe(now - self.last_s)
         else:
             self._first_s = now
             self._on_first()
             self._stats.time_to_first_token_s.observe(now - self._start_s)
-        self._last_s = now
+        self.last_s = now
         # count_into, without a call for each event.
         for output in outputs:
             choice = base + output.choice
@@ -117,16 +117,16 @@ class UsageCounter:
     def restore(self, base: int, output: Output, time_s: float) -> None:
         """Count output that came at `time_s`, to a predecessor of this process."""
         self._first_s = self._first_s or time_s
-        self._last_s = time_s
+        self.last_s = time_s
         count_into(self.counts, self.finishes, base, [output])
 
     def totals(self) -> Totals:
         """Return everything that was counted."""
-        return Totals(self._first_s, self._last_s, self.counts, self.finishes)
+        return Totals(self._first_s, self.last_s, self.counts, self.finishes)
 
     def restore_totals(self, totals: Totals) -> None:
         """Count what a predecessor of this process has counted."""
-        self._first_s, self._last_s = totals.first_s, totals.last_s
+        self._first_s, self.last_s = totals.first_s, totals.last_s
         self.counts, self.finishes = totals.counts, totals.finishes
 
     def close(self) -> None:
@@ -139,9 +139,9 @@ class UsageCounter:
         for count in self._prompt_tokens:
             stats.prompt_tokens.observe(count)
         stats.generation_tokens.observe(tokens)
-        stats.e2e_latency_s.observe(self._last_s - self._start_s)
+        stats.e2e_latency_s.observe(self.last_s - self._start_s)
         if tokens > 1:
-            stats.time_per_output_token_s.observe((self._last_s - self._first_s) / (tokens - 1))
+            stats.time_per_output_token_s.observe((self.last_s - self._first_s) / (tokens - 1))
 
     def usage(self) -> bytes:
         """Return OpenAI's `usage` object as JSON, of the output so far."""
@@ -169,7 +169,7 @@ class UsageCounter:
                 "prefill_ms": _ms(max((part.prefill_s for part in parts), default=0.0)),
                 "decode_ms": _ms(max((part.decode_s for part in parts), default=0.0)),
                 "ttft_ms": _ms(max(0.0, self._first_s - self._start_s)),
-                "total_ms": _ms(max(0.0, self._last_s - self._start_s)),
+                "total_ms": _ms(max(0.0, self.last_s - self._start_s)),
                 "retractions": sum(part.retractions for part in parts),
             }
         )

@@ -8,6 +8,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from quartet.client.journal import Entry, Journal
 from quartet.client.request import GenerateRequest, Listener, Output, submit_of
 from quartet.wire.frames import Encoded, Submit
@@ -54,9 +56,10 @@ class Adopted:
         whole_s = self.request.deadline_s
         deadline_s = None if whole_s is None else self.start_s + whole_s
         submits = []
+        request = msgspec.structs.replace(self.request, accepted_s=self.start_s)
         for choice, progress in enumerate(self.choices):
             if not progress.is_finished:
-                submit = submit_of(self.request, self.rid, choice, self.encoded, reply_to, detoks, before)
+                submit = submit_of(request, self.rid, choice, self.encoded, reply_to, detoks, before)
                 entry = Entry(submit, owner, deadline_s, progress.ids, progress.text_length)
                 if progress.has_prompt:
                     entry.prompt, entry.text_length = None, progress.text_length

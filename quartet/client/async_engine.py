@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
 from quartet.client.adoption import Adopted
-from quartet.client.core import ClientCore
+from quartet.client.core import SCHEDULER, ClientCore
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime import failpoints
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics, Sent
 from quartet.wire.errors import FrameError, RequestError
-from quartet.wire.frames import Encoded, ProcessTable, Snapshot, unpack_ids
+from quartet.wire.frames import Encoded, ProcessTable, Snapshot, Written, unpack_ids
 from quartet.wire.ids import Rid
 
 QUERY_TIMEOUT_S = 5.0
@@ -267,6 +267,10 @@ class AsyncEngine:
     def choices_left(self, stream: OutputStream) -> int:
         """Return how many choices of a request have not ended."""
         return self._core.choices_left(stream)
+
+    def note_written(self, rid: Rid, seconds: float) -> None:
+        """Tell the scheduler that a response was written so many seconds after its last output had come."""
+        self._sender.send([(SCHEDULER, Written(rid, seconds))])
 
     async def query(self, what: str, argument: str = "", tenant: str | None = None) -> bytes:
         """Ask the scheduler a question (frames.Query); returns JSON. Raises RequestError 503 without a reply."""

@@ -15,7 +15,7 @@ from quartet.client.encode_jobs import EncodeJobs
 from quartet.client.journal import MAX_STALL_REPLAYS, Entry, Gap, Journal
 from quartet.client.processes import Processes, exempt
 from quartet.client.queries import Queries
-from quartet.client.request import GenerateRequest, Listener, Output, submit_of
+from quartet.client.request import GenerateRequest, Listener, Output, submit_of, timed
 from quartet.runtime.core import SUPERVISOR_NAME, Metrics, Sent
 from quartet.wire.codec import Source
 from quartet.wire.errors import FrameError, RequestError
@@ -83,9 +83,9 @@ class ClientCore:
         """Begin a request: have its prompt tokenized, then submit every choice."""
         deadline_s = None if request.deadline_s is None else now + request.deadline_s
 
-        def on_encoded(encoded: Encoded, now: float) -> list[Sent]:
+        def on_encoded(encoded: Encoded, encoded_s: float) -> list[Sent]:
             self._jobs.pop(id(listener), None)
-            return self._submit(request, listener, encoded, deadline_s, now)
+            return self._submit(timed(request, now, encoded_s), listener, encoded, deadline_s, encoded_s)
 
         def on_error(error: RequestError) -> None:
             self._jobs.pop(id(listener), None)

@@ -16,7 +16,8 @@ MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of `n` choices. `deadline_s` is seconds from now for the whole of it, `first_token_s` until there is
     any output. `request_id` is the client's own id of it. With `names_tokens` the prompt's tokens
-    are named, too."""
+    are named, too. `accepted_s` is when the server took it, absolute, None for when the engine gets
+    it; of the time since then its prompt took `tokenizing_s`."""
 
     prompt: TextPrompt | IdsPrompt | ChatPrompt
     params: SamplingParams
@@ -31,6 +32,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     rid: Rid | None = None
     request_id: str = ""
     names_tokens: bool = False
+    accepted_s: float | None = None
+    tokenizing_s: float = 0.0
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
@@ -74,8 +77,20 @@ class Listener(Protocol):
         ...
 
 
+def timed(request: GenerateRequest, begun_s: float, encoded_s: float) -> GenerateRequest:
+    """Return a request whose prompt was tokenized between two times, with what it says of its own times complete."""
+    accepted_s = begun_s if request.accepted_s is None else request.accepted_s
+    return msgspec.structs.replace(request, accepted_s=accepted_s, tokenizing_s=encoded_s - begun_s)
+
+
 def submit_of(
-    request: GenerateRequest, rid: Rid, choice: int, encoded: Encoded, reply_to: str, detoks: int, attempt: int = 0
+    request: GenerateRequest,
+    rid: Rid,
+    choice: int,
+    encoded: Encoded,
+    reply_to: str,
+    detoks: int,
+    attempt: int = 0,
 ) -> Submit:
     """Return an attempt of one choice of a request whose prompt has been tokenized; one of `detoks` makes its text.
 
@@ -98,4 +113,6 @@ def submit_of(
         request.weight,
         request.deadline_s,
         request.request_id,
+        request.accepted_s,
+        request.tokenizing_s,
     )

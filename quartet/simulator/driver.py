@@ -88,6 +88,9 @@ class SampledScheduler(SchedulerCore):
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         """Take one frame."""
         sent = super().handle(source, frame, now)
+        for request in self.scheduler.take_finished():
+            number = int.from_bytes(request.rid, "big")
+            self._record.outcomes[number].parts = request.timeline.parts(now)
         if isinstance(frame, StepResult):
             gauges, _ = self.metrics()
             self._record.timeline.add(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quartet.simulator.request import Workload
+from scheduler_proc.core.timeline import Part
 
 NEVER = -1.0
 
@@ -16,6 +17,7 @@ class Outcome:
     `ending` is stop, length, or the code of an error. `admissions` counts how often it took a slot.
     `passes_at_arrival` and `passes_at_admission` count the steps before them that admitted a request for the first
     time; `computed_tokens` is the prompt computed for it, `recomputed_tokens` the part of that computed before.
+    `parts` is where its time went.
     """
 
     request: Workload
@@ -33,6 +35,7 @@ class Outcome:
     admissions: int = 0
     passes_at_arrival: int = 0
     passes_at_admission: int = 0
+    parts: list[Part] = field(default_factory=list)
     entered_s: list[float] = field(default_factory=list)
     left_s: list[float] = field(default_factory=list)
 

@@ -17,7 +17,9 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         priority: as in the API; None: the client named none.
         tenant: the owner of the request; prefixes are not shared between tenants.
         session: the conversation of which it is a turn.
+        routing_key, weight: as in the API.
         class_name: what reports call it; default: its priority, else "all".
+        id: by which `quartet why` finds it.
     """
 
     arrival_s: float
@@ -33,7 +35,10 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     priority: int | None = None
     tenant: str = ""
     session: str = ""
+    routing_key: str = ""
+    weight: float = 1.0
     class_name: str = msgspec.field(default="", name="class")
+    id: str = ""
 
     @property
     def input_tokens(self) -> int:

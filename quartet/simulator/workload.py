@@ -60,6 +60,8 @@ class WorkloadCore:
             params,
             request.priority,
             request.tenant,
+            routing_key=request.routing_key,
+            weight=request.weight,
         )
         return [("scheduler-0", frame)]
 

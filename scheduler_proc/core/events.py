@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass
 
-from quartet.wire.frames import Abort, GrammarCompiled, LiveRequests, Query, StepFailed, StepResult, Stopped, Submit
+from quartet.wire.frames import (
+    Abort,
+    GrammarCompiled,
+    LiveRequests,
+    Query,
+    StepFailed,
+    StepResult,
+    Stopped,
+    Submit,
+    Written,
+)
 from quartet.wire.ids import Epoch
 
 
@@ -42,6 +52,7 @@ Event = (
     Submit
     | Abort
     | LiveRequests
+    | Written
     | Query
     | Stopped
     | StepResult

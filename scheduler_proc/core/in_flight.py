@@ -5,10 +5,11 @@ the last row in flight is back, even if the request has left its slot meanwhile.
 """
 
 import collections
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quartet.wire.ids import Epoch
-from scheduler_proc.core.request import Request
+from scheduler_proc.core.meters import DeviceMeter
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.step_time_model import StepTimeModel
 
 MAX_STEPS = 2
@@ -18,12 +19,15 @@ MAX_STEPS = 2
 @dataclass(slots=True)
 class IssuedStep:
     """A step in flight: its number, when it was issued, what the model of step times must know of it, and its prompt
-    tokens."""
+    tokens; whether rows decode in it; whose chunks it computes, with their generations, and whether each is the last.
+    """
 
     step: int
     issued_s: float
     features: list[float]
     prefill_tokens: int = 0
+    has_rows: bool = False
+    prefilled: list[tuple[Request, int, bool]] = field(default_factory=list)
 
 
 class StepsInFlight:
@@ -41,6 +45,7 @@ class StepsInFlight:
         self._time_model = time_model
         self._last_generation = 0
         self._last_result_s = 0.0
+        self._device = DeviceMeter()
 
     @property
     def has_room(self) -> bool:
@@ -66,22 +71,34 @@ class StepsInFlight:
             return None
         return self._time_model.trusted_budget(target_s, len(rows), _context_tokens(rows), chunk_context)
 
-    def issue(self, rows: list[Request], prefill_tokens: int, prefill_context: int, now: float) -> None:
-        """The next step is on its way to the worker; `prefill_context` is the mean context of its chunks."""
+    def issue(
+        self, rows: list[Request], prefilled: list[Request], prefill_tokens: int, prefill_context: int, now: float
+    ) -> None:
+        """The next step is on its way to the worker. It computes one token of each of `rows` and chunks of `prefilled`,
+        of `prefill_tokens` in all and `prefill_context` in the mean."""
         features = []
         if self._time_model is not None:
             features = StepTimeModel.features(len(rows), _context_tokens(rows), prefill_tokens, prefill_context)
         self.last_step += 1
-        self.steps.append(IssuedStep(self.last_step, now, features, prefill_tokens))
+        # A request whose last chunk is launched is running.
+        chunks = [(request, request.generation, request.state is RequestState.RUNNING) for request in prefilled]
+        self.steps.append(IssuedStep(self.last_step, now, features, prefill_tokens, bool(rows), chunks))
 
     def take(self, step: int, now: float) -> bool:
         """The result of a step has come; say whether it is that of the oldest step in flight."""
         if not self.steps or self.steps[0].step != step:
             return False
         done = self.steps.popleft()
+        # The device began when the step was issued, or else when the one before it was done.
+        took_s = now - max(done.issued_s, self._last_result_s)
         if self._time_model is not None:
-            # The device began when the step was issued, or else when the one before it was done.
-            self._time_model.learn(done.features, now - max(done.issued_s, self._last_result_s))
+            self._time_model.learn(done.features, took_s)
+        self._device.on_step(took_s, done.has_rows, bool(done.prefilled))
+        for request, generation, is_last in done.prefilled:
+            if request.generation == generation and request.state in (RequestState.PREFILLING, RequestState.RUNNING):
+                request.prefill_meter.on_step(took_s)
+                if is_last:
+                    request.timeline.on_prefilled(now, self._device)
         self._last_result_s = now
         return True
 

@@ -25,6 +25,7 @@ from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.grammars import GrammarQueue, HeldSubmit, compile_error, crash_error
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.lengths import LengthRules
+from scheduler_proc.core.meters import NO_WORKER
 from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.queue import RETRY_AFTER_S
 from scheduler_proc.core.request import Request, RequestState
@@ -60,7 +61,7 @@ class Intake:
         self._eos_token_ids = eos_token_ids
         self._table = table
         self._delivery = delivery
-        self._early: list[Submit] = []
+        self._early: list[tuple[Submit, float]] = []
         self._is_draining = False
 
     def begin_drain(self) -> None:
@@ -73,8 +74,8 @@ class Intake:
         live = (request.params.grammar for request in self._table.live())
         self._ask(self._grammars.on_worker_up((grammar.source for grammar in live if grammar is not None), now))
         early, self._early = self._early, []
-        for submit in early:
-            self.on_submit(submit, now)
+        for submit, since_s in early:
+            self.on_submit(submit, now, since_s)
 
     def on_worker_lost(self, was_killed: bool | None, now: float) -> None:
         """Refuse what has ended the workers that compiled its grammar; the rest is compiled by the next one."""
@@ -106,10 +107,10 @@ class Intake:
         for frame in frames:
             self._delivery.put(self._worker_name, frame)
 
-    def on_submit(self, submit: Submit, now: float) -> None:
-        """Queue a request, rebind it to a later attempt, or refuse it."""
+    def on_submit(self, submit: Submit, now: float, since_s: float | None = None) -> None:
+        """Queue a request, which has been here since `since_s`, rebind it to a later attempt, or refuse it."""
         if self.lengths is None:
-            self._early.append(submit)
+            self._early.append((submit, now))
             return
         present = self._table.find(submit.rid, submit.choice)
         if present is not None:
@@ -129,7 +130,7 @@ class Intake:
         if self._grammars.must_wait(submit):
             self._hold(submit, now)
         else:
-            self._enter(submit, self.lengths, now, now)
+            self._enter(submit, self.lengths, now if since_s is None else since_s, now)
 
     def _refuse(self, submit: Submit, error: RequestError) -> None:
         self._table.note_refusal(error.code)
@@ -176,6 +177,8 @@ class Intake:
         prompt_tokens = len(submit.prompt_ids) // ID_BYTES
         max_new_tokens = lengths.clamp_max_new_tokens(submit.params.max_new_tokens, prompt_tokens)
         request = Request(submit, max_new_tokens, self._eos_token_ids, self._table.next_seq(), 0, arrived_s)
+        held_for = NO_WORKER if submit.params.grammar is None else "grammar"
+        request.timeline.on_arrived(submit.tokenizing_s, submit.attempt > 0, held_for, now)
         request.urgency = urgency_of(submit.priority, self._config)
         self._table.add(request, None if submit.deadline_s is None else arrived_s + submit.deadline_s, now)
         self._delivery.accept(request)
@@ -206,7 +209,7 @@ class Intake:
 
     def on_abort(self, rid: Rid, now: float) -> None:
         """Drop every choice of a request; unknown ones are gone already."""
-        self._early = [submit for submit in self._early if submit.rid != rid]
+        self._early = [one for one in self._early if one[0].rid != rid]
         self._grammars.take(lambda held: held.submit.rid == rid)
         for request in self._table.choices(rid):
             self._table.abort(request, now)
@@ -217,11 +220,11 @@ class Intake:
         early, self._early = self._early, []
         error = RequestError(499, "request_aborted", "The request was aborted by POST /abort_request.")
         held = self._grammars.take(lambda held: name.fits(held.submit.rid, held.submit.tenant, held.submit.request_id))
-        for submit in [*early, *(one.submit for one in held)]:
+        for submit, since_s in [*early, *((one.submit, one.since_s) for one in held)]:
             if name.fits(submit.rid, submit.tenant, submit.request_id):
                 self._refuse(submit, error)
             else:
-                self._early.append(submit)
+                self._early.append((submit, since_s))
         live = self._table.named(name)
         for request in live:
             self._table.fail(request, error.status, error.code, error.message, now)
@@ -247,7 +250,8 @@ class Intake:
             is_running = request.state is not RequestState.WAITING
             steps = in_flight.last_step - request.timeline.first_step if is_running else 0
             held.append(HeldRequest(request.rid, request.choice, stream.attempt, is_running, steps))
-        for submit in [*self._early, *self._still_wanted(live, delivered.keys())]:
+        early = [submit for submit, _ in self._early]
+        for submit in [*early, *self._still_wanted(live, delivered.keys())]:
             if submit.reply_to == live.reply_to:
                 held.append(HeldRequest(submit.rid, submit.choice, submit.attempt, False, 0))
         self._delivery.put(live.reply_to, HeldRequests(held, in_flight.oldest is not None))

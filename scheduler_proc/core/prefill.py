@@ -1,51 +1,20 @@
 """One prefill pass: the chunked request in progress, then the waiting queue in policy order (rules ADM-2, TREE-8)."""
 
-from dataclasses import dataclass, field
-
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import ID_BYTES, Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
-from scheduler_proc.core.batch import Batch, LaterWrite, PageWrite
+from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.memory_limit import MemoryLimit
+from scheduler_proc.core.meters import DECODES, PROMPTS, PrefillMeter
 from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.step_work import PrefillBatch
 from scheduler_proc.core.suspects import Suspects
-
-
-@dataclass(slots=True)
-class PrefillBatch:
-    """What one pass puts into step number `step`. `new_pages` are page table writes of slots that the worker knows;
-    `replaced` are pages that the tree's replace, free once the step is issued: their writes go with the step after it.
-    """
-
-    step: int = 0
-    now: float = 0.0
-    enter: list[Enter] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    new_pages: list[PageWrite] = field(default_factory=list)
-    later_writes: list[LaterWrite] = field(default_factory=list)
-    replaced: list[int] = field(default_factory=list)
-    context_tokens: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Prompt tokens that are computed."""
-        return sum(chunk.length for chunk in self.chunks)
-
-
-@dataclass(slots=True)
-class StepWork:
-    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both."""
-
-    prefill: PrefillBatch
-    rows: list[Request] = field(default_factory=list)
-    page_writes: list[PageWrite] = field(default_factory=list)
 
 
 class PrefillPass:
@@ -72,6 +41,7 @@ class PrefillPass:
         self._ratio = ratio
         self._counters = counters
         self._retraction = retraction
+        self._decodes_owed = 0
         self._changes_when_full = 0
         self._fits_below = 0.0
         """The ratio below which what the last pass could not admit may fit."""
@@ -90,10 +60,26 @@ class PrefillPass:
             return True
         return self._queue.changes != self._changes_when_full or self._ratio.current < self._fits_below
 
-    def is_deferred(self, decodes_owed: int) -> bool:
+    def may_begin(self, now: float) -> bool:
+        """Say whether a pass is due and has not to wait for decode steps first."""
+        if not self.is_due():
+            return False
+        if self._is_deferred():
+            self._queue.waits.switch(DECODES, now)
+            return False
+        return True
+
+    def on_issued(self, has_chunks: bool, has_rows: bool) -> None:
+        """A step is issued: it counts for the decode steps that are owed after a prefill step."""
+        if has_chunks:
+            self._decodes_owed = self._config.prefill_decode_interval
+        elif has_rows:
+            self._decodes_owed = max(0, self._decodes_owed - 1)
+
+    def _is_deferred(self) -> bool:
         """Say whether a pass that is due has to wait for decode steps first (STEP-5, STEP-6, RET-16)."""
         config, running = self._config, len(self._batch.running)
-        if decodes_owed > 0 and running >= max(config.prefill_decode_interval_min_bs, 1):
+        if self._decodes_owed > 0 and running >= max(config.prefill_decode_interval_min_bs, 1):
             return True
         if config.test_retract_no_prefill_bs and running > config.test_retract_no_prefill_bs:
             return True
@@ -123,6 +109,8 @@ class PrefillPass:
             if not reserved:
                 self._queue.order()
             self._admit_waiting(adder, pass_batch)
+        elif not has_place:
+            self._queue.waits.switch(PROMPTS, now)
         return pass_batch
 
     def _adder(self, mixed_rows: int, token_cap: int | None) -> PrefillAdder:
@@ -167,15 +155,16 @@ class PrefillPass:
 
     def _admit_waiting(self, adder: PrefillAdder, pass_batch: PrefillBatch) -> None:
         admitted: set[int] = set()
-        reason = None
+        stop = None
         for request in self._suspects.suspects_first(self._queue.waiting):
             reason = self._reason_to_stop(request, adder, pass_batch, len(admitted))
             if reason is None:
                 reason = self._admit(request, adder, pass_batch)
             if reason is not None:
+                stop = reason, request
                 break
             admitted.add(id(request))
-        self._queue.end_pass(admitted, reason)
+        self._queue.end_pass(admitted, stop, pass_batch.now)
 
     def _reason_to_stop(
         self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch, admitted: int
@@ -267,12 +256,14 @@ class PrefillPass:
             "cached_tokens": cached,
             "first_chunk_tokens": length,
             "reserved_tokens": request.remaining_tokens,
+            "computed_meanwhile_tokens": self._queue.computed_tokens - request.processed_at_entry,
             "ratio": round(self._ratio.current, 6),
         }
         stop_reasons, waited = self._queue.stop_reasons, self._queue.passes_waited(request)
         # A replay's outputs may be cached, too; to its client they are no part of the prompt.
         of_prompt = min(cached, request.prompt_tokens)
-        timeline.on_admitted(pass_batch.now, pass_batch.step, of_prompt, waited, stop_reasons, details)
+        meter = request.prefill_meter = PrefillMeter()
+        timeline.on_admitted(pass_batch.now, pass_batch.step, of_prompt, waited, stop_reasons, details, meter)
 
     def _compute(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:
         """Put `length` tokens of a request that has pages for them into the batch of the pass."""

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import RequestError
+from scheduler_proc.core.meters import STEP, WaitMeter
 from scheduler_proc.core.policies import PolicyContext, make_policy
 from scheduler_proc.core.priority import least_urgent
 from scheduler_proc.core.radix import RadixTree
@@ -18,7 +19,7 @@ class WaitingQueue:
 
     `computed_tokens` counts the prefill tokens computed so far, the clock of policies that weigh how long a request has
     waited. `stop_reasons` counts the passes that stopped before the end of the queue, `changes` the requests that were
-    queued, or left the queue without being admitted.
+    queued, or left the queue without being admitted. `waits` measures why those that wait do.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -26,6 +27,7 @@ class WaitingQueue:
         self.stop_reasons: collections.Counter[str] = collections.Counter()
         self.computed_tokens = 0
         self.changes = 0
+        self.waits = WaitMeter()
         self._admitting_passes = 0
         self._config = config
         self._policy = make_policy(config)
@@ -44,16 +46,19 @@ class WaitingQueue:
         self._number(request)
         request.passes_at_entry = self._admitting_passes
         request.processed_at_entry = self.computed_tokens
-        request.timeline.on_queued(now, len(self.waiting), self.stop_reasons)
+        if not self.waiting:
+            self.waits.on_first_entry(now)
+        request.timeline.on_queued(now, len(self.waiting), self.stop_reasons, self.waits)
         self.waiting.append(request)
         self.changes += 1
 
-    def put_first(self, requests: list[Request]) -> None:
+    def put_first(self, requests: list[Request], now: float) -> None:
         """Put requests at the head, before all that wait: they were admitted earlier."""
         for request in [*requests, *sorted(self.waiting, key=lambda request: request.qseq)]:
             self._number(request)
         for request in requests:
             request.passes_at_entry = self._admitting_passes
+            request.timeline.begin(self.waits, now)
         self.waiting[:0] = requests
         self.changes += 1
 
@@ -95,10 +100,14 @@ class WaitingQueue:
         """Sort the queue by the policy."""
         self._policy.order(self.waiting, self._context)
 
-    def end_pass(self, admitted: set[int], stop_reason: str | None) -> None:
-        """Take out the requests admitted, given by `id`."""
-        if stop_reason is not None:
-            self.stop_reasons[stop_reason] += 1
+    def end_pass(self, admitted: set[int], stop: tuple[str, Request] | None, now: float) -> None:
+        """Take out the requests admitted, given by `id`; `stop` tells why the pass went no further, and where."""
+        if stop is None:
+            self.waits.switch(STEP, now)
+        else:
+            reason, first = stop
+            self.stop_reasons[reason] += 1
+            self.waits.on_stop(reason, first.timeline, now)
         if admitted:
             self._admitting_passes += 1
             self._take_out(admitted)

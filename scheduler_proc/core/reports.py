@@ -8,6 +8,7 @@ from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Query, QueryReply
 from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import DecodeGaps, SchedulerCounters
+from scheduler_proc.core.explain import sentences
 from scheduler_proc.core.history import MOST_KEPT, RequestFacts, facts_of
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.naming import RequestName
@@ -49,7 +50,7 @@ def recalled(table: RequestTable, query: Query, now: float) -> dict[str, Any]:
     """Answer a query about requests that are live or have lately ended."""
     match query.what:
         case "timeline":
-            return timeline(table, query)
+            return timeline(table, query, now)
         case "trace":
             return trace(table, now)
         case "requests":
@@ -57,14 +58,15 @@ def recalled(table: RequestTable, query: Query, now: float) -> dict[str, Any]:
     return {"error": f"unknown question {query.what!r}"}
 
 
-def timeline(table: RequestTable, query: Query) -> dict[str, Any]:
+def timeline(table: RequestTable, query: Query, now: float) -> dict[str, Any]:
     """Return the timelines of every choice of the request that a query names, live or lately ended.
 
     Of several requests that a client calls by one id, the last is shown. `error` says so if there is none. Times are
-    seconds since the request arrived.
+    seconds since the request arrived in the scheduler; the seconds of `parts` add up to `total_s`, the time since the
+    api process took it.
     """
     name = RequestName(query.argument, query.tenant)
-    found = [*table.ended.facts(name), *map(facts_of, table.named(name))]
+    found = [*table.ended.facts(name), *(facts_of(one, now) for one in table.named(name))]
     if not found:
         return {"error": f"no request {query.argument!r} is live or among the last {MOST_KEPT}"}
     rid = found[-1].rid
@@ -73,11 +75,19 @@ def timeline(table: RequestTable, query: Query) -> dict[str, Any]:
 
 def _choice(facts: RequestFacts) -> dict[str, Any]:
     told = msgspec.structs.asdict(facts)
-    del told["rid"], told["tenant"], told["arrived_s"]
+    for name in ("rid", "tenant", "arrived_s", "accepted_s", "until_s"):
+        del told[name]
     if not facts.request_id:
         del told["request_id"]
     told["events"] = [
         {"at_s": round(when - facts.arrived_s, 6), "event": what, **details} for when, what, details in facts.events
+    ]
+    total_s = facts.until_s - facts.accepted_s
+    told["total_s"] = round(total_s, 6)
+    told["summary"] = sentences(facts.parts, total_s)
+    told["parts"] = [
+        {"part": name, "seconds": round(seconds, 6), **({"after": setback} if setback else {})}
+        for name, setback, seconds in facts.parts
     ]
     return told
 
@@ -85,7 +95,7 @@ def _choice(facts: RequestFacts) -> dict[str, Any]:
 def trace(table: RequestTable, now: float) -> dict[str, Any]:
     """Return everything remembered as a trace in Chrome's format: a row for each request, spans for its states."""
     events = []
-    for row, facts in enumerate([*table.ended.facts(), *map(facts_of, table.live())]):
+    for row, facts in enumerate([*table.ended.facts(), *(facts_of(one, now) for one in table.live())]):
         name = f"{facts.rid.hex()[:8]}/{facts.choice}"
         events.append({"ph": "M", "name": "thread_name", "pid": 1, "tid": row, "args": {"name": name}})
         happened = facts.events

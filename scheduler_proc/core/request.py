@@ -17,6 +17,7 @@ from quartet.wire.errors import InvariantViolation
 from quartet.wire.frames import SamplingParams, Submit, Timings, pack_ids, unpack_ids
 from quartet.wire.ids import Rid
 from scheduler_proc.core.lease import Lease
+from scheduler_proc.core.meters import PrefillMeter
 from scheduler_proc.core.prompt_scores import PromptScores
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
 from scheduler_proc.core.stream import Stream
@@ -79,6 +80,7 @@ class Request:
         "output_ids",
         "params",
         "passes_at_entry",
+        "prefill_meter",
         "processed_at_entry",
         "prompt_key",
         "prompt_scores",
@@ -131,7 +133,8 @@ class Request:
         self.is_done = False
         self.suspicion: Suspicion | None = None
         self.stream = Stream(submit)
-        self.timeline = Timeline(now, submit.priority)
+        self.timeline = Timeline(now, submit.priority, submit.accepted_s)
+        self.prefill_meter = PrefillMeter()
         self.in_flight = 0
         self.slot = -1
         self.generation = 0

@@ -149,7 +149,7 @@ class RequestTable:
         self.finished_count += state is RequestState.FINISHED
         self.ends_by_cause[cause] += 1
         request.timeline.on_ended(now, cause, len(request.output_ids))
-        self.ended.add(request)
+        self.ended.add(request, now)
         self._deadlines.remove(request)
         request.stream.logprobs.clear()
         if request.prompt_scores is not None:

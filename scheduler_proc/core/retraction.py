@@ -158,7 +158,7 @@ class Retraction:
             self._leave(request, "requeued", {}, now)
         for request in [*on_board, *self._queue.waiting]:
             request.in_flight = 0
-        self._queue.put_first(on_board)
+        self._queue.put_first(on_board, now)
         self._in_flight.clear()
         self._batch.forget_writes()
         return on_board

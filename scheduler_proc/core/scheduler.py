@@ -16,6 +16,7 @@ from quartet.wire.frames import (
     StepResult,
     Stopped,
     Submit,
+    Written,
     pack_ids,
 )
 from scheduler_proc.core import reports
@@ -30,7 +31,8 @@ from scheduler_proc.core.intake import Intake
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.memory_limit import MemoryLimit
-from scheduler_proc.core.prefill import PrefillBatch, PrefillPass, StepWork
+from scheduler_proc.core.meters import NO_WORKER, STEP
+from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
@@ -39,6 +41,7 @@ from scheduler_proc.core.results import Results
 from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.step_time_model import StepTimeModel
+from scheduler_proc.core.step_work import PrefillBatch, StepWork
 from scheduler_proc.core.suspects import Suspects
 
 
@@ -89,7 +92,7 @@ class Scheduler:
         self._results = Results(in_flight, delivery, table, self._retraction, suspects, memory, counters)
         self.grammars = GrammarQueue()
         self._intake = Intake(config, eos_token_ids, table, delivery, suspects, self.grammars, worker_name)
-        self._decodes_owed, self._decode_gaps = 0, DecodeGaps()
+        self._decode_gaps = DecodeGaps()
 
     def handle(self, event: Event, now: float) -> list[Sent]:
         """Take one frame or internal event; return what to send as (destination, frame).
@@ -126,6 +129,8 @@ class Scheduler:
                 self._on_worker_lost(None, now)
             case BeginDrain():
                 self._intake.begin_drain()
+            case Written():
+                self._table.ended.note_written(event.rid, event.seconds)
             case Query():
                 self._on_query(event, now)
 
@@ -150,7 +155,7 @@ class Scheduler:
         if self._config.step_order == "decode_first":
             return self._form_decode_first(now)
         work = None
-        if self._prefill.is_due() and not self._prefill.is_deferred(self._decodes_owed):
+        if self._prefill.may_begin(now):
             work = self._form_mixed(now) if self._config.enable_mixed_chunk else self._form_prefill(now)
         return work or self._form_decode(now)
 
@@ -164,8 +169,7 @@ class Scheduler:
         prefill = self._prefill.form(self._in_flight.last_step + 1, now, mixed_rows=len(rows))
         if not prefill.chunks:
             return None
-        # A row that was preempted in the pass has no slot.
-        rows = [request for request in rows if request.slot >= 0]
+        rows = [request for request in rows if request.slot >= 0]  # Without one it was preempted in the pass.
         if not rows or not self._retraction.fits(rows):
             return StepWork(prefill)
         return StepWork(prefill, rows, self._batch.launch_rows(rows))
@@ -211,8 +215,7 @@ class Scheduler:
         for request in prefill.requests:
             if not request.stream.is_open:
                 self._delivery.open(request, now)
-        mean_context = prefill.context_tokens // max(1, len(prefill.chunks))
-        self._in_flight.issue(rows, prefill.tokens, mean_context, now)
+        self._in_flight.issue(rows, prefill.requests, prefill.tokens, prefill.mean_context, now)
         page_writes = batch.take_later_writes() + prefill.new_pages + work.page_writes
         # Decode rows are implicit: all slots past their prompt, and all of them decode whenever any does.
         step = Step(
@@ -226,16 +229,11 @@ class Scheduler:
         )
         self._delivery.send_step(self._worker_name, step)
         batch.on_issued(prefill.requests, prefill.later_writes, prefill.replaced)
-        self._count(work, now)
-
-    def _count(self, work: StepWork, now: float) -> None:
-        if work.prefill.chunks:
-            self._counters.prefill_steps += 1
-            self._decodes_owed = self._config.prefill_decode_interval
-        if work.rows:
-            if not work.prefill.chunks:
-                self._counters.decode_steps += 1
-                self._decodes_owed = max(0, self._decodes_owed - 1)
+        has_chunks, has_rows = bool(prefill.chunks), bool(rows)
+        self._prefill.on_issued(has_chunks, has_rows)
+        self._counters.prefill_steps += has_chunks
+        self._counters.decode_steps += has_rows and not has_chunks
+        if has_rows:
             self._decode_gaps.on_decode(now)
 
     # The worker comes and goes
@@ -245,6 +243,7 @@ class Scheduler:
         kv, config = self._kv, self._config
         kv.restart(event.page_count)
         self._in_flight.start(event.epoch)
+        self._queue.waits.switch(STEP, now)
         self._batch.restart(slots_in_force(config, event.max_slots, kv.capacity_tokens, event.is_cpu))
         self._prefill.restart(chunk_tokens_in_force(config, event.is_cpu))
         self._intake.on_worker_up(LengthRules(self._context_length, kv.capacity_tokens, kv.page_size), now)
@@ -254,6 +253,7 @@ class Scheduler:
         if self._in_flight.worker_epoch is None:
             return
         self._in_flight.stop()
+        self._queue.waits.switch(NO_WORKER, now)
         self._counters.worker_losses += 1
         self._results.on_worker_lost(was_killed, now)
         self._intake.on_worker_lost(was_killed, now)

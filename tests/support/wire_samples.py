@@ -46,6 +46,7 @@ SAMPLES: list[msgspec.Struct] = [
     frames.Failed(RID, 0, 1, 500, "out_of_memory", "no room"),
     frames.Query(5, "api-0", "timeline", "x"),
     frames.QueryReply(5, b"{}"),
+    frames.Written(RID, 0.25),
     frames.Open(Handle(4), RID, 0, 1, "api-0", IDS, IDS, 1, ("stop",), False, True, 2, [LOGPROBS], TIMINGS),
     frames.Tokens(9, IDS, IDS, IDS, [(1, LOGPROBS)], [frames.End(Handle(4), "stop", 2, 1, 12, TIMINGS)]),
     frames.PromptTokens(Handle(4), 0, IDS, PROMPT, True),

@@ -5,7 +5,7 @@ Token ids, slots and pages travel as little-endian int32 bytes (`pack_ids` / `un
 The integer tag of a frame is also the `type` of its header (quartet.wire.codec).
 
     tokenizer_link   api ── Encode | CancelEncode ──► tokenizer ── Encoded | EncodeFailed ──► api
-    scheduler_link   api ── Submit | Abort | LiveRequests | Query ──► scheduler
+    scheduler_link   api ── Submit | Abort | LiveRequests | Written | Query ──► scheduler
                      scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
     worker_link      scheduler ── SchedulerHello | Step | CompileGrammar ──► worker
                      worker ── WorkerHello | StepResult | StepFailed | GrammarCompiled ──► scheduler
@@ -68,6 +68,7 @@ from quartet.wire.frames.scheduler_link import (
     QueryReply,
     Rejected,
     Submit,
+    Written,
 )
 from quartet.wire.frames.tokenizer_link import (
     CancelEncode,
@@ -94,7 +95,7 @@ from quartet.wire.frames.worker_link import (
 
 TokenizerInbound = Encode | CancelEncode
 SchedulerInbound = (
-    Submit | Abort | LiveRequests | Query | Stopped | WorkerHello | StepResult | StepFailed | GrammarCompiled
+    Submit | Abort | LiveRequests | Written | Query | Stopped | WorkerHello | StepResult | StepFailed | GrammarCompiled
 )
 WorkerInbound = SchedulerHello | Step | CompileGrammar
 DetokInbound = Open | PromptTokens | Tokens | Close
@@ -171,6 +172,7 @@ __all__ = [
     "Tokens",
     "WorkerHello",
     "WorkerInbound",
+    "Written",
     "pack_ids",
     "unpack_ids",
 ]

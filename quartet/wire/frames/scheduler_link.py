@@ -1,4 +1,4 @@
-"""api ── Submit | Abort | LiveRequests | Query ──► scheduler
+"""api ── Submit | Abort | LiveRequests | Written | Query ──► scheduler
 scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
 """
 
@@ -11,7 +11,8 @@ class Submit(Frame, frozen=True, tag=10):
     """One (rid, choice), self-contained: a second attempt carries the output ids delivered to the client so far.
 
     `deadline_s` is seconds left for the whole request when the frame was sent, or None. `request_id` is the
-    client's own id of it, by which queries may name it.
+    client's own id of it, by which queries may name it. The api process took the request at `accepted_s` of the
+    machine's monotonic clock; `tokenizing_s` of the time since then went into its prompt.
     """
 
     rid: Rid
@@ -29,6 +30,8 @@ class Submit(Frame, frozen=True, tag=10):
     weight: float = 1.0
     deadline_s: float | None = None
     request_id: str = ""
+    accepted_s: float | None = None
+    tokenizing_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_ids(self.prompt_ids, self.output_ids)
@@ -59,6 +62,13 @@ class Abort(Frame, frozen=True, tag=13):
     """The client has left: end every choice of `rid`. Idempotent; exact match only."""
 
     rid: Rid
+
+
+class Written(Frame, frozen=True, tag=19):
+    """The last byte of a response was written `seconds` after its last output had come: its client reads slowly."""
+
+    rid: Rid
+    seconds: float
 
 
 class LiveRequest(Frame, frozen=True):

@@ -4,6 +4,8 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from quartet.client.adoption import Adopted
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.core import Metrics
@@ -126,6 +128,7 @@ class FakeEngine:
         self.outputs: list[FakeOutputStream] = []
         self.encoded: list[GenerateRequest] = []
         self.adopted: list[tuple[Adopted, FakeOutputStream]] = []
+        self.written: list[tuple[Rid, float]] = []
         self.cancelled = 0
         self.accept = asyncio.Event()
         self.accept.set()
@@ -161,6 +164,9 @@ class FakeEngine:
             return b'{"error":"no such request"}'
         return json.dumps({"what": what, "argument": argument, "tenant": tenant}).encode()
 
+    def note_written(self, rid: Rid, seconds: float) -> None:
+        self.written.append((rid, seconds))
+
     def journal_metrics(self) -> Metrics:
         return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
 
@@ -188,6 +194,8 @@ class FakeEngine:
             raise
         if self.refusal is not None and len(self.outputs) >= (self.refuse_after or 0):
             raise self.refusal
+        # When it was sent says nothing about what was sent.
+        request = msgspec.structs.replace(request, accepted_s=None)
         output = FakeOutputStream(request, Rid(len(self.outputs).to_bytes(16, "big")))
         self.outputs.append(output)
         self.arrived.set()

@@ -70,6 +70,9 @@ class SteppedEngine:
         self._ids = itertools.count()
         self.engine_s = 0.0
 
+    def note_written(self, rid: Rid, seconds: float) -> None:
+        pass
+
     def journal_metrics(self) -> object:
         raise NotImplementedError
 

@@ -55,10 +55,10 @@ def test_step6_a_prompt_in_progress_is_not_deferred_for_want_of_slots() -> None:
     """STEP-6: beside a running request, with fewer slots free than the delay asks for."""
     bench = Bench(pages=100, page_size=4, slots=4, chunked_prefill_size=8, min_free_slots_delay=4)
     bench.run("runs", 8, 1, 20)
-    assert bench.prefill.is_deferred(0)
     bench.wait("long", 24, 0, 4)
+    assert not bench.prefill.may_begin(0.0)
     bench.form(1)
-    assert bench.batch.chunked is not None and not bench.prefill.is_deferred(0)
+    assert bench.batch.chunked is not None and bench.prefill.may_begin(0.0)
 
 
 def test_ret16_a_lone_request_is_not_retracted_for_a_test() -> None:

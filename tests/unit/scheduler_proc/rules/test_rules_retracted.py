@@ -219,7 +219,7 @@ def test_ret12_mixed_rows_sit_out_what_does_not_fit() -> None:
     bench.wait("prompt", 11, 0, 1)
     bench.leave_available(24)
     before = bench.ratio.current
-    assert bench.prefill.is_due() and not bench.prefill.is_deferred(decodes_owed=0)
+    assert bench.prefill.may_begin(0.0)
     work = bench.scheduler._form_mixed(0.0)
     assert work is not None
     bench.scheduler._issue(work, 0.0)

@@ -1,0 +1,43 @@
+"""What the scheduler puts into one step."""
+
+from dataclasses import dataclass, field
+
+from quartet.wire.frames import Chunk, Enter
+from scheduler_proc.core.batch import LaterWrite, PageWrite
+from scheduler_proc.core.request import Request
+
+
+@dataclass(slots=True)
+class PrefillBatch:
+    """What one pass puts into step number `step`. `new_pages` are page table writes of slots that the worker knows;
+    `replaced` are pages that the tree's replace, free once the step is issued: their writes go with the step after it.
+    """
+
+    step: int = 0
+    now: float = 0.0
+    enter: list[Enter] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    new_pages: list[PageWrite] = field(default_factory=list)
+    later_writes: list[LaterWrite] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)
+    context_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens that are computed."""
+        return sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def mean_context(self) -> int:
+        """Tokens that a chunk attends to, in the mean."""
+        return self.context_tokens // max(1, len(self.chunks))
+
+
+@dataclass(slots=True)
+class StepWork:
+    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both."""
+
+    prefill: PrefillBatch
+    rows: list[Request] = field(default_factory=list)
+    page_writes: list[PageWrite] = field(default_factory=list)
