@@ -44,7 +44,7 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
 
 
 def _resolve(config: ModelConfig) -> ResolvedModel:
-    folder = _local_folder(config)
+    folder = local_folder(config)
     files = _read_config(folder)
     architecture = model_folder.architecture(files, folder)
     context_length = _context_length(config, context_limit(files))
@@ -98,7 +98,11 @@ def _log_ignored(folder: Path, files: dict[str, Any], architecture: str, generat
         logger.warning("%s: not read, because no part of the weights: %s", folder, ", ".join(others))
 
 
-def _local_folder(config: ModelConfig) -> Path:
+def local_folder(config: ModelConfig) -> Path:
+    """Return the folder of the model that `config` names, after a conversion or download if need be.
+
+    Raises ModelError.
+    """
     model = config.model_path
     gguf = locate_gguf(model)
     if gguf is not None:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from quartet.cli.options import OneLineParser
-from quartet.runtime.failure_box import complain, show_failure
+from quartet.cli.options import OneLineParser, complain
 from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output
 from quartet.version import __version__
-from quartet.wire.errors import EngineError, StartError
+from quartet.wire.errors import ConfigError, EngineError, ModelError
 
 EXIT_ENGINE = 1
+EXIT_CONFIG = 2
+EXIT_MODEL = 3
 
 
 class Command(NamedTuple):
@@ -30,6 +31,7 @@ COMMANDS = (
     Command("serve", "start the engine and its HTTP server", "quartet.cli.serve"),
     Command("chat", "talk to a running engine", "quartet.cli.chat"),
     Command("ps", "show the processes of a running engine", "quartet.cli.ps"),
+    Command("bench", "measure a server or the offline engine", "quartet.cli.bench"),
     Command("simulate", "run the scheduler on virtual time", "quartet.cli.simulate"),
     Command("advise", "find the policy for a recorded trace", "quartet.cli.advise"),
 )
@@ -71,9 +73,12 @@ def _run(given: list[str]) -> int:
     assert run is not None, "the parser has refused what is no command"
     try:
         return int(run(arguments))
-    except StartError as error:
-        show_failure(str(error))
-        return error.exit_code
+    except ConfigError as error:
+        complain(f"quartet: {error}")
+        return EXIT_CONFIG
+    except ModelError as error:
+        complain(f"quartet: {error}")
+        return EXIT_MODEL
     except EngineError as error:
         complain(f"quartet: {error}")
         return EXIT_ENGINE

@@ -1,9 +1,10 @@
 """Pictures of a run: queue, KV in use and ratio over time, and what became of each request. Needs matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quartet.runtime.installed import install_command
 from quartet.simulator.driver import SimulatedEngine
 from quartet.simulator.record import NEVER, Outcome, Run
 from quartet.wire.errors import ConfigError
@@ -18,18 +19,26 @@ def save_plots(run: Run, engine: SimulatedEngine, folder: Path, title: str) -> l
 
     Raises ConfigError if matplotlib is not installed.
     """
+    return save_figures(
+        folder,
+        {"timeline": lambda: draw_timeline(run, engine, title), "requests": lambda: draw_requests(run, title)},
+    )
+
+
+def save_figures(folder: Path, figures: Mapping[str, Callable[[], Any]]) -> list[Path]:
+    """Draw figures and write each by its name as PNG and SVG into `folder`, made if need be; returns the files.
+
+    Raises ConfigError if matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
-        raise ConfigError("--plot needs matplotlib: pip install matplotlib") from None
+        raise ConfigError(f"plots need matplotlib: {install_command('matplotlib')}") from None
     matplotlib.use("Agg")
     # Ids in the SVG come from this, so that the same run gives the same file.
     matplotlib.rcParams["svg.hashsalt"] = "quartet"
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        *_save(draw_timeline(run, engine, title), folder, "timeline"),
-        *_save(draw_requests(run, title), folder, "requests"),
-    ]
+    return [file for name, draw in figures.items() for file in _save(draw(), folder, name)]
 
 
 def _save(figure: Any, folder: Path, name: str) -> list[Path]:

@@ -22,6 +22,10 @@ FORMATS = "recorded JSONL, Azure CSV, Mooncake JSONL or CSV, ServeGen JSON, CSV 
 HEAD_BYTES = 4096
 
 
+class NoTimesError(TraceError):
+    """The trace does not say when requests arrive, and no rate is given."""
+
+
 class TraceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is made of a trace.
 
@@ -112,5 +116,5 @@ def _started(turns: Iterator[Workload], options: TraceOptions) -> Iterator[Workl
 
 def _needed_rate(options: TraceOptions, what: str) -> float:
     if not options.rate:
-        raise TraceError(f"the trace does not say when {what} arrive: give --rate, in {what} a second")
+        raise NoTimesError(f"the trace does not say when {what} arrive: give --rate, in {what} a second")
     return options.rate
