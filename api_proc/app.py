@@ -59,6 +59,7 @@ def _add_native_routes(app: web.Application, service: Service) -> None:
         app.router.add_get(name, info.server_info)
     for name in ("/model_info", "/get_model_info"):
         app.router.add_get(name, info.model_info)
+    app.router.add_get("/kv_event_sources", info.kv_event_sources)
     app.router.add_get("/v1/loads", loads.v1_loads)
     app.router.add_get("/get_load", loads.get_load)
     app.router.add_get("/health_generate", health.health_generate, allow_head=False)

@@ -1,9 +1,10 @@
 """What a decode step costs in the scheduler core, without processes: 256 running requests, results at once.
 
-    python -m benchmarks.simulation.scheduler_step [running] [waiting] [prompt tokens] [policy]
+    python -m benchmarks.simulation.scheduler_step [running] [waiting] [prompt tokens] [policy] [events]
 
 Prints microseconds of CPU per decode step and per token, including encoding and decoding of frames, and the 99th
-percentile of a step. Prompts come in groups that share all but their last 128 tokens.
+percentile of a step. Prompts come in groups that share all but their last 128 tokens. With `events` KV-cache events are
+written after each step, as their publisher does, and the time of a page in them is printed, too.
 """
 
 import sys
@@ -27,7 +28,9 @@ from quartet.wire.frames import (
 )
 from quartet.wire.ids import Epoch, Rid, Role
 from scheduler_proc.core.events import WorkerUp
+from scheduler_proc.core.page_log import PagesStored
 from scheduler_proc.core.scheduler import Scheduler
+from scheduler_proc.kv_events import EventWriter
 
 STEPS = 400
 OWN_TOKENS = 128
@@ -65,7 +68,7 @@ def result_of(step: Step, slots: dict[int, int]) -> StepResult:
     )  # fmt: skip
 
 
-def measure(scheduler: Scheduler, steps: deque[Step]) -> tuple[list[float], int]:
+def measure(scheduler: Scheduler, steps: deque[Step], events: EventWriter | None) -> tuple[list[float], int]:
     """Return the CPU seconds of each decode step, and the tokens of all of them."""
     encoder, decoder = Encoder(Source(Role.SCHEDULER, 0, Epoch(1)), 1), Decoder(SchedulerInbound, 1)
     worker = Encoder(Source(Role.WORKER, 0, WORKER_EPOCH), 1)
@@ -80,12 +83,24 @@ def measure(scheduler: Scheduler, steps: deque[Step]) -> tuple[list[float], int]
         sent = scheduler.handle(frame, len(durations) * 0.01)
         for _, out in sent:
             encoder.encode(out)
+        if events is not None:
+            deque(events.messages(scheduler.kv.take_page_changes(), 0.0))
         elapsed = time.process_time() - begin
         steps += [out for _, out in sent if isinstance(out, Step)]
         if step.decode and not step.chunks:
             tokens += len(unpack_ids(result.slots))
             durations.append(elapsed)
     return durations, tokens
+
+
+def us_per_page(pages: int = 4096) -> float:
+    """Return the CPU microseconds in which a page of a long prompt is hashed and written."""
+    change = PagesStored(0, list(range(1, pages + 1)), array("i", range(pages * PAGE_SIZE)).tobytes(), ())
+    writer = EventWriter(PAGE_SIZE, "map")
+    begin = time.process_time()
+    for _ in writer.messages([change], 0.0):
+        pass
+    return round((time.process_time() - begin) / pages * 1e6, 3)
 
 
 def main(argv: list[str]) -> int:
@@ -100,7 +115,12 @@ def main(argv: list[str]) -> int:
         schedule_policy=(argv[3:] or ["fcfs"])[0],
     )
     pages = running * (prompt_tokens + STEPS + 64) // PAGE_SIZE
-    durations, tokens = measure(*make_scheduler(config, running + waiting, prompt_tokens, pages))
+    scheduler, steps = make_scheduler(config, running + waiting, prompt_tokens, pages)
+    events, per_page = None, {}
+    if "events" in argv[4:]:
+        events, per_page = EventWriter(PAGE_SIZE, "map"), {"us_per_page_of_events": us_per_page()}
+        scheduler.kv.keep_log(1 << 20)
+    durations, tokens = measure(scheduler, steps, events)
     result = {
         "running": running,
         "waiting": waiting,
@@ -108,6 +128,7 @@ def main(argv: list[str]) -> int:
         "us_per_token": round(sum(durations) / tokens * 1e6, 3),
         "p99_step_us": round(sorted(durations)[int(0.99 * STEPS)] * 1e6, 1),
         "worst_step_us": round(max(durations) * 1e6, 1),
+        **per_page,
     }
     print(msgspec.json.encode(result).decode())
     return 0

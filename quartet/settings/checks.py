@@ -5,6 +5,7 @@ import re
 
 from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Config, SchedulerConfig
 from quartet.wire.errors import ConfigError
+from quartet.wire.kv_events import is_loopback, parse_kv_events
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 
@@ -12,6 +13,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 def check_together(config: Config) -> None:
     """Refuse values that are each allowed, but not together."""
     _check_scheduler(config.scheduler)
+    _check_kv_events(config)
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
     if chunk > 0 and chunk % page_size:
         raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
@@ -34,6 +36,20 @@ def check_together(config: Config) -> None:
     if not _is_loopback(config.server.host) and not config.server.api_key and not config.server.insecure:
         raise ConfigError(
             f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
+        )
+
+
+def _check_kv_events(config: Config) -> None:
+    events = parse_kv_events(config.server.kv_events_config)
+    if events is None:
+        return
+    if config.scheduler.disable_radix_cache:
+        raise ConfigError("--kv-events-config needs the radix cache: drop --disable-radix-cache")
+    exposed = [endpoint for endpoint in events.endpoints if not is_loopback(endpoint)]
+    if exposed and not config.server.insecure:
+        raise ConfigError(
+            f"--kv-events-config: {exposed[0]} shows the tokens of prompts to everyone who reaches it, and has no key: "
+            "use a loopback address, or --insecure in a network that is closed"
         )
 
 

@@ -109,6 +109,7 @@ class ServerConfig(_Section, frozen=True):
     record_trace: Annotated[
         str, Meta(description="file to which finished requests are written as a trace: lengths and hashed prefixes")
     ] = ""
+    kv_events_config: Annotated[str, Meta(description="JSON: publish KV-cache events; keys as in vLLM")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
     run_dir: Annotated[
         str,

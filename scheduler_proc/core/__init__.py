@@ -37,11 +37,11 @@ request itself: `qseq`, `passes_at_entry` and `processed_at_entry` the queue, `m
 results, `suspicion` (suspicion.py) the suspects. `in_flight` is counted up by the batch and down by results. A
 retraction of everything (a lost worker) sets it to 0.
 
-radix.py, radix_node.py, eviction.py and pages.py are the inside of the KV cache, policies/ that of the queue,
-step_work.py is what a step is made of, meters.py measures where the time of requests goes: the queue has one, the
-steps in flight another, each stay of a request in the batch a third. deadlines.py and history.py (facts of ended
-requests) that of the request table, step_time_model.py that of the steps in flight. lengths.py, priority.py and
-sizes.py are rules without state (LEN, PRI, CFG-3). events.py names the events that are no frames, naming.py how
+radix.py, radix_node.py, eviction.py, pages.py and page_log.py are the inside of the KV cache, policies/ that of the
+queue. step_work.py is what a step is made of. meters.py measures where the time of requests goes: the queue has one,
+the steps in flight another, each stay of a request in the batch a third. deadlines.py and history.py (facts of ended
+requests) are the inside of the request table, step_time_model.py that of the steps in flight. lengths.py, priority.py
+and sizes.py are rules without state (LEN, PRI, CFG-3). events.py names the events that are no frames, naming.py how
 clients name requests. explain.py tells in sentences where time went, reports.py answers queries and gives the
 metrics, audit.py checks every invariant by name; both only read.
 """

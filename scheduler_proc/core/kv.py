@@ -7,6 +7,7 @@ private range of one lease (INV-3). Keys are token ids as little-endian int32.
 from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.lengths import ceil_to, floor_to
+from scheduler_proc.core.page_log import PageChange, PageLog
 from scheduler_proc.core.pages import PagePool
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node, RadixTree
 
@@ -37,12 +38,16 @@ class KvCache:
         self._strategy = strategy
         self._by_priority = by_priority
         self._isolates = by_priority and isolates
+        self._log: PageLog | None = None
         self.restart(page_count)
 
     def restart(self, page_count: int) -> None:
         """Begin with the empty cache of a new worker."""
         self.pool = PagePool(page_count, self.page_size)
         self.tree = RadixTree(self.page_size, self._strategy)
+        self.tree.log = self._log
+        if self._log is not None:
+            self._log.cleared()
 
     def clear(self) -> None:
         """Forget all cached prefixes, whose worker is gone; every lease has been released."""
@@ -53,6 +58,8 @@ class KvCache:
         """Evict every prefix that no lease holds; returns the tokens freed."""
         freed = self.tree.evict(self.tree.evictable_tokens)
         self.pool.free(freed)
+        if self._log is not None and not self.tree.protected_tokens:
+            self._log.cleared()
         return len(freed) * self.page_size
 
     def forget_written_since(self, step: int) -> None:
@@ -62,6 +69,16 @@ class KvCache:
     def free(self, pages: list[int]) -> None:
         """Free pages that `register` has replaced, once the step that writes them is issued."""
         self.pool.free(pages)
+
+    # What happens to pages, for consumers outside
+
+    def keep_log(self, limit: int) -> None:
+        """Note from here on what happens to the pages of the tree, which is empty; at most `limit` changes."""
+        self.tree.log = self._log = PageLog(limit)
+
+    def take_page_changes(self) -> list[PageChange]:
+        """Return what has happened to the pages of the tree since the last call; nothing without `keep_log`."""
+        return [] if self._log is None else self._log.take(self.tree.nodes())
 
     # Room
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.eviction import Evictables
+from scheduler_proc.core.page_log import PageLog
 from scheduler_proc.core.radix_node import ID_BYTES, ChildKey, Namespace, Node, common_bytes
 
 __all__ = ["ID_BYTES", "ChildKey", "Namespace", "Node", "RadixTree"]
@@ -19,8 +20,9 @@ __all__ = ["ID_BYTES", "ChildKey", "Namespace", "Node", "RadixTree"]
 class RadixTree:
     """Pages of finished and running sequences, shared by prefix.
 
-    `evictable_tokens` and `protected_tokens` (in locked nodes) add up to all it holds. `version` rises whenever a match
-    could come out differently: when pages come or go, but not when a node is split.
+    `log`, if one is set, is told of every page that comes or goes. `evictable_tokens` and `protected_tokens` (in locked
+    nodes) add up to all it holds. `version` rises whenever a match could come out differently: when pages come or go,
+    but not when a node is split.
 
     Args:
         page_size: tokens of a page (P).
@@ -38,6 +40,7 @@ class RadixTree:
         self.root.lock_ref = 1
         self.version = 0
         self.protected_tokens = 0
+        self.log: PageLog | None = None
 
     @property
     def evictable_tokens(self) -> int:
@@ -142,6 +145,8 @@ class RadixTree:
         self.version += 1
         self._evictables.book(leaf, len(pages))
         self._evictables.offer(leaf)
+        if self.log is not None:
+            self.log.stored(leaf)
         return leaf
 
     def _count_request(self, path: list[Node], urgency: int, counted_from: int) -> None:
@@ -237,6 +242,8 @@ class RadixTree:
         self.version += 1
         self._evictables.forget(leaf)
         self._evictables.offer(parent)
+        if self.log is not None:
+            self.log.removed(leaf)
         return leaf.pages
 
     def remove_written_since(self, step: int) -> list[int]:
@@ -262,6 +269,8 @@ class RadixTree:
         self.root.children.clear()
         self._evictables.clear()
         self.version += 1
+        if self.log is not None:
+            self.log.cleared()
 
     def nodes(self) -> Iterator[Node]:
         """Yield every node but the root, parents before children."""

@@ -47,7 +47,7 @@ from scheduler_proc.core.suspects import Suspects
 
 class Scheduler:
     """Makes the owners and the parts that work on them, and decides which step comes next. Others read `in_flight`,
-    `queue`, `memory` and `grammars`.
+    `queue`, `memory`, `grammars` and `kv`.
 
     Args:
         config: scheduling settings.
@@ -68,7 +68,7 @@ class Scheduler:
         self._config = config
         self._context_length = context_length
         self._worker_name = worker_name
-        self._kv = kv = KvCache(
+        self.kv = self._kv = kv = KvCache(
             0,
             page_size,
             not config.disable_radix_cache,

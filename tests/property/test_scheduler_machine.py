@@ -1,20 +1,23 @@
 """A Hypothesis state machine over the scheduler core: arrivals, aborts, replays, failures, worker loss, tiny pools.
 
-After every event the rig audits all invariants and the strict worker checks every page a row reads. At the end each
-request has ended exactly once with the tokens of the oracle, and no page is held.
+After every event the rig audits all invariants and the strict worker checks every page a row reads. A consumer of the
+KV-cache events holds what the radix tree holds, whenever it has read them. At the end each request has ended exactly
+once with the tokens of the oracle, and no page is held.
 """
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from quartet.wire.config import POLICIES
-from quartet.wire.frames import Abort, LiveRequest, LiveRequests, SamplingParams, Stopped
+from quartet.wire.frames import Abort, LiveRequest, LiveRequests, Query, SamplingParams, Stopped
 from quartet.wire.ids import Handle, Rid
+from scheduler_proc.kv_events import EventWriter
 from tests.support.core_rig import EOS, VOCAB, CoreRig
+from tests.support.kv_follower import Follower, held_by
 from tests.support.strict_worker import continuation
 
 
@@ -47,6 +50,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 "test_retract": st.booleans(),
             }
         ),
+        encoding=st.sampled_from(["map", "array"]),
+        most_changes=st.sampled_from([1, 20, 1000]),
     )
     def build(
         self,
@@ -59,6 +64,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: str,
         step_order: str,
         more: dict[str, Any],
+        encoding: Literal["map", "array"],
+        most_changes: int,
     ) -> None:
         if policy == "shortest-prefill-first" and not is_sharing:
             policy = "lpm"
@@ -78,17 +85,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             schedule_policy=policy,
             **more,
         )
+        self.rig.scheduler.kv.keep_log(most_changes)
+        self.writer, self.follower = EventWriter(page_size, encoding), Follower(page_size)
 
     @rule(
         shared=st.one_of(st.integers(0, 40), st.integers(0, 200)),
         own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
         max_new=st.integers(0, 40), ignore_eos=st.booleans(), priority=st.one_of(st.none(), st.integers(-4, 4)),
+        salt=st.sampled_from(["", "", "", "pepper"]),
     )  # fmt: skip
-    def arrive(self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None) -> None:
+    def arrive(
+        self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None, salt: str
+    ) -> None:
         self.names += 1
         prompt = [i % 5 + 1 for i in range(shared)] + own
         params = SamplingParams(max_new_tokens=max_new, ignore_eos=ignore_eos)
-        self.rig.submit(prompt, name=self.names, params=params, priority=priority)
+        self.rig.submit(prompt, name=self.names, params=params, priority=priority, cache_salt=salt)
 
     @rule(count=st.integers(1, 8))
     def work(self, count: int) -> None:
@@ -152,6 +164,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail_step(self) -> None:
         self.rig.fail_step()
 
+    @rule()
+    def flush(self) -> None:
+        self.rig.send(Query(1, "api-0", "flush"))
+
+    @rule()
+    def read_events(self) -> None:
+        kv = self.rig.scheduler.kv
+        for payload in self.writer.messages(kv.take_page_changes(), self.rig.now):
+            self.follower.take(payload)
+        assert self.follower.held() == held_by(kv.tree)
+
     @invariant()
     def never_more_than_two_steps_outstanding(self) -> None:
         if hasattr(self, "rig"):
@@ -162,6 +185,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         self.rig.run()
         assert self.rig.scheduler.is_idle()
+        self.read_events()
         for (rid, _), stream in self.rig.streams.items():
             assert stream.ending is not None
             if rid in self.dropped or stream.ending not in ("stop", "length"):

@@ -37,6 +37,7 @@ ROUTES = [
     *[("GET", f"/{prefix}{name}_info") for prefix in ("", "get_") for name in ("server", "model")],
     ("GET", "/v1/loads"),
     ("GET", "/get_load"),
+    ("GET", "/kv_event_sources"),
     ("GET", "/openapi.json"),
     ("GET", "/health_generate"),
     ("POST", "/abort_request"),

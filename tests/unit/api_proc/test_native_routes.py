@@ -81,6 +81,22 @@ async def test_server_info_has_the_configuration_without_keys(make_api: Any, pat
     assert isinstance(body["internal_states"], list) and body["version"]
 
 
+async def test_routers_find_the_sources_of_events(make_api: Any) -> None:
+    api = await make_api()
+    assert (await api.get("/kv_event_sources"))[1] == {} and "kv_events" not in (await api.get("/server_info"))[1]
+    ports = {"endpoint": "tcp://127.0.0.1:5557", "replay_endpoint": "tcp://127.0.0.1:5558", "topic": "kv"}
+    api = await make_api(kv_events_config=json.dumps(ports))
+    (source,) = (await api.get("/kv_event_sources"))[1].values()
+    assert ports.items() <= source.items() and (source["enable_kv_cache_events"], source["publisher"]) == (True, "zmq")
+    info = (await api.get("/get_server_info"))[1]
+    assert info["kv_events"] == {
+        "publisher": "zmq", "endpoint_host": "127.0.0.1", "endpoint_port_base": 5557, "topic": "kv",
+        "block_size": 16, "dp_size": 1, "replay_endpoint_port_base": 5558,
+    }  # fmt: skip
+    # vllm-router indexes the pages of a server by these two.
+    assert info["model_id"] == "toy" and "kv_block_size" in info
+
+
 async def test_model_info(api: Any) -> None:
     status, body, _ = await api.get("/model_info")
     assert (status, body) == (200, (await api.get("/get_model_info"))[1])
