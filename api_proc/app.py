@@ -15,6 +15,8 @@ from api_proc.server.cors import Cors
 from api_proc.server.dialects import DIALECTS
 from api_proc.server.middleware import echo_request_id, make_middleware
 from api_proc.server.service import SERVICE, Service
+from api_proc.ui import demo, page, stream
+from api_proc.ui.feed import FEED, Feed
 
 
 def build_app(service: Service) -> web.Application:
@@ -41,11 +43,24 @@ def build_app(service: Service) -> web.Application:
     app.router.add_get("/config", queries.config)
     app.router.add_post("/flush_cache", queries.flush_cache)
     app.router.add_get("/flush_cache", queries.flush_cache, allow_head=False)
-    app.router.add_get("/", status.index)
+    if service.config.server.disable_ui:
+        app.router.add_get("/", status.index)
+    else:
+        _add_page(app, service)
     app.router.add_get("/openapi.json", openapi)
     _add_native_routes(app, service)
     elsewhere.add_routes(app)
     return app
+
+
+def _add_page(app: web.Application, service: Service) -> None:
+    """Add the page for browsers and what it needs."""
+    app[FEED] = feed = Feed(service)
+    app.cleanup_ctx.append(feed.run)
+    app.router.add_get("/", page.index)
+    app.router.add_get("/ui/stream", stream.stream, allow_head=False)
+    if service.config.server.demo:
+        app.router.add_post("/ui/kill", demo.kill)
 
 
 def _add_native_routes(app: web.Application, service: Service) -> None:

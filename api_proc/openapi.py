@@ -22,6 +22,7 @@ from api_proc.openai.unsupported import NEVER_IN_CHAT, NEVER_SERVED
 from api_proc.responses.schema import ResponseRequest
 from api_proc.server.auth import PUBLIC_ROUTES
 from api_proc.server.bodies import json_response
+from api_proc.ui.demo import KillRequest
 from quartet.version import __version__
 from quartet.wire.sampling_bounds import MAX_TOP_LOGPROBS, SAMPLING_BOUNDS
 
@@ -37,6 +38,7 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "/detokenize": DetokenizeRequest,
     "/v1/detokenize": DetokenizeRequest,
     "/abort_request": AbortRequest,
+    "/ui/kill": KillRequest,
 }
 """Types of bodies by path; a route without one takes none."""
 QUERIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -51,7 +53,9 @@ QUERIES: dict[str, dict[str, dict[str, Any]]] = {
 STREAMED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/generate"})
 """Paths that answer with server-sent events if the body says so."""
 PLAIN = frozenset({"/metrics"})
-EVENTS = frozenset({"/v1/streams/{id}"})
+EVENTS = frozenset({"/v1/streams/{id}", "/ui/stream"})
+PAGES = frozenset({"/"})
+"""Paths that give a page to browsers."""
 
 
 class ErrorDetail(msgspec.Struct):
@@ -169,7 +173,8 @@ def _content_types(path: str) -> list[str]:
         return ["text/plain"]
     if path in EVENTS:
         return ["text/event-stream"]
-    return ["application/json", *(["text/event-stream"] if path in STREAMED else [])]
+    others = [*(["text/event-stream"] if path in STREAMED else []), *(["text/html"] if path in PAGES else [])]
+    return ["application/json", *others]
 
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:

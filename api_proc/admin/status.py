@@ -1,11 +1,14 @@
 """The routes that describe the service: liveness, readiness, the process table, metrics."""
 
+from typing import Any
+
 from aiohttp import web
 
 from api_proc.admin.metrics import CONTENT_TYPE, exposition
 from api_proc.server.bodies import json_response
 from api_proc.server.service import SERVICE
 from quartet.version import __version__
+from quartet.wire.frames import ProcessStatus
 
 
 async def index(request: web.Request) -> web.Response:
@@ -30,20 +33,22 @@ async def ready(request: web.Request) -> web.Response:
 
 async def topology(request: web.Request) -> web.Response:
     """Show the process table."""
-    rows = [
-        {
-            "role": one.role.label,
-            "rank": one.rank,
-            "pid": one.pid,
-            "epoch": one.epoch,
-            "state": one.state,
-            "phase": one.phase,
-            "restarts": one.restarts,
-            "last_recovery_s": round(one.recovery_s, 3),
-        }
-        for one in request.app[SERVICE].engine.process_table.processes
-    ]
-    return json_response({"processes": rows})
+    return json_response({"processes": [*map(process_row, request.app[SERVICE].engine.process_table.processes)]})
+
+
+def process_row(one: ProcessStatus) -> dict[str, Any]:
+    """Return a row of the process table as clients see it."""
+    return {
+        "role": one.role.label,
+        "rank": one.rank,
+        "pid": one.pid,
+        "epoch": one.epoch,
+        "state": one.state,
+        "phase": one.phase,
+        "restarts": one.restarts,
+        "last_cause": one.last_cause,
+        "last_recovery_s": round(one.recovery_s, 3),
+    }
 
 
 async def metrics(request: web.Request) -> web.Response:

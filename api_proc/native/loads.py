@@ -3,7 +3,7 @@
 The figures are those of the scheduler's newest Snapshot, a second old at most.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ async def v1_loads(request: web.Request) -> web.Response:
     SGLang.
     """
     service = request.app[SERVICE]
-    loads = _loads(service, *_wanted(request.query))
+    loads = loads_of(service, *_wanted(request.query))
     if _is_plain(request):
         return web.Response(body=_exposition(loads).encode(), headers={"Content-Type": PLAIN})
     moment = datetime.fromtimestamp(service.wall_time(), UTC).isoformat()
@@ -37,7 +37,7 @@ async def v1_loads(request: web.Request) -> web.Response:
 
 async def get_load(request: web.Request) -> web.Response:
     """Give the load as SGLang's older route does: requests and tokens by rank."""
-    loads = _loads(request.app[SERVICE], 0, {"core"})
+    loads = loads_of(request.app[SERVICE])
     return json_response(
         [
             {
@@ -70,7 +70,7 @@ def _is_plain(request: web.Request) -> bool:
     return wanted == "prometheus" or (wanted is None and "text/plain" in accept and "json" not in accept)
 
 
-def _loads(service: Service, rank: int, include: set[str]) -> list[dict[str, Any]]:
+def loads_of(service: Service, rank: int = 0, include: Set[str] = frozenset()) -> list[dict[str, Any]]:
     """Return the load of a rank; nothing for a rank that does not exist, and before the scheduler has reported."""
     snapshot = service.engine.snapshots.get(SCHEDULER)
     if snapshot is None or rank:

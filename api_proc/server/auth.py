@@ -14,8 +14,8 @@ from quartet.wire.errors import RequestError
 
 PUBLIC_ROUTES = frozenset({"/", "/health", "/ready"})
 """Resources, as registered, that need no key: probes have none, and these show nothing about requests."""
-ADMIN_ROUTES = frozenset({"/trace", "/config", "/flush_cache"})
-"""Resources that show or change what belongs to all clients."""
+ADMIN_ROUTES = frozenset({"/trace", "/config", "/flush_cache", "/ui/kill"})
+"""Resources that show or change what belongs to all clients; /ui/kill exists with --demo only."""
 IS_ADMIN = web.RequestKey("is_admin", bool)
 """Of a request: whether it has an admin key."""
 

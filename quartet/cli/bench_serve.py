@@ -43,7 +43,7 @@ from quartet.cli.bench_workload import (
     workload_options,
 )
 from quartet.cli.engine_client import DEFAULT_URL, EngineClient
-from quartet.cli.options import complain
+from quartet.runtime.failure_box import complain
 from quartet.wire.errors import ConfigError, EngineError
 
 

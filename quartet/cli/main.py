@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from quartet.cli.options import OneLineParser, complain
+from quartet.cli.options import OneLineParser
+from quartet.runtime.failure_box import complain, show_failure
 from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output
 from quartet.version import __version__
-from quartet.wire.errors import ConfigError, EngineError, ModelError
+from quartet.wire.errors import EngineError, StartError
 
 EXIT_ENGINE = 1
-EXIT_CONFIG = 2
-EXIT_MODEL = 3
 
 
 class Command(NamedTuple):
@@ -73,12 +72,9 @@ def _run(given: list[str]) -> int:
     assert run is not None, "the parser has refused what is no command"
     try:
         return int(run(arguments))
-    except ConfigError as error:
-        complain(f"quartet: {error}")
-        return EXIT_CONFIG
-    except ModelError as error:
-        complain(f"quartet: {error}")
-        return EXIT_MODEL
+    except StartError as error:
+        show_failure(str(error))
+        return error.exit_code
     except EngineError as error:
         complain(f"quartet: {error}")
         return EXIT_ENGINE

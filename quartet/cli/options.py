@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import inspect
 
-from quartet.runtime.output import STDERR, discard
+from quartet.runtime.failure_box import complain
 from quartet.settings import RARE, SECTIONS, bare_type, fields_of
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -42,14 +42,6 @@ class OneLineParser(argparse.ArgumentParser):
             message = f"unknown argument {unknown}" + (f"; did you mean {', '.join(near)}?" if near else "")
         complain(f"{self.prog}: {message}")
         sys.exit(2)
-
-
-def complain(line: str) -> None:
-    """Print a line on standard error, if it can be written: the exit code says as much."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        discard(STDERR)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

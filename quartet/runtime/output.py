@@ -19,6 +19,18 @@ FLUSH_S = 1.0
 """How long the end of the block waits for a slow reader."""
 
 
+_true_descriptors: dict[int, int] = {}
+"""Where the output of each lossy descriptor goes."""
+
+
+def terminal_columns(descriptor: int) -> int:
+    """Return the width of the terminal that a descriptor's output goes to, 0 if it goes elsewhere."""
+    try:
+        return os.get_terminal_size(_true_descriptors.get(descriptor, descriptor)).columns
+    except OSError:
+        return 0
+
+
 @contextmanager
 def lossy_output(*descriptors: int) -> Iterator[None]:
     """Make the descriptors lossy inside the block, e.g. STDOUT and STDERR; what is written there is in order."""
@@ -64,7 +76,7 @@ class _Relay:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._sink = os.dup(descriptor)
+        self._sink = _true_descriptors[descriptor] = os.dup(descriptor)
         self._pending = bytearray()
         self._dropped_bytes = 0
         self._is_over = False
@@ -111,4 +123,5 @@ class _Relay:
     def close(self) -> None:
         """Put the true descriptor back, and wait a little for what is left."""
         os.dup2(self._sink, self._descriptor)
+        del _true_descriptors[self._descriptor]
         self._writer.join(FLUSH_S)

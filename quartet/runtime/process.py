@@ -7,7 +7,6 @@ signal be lost.
 import argparse
 import asyncio
 import collections
-import errno
 import logging
 import os
 import socket
@@ -21,6 +20,7 @@ import uvloop
 import zmq
 
 from quartet.runtime import failpoints
+from quartet.runtime.child_error import EXIT_BUG, fatal_of, first_of
 from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
@@ -29,13 +29,12 @@ from quartet.runtime.interpreter import configure_logging, defer_collection, set
 from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
 from quartet.wire.codec import Decoder, Encoder, Source
-from quartet.wire.errors import ConfigError, ModelError
+from quartet.wire.errors import ConfigError, StartError
 from quartet.wire.frames import (
     Assignment,
     ChildInbound,
     Drain,
     Drained,
-    Fatal,
     Heartbeat,
     ProcessTable,
     Ready,
@@ -47,11 +46,6 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 SNAPSHOT_S = 1.0
-EXIT_FATAL = 3
-EXIT_BUG = 70
-LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
-"""Errors of a file at the start that another start would meet, too."""
-
 Main = Callable[[Context], Awaitable[None]]
 """The main coroutine of a process: returns when a requested drain is over; raises ConfigError or ModelError when a
 restart cannot help."""
@@ -154,11 +148,16 @@ class ProcessContext:
         self._channel.send(Ready(facts))
 
     def on_bug(self) -> None:
-        """End the process at once, unless it is an api process."""
-        if self.role is not Role.API:
+        """End the process at once, unless it is an api process. Called while the exception is handled."""
+        if self.role is Role.API:
+            return
+        error = sys.exception()
+        if self.is_ready or error is None:
             log.critical("a bug ends this process", exc_info=True)
             logging.shutdown()
-            os._exit(EXIT_BUG)
+        else:
+            self._channel.send(fatal_of(error))
+        os._exit(EXIT_BUG)
 
     async def promoted(self) -> bool:
         """Wait for the supervisor's second Assignment, or its Drain; return whether it was the former."""
@@ -231,8 +230,8 @@ class ProcessContext:
 def run_process(main: Main) -> None:
     """Run a main coroutine until the supervisor has the process drained, or dies. Never returns.
 
-    Reads `--control-fd` and `--parent-pid` from the command line. Exit code 0 after a drain, 3 if the process could
-    not start and a restart would not help.
+    Reads `--control-fd` and `--parent-pid` from the command line. Exit code 0 after a drain, that of a StartError, and
+    EXIT_BUG for any other exception before the process was ready. The supervisor is told of such errors.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--control-fd", type=int, required=True)
@@ -266,8 +265,8 @@ async def _run(assignment: Assignment, channel: "ControlChannel[ChildInbound]", 
     try:
         context = _make_context(assignment, channel)
     except ConfigError as refusal:
-        channel.send(Fatal(str(refusal)))
-        return EXIT_FATAL
+        channel.send(fatal_of(refusal))
+        return refusal.exit_code
     exit_code = 0
     try:
         asyncio.get_running_loop().add_reader(channel.socket.fileno(), context.on_control)
@@ -277,21 +276,13 @@ async def _run(assignment: Assignment, channel: "ControlChannel[ChildInbound]", 
             for task in tasks:
                 task.cancel()
         channel.send(Drained())
-    except* (ConfigError, ModelError) as group_of_errors:
-        channel.send(Fatal(str(_first(group_of_errors))))
-        exit_code = EXIT_FATAL
-    except* OSError as group_of_errors:
-        error = _first(group_of_errors)
-        if context.is_ready or not isinstance(error, OSError) or error.errno not in LASTING or not error.filename:
+    except* Exception as group_of_errors:
+        error = first_of(group_of_errors)
+        if context.is_ready and not isinstance(error, StartError):
             raise
-        channel.send(Fatal(f"{error.filename}: {error.strerror}"))
-        exit_code = EXIT_FATAL
+        fatal = fatal_of(error)
+        channel.send(fatal)
+        exit_code = fatal.exit_code
     finally:
         context.close()
     return exit_code
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

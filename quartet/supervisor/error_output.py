@@ -1,4 +1,7 @@
-"""The standard error of one child: passed on to that of the launch; its last line tells why the child has ended."""
+"""The standard error of one child: passed on to that of the launch; its last line tells why the child has ended.
+
+The traceback of a child that has never been ready is held back: it is for the log, and the last line for the user.
+"""
 
 import os
 import signal
@@ -9,16 +12,24 @@ from quartet.runtime.output import READ_BYTES, STDERR
 
 TAIL_BYTES = 4096
 MAX_WORDS = 300
+TRACEBACK = b"Traceback (most recent call last):"
+MAX_HELD_BYTES = 1 << 16
 RECENT_S = 2.0
 """What a process wrote earlier than this before its end has another cause."""
 
 
 class ErrorOutput:
-    """A pipe that is the standard error of one child. Raises OSError without descriptors for it."""
+    """A pipe that is the standard error of one child. Raises OSError without descriptors for it.
 
-    def __init__(self) -> None:
+    Args:
+        holds_traceback: whether what follows the first line of a traceback is held until `release`.
+    """
+
+    def __init__(self, holds_traceback: bool = False) -> None:
         self.descriptor, self._write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.descriptor, False)
+        self._holds_traceback = holds_traceback
+        self._held = b""
         self._tail = b""
         self._written_s = 0.0
 
@@ -42,10 +53,34 @@ class ErrorOutput:
             return False
         if not data:
             return False
+        self._tail, self._written_s = (self._tail + data)[-TAIL_BYTES:], now
+        if self._holds_traceback:
+            data = self._take_traceback(data)
         with suppress(OSError):
             os.write(STDERR, data)
-        self._tail, self._written_s = (self._tail + data)[-TAIL_BYTES:], now
         return True
+
+    def _take_traceback(self, data: bytes) -> bytes:
+        """Hold what follows the first line of a traceback; returns what precedes it."""
+        shown = b""
+        if not self._held:
+            found = data.find(TRACEBACK)
+            first = len(data) if found < 0 else data.rfind(b"\n", 0, found) + 1
+            shown, data = data[:first], data[first:]
+        self._held = (self._held + data)[-MAX_HELD_BYTES:]
+        return shown
+
+    @property
+    def held(self) -> str:
+        """The traceback that is held back."""
+        return self._held.decode(errors="replace")
+
+    def release(self) -> None:
+        """Pass on what is held, and everything that follows."""
+        self._holds_traceback = False
+        with suppress(OSError):
+            os.write(STDERR, self._held)
+        self._held = b""
 
     def last_words(self, now: float) -> str:
         """Return the last line if the child has written it just now, else an empty text.

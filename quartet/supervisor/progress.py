@@ -25,7 +25,11 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Show one line with the time since the start."""
-        write_line(f"[{time.monotonic() - self._started_s:6.2f} s] {text}")
+        write_line(self.stamp() + text)
+
+    def stamp(self) -> str:
+        """Return the time since the start as the beginning of a line."""
+        return f"[{time.monotonic() - self._started_s:6.2f} s] "
 
     def ready(self, config: Config, url: str, facts: Facts) -> None:
         """Show the address, the model and its device, and a request to try."""

@@ -9,6 +9,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 
+from quartet.supervisor.failure import Failure
 from quartet.supervisor.plan import DRAIN_ORDER
 from quartet.supervisor.slot import ProcessSlot
 from quartet.wire.frames import Drain
@@ -19,8 +20,6 @@ SAME_REQUEST_S = 0.1
 INNER_DRAIN_S = 2.0
 FAILURE_S = 1.0
 POLL_S = 0.02
-EXIT_FATAL = 3
-EXIT_GAVE_UP = 70
 
 
 class Shutdown:
@@ -45,18 +44,17 @@ class Shutdown:
         self._drain_limit_s = drain_limit_s
         self._announce = announce
         self._report = report
-        self._code = 0
         self._requested_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self.exit_code: asyncio.Future[int] = self._loop.create_future()
         self.is_draining = False
-        self.cause = ""
-        """Why the launch has failed."""
+        self.failure: Failure | None = None
+        """Why the launch ends, if it cannot go on."""
 
     @property
     def has_failed(self) -> bool:
         """Whether the launch ends because it cannot go on."""
-        return bool(self.cause)
+        return self.failure is not None
 
     def on_signal(self, number: signal.Signals, was_ready: bool) -> None:
         """Drain; stop at once before readiness, or if the user insists.
@@ -74,11 +72,11 @@ class Shutdown:
         elif number != signal.SIGHUP and now - self._requested_s > SAME_REQUEST_S:
             self._finish()
 
-    def fail(self, code: int, cause: str, was_ready: bool) -> None:
-        """End with that exit code; `cause` is for the last line. The first failure counts."""
+    def fail(self, failure: Failure, was_ready: bool) -> None:
+        """End because of it. The first failure counts."""
         if self.has_failed or self.exit_code.done():
             return
-        self._code, self.cause = code, cause
+        self.failure = failure
         if not was_ready:
             self._finish()
             return
@@ -90,7 +88,7 @@ class Shutdown:
 
     def _finish(self) -> None:
         if not self.exit_code.done():
-            self.exit_code.set_result(self._code)
+            self.exit_code.set_result(0 if self.failure is None else self.failure.exit_code)
 
     async def _drain(self) -> None:
         for role in DRAIN_ORDER:

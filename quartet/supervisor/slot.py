@@ -1,5 +1,6 @@
 """One process of the plan, through all its incarnations."""
 
+from quartet.supervisor.error_output import cause_of_end
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.spawn import Child
@@ -17,6 +18,7 @@ class ProcessSlot:
         self.epoch = 0
         self.restarts = 0
         self.last_end = LastEnd.NONE
+        self.last_cause = ""
         self.was_ready = False
         self.died_s: float | None = None
         self.recovery_s = 0.0
@@ -37,6 +39,12 @@ class ProcessSlot:
         self.was_ready = True
         if self.died_s is not None:
             self.recovery_s, self.died_s = now - self.died_s, None
+
+    def on_death(self, child: Child, code: int, now: float) -> None:
+        """Note that a child, which will be followed by another, has ended with that exit code."""
+        self.restarts += 1
+        self.last_end, self.last_cause = child.last_end(code), cause_of_end(code, "")
+        self.died_s = self.died_s or now
 
     def has_seen(self, process_table: ProcessTable) -> bool:
         """Return whether the process has read this process table."""
@@ -66,4 +74,5 @@ class ProcessSlot:
             self.restarts,
             self.last_end,
             self.recovery_s,
+            self.last_cause,
         )

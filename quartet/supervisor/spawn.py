@@ -7,10 +7,11 @@ import sys
 
 from quartet.runtime.control import ControlChannel, control_pair
 from quartet.runtime.lifetime import stop_signals_blocked
-from quartet.supervisor.error_output import ErrorOutput
+from quartet.runtime.output import write_line
+from quartet.supervisor.error_output import ErrorOutput, cause_of_end
 from quartet.supervisor.liveness import Liveness, observe
 from quartet.supervisor.plan import ProcessSpec
-from quartet.wire.frames import Assignment, Heartbeat, LastEnd, SupervisorInbound
+from quartet.wire.frames import Assignment, Fatal, Heartbeat, LastEnd, SupervisorInbound
 from quartet.wire.ids import Role
 
 REAP_LIMIT_S = 2.0
@@ -26,7 +27,8 @@ class Child:
         passed = [theirs.fileno()] + ([listen_fd] if listen_fd >= 0 else [])
         command = [sys.executable, "-m", spec.module]
         command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
-        self.errors = ErrorOutput()
+        is_debugging = assignment.config.server.log_level == "debug"
+        self.errors = ErrorOutput(holds_traceback=not assignment.is_recovery and not is_debugging)
         try:
             with stop_signals_blocked(), self.errors.write_end() as stderr:
                 self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, stderr=stderr)
@@ -47,7 +49,7 @@ class Child:
         """When it was found hung and killed."""
         self.was_dependent = False
         """Whether it was killed because a process whose memory it had mapped is dead."""
-        self.fatal: str | None = None
+        self.fatal: Fatal | None = None
 
     @property
     def pid(self) -> int:
@@ -92,6 +94,21 @@ class Child:
             return LastEnd.STARTING
         is_from_outside = self.killed_s is None or self.liveness.was_stopped
         return LastEnd.KILLED if code == -signal.SIGKILL and is_from_outside else LastEnd.CRASHED
+
+    @property
+    def has_lasting_error(self) -> bool:
+        """Whether it has ended by an error that another start would meet, too."""
+        return self.fatal is not None and self.fatal.is_lasting
+
+    def explain(self, code: int, now: float) -> str:
+        """Return how it ended, given its exit code; passes on what was held of its output."""
+        words = self.errors.last_words(now)
+        self.errors.release()
+        if self.fatal is not None:
+            words = self.fatal.message
+            if self.fatal.traceback:
+                write_line(self.fatal.traceback.rstrip())
+        return f"{self.spec.name} (pid {self.pid}) ended by {cause_of_end(code, words)}"
 
     def kill(self) -> None:
         """SIGKILL; works on a stopped process too."""

@@ -7,19 +7,19 @@ import signal
 import msgspec
 
 from quartet.runtime.lifetime import stop_signals
-from quartet.supervisor.error_output import cause_of_end
+from quartet.supervisor.failure import EXIT_GAVE_UP, Failure, failure_of
 from quartet.supervisor.listener import open_listener, url_of
 from quartet.supervisor.notify import Notifier
 from quartet.supervisor.plan import ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
-from quartet.supervisor.shutdown import EXIT_FATAL, EXIT_GAVE_UP, Shutdown
+from quartet.supervisor.shutdown import Shutdown
 from quartet.supervisor.slot import ProcessSlot
 from quartet.supervisor.spawn import Child
 from quartet.supervisor.standby import Standby
 from quartet.wire.config import Config
-from quartet.wire.errors import ConfigError, FrameError
+from quartet.wire.errors import ConfigError, FrameError, ModelError
 from quartet.wire.frames import (
     Assignment,
     Drained,
@@ -96,8 +96,9 @@ class Supervisor:
         finally:
             watch.cancel()
             self._kill_all()
-            if self._shutdown.cause:
-                self._progress.line(self._shutdown.cause)
+            if self._shutdown.failure is not None:
+                is_debugging = self._config.server.log_level == "debug"
+                self._shutdown.failure.show(self._progress.stamp(), self._run_dir.path.parent, is_debugging)
 
     def _on_signal(self, number: signal.Signals) -> None:
         self._shutdown.on_signal(number, self._was_ready)
@@ -119,12 +120,10 @@ class Supervisor:
         )
         now = self._loop.time()
         child = self._standby.take(slot, now)
-        if child is None:
-            child = Child(slot.spec, assignment, listen_fd, now)
-        else:
+        if child is not None:
             child.promote(slot.spec, assignment, now)
             self._progress.line(f"{slot.spec.name}: the standby (pid {child.pid}) takes over")
-        slot.child = child
+        slot.child = child = child or Child(slot.spec, assignment, listen_fd, now)
         self._loop.add_reader(child.pidfd, self._on_exit, slot, child)
         self._loop.add_reader(child.channel.socket.fileno(), self._on_control, slot, child)
         self._loop.add_reader(child.errors.descriptor, self._on_errors, child)
@@ -146,26 +145,27 @@ class Supervisor:
             return
         for dependant in self._standby.dependants(slot):
             dependant.kill_dependent()
-        name, was_ready = slot.spec.name, self._was_ready
-        if child.fatal is not None and not slot.spec.is_spare:
-            self._shutdown.fail(EXIT_FATAL, f"{name}: {child.fatal}", was_ready)
+        failure = failure_of(slot, child, code, now)
+        if failure is not None and not slot.spec.is_spare:
+            self._shutdown.fail(failure, self._was_ready)
             return
-        cause = f"{name} (pid {child.pid}) ended by {cause_of_end(code, child.errors.last_words(now))}"
+        cause = child.explain(code, now)
         delay_s = slot.policy.on_death(now, slot.epoch, child.was_useful)
         if slot.spec.is_spare:
-            outcome = self._standby.on_death(None if child.fatal else delay_s, now)
+            outcome = self._standby.on_death(None if child.has_lasting_error else delay_s, now)
             self._broadcast()
             self._progress.line(f"{cause}; {outcome}")
             return
         if delay_s is None:
-            self._shutdown.fail(EXIT_GAVE_UP, f"{cause}; it ends without work too often; giving up", was_ready)
+            self._fail(EXIT_GAVE_UP, f"{cause}; it ends without work too often; giving up")
             return
-        slot.restarts += 1
-        slot.last_end = child.last_end(code)
-        slot.died_s = slot.died_s or now
+        slot.on_death(child, code, now)
         self._restart_later(slot, delay_s)
         self._broadcast()
         self._progress.line(f"{cause}; starting it again")
+
+    def _fail(self, exit_code: int, cause: str) -> None:
+        self._shutdown.fail(Failure(exit_code, cause), self._was_ready)
 
     def _restart_later(self, slot: ProcessSlot, delay_s: float) -> None:
         self._pending_starts.add(self._loop.call_later(delay_s, self._restart, slot))
@@ -220,21 +220,19 @@ class Supervisor:
                     self._progress.phase(slot.spec.name, message.phase)
             case Ready():
                 child.is_ready = True
+                child.errors.release()
                 slot.on_ready(self._loop.time())
                 self._facts.update(message.facts)
                 self._progress.phase(slot.spec.name, "ready")
                 self._broadcast()
             case Exempt():
-                self._exempt(message)
+                for one in self._slots:
+                    if (one.spec.role, one.spec.rank) == (message.role, message.rank):
+                        one.policy.forgive(message.epoch)
             case Drained():
                 child.is_drained = True
             case Fatal():
-                child.fatal = message.message
-
-    def _exempt(self, death: Exempt) -> None:
-        for slot in self._slots:
-            if (slot.spec.role, slot.spec.rank) == (death.role, death.rank):
-                slot.policy.forgive(death.epoch)
+                child.fatal = message
 
     def _announce(self) -> None:
         """Print the ready line once the api processes have read a process table with every role ready."""
@@ -275,7 +273,7 @@ class Supervisor:
             self._notifier.keep_alive(now)
             cause = self._run_dir.keep(now, self._progress.line)
             if cause is not None:
-                self._shutdown.fail(EXIT_FATAL, cause, self._was_ready)
+                self._fail(ModelError.exit_code, cause)
             for slot in self._slots:
                 if slot.child is not None:
                     self._check(slot, slot.child, now)
@@ -291,7 +289,7 @@ class Supervisor:
         if child.killed_s is not None:
             if now - child.killed_s > UNKILLABLE_S:
                 cause = f"{slot.spec.name} (pid {child.pid}) does not end after SIGKILL"
-                self._shutdown.fail(EXIT_GAVE_UP, f"{cause}; giving up", self._was_ready)
+                self._fail(EXIT_GAVE_UP, f"{cause}; giving up")
             return
         reason = child.hang(now)
         if reason is not None:

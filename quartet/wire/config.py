@@ -76,6 +76,8 @@ class ServerConfig(_Section, frozen=True):
     serve_version: Annotated[
         bool, Meta(description="serve GET /version, by which some routers take a server for vLLM")
     ] = False
+    disable_ui: Annotated[bool, Meta(description="serve no page at / and no /ui routes")] = False
+    demo: Annotated[bool, Meta(description="let the page at / kill processes, to show that streams go on")] = False
     insecure: Annotated[bool, Meta(description="allow a reachable host without a key")] = False
     first_token_timeout: Annotated[
         float, Meta(ge=0, description="seconds that a request may be without output before 408; 0: no limit")

@@ -19,6 +19,8 @@ QuartetError
       503 engine_failed                                  a retry helps once the server has been started again
 """
 
+from typing import ClassVar
+
 
 class QuartetError(Exception):
     """Root of every error that Quartet raises on purpose."""
@@ -27,20 +29,32 @@ class QuartetError(Exception):
 _LONGEST_LINE = 600
 
 
+def one_line(message: str) -> str:
+    """Return the message as one printable line of bounded length."""
+    shown = message if len(message) <= _LONGEST_LINE else message[: _LONGEST_LINE - 3] + "..."
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+
+
 class StartError(QuartetError):
     """Start-up is refused. The message is one printable line, whatever the values that it quotes contain."""
 
+    exit_code: ClassVar[int]
+    """Of the command."""
+
     def __init__(self, message: str) -> None:
-        shown = message if len(message) <= _LONGEST_LINE else message[: _LONGEST_LINE - 3] + "..."
-        super().__init__("".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown))
+        super().__init__(one_line(message))
 
 
 class ConfigError(StartError):
     """A setting is wrong. The message names the field, the value given and the bound."""
 
+    exit_code = 2
+
 
 class ModelError(StartError):
     """The model cannot be found or read. The message states what to do next."""
+
+    exit_code = 3
 
 
 class EngineError(QuartetError):

@@ -15,7 +15,11 @@ from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
+from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.request_table import RequestTable
+
+MOST_SHOWN = 200
+"""Rows of one reply about live requests."""
 
 
 def settings_in_force(
@@ -49,6 +53,8 @@ def recalled(table: RequestTable, query: Query, now: float) -> dict[str, Any]:
             return timeline(table, query, now)
         case "trace":
             return trace(table, now)
+        case "requests":
+            return live_requests(table, query, now)
     return {"error": f"unknown question {query.what!r}"}
 
 
@@ -107,6 +113,39 @@ def trace(table: RequestTable, now: float) -> dict[str, Any]:
                 }
             )
     return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def live_requests(table: RequestTable, query: Query, now: float) -> dict[str, Any]:
+    """Return a row for each live choice that a query names, those on board first, and how many there are.
+
+    There are MOST_SHOWN rows at most; half of them are kept for either kind, if there are as many.
+    """
+    found = table.named(RequestName(query.argument, query.tenant))
+    waiting = [one for one in found if one.state is RequestState.WAITING]
+    on_board = [one for one in found if one.state is not RequestState.WAITING]
+    shown = on_board[: max(MOST_SHOWN // 2, MOST_SHOWN - len(waiting))]
+    shown += waiting[: MOST_SHOWN - len(shown)]
+    return {"total": len(found), "rows": [_row(request, now) for request in shown]}
+
+
+def _row(request: Request, now: float) -> dict[str, Any]:
+    """Return what is so of one live request. `wait_s` is its present wait, or that before its first admission."""
+    times = request.timeline
+    is_waiting = request.state is RequestState.WAITING
+    return {
+        "rid": request.rid.hex(),
+        "choice": request.choice,
+        "request_id": request.request_id,
+        "state": request.state.name.lower(),
+        "priority": times.priority,
+        "prompt_tokens": request.prompt_tokens,
+        "cached_tokens": max(0, times.cached_tokens),
+        "output_tokens": len(request.output_ids),
+        "max_new_tokens": request.max_new_tokens,
+        "wait_s": round(now - times.queued_s if is_waiting else times.started_s - times.arrived_s, 3),
+        "age_s": round(now - times.arrived_s, 3),
+        "retractions": times.retractions,
+    }
 
 
 def gauges(

@@ -15,13 +15,15 @@ from tests.support.server import Server, alive
 pytestmark = pytest.mark.e2e
 BODY: dict[str, Any] = {"model": "smollm2", "prompt": "Count:", "max_tokens": 3000, "temperature": 0}
 SIMULATED = ("--simulated-worker", "--simulated-step-ms", "10", "--restart-limit", "1")
-FATAL = """
+RUN = """
 from quartet.runtime.process import run_process
+run_process(main)
+"""
+FATAL = f"""
 from quartet.wire.errors import ModelError
 async def main(context):
     raise ModelError("the model is damaged")
-run_process(main)
-"""
+{RUN}"""
 LAST_LINES = {
     "raise ZeroDivisionError('made to fail')": (70, "ended by exit code 1 (ZeroDivisionError: made to fail); it ends"),
     FATAL: (3, "worker-0: the model is damaged"),
@@ -77,16 +79,47 @@ async def test_clients_are_told_before_the_end(program: str, code: int, words: s
         assert alive(pids) == [] and server.leftovers() == []
 
 
+def serve_to_the_end(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """Run a launch in that working directory that ends by itself."""
+    command = [sys.executable, "-m", "quartet.cli.main", "serve", "--simulated-worker", "--port", "0"]
+    command += ["--run-dir", str(folder), *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+RAISING = {
+    "raise ZeroDivisionError('made to fail')": "ended by exit code 1 (ZeroDivisionError: made to fail) before it was",
+    f"async def main(context):\n    raise ZeroDivisionError('made to fail')\n{RUN}": "worker-0: ZeroDivisionError: ",
+}
+
+
+@pytest.mark.parametrize("program", RAISING)
+def test_an_exception_at_the_first_start_ends_the_launch(tmp_path: Path, program: str) -> None:
+    """One line has the cause, and names the file that has the traceback."""
+    replace_worker(tmp_path, program)
+    finished = serve_to_the_end(tmp_path)
+    assert finished.returncode == 70 and "Traceback" not in finished.stderr
+    *others, last = finished.stderr.splitlines()
+    assert RAISING[program] in last and not any("ended by" in line for line in others)
+    (log,) = tmp_path.glob("quartet-*")
+    assert last.endswith(f"; the traceback is in {log}") and "worker_proc/__main__.py" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_traceback_of_the_first_start_is_shown_to_a_debugger(tmp_path: Path) -> None:
+    replace_worker(tmp_path, "raise ZeroDivisionError('made to fail')")
+    finished = serve_to_the_end(tmp_path, "--log-level", "debug")
+    assert finished.returncode == 70 and finished.stderr.count("Traceback") == 1
+    assert not list(tmp_path.glob("quartet-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 5])
-def test_a_worker_that_never_starts_ends_the_launch(tmp_path: Path, limit: int) -> None:
-    replace_worker(tmp_path, "raise ZeroDivisionError('made to fail')")
-    command = [sys.executable, "-m", "quartet.cli.main", "serve", "--simulated-worker", "--port", "0"]
-    command += ["--run-dir", str(tmp_path), "--restart-limit", str(limit)]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+def test_a_worker_that_is_killed_at_each_start_ends_the_launch(tmp_path: Path, limit: int) -> None:
+    replace_worker(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    finished = serve_to_the_end(tmp_path, "--restart-limit", str(limit))
     assert finished.returncode == 70
     *others, last = finished.stderr.splitlines()
-    assert "worker-0" in last and "(ZeroDivisionError: made to fail); it ends without work too often" in last
+    assert "worker-0" in last and "ended by signal SIGKILL; it ends without work too often" in last
     assert len([line for line in others if "ended by" in line]) == limit
     assert not list(tmp_path.glob("quartet-*"))
 

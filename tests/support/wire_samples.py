@@ -102,7 +102,7 @@ SAMPLES: list[msgspec.Struct] = [
     frames.Heartbeat("serving", 3, 1.0, 2, True),
     frames.Exempt(Role.WORKER, 0, Epoch(4)),
     frames.Drained(),
-    frames.Fatal("no model"),
+    frames.Fatal("no model", 3),
 ]
 
 

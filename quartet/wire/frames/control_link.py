@@ -25,8 +25,8 @@ class LastEnd(StrEnum):
 
 class ProcessStatus(Frame, frozen=True):
     """One row of the process table. `state`: starting, ready, unresponsive (heartbeats are missing), draining, down.
-    `last_end` is how the incarnation before this one ended. `recovery_s`: how long the last restart took, from the
-    death to readiness."""
+    `last_end` is how the incarnation before this one ended, `last_cause` what ended it (`signal SIGKILL`).
+    `recovery_s`: how long the last restart took, from the death to readiness."""
 
     role: Role
     rank: int
@@ -37,6 +37,7 @@ class ProcessStatus(Frame, frozen=True):
     restarts: int
     last_end: LastEnd = LastEnd.NONE
     recovery_s: float = 0.0
+    last_cause: str = ""
 
 
 class Assignment(Frame, frozen=True, tag=50):
@@ -104,9 +105,15 @@ class Drained(Frame, frozen=True, tag=55):
 
 
 class Fatal(Frame, frozen=True, tag=56):
-    """The child cannot start; a restart will not help. `message` is one line for the user."""
+    """An error ends the child. `message` is one line for the user, `exit_code` that of a launch that ends by it.
+
+    `is_lasting`: a restart will not help. Otherwise it is an exception whose `traceback` is for the log: it ends the
+    launch if the process has never been ready."""
 
     message: str
+    exit_code: int
+    is_lasting: bool = True
+    traceback: str = ""
 
 
 class Snapshot(Frame, frozen=True, tag=40):

@@ -121,8 +121,8 @@ class Failed(Frame, frozen=True, tag=16):
 class Query(Frame, frozen=True, tag=17):
     """A query to the scheduler, numbered by its sender.
 
-    `what` is `timeline` (of the requests that the argument names), `abort` (the same; "" names all), `trace`, `config`
-    or `flush`. `tenant`: only requests of this tenant are found; None: those of all.
+    `what` is `timeline` (of the requests that the argument names), `abort` and `requests` (the live ones; "" names
+    all), `trace`, `config` or `flush`. `tenant`: only requests of this tenant are found; None: those of all.
     """
 
     number: int

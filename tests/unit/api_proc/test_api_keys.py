@@ -21,6 +21,8 @@ ADMIN = [
     ("POST", "/flush_cache"),
     ("GET", "/flush_cache"),
 ]
+KILL = ("POST", "/ui/kill")
+"""An admin route with --demo."""
 ROUTES = [
     ("POST", CHAT),
     ("POST", COMPLETIONS),
@@ -43,6 +45,7 @@ ROUTES = [
     ("POST", "/abort_request"),
     ("POST", "/generate"),
     ("PUT", "/generate"),
+    ("GET", "/ui/stream"),
     *[("POST", path) for paths in ELSEWHERE.values() for path in paths],
     *ADMIN,
     ("GET", "/nothing"),
@@ -158,10 +161,18 @@ async def test_403_has_the_nested_shape(make_api: Any) -> None:
     assert_error(body, "admin_key_required")
 
 
-async def test_every_route_of_the_application_is_in_the_matrix(api: Any) -> None:
+async def test_an_admin_key_alone_ends_processes(make_api: Any) -> None:
+    api = await make_api(api_key=("key-one",), admin_api_key=("root-one",), demo=True)
+    assert await _raw_status(api.port, *KILL, None) == 401
+    assert await _status(api, *KILL, "key-one") == 403
+    assert await _status(api, *KILL, "root-one") == 400
+
+
+async def test_every_route_of_the_application_is_in_the_matrix(make_api: Any) -> None:
     """A route that is added needs its row here."""
+    api = await make_api(demo=True)
     routes = {route.resource.canonical for route in build_app(api.service).router.routes()}
-    named = {path for _, path in ROUTES + PUBLIC}
+    named = {path for _, path in [*ROUTES, *PUBLIC, KILL]}
     named |= {"/v1/models/{id}", "/requests/{rid}/timeline", "/v1/streams/{id}"}
     assert routes <= named, routes - named
     assert routes >= PUBLIC_ROUTES and routes >= ADMIN_ROUTES

@@ -24,6 +24,7 @@ async def test_topology_and_index(api: Any) -> None:
         "state": "starting",
         "phase": "loading",
         "restarts": 2,
+        "last_cause": "",
         "last_recovery_s": 0.0,
     }
     status, body, _ = await api.get("/")

@@ -1,5 +1,6 @@
 """Requests by a client's name of them: whose are found, and what an abort by name ends."""
 
+import json
 from typing import Any
 
 from quartet.wire.config import SchedulerConfig
@@ -71,3 +72,30 @@ def test_an_abort_finds_requests_that_wait_for_the_first_worker() -> None:
     body, frames = ask(scheduler, "abort", "mine")
     (refusal,) = [frame for frame in frames if isinstance(frame, Rejected)]
     assert (body, refusal.code) == (b'{"aborted":1}', "request_aborted")
+
+
+def test_live_requests_are_listed_for_their_tenant_with_what_is_so() -> None:
+    rig = CoreRig()
+    rid = rig.submit([1, 2, 3], 9, request_id="mine", tenant="red")
+    rig.submit([4, 5], 9, name=1, tenant="blue", priority=7)
+    rig.step()
+    rig.step()
+    everything = json.loads(ask(rig.scheduler, "requests", "")[0])
+    assert everything["total"] == 2 and [row["priority"] for row in everything["rows"]] == [None, 7]
+    own = json.loads(ask(rig.scheduler, "requests", "", "red")[0])
+    (row,) = own["rows"]
+    assert (row["rid"], row["request_id"], row["state"], row["choice"]) == (rid.hex(), "mine", "running", 0)
+    assert (row["prompt_tokens"], row["max_new_tokens"], row["retractions"]) == (3, 9, 0)
+    rig.run()
+    assert json.loads(ask(rig.scheduler, "requests", "")[0]) == {"total": 0, "rows": []}
+
+
+def test_of_many_live_requests_those_on_board_and_those_that_wait_are_listed() -> None:
+    rig = CoreRig(pages=2000, slots=120)
+    for name in range(300):
+        rig.submit([1, 2, name], 20, name=name)
+    rig.step()
+    found = json.loads(ask(rig.scheduler, "requests", "")[0])
+    states = [row["state"] for row in found["rows"]]
+    assert found["total"] == 300 and len(states) == 200
+    assert states == sorted(states, key=lambda state: state == "waiting") and states.count("waiting") >= 100

@@ -81,6 +81,11 @@ async def main(context: Context) -> None:
     if mode == "phased":
         context.set_phase("idle", 3.5)
     core = StubCore()
+    if mode == "buggy core":
+        try:
+            raise ZeroDivisionError("a core that fails")
+        except ZeroDivisionError:
+            context.on_bug()
 
     def count_batch() -> None:
         core.batches += 1

@@ -75,7 +75,7 @@ def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:
 
 def test_both_directions(pair: Pair) -> None:
     supervisor, child = pair
-    sent = [beat(1), Ready({"kv_tokens": 4096}), Drained(), Fatal("no")]
+    sent = [beat(1), Ready({"kv_tokens": 4096}), Drained(), Fatal("no", 3)]
     for message in sent:
         child.send(message)
     assert received(supervisor) == sent
@@ -89,9 +89,9 @@ def test_nothing_to_read_is_not_the_end(pair: Pair) -> None:
 
 def test_the_end_comes_after_the_last_message(pair: Pair) -> None:
     supervisor, child = pair
-    child.send(Fatal("last words"))
+    child.send(Fatal("last words", 3))
     child.socket.close()
-    assert supervisor.receive() == Fatal("last words")
+    assert supervisor.receive() == Fatal("last words", 3)
     assert supervisor.receive() is None
     assert supervisor.receive() is None
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import pytest
 import zmq
 
+from quartet.runtime.child_error import EXIT_BUG
 from quartet.runtime.link import ThreadLink, endpoint
-from quartet.runtime.process import EXIT_BUG
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.spawn import Child
 from quartet.wire.codec import Decoder, Encoder, Source
@@ -229,27 +229,38 @@ def test_a_phase_declared_by_the_actor_is_kept(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "message"),
+    ("mode", "message", "code"),
     [
-        ("damaged", "the model is damaged"),
-        ("refused", "--model-path: refused"),
-        ("unreadable", "/proc/self/status/missing: Not a directory"),
+        ("damaged", "the model is damaged", 3),
+        ("refused", "--model-path: refused", 2),
+        ("unreadable", "/proc/self/status/missing: Not a directory", 3),
     ],
 )
-def test_what_a_restart_cannot_help_is_fatal(rig: Rig, mode: str, message: str) -> None:
+def test_what_a_restart_cannot_help_is_fatal(rig: Rig, mode: str, message: str, code: int) -> None:
     rig.start(mode)
-    assert rig.next(Fatal).message == message
-    assert rig.exit_code() == 3
+    assert rig.next(Fatal) == Fatal(message, code)
+    assert rig.exit_code() == code
 
 
-@pytest.mark.parametrize("mode", ["buggy", "busy"])
-def test_a_bug_or_a_shortage_at_the_start_is_an_ordinary_death(rig: Rig, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("buggy", "ZeroDivisionError"),
+        ("busy", "BlockingIOError: [Errno 11] Resource temporarily unavailable: '/a/file'"),
+        ("buggy core", "ZeroDivisionError: a core that fails"),
+    ],
+)
+def test_an_exception_at_the_start_travels_with_its_traceback(
+    rig: Rig, mode: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     child = rig.start(mode)
-    assert rig.exit_code() == 1
-    messages = []
-    while (message := child.channel.receive()) is not None:
-        messages.append(message)
-    assert all(isinstance(message, Heartbeat) for message in messages)
+    fatal = rig.next(Fatal)
+    assert (fatal.message, fatal.exit_code, fatal.is_lasting) == (message, EXIT_BUG, False)
+    assert "stub_process.py" in fatal.traceback
+    assert rig.exit_code() == EXIT_BUG
+    while child.errors.forward(0.0):
+        pass
+    assert child.errors.held == "" and "Traceback" not in capfd.readouterr().err
 
 
 def test_it_ends_with_its_supervisor(rig: Rig) -> None:
