@@ -59,10 +59,10 @@ def share_weights(config: Config, progress: Callable[[], None], folder: Path, ep
     Raises ModelError for a damaged or unsupported model, ConfigError for a device that cannot share its memory."""
     model = config.require_model()
     device = choose_device(config.worker)
-    dtype = choose_dtype(config.model, device)
+    spec = read_spec(Path(model.folder), model.context_length)
+    dtype = choose_dtype(config.model, spec, device)
     _set_threads(config.worker)
     with torch.inference_mode():
-        spec = read_spec(Path(model.folder), model.context_length)
         tensors = load_tensors(config, spec, Shard(), dtype, device, progress)
         try:
             manifest, kept = share(tensors, epoch)
@@ -98,7 +98,7 @@ def load_runner(
     shard = Shard()
     spec = read_spec(Path(model.folder), model.context_length)
     device = choose_device(config.worker)
-    dtype = choose_dtype(config.model, device)
+    dtype = choose_dtype(config.model, spec, device)
     _set_threads(config.worker)
     _check_memory(spec, shard, dtype, device, model.context_length)
     with torch.inference_mode():
@@ -150,16 +150,19 @@ def choose_device(config: WorkerConfig) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if has_cuda else torch.device("cpu")
 
 
-def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """Return the dtype to run in; `auto` takes bfloat16 where the device computes it natively, else float32."""
+def choose_dtype(config: ModelConfig, spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """Return the dtype to run in; `auto` takes bfloat16 where the device computes it natively, else float32.
+
+    On the CPU it also takes float32 for a model that is not stored in bfloat16: the rounding of the weights costs right
+    answers, those of a small model above all."""
     if config.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype]
     if device.type == "cuda":
-        is_native = torch.cuda.get_device_capability(device) >= (8, 0)
+        is_taken = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        is_native = has_bf16 and can_prepack(torch.bfloat16)
-    return torch.bfloat16 if is_native else torch.float32
+        is_taken = spec.stored_dtype == "bfloat16" and has_bf16 and can_prepack(torch.bfloat16)
+    return torch.bfloat16 if is_taken else torch.float32
 
 
 def choose_ops(

@@ -20,7 +20,7 @@ from pathlib import Path
 from quartet.runtime.home import expand_home
 from quartet.wire.errors import ModelError
 
-_FORMAT = 2
+_FORMAT = 3
 _MANIFEST = "quartet.json"
 _SAMPLE_BYTES = 1 << 20
 

@@ -17,7 +17,7 @@ from gguf.quants import dequantize
 
 from quartet.checkpoint.gguf_config import ROPE_FACTORS, hf_config
 from quartet.checkpoint.gguf_ends import without_absent_ids
-from quartet.checkpoint.gguf_fields import SAMPLING, check_tokenizer, unknown_keys
+from quartet.checkpoint.gguf_fields import check_tokenizer, recommended_sampling, unknown_keys
 from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
 from quartet.checkpoint.model_folder import default_sampling
@@ -101,7 +101,7 @@ def _check_tensors(header: GgufHeader, config: dict[str, Any]) -> None:
 def _generation_config(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Return the content of generation_config.json; raises ModelError for sampling that no request may have."""
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id") if config[name] is not None}
-    sampling = {name: metadata[key] for key, name in SAMPLING.items() if key in metadata}
+    sampling = recommended_sampling(metadata)
     # The shortest decimal that is the same float32, e.g. 0.6 for 0.600000024.
     plain = {
         name: float(str(np.float32(value))) if isinstance(value, float) else value for name, value in sampling.items()

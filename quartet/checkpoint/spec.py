@@ -39,6 +39,8 @@ class ModelSpec:
     has_output_bias: bool
     has_qk_norm: bool
     is_tied: bool
+    stored_dtype: str
+    """As config.json names it; float32 if it does not."""
 
 
 def read_spec(folder: Path, context_length: int) -> ModelSpec:
@@ -82,6 +84,7 @@ def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
         has_output_bias=has_bias and architecture not in _QKV_BIAS,
         has_qk_norm=architecture in _QK_NORM,
         is_tied=switch(config, "tie_word_embeddings"),
+        stored_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
     )
     if spec.num_heads % spec.num_kv_heads:
         raise ModelError(f"{spec.num_heads} heads are no multiple of {spec.num_kv_heads} KV heads")

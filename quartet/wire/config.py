@@ -52,7 +52,7 @@ class ModelConfig(_Section, frozen=True):
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Meta(description="auto: bfloat16 where the device computes it natively, else float32"),
+        Meta(description="auto: bfloat16 where it is native, on a CPU only for a model stored in it; else float32"),
     ] = "auto"
     context_length: Annotated[int, Meta(ge=0, description="0: the model's own limit")] = 0
     revision: Annotated[str, Meta(description="branch, tag or commit of a hub model")] = ""

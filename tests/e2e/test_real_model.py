@@ -54,6 +54,16 @@ async def test_a_streamed_chat_makes_sense(server: Server) -> None:
     assert usage is not None and usage.prompt_tokens == 32 and usage.completion_tokens >= 5
 
 
+async def test_the_first_answer_is_right(server: Server) -> None:
+    """By the defaults alone: float32 on the CPU, and sampling that suits the model."""
+    body: Any = {"model": "smollm2", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        asked = [client.chat.completions.create(**body, max_tokens=24, seed=seed) for seed in range(4)]
+        answers = [answer.choices[0].message.content or "" for answer in await asyncio.gather(*asked)]
+    assert all("Paris" in answer for answer in answers), answers
+    assert server.get("/model_info")[1]["preferred_sampling_params"] == {"temperature": 0.2, "top_p": 0.5}
+
+
 async def test_the_same_question_again_comes_from_the_cache(server: Server) -> None:
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         for _ in range(2):

