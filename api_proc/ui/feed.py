@@ -19,6 +19,8 @@ from quartet.wire.frames import Snapshot
 from quartet.wire.ids import process_name
 
 INTERVAL_S = 0.5
+FRESH_S = 0.4
+"""What one page has got less than this ago is shown by the others, too."""
 ANSWER_S = 0.25
 """How long an event waits for the scheduler; without an answer it goes without the requests."""
 
@@ -35,6 +37,7 @@ class Feed:
         self._service = service
         self._heard: dict[str, tuple[Snapshot, float]] = {}
         self._asked: dict[str | None, tuple[float, asyncio.Task[msgspec.Raw | None]]] = {}
+        self._rows: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
 
     def sample(self) -> None:
         """Note which processes have reported since the last call, and what the scheduler has."""
@@ -62,8 +65,16 @@ class Feed:
             await asyncio.sleep(INTERVAL_S)
 
     def processes(self) -> list[dict[str, Any]]:
-        """Return the process table, with resident memory in bytes and seconds since the last report; None: unknown."""
-        now, rows = self._service.clock.now(), []
+        """Return the process table, with resident memory in bytes and seconds since the last report; None: unknown.
+
+        The pages that are open share one look at it."""
+        now = self._service.clock.now()
+        if now - self._rows[0] >= FRESH_S:
+            self._rows = now, self._process_rows(now)
+        return self._rows[1]
+
+    def _process_rows(self, now: float) -> list[dict[str, Any]]:
+        rows = []
         for one in self._service.engine.process_table.processes:
             name = process_name(one.role, one.rank)
             heard = (None, now) if name == self._service.name else self._heard.get(name)
@@ -77,7 +88,7 @@ class Feed:
         However many pages are open, the scheduler gets one query each half second for each tenant."""
         now = self._service.clock.now()
         asked_s, task = self._asked.get(tenant, (-math.inf, None))
-        if task is None or (task.done() and now - asked_s >= 0.8 * INTERVAL_S):
+        if task is None or (task.done() and now - asked_s >= FRESH_S):
             task = asyncio.create_task(self._query(tenant))
             self._asked[tenant] = (now, task)
         await asyncio.wait({task}, timeout=ANSWER_S)

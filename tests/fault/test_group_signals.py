@@ -58,6 +58,7 @@ async def test_a_process_that_is_being_restarted_is_not_lost_to_the_signal() -> 
             if answer.events == 10:
                 server.kill("worker-0")
                 server.wait_until(lambda: server.topology()["worker-0"]["restarts"] == 1)
+                assert server.topology()["worker-0"]["last_cause"].startswith("signal SIG")
                 os.killpg(server.process.pid, signal.SIGTERM)
 
         answer = await stream_completion(server.url, BODY, stop)
