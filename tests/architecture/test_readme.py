@@ -1,6 +1,7 @@
 """What README.md says: its links lead somewhere, its snippet is a program, its sizes are about right."""
 
 import ast
+import collections
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -34,10 +35,14 @@ def test_links_lead_to_files(page: str) -> None:
 
 
 def test_pictures_can_be_parsed() -> None:
-    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
-    assert len(pictures) == 2
+    pictures = [ROOT / name for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)]
+    assert collections.Counter(picture.suffix for picture in pictures) == {".svg": 2, ".png": 2}
     for picture in pictures:
-        assert ElementTree.parse(ROOT / picture).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert picture.stat().st_size < 200_000
+        if picture.suffix == ".png":
+            assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        else:
+            assert ElementTree.parse(picture).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_the_offline_snippet_is_a_program_that_needs_quartet_alone() -> None:
