@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable
 
-import psutil
 import torch
 
+from quartet.sizing.host_memory import host_memory
+from quartet.sizing.model_bytes import cpu_kv_bytes, cuda_kv_bytes
 from quartet.wire.config import WorkerConfig
 from quartet.wire.errors import ConfigError
 
-_CPU_SHARE = 4
-_CPU_LIMIT_BYTES = 2 << 30
 _FREEING_LIMIT_S, _FREEING_POLL_S = 3.0, 0.02
 
 
@@ -28,10 +27,10 @@ def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int, is_
         return pages
     if device.type == "cuda":
         free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-        budget = int(total_bytes * config.mem_fraction_static) - (0 if is_empty else total_bytes - free_bytes)
-        advice = f"raise mem_fraction_static ({config.mem_fraction_static}) or take a smaller model"
+        budget = cuda_kv_bytes(total_bytes, 0 if is_empty else total_bytes - free_bytes, config.mem_fraction_static)
+        advice = f"raise --mem-fraction-static ({config.mem_fraction_static}) or take a smaller model"
     else:
-        budget = min(psutil.virtual_memory().available // _CPU_SHARE, _CPU_LIMIT_BYTES)
+        budget = cpu_kv_bytes(host_memory().available_bytes)
         advice = "free memory or take a smaller model"
     # One page of the budget is the dummy page.
     pages = budget // page_bytes - 1

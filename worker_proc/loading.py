@@ -1,18 +1,18 @@
 """From the configuration to a runner with loaded weights: the one place that chooses device, dtype and operations."""
 
 import errno
-import math
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import psutil
 import torch
 
 from quartet.checkpoint.grammar_tokenizer import load_grammar_tokenizer
-from quartet.checkpoint.spec import ModelSpec, expected_shapes, read_spec
-from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, Config, ModelConfig, WorkerConfig
+from quartet.checkpoint.spec import ModelSpec, read_spec
+from quartet.sizing.host_memory import host_memory
+from quartet.sizing.model_bytes import default_slots, page_bytes, rotary_bytes, weight_bytes
+from quartet.wire.config import Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache, share_triton_hash
 from worker_proc.contract import Capacity, Start
@@ -131,10 +131,9 @@ def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: tor
     """Raise ModelError if weights and rotary table need more memory than the device has in all.
 
     The table is made of parts that together are twice as large."""
-    numbers = sum(math.prod(shape) for shape in expected_shapes(spec).values()) // shard.size
-    needed = numbers * dtype.itemsize + 3 * context_length * spec.head_dim * torch.float32.itemsize
+    needed = weight_bytes(spec, dtype.itemsize, shard.size) + rotary_bytes(spec, context_length)
     is_cuda = device.type == "cuda"
-    present = torch.cuda.mem_get_info(device)[1] if is_cuda else psutil.virtual_memory().total
+    present = torch.cuda.mem_get_info(device)[1] if is_cuda else host_memory().total_bytes
     if needed > present:
         raise ModelError(
             f"weights and a context of {context_length} tokens take {needed / GIB:.1f} GiB, {_device_name(device)} has "
@@ -189,19 +188,16 @@ def choose_ops(
 def _count_pages(
     config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, is_empty: bool = False
 ) -> int:
-    kv_heads = spec.num_kv_heads // shard.size
-    page_bytes = spec.num_layers * 2 * kv_heads * spec.head_dim * config.worker.page_size * dtype.itemsize
-    return count_pages(config.worker, device, page_bytes, is_empty)
+    size = page_bytes(spec, config.worker.page_size, dtype.itemsize, shard.size)
+    return count_pages(config.worker, device, size, is_empty)
 
 
 def _capacity(config: Config, spec: ModelSpec, page_count: int, device: torch.device) -> Capacity:
     model, page_size = config.require_model(), config.worker.page_size
-    limit = DEFAULT_SLOTS if device.type == "cuda" else DEFAULT_SLOTS_CPU
-    default_slots = max(1, min(page_count * page_size // 2, limit))
     return Capacity(
         page_size=page_size,
         page_count=page_count,
-        max_slots=config.scheduler.max_running_requests or default_slots,
+        max_slots=config.scheduler.max_running_requests or default_slots(page_count * page_size, device.type == "cpu"),
         vocab_size=spec.vocab_size,
         context_length=model.context_length,
         device=_device_name(device),

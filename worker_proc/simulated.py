@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quartet.runtime.clock import Clock
-from quartet.wire.config import DEFAULT_SLOTS, Config
+from quartet.sizing.model_bytes import SIMULATED_TOKENS, default_slots
+from quartet.wire.config import Config
 from quartet.wire.frames import SamplingParams, Step, StepResult, StepTimes, TokenLogprobs
 from quartet.wire.ids import Epoch
 from worker_proc.contract import Capacity, StepError
@@ -26,7 +27,6 @@ Words = NDArray[np.uint64]
 
 FACTOR = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
-DEFAULT_TOKENS = 1 << 18
 
 
 class HashModel:
@@ -112,8 +112,8 @@ class SimulatedRunner:
 
     def __init__(self, config: Config, clock: Clock, sleep: Callable[[float], None] = time.sleep) -> None:
         model, worker = config.require_model(), config.worker
-        page_count = (worker.max_total_tokens or DEFAULT_TOKENS) // worker.page_size
-        max_slots = config.scheduler.max_running_requests or min(page_count * worker.page_size // 2, DEFAULT_SLOTS)
+        page_count = (worker.max_total_tokens or SIMULATED_TOKENS) // worker.page_size
+        max_slots = config.scheduler.max_running_requests or default_slots(page_count * worker.page_size, False)
         self.capacity = Capacity(
             page_size=worker.page_size,
             page_count=page_count,

@@ -19,7 +19,7 @@ from quartet.simulator.presets import preset
 from quartet.simulator.report import Report, make_report
 from quartet.simulator.scenarios import make_scenario
 from quartet.wire.config import SchedulerConfig
-from scheduler_proc.core.sizes import AUTO_CHUNK
+from quartet.wire.lengths import AUTO_CHUNK
 
 SEEDS = (0, 1, 2, 3, 4)
 ENGINE = preset("llama-8b-h100")

@@ -33,12 +33,16 @@ def run(arguments: argparse.Namespace) -> int:
         require_torch()
     from quartet.checkpoint.resolve import resolve_model
     from quartet.checkpoint.script_file import read_script
+    from quartet.sizing.device import find_device
+    from quartet.sizing.plan import plan_memory
     from quartet.supervisor.supervisor import Supervisor
 
     with stop_signals_exit():
         script = read_script(config.worker.simulated_script)
         config = msgspec.structs.replace(config, resolved=resolve_model(config.model), script=script)
-        return Supervisor(config).run()
+        device = find_device(config)
+        memory = "" if device is None else plan_memory(config, device).line
+        return Supervisor(config, memory=memory).run()
 
 
 def _check_parsers(server: ServerConfig) -> None:

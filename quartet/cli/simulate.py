@@ -23,7 +23,7 @@ from quartet.simulator.trace_source import FORMATS, TraceOptions, load_trace
 from quartet.simulator.workload import SimulationError
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
-from scheduler_proc.core.sizes import AUTO_CHUNK, AUTO_CHUNK_CPU
+from quartet.wire.lengths import AUTO_CHUNK, AUTO_CHUNK_CPU
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,14 +11,18 @@ Facts = dict[str, str | int | float]
 class Progress:
     """Prints phases as they change. Quiet once ready, but for deaths and restarts.
 
-    A line that cannot be written is lost."""
+    A line that cannot be written is lost. `memory` is the plan, shown once processes start."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: str = "") -> None:
         self._started_s = time.monotonic()
+        self._memory = memory
         self._shown: dict[str, str] = {}
 
     def phase(self, name: str, phase: str) -> None:
         """Show a process's phase if it has changed."""
+        if self._memory:
+            self.line(self._memory)
+            self._memory = ""
         if self._shown.get(name) != phase:
             self._shown[name] = phase
             self.line(f"{name}: {phase}")

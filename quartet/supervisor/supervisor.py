@@ -44,17 +44,17 @@ class Supervisor:
 
     Args:
         config: complete and validated, with the model resolved.
-        plan: the processes; benchmarks replace the api processes by another client.
+        plan: the processes; benchmarks replace the api processes by another client. `memory`: a line for the user.
     """
 
-    def __init__(self, config: Config, plan: list[ProcessSpec] | None = None) -> None:
+    def __init__(self, config: Config, plan: list[ProcessSpec] | None = None, memory: str = "") -> None:
         self._config = config
         self._boot_id = secrets.randbits(63)
         self._slots = [
             ProcessSlot(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
         ]
         self._standby = Standby(self._slots)
-        self._progress = Progress()
+        self._progress = Progress(memory)
         self._notifier = Notifier()
         self._facts: Facts = {}
         self._was_ready = False

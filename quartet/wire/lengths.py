@@ -1,8 +1,11 @@
-"""How long a prompt may be (rule LEN-1): one margin and one message for every process that refuses a longer one."""
+"""How long a prompt may be (rule LEN-1): one margin and one message for every process that refuses a longer one; and
+how much of it a step takes where the configuration leaves that to the engine."""
 
 from quartet.wire.errors import RequestError
 from quartet.wire.sampling_bounds import MAX_PROMPT_LOGPROBS
 
+AUTO_CHUNK, AUTO_CHUNK_CPU = 8192, 512
+"""Prompt tokens of one prefill step without --chunked-prefill-size, on a GPU and on the CPU."""
 MARGIN_TOKENS = 5
 """A prompt with one output token must leave more than this many tokens of the context."""
 

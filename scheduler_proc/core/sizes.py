@@ -1,9 +1,7 @@
 """Slots and chunk size where the configuration leaves them to the engine (CFG-3)."""
 
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU, SchedulerConfig
-
-AUTO_CHUNK_CPU = 512
-AUTO_CHUNK = 8192
+from quartet.wire.lengths import AUTO_CHUNK, AUTO_CHUNK_CPU
 
 
 def slots_in_force(config: SchedulerConfig, worker_slots: int, capacity_tokens: int, is_cpu: bool) -> int:

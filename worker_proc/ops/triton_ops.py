@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
-
-# Only rows that share long prefixes could need more: their contexts then add up to many times the cache.
-_SCRATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +104,11 @@ class TritonOps:
         return replace(batch, decode=replace(batch.decode, partition=partition))
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
-        """Return scratch for decode batches of up to `rows` rows, at most about _SCRATCH_BYTES."""
+        """Return scratch for decode batches of up to `rows` rows, at most about TRITON_SCRATCH_BYTES."""
         shape, kernel = self._shape, self._paged_decode
         split = self._split_size
         numel = kernel.decode_workspace_numel(1, shape.num_heads, shape.head_dim)
-        limit = max(rows, _SCRATCH_BYTES // (4 * numel))
+        limit = max(rows, TRITON_SCRATCH_BYTES // (4 * numel))
         splits = min(rows * -(-max_pages * shape.page_size // split), limit)
         workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.cos_sin.device)
         return DecodeScratch(workspace, split, splits)

@@ -42,7 +42,7 @@ class Launches:
         self.configs: list[Config] = []
         self.outcome: Callable[[], int] = lambda: 0
 
-    def __call__(self, config: Config) -> "Launches":
+    def __call__(self, config: Config, memory: str = "") -> "Launches":
         self.configs.append(config)
         return self
 
@@ -55,6 +55,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     launches = Launches()
     monkeypatch.setattr("quartet.supervisor.supervisor.Supervisor", launches)
     monkeypatch.setattr("quartet.checkpoint.resolve.resolve_model", lambda config: MODEL)
+    monkeypatch.setattr("quartet.sizing.device.find_device", lambda config: None)
     return launches
 
 

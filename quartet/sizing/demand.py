@@ -1,0 +1,118 @@
+"""The bytes that a launch takes, as a function of the settings that decide them."""
+
+from dataclasses import dataclass, replace
+
+from quartet.checkpoint.spec import ModelSpec
+from quartet.sizing.device import Device
+from quartet.sizing.model_bytes import (
+    TRITON_SCRATCH_BYTES,
+    cpu_kv_bytes,
+    cuda_kv_bytes,
+    page_bytes,
+    rotary_bytes,
+    weight_bytes,
+)
+
+CUDA_RUNTIME_BYTES = 700 << 20
+"""CUDA context, loaded kernels and library workspaces of a worker, as measured on an H100."""
+CPU_RUNTIME_BYTES = 400 << 20
+"""torch in the worker, and the other processes."""
+SIMULATED_TOKEN_BYTES = 8
+"""A simulated page holds an id of 64 bits a token."""
+_SLOT_BYTES = 2048
+"""Sampling parameters of a slot, on the device and staged."""
+_ENTRY_BYTES = 4
+"""A page number in a page table."""
+_LISTED_PAGE_BYTES = 40
+"""A free page in the scheduler's list, which is memory of the host."""
+_PREFILL_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What decides the size of a launch. `spec` is None for a simulated worker, which has no weights. `kv_tokens` is
+    the pool, `slots` the requests that run at once, `graph_rows` the largest decode batch of a CUDA graph,
+    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`."""
+
+    spec: ModelSpec | None
+    is_cuda: bool
+    item_bytes: int
+    page_size: int
+    context_length: int
+    slots: int
+    graph_rows: int
+    prefill_tokens: int
+    kv_tokens: int
+    mem_fraction_static: float
+
+    @property
+    def token_bytes(self) -> float:
+        """KV of one token, and on the host its share of the scheduler's list."""
+        spec = self.spec
+        held = SIMULATED_TOKEN_BYTES if spec is None else page_bytes(spec, 1, self.item_bytes)
+        return held + (0 if self.is_cuda else _LISTED_PAGE_BYTES / self.page_size)
+
+    @property
+    def weights(self) -> int:
+        """Weights; on the CPU a tied output layer is packed apart from the embedding."""
+        spec = self.spec
+        if spec is None:
+            return 0
+        copied = 0 if self.is_cuda or not spec.is_tied else spec.vocab_size * spec.hidden_size
+        return weight_bytes(spec, self.item_bytes) + copied * self.item_bytes
+
+    @property
+    def kv(self) -> int:
+        """The KV pool and its dummy page."""
+        return int((self.kv_tokens + self.page_size) * self.token_bytes)
+
+    @property
+    def tables(self) -> int:
+        """What grows with the context and the slots: the table of angles, page tables, sampling parameters."""
+        pages = -(-(self.context_length + 1) // self.page_size)
+        rows = self.slots + 1 + (self.graph_rows + _PREFILL_ROWS if self.is_cuda else 0)
+        angles = 8 * self.context_length if self.spec is None else rotary_bytes(self.spec, self.context_length)
+        return angles + rows * pages * _ENTRY_BYTES + self.slots * _SLOT_BYTES
+
+    @property
+    def runtime(self) -> int:
+        """What a worker takes before it has a model."""
+        return CUDA_RUNTIME_BYTES if self.is_cuda else CPU_RUNTIME_BYTES
+
+    @property
+    def steps(self) -> int:
+        """Intermediate results of the largest step, and on a GPU the buffers of its graphs."""
+        spec = self.spec
+        if spec is None:
+            return 0
+        qkv = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
+        # Hidden states and residual, q, k and v with the output of attention, and both halves of the MLP.
+        widths = 3 * spec.hidden_size + 2 * qkv + 3 * spec.intermediate_size
+        logits = (self.graph_rows + _PREFILL_ROWS if self.is_cuda else self.slots) * spec.vocab_size
+        numbers = self.prefill_tokens * widths + logits
+        return numbers * self.item_bytes + (TRITON_SCRATCH_BYTES if self.is_cuda else 0)
+
+    @property
+    def before_kv(self) -> int:
+        """What is in use when the KV pool is sized."""
+        return self.weights + self.tables + self.runtime
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return self.before_kv + self.steps + self.kv
+
+
+def sized(demand: Demand, device: Device) -> Demand:
+    """Return the demand with the KV pool that the worker will make of what is left, unless its size is given."""
+    if demand.kv_tokens:
+        return demand
+    left = max(0, device.free_bytes - demand.before_kv)
+    if device.is_cuda:
+        in_use = device.total_bytes - device.free_bytes + demand.before_kv
+        left = min(left, cuda_kv_bytes(device.total_bytes, in_use, demand.mem_fraction_static))
+    else:
+        left = cpu_kv_bytes(left)
+    # One page of it is the dummy page.
+    pages = max(0, left // int(demand.token_bytes * demand.page_size) - 1)
+    return replace(demand, kv_tokens=pages * demand.page_size)

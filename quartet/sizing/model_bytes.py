@@ -1,0 +1,47 @@
+"""Bytes of a model's parts, and the share of memory that is for KV: one definition, for the plan and for the worker."""
+
+import functools
+import math
+
+from quartet.checkpoint.spec import ModelSpec, expected_shapes
+from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+TRITON_SCRATCH_BYTES = 256 << 20
+"""Most scratch of decode attention: only rows that share long prefixes could need more, whose contexts then add up to
+many times the cache."""
+SIMULATED_TOKENS = 1 << 18
+"""KV capacity of a simulated worker without --max-total-tokens."""
+CPU_KV_SHARE = 4
+CPU_KV_LIMIT_BYTES = 2 << 30
+
+
+@functools.lru_cache(maxsize=8)
+def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1) -> int:
+    """Return the bytes of one rank's weights with numbers of `item_bytes`."""
+    return sum(math.prod(shape) for shape in expected_shapes(spec).values()) // num_shards * item_bytes
+
+
+def page_bytes(spec: ModelSpec, page_size: int, item_bytes: int, num_shards: int = 1) -> int:
+    """Return the bytes of a KV page of `page_size` tokens in all layers of one rank."""
+    return spec.num_layers * 2 * (spec.num_kv_heads // num_shards) * spec.head_dim * page_size * item_bytes
+
+
+def rotary_bytes(spec: ModelSpec, context_length: int) -> int:
+    """Return the most bytes of the float32 table of angles: it is made of parts that together are twice as large."""
+    return 3 * (context_length + 1) * spec.head_dim * 4
+
+
+def cuda_kv_bytes(total_bytes: int, in_use_bytes: int, mem_fraction_static: float) -> int:
+    """Return the bytes for KV of a GPU on which the weights are in use already."""
+    return int(total_bytes * mem_fraction_static) - in_use_bytes
+
+
+def cpu_kv_bytes(available_bytes: int) -> int:
+    """Return the bytes for KV of a machine that has so many left beside the weights."""
+    return min(available_bytes // CPU_KV_SHARE, CPU_KV_LIMIT_BYTES)
+
+
+def default_slots(capacity_tokens: int, is_cpu: bool) -> int:
+    """Return how many requests run at once unless --max-running-requests says so."""
+    return max(1, min(capacity_tokens // 2, DEFAULT_SLOTS_CPU if is_cpu else DEFAULT_SLOTS))
