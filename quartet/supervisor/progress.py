@@ -40,13 +40,14 @@ class Progress:
         model = config.require_model()
         seconds = time.monotonic() - self._started_s
         capacity = int(facts.get("kv_tokens", 0))
+        page = "" if config.server.disable_ui else f"In a browser: {url}/\n"
         write_line(
             f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
             f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
             f"{facts.get('attention', 'no')} attention), "
             f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}, "
             f"tool calls {facts.get('tool_call_parser', '?')}, reasoning {facts.get('reasoning_parser', '?')}.\n"
-            f"Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
+            f"{page}Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
             f'-d \'{{"model": "{model.name}", "stream": true, '
             f'"messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
             STDOUT,

@@ -9,7 +9,7 @@ from quartet.supervisor.liveness import START_TIMEOUT_S, UNRESPONSIVE_S, Livenes
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.slot import ProcessSlot
-from quartet.wire.frames import Heartbeat
+from quartet.wire.frames import Heartbeat, LastEnd
 from quartet.wire.ids import Role
 
 
@@ -57,3 +57,13 @@ def test_a_recovery_lasts_from_the_death_to_readiness(slot: ProcessSlot) -> None
     start(slot, 5.5)
     slot.on_ready(7.0)
     assert slot.status(False, 7.0).recovery_s == 2.0
+
+
+def test_a_row_says_what_ended_the_last_incarnation(slot: ProcessSlot) -> None:
+    assert (slot.status(False, 0.0).restarts, slot.status(False, 0.0).last_cause) == (0, "")
+    for number, (code, cause) in enumerate([(-9, "signal SIGKILL"), (1, "exit code 1")], 1):
+        child = start(slot, 10.0)
+        child.last_end = lambda code: LastEnd.CRASHED
+        slot.on_death(child, code, 11.0)
+        row = slot.status(False, 11.0)
+        assert (row.restarts, row.last_cause, row.last_end) == (number, cause, LastEnd.CRASHED)
