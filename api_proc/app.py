@@ -36,7 +36,8 @@ def build_app(service: Service) -> web.Application:
     app.router.add_get("/v1/models/{id:.+}", models.model)
     app.router.add_get("/health", status.health)
     app.router.add_get("/ready", status.ready)
-    app.router.add_get("/metrics", status.metrics)
+    if not service.config.monitoring.disable_metrics:
+        app.router.add_get("/metrics", status.metrics)
     app.router.add_get("/topology", status.topology)
     app.router.add_get("/requests/{rid}/timeline", queries.timeline)
     app.router.add_get("/trace", queries.trace)

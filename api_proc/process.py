@@ -54,7 +54,7 @@ async def main(context: Context) -> None:
         clock=context.clock,
         draw_seed=lambda: seeds.getrandbits(63),
         wall_time=time.time,
-        dropped_frames=context.dropped_frames,
+        process_metrics=context.process_metrics,
         run_dir=context.run_dir,
         rank=context.rank,
     )

@@ -129,6 +129,8 @@ class SchedulerCore:
         waiting_tokens = float(self.scheduler.queue.waiting_tokens)
         gauges = {**gauges, "num_queue_tokens": waiting_tokens, "max_running_reqs": float(self._slots)}
         gauges["num_grammar_queue_reqs"] = float(len(self.scheduler.grammars))
+        reasons = {**self.scheduler.queue.by_reason(), "grammar": len(self.scheduler.grammars)}
+        gauges |= {f'num_queue_reqs_by_reason{{reason="{name}"}}': float(count) for name, count in reasons.items()}
         return Metrics(gauges, {**counters, **self._faults()})
 
     def _faults(self) -> dict[str, float]:

@@ -109,7 +109,9 @@ class Worker:
     def _metrics(self) -> Metrics:
         """Return the seconds of each phase of the start, and what the executor has counted so far."""
         seconds = [*self._seconds.items()]
-        gauges = {f"worker_start_up_{name.removesuffix('_s')}_seconds": float(value) for name, value in seconds}
+        gauges = {
+            f'worker_start_up_seconds{{phase="{name.removesuffix("_s")}"}}': float(value) for name, value in seconds
+        }
         return Metrics(gauges, self._executor.metrics().counters)
 
 

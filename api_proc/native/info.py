@@ -77,7 +77,7 @@ def _kv_events(events: KvEventsConfig, page_size: int) -> dict[str, Any]:
 
 def _configuration(service: Service) -> dict[str, Any]:
     config = service.config
-    sections = (config.model, config.server, config.scheduler, config.worker)
+    sections = (config.model, config.server, config.scheduler, config.worker, config.monitoring)
     return {
         name: value
         for section in sections

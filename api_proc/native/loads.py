@@ -3,11 +3,15 @@
 The figures are those of the scheduler's newest Snapshot, a second old at most.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from api_proc.server.admission import SCHEDULER
 from api_proc.server.bodies import json_response
@@ -16,7 +20,6 @@ from api_proc.server.service import SERVICE, Service
 from quartet.version import __version__
 
 SECTIONS = frozenset({"core", "memory", "spec", "lora", "disagg", "queues", "all"})
-PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def v1_loads(request: web.Request) -> web.Response:
@@ -28,7 +31,7 @@ async def v1_loads(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     loads = loads_of(service, *_wanted(request.query))
     if _is_plain(request):
-        return web.Response(body=_exposition(loads).encode(), headers={"Content-Type": PLAIN})
+        return web.Response(body=generate_latest(_Loads(loads)), headers={"Content-Type": CONTENT_TYPE})
     moment = datetime.fromtimestamp(service.wall_time(), UTC).isoformat()
     return json_response(
         {"timestamp": moment, "version": __version__, "accelerator": None, "num_accelerators": 1, "loads": loads}
@@ -101,13 +104,17 @@ def loads_of(service: Service, rank: int = 0, include: Set[str] = frozenset()) -
     return [load]
 
 
-def _exposition(loads: list[dict[str, Any]]) -> str:
-    """Return the loads in Prometheus' text format, under SGLang's names."""
-    lines = []
-    for load in loads:
-        rank = load["dp_rank"]
-        flat = {name: value for name, value in load.items() if name != "dp_rank" and not isinstance(value, dict)}
-        flat |= {f"queues_{name}": value for name, value in load.get("queues", {}).items()}
-        for name, value in flat.items():
-            lines += [f"# TYPE sglang_{name} gauge", f'sglang_{name}{{dp_rank="{rank}"}} {value}']
-    return "\n".join([*lines, ""])
+class _Loads(Collector):
+    """The loads in Prometheus' form, under SGLang's names."""
+
+    def __init__(self, loads: list[dict[str, Any]]) -> None:
+        self._loads = loads
+
+    def collect(self) -> Iterator[Metric]:
+        for load in self._loads:
+            flat = {name: value for name, value in load.items() if name != "dp_rank" and not isinstance(value, dict)}
+            flat |= {f"queues_{name}": value for name, value in load.get("queues", {}).items()}
+            for name, value in flat.items():
+                gauge = GaugeMetricFamily(f"sglang_{name}", f"{name} of /v1/loads", labels=["dp_rank"])
+                gauge.add_metric([str(load["dp_rank"])], value)
+                yield gauge

@@ -71,7 +71,9 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
         try:
             return await write(request, service, task, outputs, task.shape.renderer(outputs, task.choices_each), usage)
         except (asyncio.CancelledError, ConnectionError):
-            service.stats.clients_closed += not usage.is_complete
+            if not usage.is_complete:
+                service.stats.clients_closed += 1
+                service.stats.finished["abort"] += 1
             raise
         finally:
             if not usage.is_complete:

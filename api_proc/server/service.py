@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from api_proc.server.resume.siblings import Siblings
 from api_proc.server.stats import ApiStats, RateMeter
 from api_proc.server.unknown_names import UnknownNames
 from quartet.runtime.clock import Clock
+from quartet.runtime.core import Metrics
 from quartet.wire.config import Config
 
 BODY_BYTES = 1 << 20
@@ -84,7 +85,7 @@ class Service:
     timeouts: Timeouts = field(default_factory=Timeouts)
     stats: ApiStats = field(default_factory=ApiStats)
     open: OpenRequests = field(default_factory=OpenRequests)
-    dropped_frames: Callable[[], Mapping[str, float]] = dict
+    process_metrics: Callable[[], Metrics] = lambda: Metrics({}, {})
     is_draining: bool = False
     connections: ConnectionLimits | None = None
     run_dir: str | None = None

@@ -77,8 +77,12 @@ class ApiStats:
         self.inter_token_latency_s = Histogram(FAST_S)
         self.time_per_output_token_s = Histogram(FAST_S)
         self.e2e_latency_s = Histogram(SLOW_S)
+        self.queue_time_s = Histogram(SLOW_S)
+        self.prefill_time_s = Histogram(SLOW_S)
+        self.decode_time_s = Histogram(SLOW_S)
         self.prompt_tokens = Histogram(TOKENS)
         self.generation_tokens = Histogram(TOKENS)
+        self.longest_generation_tokens = Histogram(TOKENS)
 
     def counters(self) -> dict[str, float]:
         """Return everything counted so far, by metric name."""
@@ -97,6 +101,10 @@ class ApiStats:
         result |= self.inter_token_latency_s.counters("inter_token_latency_seconds")
         result |= self.time_per_output_token_s.counters("request_time_per_output_token_seconds")
         result |= self.e2e_latency_s.counters("e2e_request_latency_seconds")
+        result |= self.queue_time_s.counters("request_queue_time_seconds")
+        result |= self.prefill_time_s.counters("request_prefill_time_seconds")
+        result |= self.decode_time_s.counters("request_decode_time_seconds")
+        result |= self.longest_generation_tokens.counters("request_max_num_generation_tokens")
         result |= self.prompt_tokens.counters("request_prompt_tokens")
         result |= self.generation_tokens.counters("request_generation_tokens")
         return result

@@ -139,6 +139,11 @@ class UsageCounter:
         for count in self._prompt_tokens:
             stats.prompt_tokens.observe(count)
         stats.generation_tokens.observe(tokens)
+        stats.longest_generation_tokens.observe(max(self.counts))
+        queue_s, prefill_s, decode_s = self.stages()
+        stats.queue_time_s.observe(queue_s)
+        stats.prefill_time_s.observe(prefill_s)
+        stats.decode_time_s.observe(decode_s)
         stats.e2e_latency_s.observe(self.last_s - self._start_s)
         if tokens > 1:
             stats.time_per_output_token_s.observe((self.last_s - self._first_s) / (tokens - 1))
@@ -160,14 +165,24 @@ class UsageCounter:
             }
         )
 
+    def stages(self) -> tuple[float, float, float]:
+        """Return the seconds in the queue, in prefill and in decode, each of the slowest choice that has finished."""
+        parts = [finish.timings for finish in self.finishes if finish is not None]
+        return (
+            max((part.queue_s for part in parts), default=0.0),
+            max((part.prefill_s for part in parts), default=0.0),
+            max((part.decode_s for part in parts), default=0.0),
+        )
+
     def timings(self) -> bytes:
         """Return where the time of the response went, as JSON: the slowest choice, in milliseconds."""
         parts = [finish.timings for finish in self.finishes if finish is not None]
+        queue_s, prefill_s, decode_s = self.stages()
         return msgspec.json.encode(
             {
-                "queue_ms": _ms(max((part.queue_s for part in parts), default=0.0)),
-                "prefill_ms": _ms(max((part.prefill_s for part in parts), default=0.0)),
-                "decode_ms": _ms(max((part.decode_s for part in parts), default=0.0)),
+                "queue_ms": _ms(queue_s),
+                "prefill_ms": _ms(prefill_s),
+                "decode_ms": _ms(decode_s),
                 "ttft_ms": _ms(max(0.0, self._first_s - self._start_s)),
                 "total_ms": _ms(max(0.0, self.last_s - self._start_s)),
                 "retractions": sum(part.retractions for part in parts),

@@ -82,7 +82,7 @@ class Round(NamedTuple):
         return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds)}
 
 
-START_UP = "worker_start_up_"
+START_UP = 'worker_start_up_seconds{phase="'
 WORKER = process_name(Role.WORKER, 0)
 
 
@@ -131,9 +131,7 @@ class Workloads:
             while (snapshot := self._engine.snapshots.get(WORKER)) is before or snapshot is None:
                 await asyncio.sleep(0.05)
         phases = {name: round(s, 2) for name, s in snapshot.gauges.items() if name.startswith(START_UP)}
-        self._results["start_up_s"] = {
-            name.removeprefix(START_UP).removesuffix("_seconds"): s for name, s in phases.items()
-        }
+        self._results["start_up_s"] = {name.removeprefix(START_UP).removesuffix('"}'): s for name, s in phases.items()}
         self._results["compiles_after_ready"] = snapshot.counters.get("worker_compiles_after_ready", 0.0)
 
     async def _nano(self, passes: int, temperature: float = NANO_TEMPERATURE) -> dict[str, Any]:

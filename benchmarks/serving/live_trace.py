@@ -101,11 +101,15 @@ def counters(url: str) -> dict[str, float]:
     """Return the scheduler's counters from /metrics."""
     time.sleep(SNAPSHOT_S)
     text = get(url + "/metrics").decode()
-    wanted = ("retractions", "preemptions", "recomputed_tokens", "prefill_steps", "decode_steps")
+    wanted = {
+        "retractions": "num_retracted_requests",
+        "preemptions": "num_preempted_requests",
+        **{name: name for name in ("recomputed_tokens", "prefill_steps", "decode_steps")},
+    }
     found: dict[str, float] = {}
     for line in text.splitlines():
-        for name in wanted:
-            if line.startswith(f"quartet_{name}_total"):
+        for name, exported in wanted.items():
+            if line.startswith(f"quartet_{exported}_total"):
                 found[name] = found.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
     return found
 

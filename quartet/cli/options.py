@@ -26,6 +26,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Flags of vLLM and SGLang for the same setting, beside the flag named after the field."""
 
+OPPOSITES = {"disable_metrics": "--enable-metrics"}
+"""Flags of other engines that ask for what is the default here."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on standard error, with the nearest flags for an unknown one."""
@@ -63,6 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             else:
                 extra["metavar"] = _metavar(kind)
             group.add_argument(*flags, help=_help(field), **extra)
+            if field.name in OPPOSITES:
+                group.add_argument(OPPOSITES[field.name], help=argparse.SUPPRESS, **{**extra, "const": "false"})
     parser.add_argument(
         "--scheduler-set",
         action="append",

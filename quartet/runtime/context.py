@@ -1,6 +1,6 @@
 """What the runtime gives the main coroutine of a process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -119,8 +119,8 @@ class Context(Protocol):
         """Put the metrics that the function returns into the Snapshot of each second; `open_inbox` does so itself."""
         ...
 
-    def dropped_frames(self) -> Mapping[str, float]:
-        """Return how many frames the inbox has not acted upon, by metric name with the reason."""
+    def process_metrics(self) -> Metrics:
+        """Return what every process reports: its memory and processor time, and what became of its frames."""
         ...
 
     def ready(self, facts: Facts) -> None:

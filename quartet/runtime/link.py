@@ -129,6 +129,7 @@ class Inbox:
         self._on_frame = on_frame
         self._on_batch_end = on_batch_end
         self._dropped = dropped
+        self._depth = 0
         self._loop = asyncio.get_running_loop()
 
     def open(self) -> None:
@@ -150,6 +151,8 @@ class Inbox:
             self._take(data)
         else:
             self._loop.call_soon(self._drain)
+        if taken > self._depth:
+            self._depth = taken
         if taken:
             try:
                 self._on_batch_end()
@@ -168,6 +171,11 @@ class Inbox:
             # Only an api process gets here: of any other a bug of the core ends the process (Context.on_bug).
             self._dropped["handler"] += 1
             log.exception("a handler failed")
+
+    def take_depth(self) -> int:
+        """Return how many frames waited at most when the inbox was looked at, since the last call."""
+        depth, self._depth = self._depth, 0
+        return depth
 
     def keep_reachable(self) -> None:
         """Bind again if the socket's file is gone. Called each second."""
@@ -198,6 +206,7 @@ class ThreadLink:
         self._outboxes = Outboxes(context, run_dir, encoder)
         self._decode = decoder.decode
         self._dropped = dropped
+        self._waiting = self._depth = 0
 
     def recv(self, timeout_s: float) -> tuple[Source, Any] | None:
         """Return the next good frame, or None after `timeout_s`; bad ones are counted and skipped."""
@@ -208,7 +217,9 @@ class ThreadLink:
         while True:
             try:
                 data = self._socket.recv(zmq.NOBLOCK)
+                self._waiting += 1
             except zmq.Again:
+                self._depth, self._waiting = max(self._depth, self._waiting), 0
                 left_ms = int((deadline_s - time.monotonic()) * 1000) if timeout_s > 0 else 0
                 if left_ms <= 0:
                     return None
@@ -222,6 +233,11 @@ class ThreadLink:
             except FrameError as error:
                 self._dropped[error.reason] += 1
                 log.debug("frame dropped: %s", error)
+
+    def take_depth(self) -> int:
+        """Return how many frames in a row did not have to be waited for, at most, since the last call. Any thread."""
+        depth, self._depth = self._depth, 0
+        return depth
 
     def keep_reachable(self) -> None:
         """Have the thread bind again if the socket's file is gone. Called each second, from any thread."""

@@ -28,6 +28,7 @@ from quartet.runtime.core import SUPERVISOR_NAME, Metrics
 from quartet.runtime.interpreter import configure_logging, defer_collection, settle_memory
 from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
+from quartet.runtime.vitals import Vitals
 from quartet.wire.codec import Decoder, Encoder, Source
 from quartet.wire.errors import ConfigError, StartError
 from quartet.wire.frames import (
@@ -68,9 +69,10 @@ class ProcessContext:
         self._loop = asyncio.get_running_loop()
         self._drain: asyncio.Future[Drain] = self._loop.create_future()
         self._promotion: asyncio.Future[bool] = self._loop.create_future()
-        self._metrics: Callable[[], Metrics] | None = None
+        self._metrics: Callable[[], Metrics] = lambda: Metrics({}, {})
         self._on_process_table: Callable[[ProcessTable], None] | None = None
         self._inbox: Inbox | ThreadLink | None = None
+        self._vitals = Vitals(self._dropped)
         self.is_ready = False
         self._take(assignment)
 
@@ -135,9 +137,9 @@ class ProcessContext:
         """Put the metrics that the function returns into the Snapshot of each second."""
         self._metrics = metrics
 
-    def dropped_frames(self) -> dict[str, float]:
-        """Return how many frames were not acted upon, by metric name."""
-        return {f'frames_dropped{{reason="{reason}"}}': float(count) for reason, count in [*self._dropped.items()]}
+    def process_metrics(self) -> Metrics:
+        """Return what the vitals of this process are."""
+        return self._vitals.metrics(self.role.label)
 
     def ready(self, facts: Facts) -> None:
         """Report Ready. A phase that the main coroutine has declared itself is kept."""
@@ -145,6 +147,7 @@ class ProcessContext:
         if self._phase[0] == "starting":
             self.set_phase("serving")
         self.is_ready = True
+        self._vitals.on_ready()
         self._channel.send(Ready(facts))
 
     def on_bug(self) -> None:
@@ -213,9 +216,9 @@ class ProcessContext:
             await asyncio.sleep(SNAPSHOT_S)
             if self._inbox is not None:
                 self._inbox.keep_reachable()
-            gauges, counters = self._metrics() if self._metrics is not None else Metrics({}, {})
-            counters = {**self.dropped_frames(), **counters}
-            snapshot = Snapshot(self.role, self.rank, self.epoch, dict(gauges), counters)
+                self._vitals.queue_depth = self._inbox.take_depth()
+            numbers = self._vitals.with_metrics(self.role.label, self._metrics())
+            snapshot = Snapshot(self.role, self.rank, self.epoch, *numbers)
             for process in self.process_table.processes:
                 name = process_name(process.role, process.rank)
                 if process.role is Role.API and name != self.name:

@@ -6,12 +6,14 @@ import msgspec
 from msgspec import inspect
 
 from quartet.wire.config import ModelConfig, SchedulerConfig, ServerConfig, WorkerConfig
+from quartet.wire.monitoring import MonitoringConfig
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "model": ModelConfig,
     "server": ServerConfig,
     "scheduler": SchedulerConfig,
     "worker": WorkerConfig,
+    "monitoring": MonitoringConfig,
 }
 
 RARE = frozenset(

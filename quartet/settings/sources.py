@@ -107,12 +107,16 @@ def _plain(server: ServerConfig) -> ServerConfig:
     return msgspec.structs.replace(server, host=host, **paths)
 
 
+SERVING = ("server", "monitoring")
+"""Sections that say nothing to an engine without a server."""
+
+
 def keyword_config(settings: Mapping[str, Any]) -> Config:
     """Make a configuration from keywords named after the fields of quartet.wire.config, and the environment.
 
     Settings of the HTTP server do not apply. Raises ConfigError for an unknown name or a value that is not allowed.
     """
-    known = {name: setting.section for name, setting in SETTINGS.items() if setting.section != "server"}
+    known = {name: setting.section for name, setting in SETTINGS.items() if setting.section not in SERVING}
     for name in settings:
         if name not in known:
             raise ConfigError(f"{name} is not a setting" + did_you_mean(name, list(known)))

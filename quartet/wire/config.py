@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from quartet.wire.monitoring import MonitoringConfig
+from quartet.wire.section import Section
+
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Architectures, as config.json names them, that the model worker can run."""
 TRITON_PAGE_SIZES = (16, 32, 64, 128)
@@ -19,11 +22,7 @@ DEFAULT_SLOTS_CPU = 64
 """Most requests that run at once without --max-running-requests, on a GPU and on the CPU."""
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the sections; also travels in frames."""
-
-
-class ResolvedModel(_Section, frozen=True):
+class ResolvedModel(Section, frozen=True):
     """What start-up learnt about the model from its folder; see quartet.checkpoint.resolve.
 
     `folder` is in Hugging Face layout (config.json, safetensors, tokenizer.json), also for a model that came as GGUF.
@@ -37,10 +36,10 @@ class ResolvedModel(_Section, frozen=True):
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None = None
     chat_template: str | None = None
-    default_sampling: dict[str, float] = {}
+    default_sampling: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-class ModelConfig(_Section, frozen=True):
+class ModelConfig(Section, frozen=True):
     """Which model, and how to load it."""
 
     model_path: Annotated[str, Meta(description="folder, .gguf file, hub id, or smollm2 (bundled by a package)")] = (
@@ -60,7 +59,7 @@ class ModelConfig(_Section, frozen=True):
     chat_template: Annotated[str, Meta(description="file with a jinja2 chat template; default: the model's")] = ""
 
 
-class ServerConfig(_Section, frozen=True):
+class ServerConfig(Section, frozen=True):
     """The HTTP server, the number of processes, and the supervisor's limits."""
 
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
@@ -135,7 +134,7 @@ POLICIES = (
 MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
 
 
-class SchedulerConfig(_Section, frozen=True):
+class SchedulerConfig(Section, frozen=True):
     """Scheduling. Names are SGLang's where SGLang has one; rule ids are those of docs/scheduling-rules.md.
 
     The fields in quartet.settings.RARE have no flag of their own; `--scheduler-set name=value` sets them.
@@ -247,7 +246,7 @@ class SchedulerConfig(_Section, frozen=True):
     random_seed: Annotated[int, Meta(description="seed of policy random and of drawn request seeds")] = 0
 
 
-class WorkerConfig(_Section, frozen=True):
+class WorkerConfig(Section, frozen=True):
     """The model worker."""
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: cuda if there is one, else cpu")] = "auto"
@@ -276,20 +275,21 @@ class WorkerConfig(_Section, frozen=True):
     ] = ""
 
 
-class ScriptedReply(_Section, frozen=True):
+class ScriptedReply(Section, frozen=True):
     """What the simulated worker answers to a prompt that contains a text; see worker_proc.scripted."""
 
     contains: str
     reply: str
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """The whole configuration of a launch."""
 
     model: ModelConfig = ModelConfig()
     server: ServerConfig = ServerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     worker: WorkerConfig = WorkerConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     resolved: ResolvedModel | None = None
     script: tuple[ScriptedReply, ...] = ()
 

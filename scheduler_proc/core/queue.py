@@ -41,6 +41,11 @@ class WaitingQueue:
         """How many tokens the waiting requests have, of which some may be found cached."""
         return sum(request.uncomputed_tokens for request in self.waiting)
 
+    def by_reason(self) -> dict[str, int]:
+        """Return how many requests wait for a place at first (capacity), and how many again (retracted)."""
+        retracted = sum(request.timeline.retractions > 0 for request in self.waiting)
+        return {"capacity": len(self.waiting) - retracted, "retracted": retracted}
+
     def add(self, request: Request, now: float) -> None:
         """Put a request at the tail, with a new entry number: for the first time or after a retraction (RET-7)."""
         self._number(request)

@@ -39,4 +39,4 @@ async def test_a_step_of_many_seconds_is_waited_for(tmp_path: Path) -> None:
     with launch("delay:28", tmp_path / "once") as server:
         await streams(server)
         assert server.topology()["worker-0"]["restarts"] == 0
-        assert 'quartet_api_replays_total{process="api-0"} 0.0' in server.get("/metrics")[1]
+        assert 'quartet_api_replays_total{model_name="smollm2",process="api-0"} 0.0' in server.get("/metrics")[1]

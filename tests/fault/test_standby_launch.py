@@ -73,7 +73,7 @@ async def check_takeover(server: Server) -> float:
 async def test_the_standby_takes_the_place_of_a_dead_worker(simulated: Server) -> None:
     for _ in range(2):
         await check_takeover(simulated)
-    assert 'quartet_process_up{rank="0",role="standby"}' in simulated.get("/metrics")[1]
+    assert 'quartet_process_up{model_name="smollm2",rank="0",role="standby"}' in simulated.get("/metrics")[1]
 
 
 async def test_a_second_death_before_the_next_standby_is_ready_is_an_ordinary_restart(simulated: Server) -> None:
@@ -151,8 +151,9 @@ async def test_the_real_model_is_exact_across_the_death_of_the_holder(real: Serv
     for name in ("weights-0", "worker-0", "standby-0"):
         assert rows[name]["restarts"] == before[name]["restarts"] + 1 and rows[name]["state"] == "ready"
     gauges = real.get("/metrics")[1]
-    phases = {line.split("{")[0] for line in gauges.splitlines() if 'process="worker-0"' in line and "start_up" in line}
-    assert {f"quartet_worker_start_up_{phase}_seconds" for phase in ("imports", "load", "warm_up")} <= phases
+    found = [line for line in gauges.splitlines() if line.startswith("quartet_worker_start_up_seconds{")]
+    phases = {line.split('phase="')[1].split('"')[0] for line in found if 'process="worker-0"' in line}
+    assert {"imports", "load", "warm_up"} <= phases
 
 
 @pytest.mark.slow

@@ -80,8 +80,8 @@ class FakeContext:
     def report_metrics(self, metrics: Callable[[], Metrics]) -> None:
         self.metrics = metrics
 
-    def dropped_frames(self) -> dict[str, float]:
-        return {}
+    def process_metrics(self) -> Metrics:
+        return Metrics({}, {})
 
     def ready(self, facts: Facts) -> None:
         self.facts = facts

@@ -91,7 +91,11 @@ class MemoryEngine:
 
     def scheduler_gauges(self) -> Mapping[str, float]:
         """Return the scheduler's gauges, as its Snapshots carry them."""
-        return self._cores[Role.SCHEDULER].metrics().gauges
+        return self.metrics_of(Role.SCHEDULER).gauges
+
+    def metrics_of(self, role: Role) -> Metrics:
+        """Return what the Snapshots of a process carry."""
+        return self._cores[role].metrics()
 
     def metric(self, name: str) -> float:
         """Return a metric, summed over the processes."""

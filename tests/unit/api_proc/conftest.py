@@ -21,6 +21,7 @@ from api_proc.shapes import read_shape
 from quartet.runtime.clock import MonotonicClock
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, ServerConfig
 from quartet.wire.ids import Epoch
+from quartet.wire.monitoring import MonitoringConfig
 
 
 @dataclass
@@ -66,6 +67,7 @@ async def make_api() -> AsyncIterator[MakeApi]:
         run_dir: Path | None = None,
         epoch: int = 1,
         rank: int = 0,
+        monitoring: MonitoringConfig | None = None,
         **server: Any,
     ) -> Api:
         engine = FakeEngine()
@@ -73,6 +75,7 @@ async def make_api() -> AsyncIterator[MakeApi]:
             model=ModelConfig(),
             server=ServerConfig(**server),
             scheduler=scheduler or SchedulerConfig(),
+            monitoring=monitoring or MonitoringConfig(),
             resolved=MODEL,
         )
         seeds = iter(range(1, 10_000))

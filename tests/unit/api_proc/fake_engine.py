@@ -146,13 +146,13 @@ class FakeEngine:
                 Role.SCHEDULER,
                 0,
                 Epoch(1),
-                {"num_running_reqs": 3.0, "token_usage": 0.25, 'cache_config_info{page_size="16"}': 1.0, "bad name": 1},
+                {"num_running_reqs": 3.0, "token_usage": 0.25, "kv_capacity_tokens": 1600.0, "bad name": 1},
                 {
-                    "generation_tokens": 1234.0,
+                    "output_tokens": 1234.0,
+                    "input_tokens": 400.0,
+                    "cached_tokens": 100.0,
+                    "retractions": 7.0,
                     'frames_dropped{reason="crc"}': 2.0,
-                    'step_seconds_bucket{le="+Inf"}': 2,
-                    "step_seconds_sum": 0.5,
-                    "step_seconds_count": 2,
                 },
             )
         }
@@ -168,7 +168,7 @@ class FakeEngine:
         self.written.append((rid, seconds))
 
     def journal_metrics(self) -> Metrics:
-        return Metrics({"journal_requests": float(len(self.outputs))}, {"replays": 0.0})
+        return Metrics({"api_live_requests": float(len(self.outputs))}, {"api_replays": 0.0})
 
     def adopt(self, adopted: Adopted) -> FakeOutputStream:
         output = FakeOutputStream(adopted.request, adopted.rid)

@@ -156,7 +156,7 @@ async def test_a_lost_connection_costs_nothing_and_only_one_reads(api: Api) -> N
     assert [number_of(event) for event in rest] == [2, 3, 4, 5]
     assert "two" in rest[0] and "three" in rest[1] and "[DONE]" in rest[3]
     _, metrics, _ = await api.get("/metrics")
-    assert 'quartet_streams_resumed_total{process="api-0"} 1.0' in metrics
+    assert 'quartet_streams_resumed_total{model_name="toy",process="api-0"} 1.0' in metrics
 
 
 async def test_an_unread_response_is_aborted_when_its_window_has_passed(api: Api) -> None:

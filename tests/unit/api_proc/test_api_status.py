@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quartet.runtime.core import Metrics
@@ -44,9 +45,10 @@ async def test_metrics_of_every_process_can_be_parsed(api: Any) -> None:
     await api.get("/nothing")
     got = await families(api)
     assert all(name.startswith("quartet_") for name in got)
+    assert [name for name, family in got.items() if not family.documentation] == []
     running = got["quartet_num_running_reqs"]
     assert (running.type, running.samples[0].value) == ("gauge", 3.0)
-    assert running.samples[0].labels == {"process": "scheduler-0"}
+    assert running.samples[0].labels == {"process": "scheduler-0", "model_name": "toy"}
     tokens = got["quartet_generation_tokens"]
     assert (tokens.type, tokens.samples[0].name, tokens.samples[0].value) == (
         "counter",
@@ -54,13 +56,17 @@ async def test_metrics_of_every_process_can_be_parsed(api: Any) -> None:
         1234.0,
     )
     dropped = got["quartet_frames_dropped"].samples[0]
-    assert (dropped.labels, dropped.value) == ({"process": "scheduler-0", "reason": "crc"}, 2.0)
-    assert got["quartet_step_seconds"].type == "histogram"
-    assert got["quartet_cache_config_info"].samples[0].labels["page_size"] == "16"
+    labels = {"process": "scheduler-0", "reason": "crc", "model_name": "toy"}
+    assert (dropped.labels, dropped.value) == (labels, 2.0)
+    assert got["quartet_time_to_first_token_seconds"].type == "histogram"
+    sizes = got["quartet_cache_config_info"].samples[0].labels
+    assert (sizes["page_size"], sizes["num_pages"]) == ("16", "100")
+    assert got["quartet_cache_hit_rate"].samples[0].value == 0.25
+    assert got["quartet_prompt_tokens"].samples[0].value == got["quartet_prefix_queries"].samples[0].value == 400
     assert "quartet_bad name" not in got
     up = {(one.labels["role"], one.value) for one in got["quartet_process_up"].samples}
     assert up == {("scheduler", 1.0), ("worker", 0.0)}
-    assert got["quartet_journal_requests"].samples[0].labels == {"process": "api-0"}
+    assert got["quartet_api_live_requests"].samples[0].labels == {"process": "api-0", "model_name": "toy"}
 
 
 async def test_own_counts_and_latencies(api: Any) -> None:
@@ -75,6 +81,9 @@ async def test_own_counts_and_latencies(api: Any) -> None:
     assert ttft["quartet_time_to_first_token_seconds_count"] == 3
     generated = {one.name: one.value for one in got["quartet_request_generation_tokens"].samples}
     assert generated["quartet_request_generation_tokens_sum"] == 4 + 4 + 4
+    for stage, seconds in (("queue", 0.002), ("prefill", 0.01), ("decode", 0.03)):
+        sums = {one.name: one.value for one in got[f"quartet_request_{stage}_time_seconds"].samples}
+        assert sums[f"quartet_request_{stage}_time_seconds_sum"] == pytest.approx(3 * seconds)
     http = {(one.labels["route"], one.labels["status"]): one.value for one in got["quartet_http_requests"].samples}
     assert http[("/v1/chat/completions", "200")] == 2
     assert http[("/v1/chat/completions", "400")] == 1

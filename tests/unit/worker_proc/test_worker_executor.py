@@ -194,10 +194,9 @@ async def test_metrics_say_how_long_each_phase_of_the_start_took(tmp_path: Path)
     context.show_scheduler(1)
     context.arrive(SchedulerHello(WORKER, 100))
     async with running(main, context):
-        phases = {name.removeprefix("worker_start_up_"): seconds for name, seconds in context.metrics().gauges.items()}
-    names = ("imports", "load", "kernels", "warm_up", "graphs")
-    assert set(phases) == {f"{name}_seconds" for name in names} and min(phases.values()) >= 0.0
-    assert phases["load_seconds"] > 0.0 and phases["warm_up_seconds"] > 0.0
+        phases = {name.split('"')[1]: seconds for name, seconds in context.metrics().gauges.items()}
+    assert set(phases) == {"imports", "load", "kernels", "warm_up", "graphs"} and min(phases.values()) >= 0.0
+    assert phases["load"] > 0.0 and phases["warm_up"] > 0.0
 
 
 def test_a_grammar_is_compiled_beside_the_steps() -> None:

@@ -88,7 +88,7 @@ async def test_a_standby_is_ready_twice_and_serves_under_the_epoch_of_its_place(
             while context.facts is None or not any(isinstance(one, StepResult) for one in context.link.sent):
                 await asyncio.sleep(0.005)
         assert context.facts["kv_tokens"] == 400 and float(context.facts["takeover_s"]) > 0
-        assert context.metrics().gauges["worker_start_up_takeover_seconds"] > 0
+        assert context.metrics().gauges['worker_start_up_seconds{phase="takeover"}'] > 0
 
 
 async def test_a_standby_without_a_place_ends_with_the_drain() -> None:

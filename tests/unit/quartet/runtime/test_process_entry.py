@@ -177,7 +177,15 @@ def test_metrics_and_dropped_frames_are_reported_to_each_api_process(rig: Rig) -
     child = rig.start()
     rig.next(Ready)
     child.channel.send(ProcessTable([API], False, 1))
-    assert rig.heard(Snapshot).gauges == {"stub": 1.5}
+    gauges = rig.heard(Snapshot).gauges
+    assert gauges.pop("stub") == 1.5
+    role = '{role="scheduler"}'
+    assert gauges.keys() == {
+        f"ipc_queue_depth{role}",
+        f"process_resident_memory_bytes{role}",
+        f"process_start_up_seconds{role}",
+    }
+    assert gauges[f"process_resident_memory_bytes{role}"] > 1e6 and 0 < gauges[f"process_start_up_seconds{role}"] < 60
     with closing(rig.stranger()) as stranger:
         stranger.send(b"nothing that we know")
         deadline = time.monotonic() + 5
