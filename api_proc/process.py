@@ -21,6 +21,7 @@ from api_proc.openai.chat_format import format_names
 from api_proc.server.connection import Connection, ConnectionLimits
 from api_proc.server.resume.recovery import Recovery
 from api_proc.server.service import Service
+from api_proc.server.traffic import log_traffic
 from api_proc.shapes import read_shape
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.core import ClientCore
@@ -61,7 +62,13 @@ async def main(context: Context) -> None:
     Recovery(service, context.epoch, read_shape).run()
     async with serve_http(service, context.listen_fd) as (host, port):
         facts: Facts = {"host": host, "port": port, "model": service.model_name, **format_names(context.config)}
-        await shell.serve(facts, partial(drain, service, engine))
+        # One process tells of all.
+        reporter = asyncio.create_task(log_traffic(service)) if context.rank == 0 else None
+        try:
+            await shell.serve(facts, partial(drain, service, engine))
+        finally:
+            if reporter is not None:
+                reporter.cancel()
 
 
 @contextlib.asynccontextmanager

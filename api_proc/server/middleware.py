@@ -1,11 +1,13 @@
 """What wraps every route: the API key, the request id, errors in the shape of the API, and counting."""
 
+import asyncio
 import logging
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from api_proc.server import request_ids
+from api_proc.server.access_log import log_access
 from api_proc.server.auth import Access
 from api_proc.server.cors import Cors
 from api_proc.server.dialects import dialect_of
@@ -25,6 +27,7 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
     @web.middleware
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_ids.begin(request)
+        started_s = service.clock.now()
         response: web.StreamResponse | None
         try:
             response = cors.preflight(request)
@@ -33,9 +36,16 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
                 response = await handler(request)
         except Exception as error:
             response = _failure(service, request, error)
-        resource = request.match_info.route.resource
-        service.stats.http[(resource.canonical if resource else "other", response.status)] += 1
+        except asyncio.CancelledError:
+            _count(request, CLIENT_CLOSED, started_s)
+            raise
+        _count(request, response.status, started_s)
         return response
+
+    def _count(request: web.Request, status: int, started_s: float) -> None:
+        resource = request.match_info.route.resource
+        service.stats.http[(resource.canonical if resource else "other", status)] += 1
+        log_access(request, status, service.clock.now() - started_s)
 
     return outermost
 

@@ -12,6 +12,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
+from api_proc.server.access_log import USAGE, log_requests
 from api_proc.server.admission import Place
 from api_proc.server.engine_client import EngineClient, OutputStream
 from api_proc.server.pipe import ResponsePipe
@@ -67,6 +68,7 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
             service.stats,
             place.on_output,
         )
+        request[USAGE] = usage
         write = _stream if task.is_stream else _whole
         try:
             return await write(request, service, task, outputs, task.shape.renderer(outputs, task.choices_each), usage)
@@ -90,6 +92,7 @@ async def accepted(service: Service, task: ResponseTask, place: Place) -> list[O
         place.on_refused(error)
         raise
     place.on_accepted()
+    log_requests(service.config.monitoring, task.requests, outputs)
     return outputs
 
 

@@ -174,6 +174,20 @@ class UsageCounter:
             max((part.decode_s for part in parts), default=0.0),
         )
 
+    def summary(self) -> dict[str, int | float | str]:
+        """Return what a line of the log says of the response: tokens, finish, times in milliseconds."""
+        reasons = {finish.reason if finish is not None else "unfinished" for finish in self.finishes}
+        firsts = self.finishes[:: self._choices_each]
+        queue_s, _, _ = self.stages()
+        return {
+            "prompt": sum(self._prompt_tokens),
+            "cached": sum(finish.timings.cached_tokens for finish in firsts if finish),
+            "output": sum(self.counts),
+            "finish": "+".join(sorted(reasons)),
+            "queue_ms": _ms(queue_s),
+            "ttft_ms": _ms(max(0.0, self._first_s - self._start_s)) if self._first_s else 0.0,
+        }
+
     def timings(self) -> bytes:
         """Return where the time of the response went, as JSON: the slowest choice, in milliseconds."""
         parts = [finish.timings for finish in self.finishes if finish is not None]

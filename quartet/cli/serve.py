@@ -1,12 +1,14 @@
 """quartet serve: start the engine and its HTTP server."""
 
 import argparse
+import os
 
 import msgspec
 
 from quartet.cli.options import add_options
 from quartet.runtime.installed import require_torch
 from quartet.runtime.lifetime import stop_signals_exit
+from quartet.runtime.output import STDERR, terminal_columns
 from quartet.settings import build_config
 from quartet.wire.config import ServerConfig
 from quartet.wire.errors import ConfigError
@@ -39,7 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     with stop_signals_exit():
         script = read_script(config.worker.simulated_script)
-        config = msgspec.structs.replace(config, resolved=resolve_model(config.model), script=script)
+        is_coloured = terminal_columns(STDERR) > 0 and not os.environ.get("NO_COLOR")
+        config = msgspec.structs.replace(
+            config, resolved=resolve_model(config.model), script=script, is_coloured=is_coloured
+        )
         device = find_device(config)
         memory = "" if device is None else plan_memory(config, device).line
         return Supervisor(config, memory=memory).run()

@@ -1,8 +1,6 @@
-"""What a process sets in its Python interpreter: logging and garbage collection."""
+"""What a process sets in its Python interpreter: garbage collection."""
 
 import gc
-import logging
-import sys
 
 
 def defer_collection() -> None:
@@ -17,10 +15,3 @@ def settle_memory() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
     gc.enable()
-
-
-def configure_logging(level: str, name: str) -> None:
-    """Log to standard error, one line an event, with the process's name; a line that cannot be written is lost."""
-    logging.raiseExceptions = False
-    line = f"%(asctime)s {name:<11} %(levelname).1s %(message)s"
-    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=line, force=True)

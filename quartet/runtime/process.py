@@ -25,9 +25,10 @@ from quartet.runtime.clock import Clock, MonotonicClock
 from quartet.runtime.context import BlockingLink, Context, Facts, FrameHandler, OpenInbox
 from quartet.runtime.control import ControlChannel
 from quartet.runtime.core import SUPERVISOR_NAME, Metrics
-from quartet.runtime.interpreter import configure_logging, defer_collection, settle_memory
+from quartet.runtime.interpreter import defer_collection, settle_memory
 from quartet.runtime.lifetime import depend_on_parent
 from quartet.runtime.link import Inbox, Outboxes, ThreadLink
+from quartet.runtime.logs import configure_logging
 from quartet.runtime.vitals import Vitals
 from quartet.wire.codec import Decoder, Encoder, Source
 from quartet.wire.errors import ConfigError, StartError
@@ -191,7 +192,7 @@ class ProcessContext:
             elif isinstance(message, Assignment) and not self._promotion.done():
                 self._outboxes.close()
                 self._take(message)
-                configure_logging(self.config.server.log_level, self.name)
+                _configure_logging(message)
                 self._promotion.set_result(True)
         if table is not None:
             self.process_table = table
@@ -249,8 +250,13 @@ def run_process(main: Main) -> None:
     if not isinstance(assignment, Assignment):
         sys.exit(1)
     control.setblocking(False)
-    configure_logging(assignment.config.server.log_level, process_name(assignment.role, assignment.rank))
+    _configure_logging(assignment)
     sys.exit(uvloop.run(_run(assignment, channel, main)))
+
+
+def _configure_logging(assignment: Assignment) -> None:
+    config, name = assignment.config, process_name(assignment.role, assignment.rank)
+    configure_logging(config.monitoring.log_level, name, config.monitoring.log_format, config.is_coloured)
 
 
 def _make_context(assignment: Assignment, channel: "ControlChannel[ChildInbound]") -> ProcessContext:

@@ -2,6 +2,7 @@
 
 import time
 
+from quartet.runtime.logs import json_line
 from quartet.runtime.output import STDOUT, write_line
 from quartet.wire.config import Config
 
@@ -13,7 +14,8 @@ class Progress:
 
     A line that cannot be written is lost. `memory` is the plan, shown once processes start."""
 
-    def __init__(self, memory: str = "") -> None:
+    def __init__(self, memory: str = "", is_json: bool = False) -> None:
+        self._is_json = is_json
         self._started_s = time.monotonic()
         self._memory = memory
         self._shown: dict[str, str] = {}
@@ -29,7 +31,11 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Show one line with the time since the start."""
-        write_line(self.stamp() + text)
+        if self._is_json:
+            seconds = round(time.monotonic() - self._started_s, 3)
+            write_line(json_line(time.time(), "INFO", "supervisor", text, {"since_start_s": seconds}))
+        else:
+            write_line(self.stamp() + text)
 
     def stamp(self) -> str:
         """Return the time since the start as the beginning of a line."""
@@ -40,14 +46,25 @@ class Progress:
         model = config.require_model()
         seconds = time.monotonic() - self._started_s
         capacity = int(facts.get("kv_tokens", 0))
-        page = "" if config.server.disable_ui else f"In a browser: {url}/\n"
-        write_line(
+        sentence = (
             f"Quartet is ready at {url}/v1 after {seconds:.1f} s: model {model.name} "
             f"({facts.get('dtype', '?')} on {facts.get('device', '?')}, "
             f"{facts.get('attention', 'no')} attention), "
             f"KV cache {capacity} tokens, policy {config.scheduler.schedule_policy}, "
-            f"tool calls {facts.get('tool_call_parser', '?')}, reasoning {facts.get('reasoning_parser', '?')}.\n"
-            f"{page}Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
+            f"tool calls {facts.get('tool_call_parser', '?')}, reasoning {facts.get('reasoning_parser', '?')}."
+        )
+        page = "" if config.server.disable_ui else f"In a browser: {url}/\n"
+        phases = {name.removesuffix("_s"): value for name, value in facts.items() if name.endswith("_s")}
+        if self._is_json:
+            fields = {**facts, "url": url, "ready_s": round(seconds, 3)}
+            write_line(json_line(time.time(), "INFO", "supervisor", sentence, fields), STDOUT)
+            return
+        if phases:
+            sentence += (
+                " Start of the worker: " + ", ".join(f"{one} {float(s):.1f} s" for one, s in phases.items()) + "."
+            )
+        write_line(
+            f"{sentence}\n{page}Try: curl {url}/v1/chat/completions -H 'content-type: application/json' "
             f'-d \'{{"model": "{model.name}", "stream": true, '
             f'"messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
             STDOUT,

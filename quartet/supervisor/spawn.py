@@ -27,7 +27,7 @@ class Child:
         passed = [theirs.fileno()] + ([listen_fd] if listen_fd >= 0 else [])
         command = [sys.executable, "-m", spec.module]
         command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
-        is_debugging = assignment.config.server.log_level == "debug"
+        is_debugging = assignment.config.monitoring.log_level == "debug"
         self.errors = ErrorOutput(holds_traceback=not assignment.is_recovery and not is_debugging)
         try:
             with stop_signals_blocked(), self.errors.write_end() as stderr:

@@ -54,7 +54,7 @@ class Supervisor:
             ProcessSlot(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
         ]
         self._standby = Standby(self._slots)
-        self._progress = Progress(memory)
+        self._progress = Progress(memory, config.monitoring.log_format == "json")
         self._notifier = Notifier()
         self._facts: Facts = {}
         self._was_ready = False
@@ -97,7 +97,7 @@ class Supervisor:
             watch.cancel()
             self._kill_all()
             if self._shutdown.failure is not None:
-                is_debugging = self._config.server.log_level == "debug"
+                is_debugging = self._config.monitoring.log_level == "debug"
                 self._shutdown.failure.show(self._progress.stamp(), self._run_dir.path.parent, is_debugging)
 
     def _on_signal(self, number: signal.Signals) -> None:

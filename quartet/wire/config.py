@@ -111,7 +111,6 @@ class ServerConfig(Section, frozen=True):
         str, Meta(description="file to which finished requests are written as a trace: lengths and hashed prefixes")
     ] = ""
     kv_events_config: Annotated[str, Meta(description="JSON: publish KV-cache events; keys as in vLLM")] = ""
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
     run_dir: Annotated[
         str,
         Meta(description="where the run directory is made; default: RUNTIME_DIRECTORY, XDG_RUNTIME_DIR or tmp"),
@@ -283,7 +282,7 @@ class ScriptedReply(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """The whole configuration of a launch."""
+    """The whole configuration of a launch. `is_coloured`: the log goes to a terminal."""
 
     model: ModelConfig = ModelConfig()
     server: ServerConfig = ServerConfig()
@@ -292,6 +291,7 @@ class Config(Section, frozen=True):
     monitoring: MonitoringConfig = MonitoringConfig()
     resolved: ResolvedModel | None = None
     script: tuple[ScriptedReply, ...] = ()
+    is_coloured: bool = False
 
     def require_model(self) -> ResolvedModel:
         """Return the resolved model; every child has it."""

@@ -15,3 +15,11 @@ class MonitoringConfig(Section, frozen=True):
         Literal["none", "vllm", "sglang"],
         Meta(description="export the metrics that routers read under that engine's names, too"),
     ] = "none"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="lines of the log: text, or an object for each")
+    ] = "text"
+    log_requests: Annotated[bool, Meta(description="log the parameters and lengths of every request")] = False
+    log_requests_level: Annotated[
+        int, Meta(ge=1, le=2, description="2: log the beginning of prompts, too; with --log-requests")
+    ] = 1

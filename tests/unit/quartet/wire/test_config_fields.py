@@ -67,7 +67,7 @@ def outside() -> list[tuple[str, inspect.Type, Any, Any]]:
 
 def test_the_sections_are_those_of_the_configuration() -> None:
     hints = {field.name: bare(field.type) for field in inspect.type_info(Config).fields}  # type: ignore[attr-defined]
-    assert set(SECTIONS) == set(hints) - {"resolved", "script"}
+    assert set(SECTIONS) == set(hints) - {"resolved", "script", "is_coloured"}
 
 
 @EVERY_FIELD
