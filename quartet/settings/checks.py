@@ -25,6 +25,8 @@ def check_together(config: Config) -> None:
         )
     if config.worker.simulated_script and not config.worker.simulated_worker:
         raise ConfigError("--simulated-script needs --simulated-worker: a model writes its own answers")
+    if config.server.demo and config.server.disable_ui:
+        raise ConfigError("--demo is a button of the page: drop --disable-ui")
     for flag, keys in (("--api-key", config.server.api_key), ("--admin-api-key", config.server.admin_api_key)):
         if any(not key.strip() for key in keys):
             raise ConfigError(f"{flag}: an empty key would admit every client; leave it out or give a key")

@@ -127,6 +127,17 @@ async def test_stop_aborts_the_request(page: Page, server: Server) -> None:
     assert not await page.evaluate(shows(".reply .text", "word149"))
 
 
+async def test_clear_stops_and_begins_another_conversation(page: Page) -> None:
+    await say(page, "a long one")
+    await page.until(shows(".reply .text", "word3 "))
+    await page.click("#clear")
+    await page.until("document.getElementById('stop').hidden && !document.querySelector('.reply')")
+    assert await page.evaluate("conversation.length") == 0
+    await say(page, "greet me")
+    await page.until(shows(".reply .meta", "retractions"))
+    assert await page.evaluate("conversation.length") == 2
+
+
 async def test_live_requests_are_shown_told_and_aborted(page: Page, server: Server) -> None:
     async with streams(server, 3, request_id=NAME) as tasks:
         await page.until("document.querySelectorAll('#requests tbody tr').length === 3")

@@ -253,6 +253,7 @@ def test_priority_as_a_policy_is_explained() -> None:
         (["--schedule-policy", "shortest-prefill-first", "--disable-radix-cache"], "--disable-radix-cache"),
         (["--retraction-policy", "priority"], "--enable-priority-scheduling"),
         (["--tbt-target-ms", "20"], "--step-order decode_first"),
+        (["--demo", "--disable-ui"], "drop --disable-ui"),
     ],
 )
 def test_settings_that_need_another(argv: list[str], needed: str) -> None:
