@@ -1,28 +1,31 @@
-"""The folder of converted models: one entry per source file, made once, complete or absent.
+"""The folder of converted models: one entry per content of a source file, made once, complete or absent.
 
 An entry is built in a temporary folder beside its final place, gets a manifest with the size of each file, and is
 renamed into place. A lock file keeps two converters of the same source from working at once; the second finds the
-first one's result. An entry that does not match its manifest is treated as absent and built again.
+first one's result. An entry that does not match its manifest is treated as absent and built again. A launch holds a
+shared lock on the manifest of its entry, so that no one removes what its worker will read again after a death.
 """
 
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from quartet.checkpoint.digest import file_digest
 from quartet.runtime.home import expand_home
 from quartet.wire.errors import ModelError
 
-_FORMAT = 3
-_MANIFEST = "quartet.json"
-_SAMPLE_BYTES = 1 << 20
+FORMAT = 4
+"""Of the entries; one more whenever the same source is converted to something else."""
+MANIFEST = "quartet.json"
+LOCK_SUFFIX, TEMPORARY = ".lock", ".tmp-"
 
 
 def cache_root() -> Path:
@@ -36,49 +39,72 @@ def cache_root() -> Path:
     return expand_home(parent, ModelError, otherwise).absolute() / "quartet"
 
 
+def models_folder() -> Path:
+    """Return the folder that holds the entries. Raises ModelError like `cache_root`."""
+    return cache_root() / "models"
+
+
 def entry_path(source: Path) -> Path:
     """Return the path of the converted form of the file `source`, whether it exists or not.
 
-    The key is made of size, modification time and both ends of the file: reading all of it would cost a large model
-    seconds at every start.
+    The name has a digest of the file's content, so that copies of a file share an entry. Raises OSError.
     """
-    status = source.stat()
-    digest = hashlib.sha256(f"{_FORMAT}:{status.st_size}:{status.st_mtime_ns}".encode())
-    with source.open("rb") as file:
-        digest.update(file.read(_SAMPLE_BYTES))
-        file.seek(max(0, status.st_size - _SAMPLE_BYTES))
-        digest.update(file.read(_SAMPLE_BYTES))
-    return cache_root() / "models" / f"{source.stem}-{digest.hexdigest()[:16]}"
+    return models_folder() / f"{source.stem}-{file_digest(source, cache_root() / 'digests')[:16]}-v{FORMAT}"
 
 
 def is_complete(entry: Path) -> bool:
     """Return whether `entry` holds every file of its manifest at its full size."""
     try:
-        sizes = json.loads((entry / _MANIFEST).read_bytes())["sizes"]
+        sizes = read_manifest(entry)["sizes"]
         return bool(sizes) and all((entry / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def build(entry: Path, make: Callable[[Path], None]) -> None:
+def read_manifest(entry: Path) -> dict[str, Any]:
+    """Return what `build` has noted about an entry: format, source, sizes. Raises OSError or ValueError."""
+    manifest = json.loads((entry / MANIFEST).read_bytes())
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{entry / MANIFEST} holds no object")
+    return manifest
+
+
+def build(entry: Path, make: Callable[[Path], None], source: Path | None = None) -> None:
     """Call `make` to build `entry` unless it is complete; blocks while another process builds it.
 
-    `make` gets an empty folder. If it raises, nothing is left behind. Raises OSError if the cache cannot be written.
+    `make` gets an empty folder. If it raises, nothing is left behind; `source` is noted in the manifest. Raises OSError
+    if the cache cannot be written.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(entry.with_name(f"{entry.name}.lock")):
+    with _locked(entry.with_name(f"{entry.name}{LOCK_SUFFIX}")):
         if is_complete(entry):
             return
-        for left_over in entry.parent.glob(f"{glob.escape(entry.name)}.tmp-*"):
+        for left_over in entry.parent.glob(f"{glob.escape(entry.name)}{TEMPORARY}*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{entry.name}{TEMPORARY}", dir=entry.parent))
         try:
             make(temporary)
-            _write_manifest(temporary)
+            _write_manifest(temporary, source)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep `folder`, if it is an entry, from being pruned, and note that it is used; never fails or waits."""
+    with suppress(OSError):
+        os.utime(folder / MANIFEST)
+    try:
+        file = (folder / MANIFEST).open("rb")
+    except OSError:
+        yield
+        return
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
 
 
 @contextmanager
@@ -93,6 +119,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _write_manifest(folder: Path) -> None:
+def _write_manifest(folder: Path, source: Path | None) -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    (folder / _MANIFEST).write_text(json.dumps({"format": _FORMAT, "sizes": sizes}), encoding="utf-8")
+    origin = str(source.absolute()) if source else ""
+    manifest = {"format": FORMAT, "source": origin, "sizes": sizes}
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

@@ -42,7 +42,7 @@ def convert(path: Path) -> Path:
 
     try:
         entry = entry_path(path)
-        build(entry, make)
+        build(entry, make, path)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise ModelError(

@@ -123,7 +123,6 @@ def _config(header: GgufHeader, arch: str, fields: _Fields) -> dict[str, Any]:
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "torch_dtype": "float32",
     }
 
 

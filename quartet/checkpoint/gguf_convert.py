@@ -1,4 +1,4 @@
-"""Turns a GGUF file into a folder in Hugging Face layout: float32 safetensors, config.json and the tokenizer.
+"""Turns a GGUF file into a folder in Hugging Face layout: safetensors that lose nothing, config.json, the tokenizer.
 
 llama.cpp stores the query and key rows of llama-like models in another order (it rotates neighbouring pairs, where
 Hugging Face rotates halves); they are put back here, so that no one downstream needs to know. Called by the converter
@@ -21,7 +21,7 @@ from quartet.checkpoint.gguf_fields import check_tokenizer, recommended_sampling
 from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
 from quartet.checkpoint.model_folder import default_sampling
-from quartet.checkpoint.safetensors_writer import write_float32
+from quartet.checkpoint.shards import StoredShape, as_stored, write_shards
 from quartet.checkpoint.spec import context_limit, parse_spec
 from quartet.checkpoint.weight_files import check_shapes
 from quartet.wire.errors import ModelError
@@ -61,6 +61,7 @@ def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> N
     factors = header.tensors.get(ROPE_FACTORS)
     config = hf_config(header, None if factors is None else _read_tensor(data, factors).tolist())
     _check_tensors(header, config)
+    config["torch_dtype"] = _dtype_of_matrices(header)
     generation = _generation_config(header.metadata, config)
     tokenizer = build_tokenizer(header.metadata)
     for key in unknown_keys(header.metadata, header.metadata["general.architecture"]):
@@ -70,7 +71,7 @@ def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> N
     _write_json(folder / "tokenizer_config.json", tokenizer_config(header.metadata, config["max_position_embeddings"]))
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation)
-    _write_weights(folder / "model.safetensors", data, header, config, report)
+    _write_weights(folder, data, header, config, report)
 
 
 def hf_name(name: str) -> str:
@@ -126,8 +127,19 @@ def _dequantise(rows: npt.NDArray[np.uint8], info: TensorInfo) -> Rows:
         raise ModelError(f"tensor {info.name!r} is quantised as {info.kind.name}, which is not supported") from error
 
 
+def _stored_dtype(info: TensorInfo) -> str:
+    """Return the smallest dtype in which the tensor's values lose nothing."""
+    return {"F16": "float16", "BF16": "bfloat16"}.get(info.kind.name, "float32")
+
+
+def _dtype_of_matrices(header: GgufHeader) -> str:
+    """Return the dtype of all matrices, as config.json names it: float32 if they differ. Norms do not count."""
+    found = {_stored_dtype(info) for info in header.tensors.values() if len(info.shape) > 1}
+    return found.pop() if len(found) == 1 else "float32"
+
+
 def _write_weights(
-    path: Path,
+    folder: Path,
     data: npt.NDArray[np.uint8],
     header: GgufHeader,
     config: dict[str, Any],
@@ -137,12 +149,14 @@ def _write_weights(
     is_permuted = header.metadata["general.architecture"] == "llama"
     num_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
 
-    def load(index: int) -> Rows:
+    def load(index: int) -> npt.NDArray[Any]:
         if index % 64 == 0:
             report(f"converting tensor {index} of {len(infos)}")
         info = infos[index]
         rows = _read_tensor(data, info)
         part = info.name.split(".")[-2]
-        return unpermute(rows, num_heads[part]) if is_permuted and part in num_heads else rows
+        if is_permuted and part in num_heads:
+            rows = unpermute(rows, num_heads[part])
+        return as_stored(rows, _stored_dtype(info))
 
-    write_float32(path, [(hf_name(info.name), info.shape) for info in infos], load)
+    write_shards(folder, [StoredShape(hf_name(info.name), info.shape, _stored_dtype(info)) for info in infos], load)

@@ -31,6 +31,7 @@ COMMANDS = (
     Command("chat", "talk to a running engine", "quartet.cli.chat"),
     Command("ps", "show the processes of a running engine", "quartet.cli.ps"),
     Command("bench", "measure a server or the offline engine", "quartet.cli.bench"),
+    Command("cache", "list the converted models on disk, and remove some", "quartet.cli.cache"),
     Command("simulate", "run the scheduler on virtual time", "quartet.cli.simulate"),
     Command("advise", "find the policy for a recorded trace", "quartet.cli.advise"),
 )

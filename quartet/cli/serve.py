@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 import msgspec
 
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_parsers(config.server)
     if not config.worker.simulated_worker:
         require_torch()
+    from quartet.checkpoint.cache import held
     from quartet.checkpoint.resolve import resolve_model
     from quartet.checkpoint.script_file import read_script
     from quartet.sizing.device import find_device
@@ -47,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         device = find_device(config)
         memory = "" if device is None else plan_memory(config, device).line
-        return Supervisor(config, memory=memory).run()
+        with held(Path(config.require_model().folder)):
+            return Supervisor(config, memory=memory).run()
 
 
 def _check_parsers(server: ServerConfig) -> None:

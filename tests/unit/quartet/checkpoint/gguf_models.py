@@ -88,6 +88,7 @@ def write_gguf(
     extra: Weights | None = None,
     metadata: dict[str, Any] | None = None,
     is_big_endian: bool = False,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0,
 ) -> Weights:
     """Write a tiny model to `path`; returns its weights under their Hugging Face names.
 
@@ -114,8 +115,7 @@ def write_gguf(
             stored = permute(values, HEADS)
         elif arch == "llama" and ".k_proj" in name:
             stored = permute(values, KV_HEADS)
-        if quantised and stored.ndim == 2:
-            kind = gguf.GGMLQuantizationType.Q8_0
+        if (quantised or kind is not gguf.GGMLQuantizationType.Q8_0) and stored.ndim == 2:
             writer.add_tensor(gguf_name(name), gguf.quants.quantize(stored, kind), raw_dtype=kind)
         else:
             writer.add_tensor(gguf_name(name), stored)
