@@ -1,12 +1,14 @@
-"""Makes what follows from the table of metrics (api_proc.admin.families): docs/metrics.md.
+"""Makes what follows from the table of metrics (api_proc.admin.families): its page, the dashboard, the alert rules.
 
-`python -m scripts.observability` writes it; a test compares it with what is committed.
+`python -m scripts.observability` writes the files; a test compares them with what is committed.
 """
 
 from pathlib import Path
 
 from api_proc.admin.aliases import ALIASES, Alias
 from api_proc.admin.families import FAMILIES, SECTIONS, Family
+from scripts.alerts import rules, scrape_example
+from scripts.dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Metrics
@@ -24,7 +26,12 @@ With `--metrics-alias`, beside our own, summed over the processes:
 
 def files() -> dict[str, str]:
     """Return what is made, by path from the root."""
-    return {"docs/metrics.md": metrics_page()}
+    return {
+        "docs/metrics.md": metrics_page(),
+        "deploy/grafana/quartet.json": dashboard(),
+        "deploy/prometheus/alerts.yml": rules(),
+        "deploy/prometheus/prometheus.yml": scrape_example(),
+    }
 
 
 def metrics_page() -> str:
