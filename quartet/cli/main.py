@@ -13,7 +13,7 @@ from quartet.cli.options import OneLineParser
 from quartet.runtime.failure_box import complain, show_failure
 from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output
 from quartet.version import __version__
-from quartet.wire.errors import EngineError, StartError
+from quartet.wire.errors import ConfigError, EngineError, StartError
 
 EXIT_ENGINE = 1
 
@@ -79,6 +79,9 @@ def _run(given: list[str]) -> int:
     except EngineError as error:
         complain(f"quartet: {error}")
         return EXIT_ENGINE
+    except MemoryError:
+        show_failure("out of memory: this process may not have as much as it needs; see ulimit -v")
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -1,6 +1,7 @@
 """The device that a launch will run on, found without torch: its memory and what it computes in."""
 
 import importlib.metadata
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +37,18 @@ def find_device(config: Config) -> Device | None:
     """Return the device that the worker of a launch takes; None for a GPU whose memory cannot be asked for.
 
     Raises ConfigError if CUDA is requested and cannot be had."""
-    if config.worker.simulated_worker or config.worker.device == "cpu":
-        return _host("simulated" if config.worker.simulated_worker else "cpu")
+    if config.worker.simulated_worker:
+        return _host("simulated")
+    device = _chosen(config)
+    has_kernels = device is None or device.is_cuda or os.environ.get("TRITON_INTERPRET", "0") != "0"
+    if config.worker.attention_backend == "triton" and not has_kernels:
+        raise ConfigError("--attention-backend triton needs a CUDA device; give --attention-backend torch")
+    return device
+
+
+def _chosen(config: Config) -> Device | None:
+    if config.worker.device == "cpu":
+        return _host("cpu")
     is_wanted = config.worker.device == "cuda"
     if torch_version().endswith(_CPU_BUILD):
         if is_wanted:

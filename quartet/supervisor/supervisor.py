@@ -50,9 +50,8 @@ class Supervisor:
     def __init__(self, config: Config, plan: list[ProcessSpec] | None = None, memory: str = "") -> None:
         self._config = config
         self._boot_id = secrets.randbits(63)
-        self._slots = [
-            ProcessSlot(spec, RestartPolicy(config.server.restart_limit)) for spec in plan or plan_processes(config)
-        ]
+        limit = config.server.restart_limit
+        self._slots = [ProcessSlot(spec, RestartPolicy(limit)) for spec in plan or plan_processes(config)]
         self._standby = Standby(self._slots)
         self._progress = Progress(memory, config.monitoring.log_format == "json")
         self._notifier = Notifier()
@@ -62,8 +61,7 @@ class Supervisor:
         self._pending_starts: set[asyncio.TimerHandle] = set()
 
     def run(self) -> int:
-        """Serve until a signal; returns the exit code. Raises ConfigError if the port or the run directory cannot be
-        used."""
+        """Serve until a signal; returns the exit code. Raises ConfigError if the launch cannot be started."""
         server = self._config.server
         run_dir = RunDirectory.create(server.run_dir, self._boot_id, self._progress.line)
         run_dir.start_janitor()
@@ -74,6 +72,10 @@ class Supervisor:
                 return asyncio.run(self._serve())
             except FrameError as error:
                 raise ConfigError(f"the configuration is too large, perhaps the chat template: {error}") from error
+            except OSError as error:
+                if self._was_ready:
+                    raise
+                raise ConfigError(f"no process can be started: {error.strerror}; see ulimit -a") from error
             finally:
                 listener.close()
         finally:
