@@ -87,7 +87,7 @@ async def test_an_event_has_the_load_the_processes_and_the_requests(api: Any) ->
 async def test_each_point_is_sent_once(api: Any) -> None:
     (first,) = await events(api, 1)
     last = api.engine.snapshots["scheduler-0"]
-    counters = {**last.counters, "retractions": 2.0}
+    counters = {**last.counters, "retractions": last.counters["retractions"] + 2}
     api.engine.snapshots["scheduler-0"] = Snapshot(Role.SCHEDULER, 0, Epoch(1), dict(last.gauges), counters)
     found = [point for event in await events(api, 3) for point in event["points"]]
     assert [point[0] for point in found] == [1, 2]
