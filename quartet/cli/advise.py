@@ -5,7 +5,7 @@ import json
 
 import msgspec
 
-from quartet.cli.simulate import add_simulation_arguments, chunk_tokens, read_workload, sized_engine
+from quartet.cli.simulate import SIMULATED, add_simulation_arguments, chunk_tokens, read_workload, sized_engine
 from quartet.settings import build_config
 from quartet.simulator.advise import advise
 from quartet.simulator.presets import preset
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a trace under every policy and print the recommendation; returns the exit code. Raises ConfigError."""
-    config = build_config(vars(arguments))
+    config = build_config(vars(arguments), names=SIMULATED)
     engine = sized_engine(preset(arguments.preset), config)
     advice = advise(read_workload(arguments, config), engine, config.scheduler, chunk_tokens(config, engine))
     if arguments.json:

@@ -7,18 +7,19 @@ from pathlib import Path
 import msgspec
 
 from quartet.cli.options import add_options
+from quartet.runtime.failure_box import complain
 from quartet.runtime.installed import require_torch
 from quartet.runtime.lifetime import stop_signals_exit
 from quartet.runtime.output import STDERR, terminal_columns
-from quartet.settings import build_config
+from quartet.settings import configure
 from quartet.wire.config import ServerConfig
 from quartet.wire.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and a flag for every setting."""
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or smollm2 (the default)"
+    parser.add_argument_group("model").add_argument(
+        "model", nargs="?", metavar="MODEL", help="folder, .gguf file or hub id (smollm2)"
     )
     add_options(parser)
 
@@ -30,7 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
         if options["model.model_path"] is not None:
             raise ConfigError(f"the model is given twice: {arguments.model} and {options['model.model_path']}")
         options["model.model_path"] = arguments.model
-    config = build_config(options)
+    configuration = configure(options)
+    config = configuration.config
+    for note in configuration.notes:
+        complain(f"quartet: {note}")
     _check_parsers(config.server)
     if not config.worker.simulated_worker:
         require_torch()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from quartet.cli.options import add_options
-from quartet.settings import build_config
+from quartet.settings import SETTINGS, build_config
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, PRESETS, preset
 from quartet.simulator.report import Report, make_report
@@ -25,9 +25,16 @@ from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
 from quartet.wire.lengths import AUTO_CHUNK, AUTO_CHUNK_CPU
 
+SIMULATED = frozenset(
+    {name for name, setting in SETTINGS.items() if setting.section == "scheduler"}
+    | {"max_total_tokens", "page_size", "context_length"}
+)
+"""The settings that a simulation has."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the workload, what to write, and the scheduler's settings."""
+    parser.usage = f"{parser.prog} (--scenario NAME | --trace FILE) [flags]"
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--scenario", choices=sorted(SCENARIOS), help="a workload by name")
     source.add_argument("--trace", metavar="FILE", help=f"a workload: {FORMATS}")
@@ -50,12 +57,12 @@ def add_simulation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", default=DEFAULT_PRESET, help=f"what steps cost: {', '.join(PRESETS)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_options(parser)
+    add_options(parser, SIMULATED)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one simulation and print its report; returns the exit code. Raises ConfigError."""
-    config = build_config(vars(arguments))
+    config = build_config(vars(arguments), names=SIMULATED)
     scenario = _scenario(arguments, config)
     config = _with_slots(config, scenario)
     if arguments.save_trace:

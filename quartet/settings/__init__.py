@@ -6,7 +6,18 @@ checks    what does not go together
 sources   where values come from, and the configuration that they make
 """
 
-from quartet.settings.fields import FD_NAMES, RARE, SECTIONS, SETTINGS, bare_type, fields_of, flag_of, variables_of
+from quartet.settings.fields import (
+    FD_NAMES,
+    RARE,
+    SECTIONS,
+    SETTINGS,
+    SHORT_HELP,
+    Setting,
+    bare_type,
+    fields_of,
+    flag_of,
+    variables_of,
+)
 from quartet.settings.sources import Configuration, build_config, configure, did_you_mean, keyword_config
 from quartet.settings.values import parse_value
 
@@ -15,7 +26,9 @@ __all__ = [
     "RARE",
     "SECTIONS",
     "SETTINGS",
+    "SHORT_HELP",
     "Configuration",
+    "Setting",
     "bare_type",
     "build_config",
     "configure",

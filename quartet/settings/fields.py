@@ -43,6 +43,37 @@ RARE = frozenset(
 )
 """Fields of SchedulerConfig that are set by --scheduler-set."""
 
+SHORT_HELP = frozenset(
+    {
+        "served_model_name",
+        "dtype",
+        "context_length",
+        "chat_template",
+        "host",
+        "port",
+        "api_key",
+        "tool_call_parser",
+        "reasoning_parser",
+        "shutdown_timeout",
+        "standby",
+        "log_level",
+        "schedule_policy",
+        "enable_priority_scheduling",
+        "max_running_requests",
+        "max_queued_requests",
+        "chunked_prefill_size",
+        "disable_radix_cache",
+        "step_order",
+        "tbt_target_ms",
+        "device",
+        "mem_fraction_static",
+        "max_total_tokens",
+        "page_size",
+        "disable_cuda_graph",
+    }
+)
+"""Settings that --help shows; --help-all shows the others as well."""
+
 FD_NAMES = frozenset(
     {
         "init_new_token_ratio",

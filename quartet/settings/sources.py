@@ -6,7 +6,7 @@ A source gives some settings, each with its origin as a message names it. Preced
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from quartet.runtime.home import expand_home
 from quartet.settings.checks import check_together
 from quartet.settings.fields import RARE, SECTIONS, SETTINGS, flag_of, variables_of
+from quartet.settings.other_engines import OTHERS, meaning_of
 from quartet.settings.values import parse_value
 from quartet.wire.config import Config, ServerConfig
 from quartet.wire.errors import ConfigError
@@ -29,27 +30,39 @@ class Given(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """The configuration of a launch, and the origin of each setting that is not left at its default."""
+    """The configuration of a launch, the origin of each setting that is given, and what is to be said about flags."""
 
     config: Config
     origins: dict[str, str]
+    notes: list[str]
 
 
-def build_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+def build_config(
+    arguments: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    names: Collection[str] = SETTINGS.keys(),
+) -> Config:
     """Return the configuration alone; see configure."""
-    return configure(arguments, environment).config
+    return configure(arguments, environment, names).config
 
 
-def configure(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Configuration:
+def configure(
+    arguments: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    names: Collection[str] = SETTINGS.keys(),
+) -> Configuration:
     """Make the configuration of a launch from parsed flags (`section.field` to text) and the environment.
 
-    Raises ConfigError for a value that is not allowed; the message names its origin and the bound.
+    `names` are the settings that the command has; variables of others are not read. Raises ConfigError for a value
+    that is not allowed; the message names its origin and the bound.
     """
     given = {
-        **_from_environment(environment),
+        **_from_environment(environment, names),
         **_from_scheduler_set(arguments.get("scheduler_set") or []),
         **_from_flags(arguments),
     }
+    other_flags = arguments.get("other_flags") or []
+    given |= _from_other_flags(other_flags, given)
     sections: dict[str, Any] = {}
     for name, section in SECTIONS.items():
         own = {setting for setting in given if SETTINGS[setting].section == name}
@@ -62,7 +75,8 @@ def configure(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.
         decay, steps = given["new_token_ratio_decay"].origin, given["new_token_ratio_decay_steps"].origin
         raise ConfigError(f"{decay} and {steps} exclude each other: give the fall of each step, or the number of steps")
     check_together(config)
-    return Configuration(config, {name: one.origin for name, one in given.items()})
+    notes = [f"{name}: {OTHERS[name].line}" for name, _ in other_flags if OTHERS[name].is_switch and OTHERS[name].line]
+    return Configuration(config, {name: one.origin for name, one in given.items()}, notes)
 
 
 def _from_flags(arguments: Mapping[str, Any]) -> dict[str, Given]:
@@ -70,10 +84,22 @@ def _from_flags(arguments: Mapping[str, Any]) -> dict[str, Given]:
     return {name: Given(value, flag_of(name)) for name, value in values.items() if value is not None}
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+def _from_other_flags(flags: list[tuple[str, str]], given: Mapping[str, Given]) -> dict[str, Given]:
+    """Return what flags of other engines give. Raises ConfigError for what is not done, and beside a flag of ours."""
+    page_size = given.get("page_size", Given(SETTINGS["page_size"].default, ""))
+    found: dict[str, Given] = {}
+    for flag, value in flags:
+        for name, text in meaning_of(flag, value, parse_value(SETTINGS["page_size"].type, *page_size)).items():
+            if name in given and given[name].origin.startswith("--"):
+                raise ConfigError(f"{flag} and {given[name].origin} say the same: give one of them")
+            found[name] = Given(text, f"{flag} {value}".rstrip())
+    return found
+
+
+def _from_environment(environment: Mapping[str, str], names: Collection[str]) -> dict[str, Given]:
     return {
         name: Given(environment[variable], variable)
-        for name in SETTINGS
+        for name in names
         for variable in reversed(variables_of(name))
         if variable in environment
     }
@@ -122,4 +148,4 @@ def keyword_config(settings: Mapping[str, Any]) -> Config:
             raise ConfigError(f"{name} is not a setting" + did_you_mean(name, list(known)))
     arguments = {f"{known[name]}.{name}": value for name, value in settings.items() if name not in RARE}
     rare = [f"{name}={value}" for name, value in settings.items() if name in RARE]
-    return build_config({**arguments, "scheduler_set": rare})
+    return build_config({**arguments, "scheduler_set": rare}, names=known)

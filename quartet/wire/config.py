@@ -47,13 +47,16 @@ class ModelConfig(Section, frozen=True):
     )
     served_model_name: Annotated[str, Meta(description="name clients use; default: the model's base name")] = ""
     load_format: Annotated[
-        Literal["auto", "dummy"], Meta(description="auto reads weights; dummy makes random ones from config.json")
+        Literal["auto", "dummy"], Meta(description="where weights come from; auto: files, dummy: random numbers")
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Meta(description="auto: bfloat16 where it is native, on a CPU only for a model stored in it; else float32"),
+        Meta(
+            description="type of the weights; auto: bfloat16 where it is native, on a CPU only for a model stored "
+            "in it; else float32"
+        ),
     ] = "auto"
-    context_length: Annotated[int, Meta(ge=0, description="0: the model's own limit")] = 0
+    context_length: Annotated[int, Meta(ge=0, description="most tokens of a request; 0: the model's own limit")] = 0
     revision: Annotated[str, Meta(description="branch, tag or commit of a hub model")] = ""
     tokenizer_path: Annotated[str, Meta(description="folder with tokenizer.json; default: the model's")] = ""
     chat_template: Annotated[str, Meta(description="file with a jinja2 chat template; default: the model's")] = ""
@@ -97,9 +100,9 @@ class ServerConfig(Section, frozen=True):
     ] = 1
     detok_procs: Annotated[int, Meta(ge=1, le=64, description="detokenizer processes")] = 1
     standby: Annotated[
-        bool, Meta(description="keep the weights in a process of their own, and a second worker ready to take over")
+        bool, Meta(description="keep a second worker ready; the weights are in a process of their own")
     ] = False
-    shutdown_timeout: Annotated[float, Meta(ge=0, description="seconds that SIGTERM waits for open streams")] = 30.0
+    shutdown_timeout: Annotated[float, Meta(ge=0, description="seconds for open streams at SIGTERM")] = 30.0
     restart_limit: Annotated[
         int, Meta(ge=0, description="deaths of a process in a row, without a finished step or job, before giving up")
     ] = 5
@@ -134,7 +137,7 @@ MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
 
 
 class SchedulerConfig(Section, frozen=True):
-    """Scheduling. Names are SGLang's where SGLang has one; rule ids are those of docs/scheduling-rules.md.
+    """Scheduling. Names are SGLang's where SGLang has one.
 
     The fields in quartet.settings.RARE have no flag of their own; `--scheduler-set name=value` sets them.
     """
@@ -142,11 +145,9 @@ class SchedulerConfig(Section, frozen=True):
     schedule_policy: Annotated[
         str, Meta(description=f"order of the waiting queue: {', '.join(POLICIES)}, or multi:LEVELS")
     ] = "fcfs"
-    schedule_conservativeness: Annotated[
-        float, Meta(ge=0, description="multiplies the initial new-token ratio (RAT-1)")
-    ] = 1.0
+    schedule_conservativeness: Annotated[float, Meta(ge=0, description="multiplies the initial new-token ratio")] = 1.0
     init_new_token_ratio: Annotated[
-        float, Meta(gt=0, le=1, description="share of the remaining output reserved at first (RAT-1)")
+        float, Meta(gt=0, le=1, description="share of the remaining output reserved at first")
     ] = 0.7
     min_new_token_ratio_factor: Annotated[float, Meta(ge=0, le=1, description="floor of the ratio, as a factor")] = 0.14
     new_token_ratio_decay_steps: Annotated[int, Meta(ge=1, description="decode steps from initial to floor")] = 600
@@ -154,7 +155,7 @@ class SchedulerConfig(Section, frozen=True):
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="fall of the ratio in each decode step; default: from the decay steps"),
     ] = None
-    retract_decode_steps: Annotated[int, Meta(ge=0, description="steps to make room for when retracting (RET-5)")] = 20
+    retract_decode_steps: Annotated[int, Meta(ge=0, description="steps to make room for when retracting")] = 20
     clip_max_new_tokens_estimation: Annotated[
         int, Meta(ge=1, description="clip on the estimate of remaining output")
     ] = 4096
@@ -162,14 +163,14 @@ class SchedulerConfig(Section, frozen=True):
     chunked_prefill_size: Annotated[
         int, Meta(ge=-1, description="tokens of one prefill step; -1: no chunking; 0: chosen by device memory")
     ] = 0
-    enable_mixed_chunk: Annotated[bool, Meta(description="decode rows join prefill steps (STEP-2)")] = False
+    enable_mixed_chunk: Annotated[bool, Meta(description="decode rows join prefill steps")] = False
     max_running_requests: Annotated[
         int, Meta(ge=0, description="requests that run at once; 0: chosen by KV capacity")
     ] = 0
-    max_queued_requests: Annotated[int, Meta(ge=0, description="waiting requests before new ones get 503")] = 2048
+    max_queued_requests: Annotated[int, Meta(ge=0, description="waiting requests; beyond it new ones get 503")] = 2048
     prefill_max_requests: Annotated[int, Meta(ge=0, description="requests in one prefill pass; 0: no limit")] = 0
-    enable_priority_scheduling: Annotated[bool, Meta(description="order by priority first, and preempt for it")] = False
-    schedule_low_priority_values_first: Annotated[bool, Meta(description="small numbers are urgent (PRI-1)")] = False
+    enable_priority_scheduling: Annotated[bool, Meta(description="priorities come first, and preempt")] = False
+    schedule_low_priority_values_first: Annotated[bool, Meta(description="small numbers are urgent")] = False
     default_priority_value: Annotated[
         int | None, Meta(description="priority of requests that name none; default: the least urgent")
     ] = None
@@ -178,55 +179,55 @@ class SchedulerConfig(Section, frozen=True):
     ] = False
     disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but never preempt")] = False
     priority_scheduling_preemption_threshold: Annotated[
-        int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this (PRE-3)")
+        int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this")
     ] = 10
-    preempt_accounting: Annotated[
-        Literal["accurate", "compat"], Meta(description="what a preemption victim gives (PRE-4)")
-    ] = "accurate"
+    preempt_accounting: Annotated[Literal["accurate", "compat"], Meta(description="what a preemption victim gives")] = (
+        "accurate"
+    )
     retraction_policy: Annotated[
         Literal["auto", "length", "priority"],
-        Meta(description="whom to retract first (RET-2); auto: by priority if on"),
+        Meta(description="whom to retract first; auto: by priority if on"),
     ] = "auto"
     radix_eviction_policy: Annotated[
         Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
-        Meta(description="which cached prefixes are evicted first (TREE-7)"),
+        Meta(description="which cached prefixes are evicted first"),
     ] = "lru"
     cache_priority_isolation: Annotated[
-        bool, Meta(description="a request evicts no cached prefix of a more urgent one (4.7)")
+        bool, Meta(description="a request evicts no cached prefix of a more urgent one")
     ] = False
     disable_radix_cache: Annotated[bool, Meta(description="share no prefixes")] = False
-    step_order: Annotated[
-        Literal["prefill_first", "decode_first"], Meta(description="what a step takes first (STEP-8)")
-    ] = "prefill_first"
+    step_order: Annotated[Literal["prefill_first", "decode_first"], Meta(description="what a step takes first")] = (
+        "prefill_first"
+    )
     tbt_target_ms: Annotated[
-        float, Meta(ge=0, description="bounds a decode_first step by its predicted time; 0: off (U1)")
+        float, Meta(ge=0, description="longest decode_first step; in milliseconds by the predicted time, 0: off")
     ] = 0.0
-    prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step (STEP-5)")] = 0
+    prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step")] = 0
     prefill_decode_interval_min_bs: Annotated[
         int, Meta(ge=0, description="running requests from which the interval counts")
     ] = 0
     min_free_slots_delay: Annotated[
-        int, Meta(ge=0, description="free slots before a prefill may start while others decode; 0: off (STEP-6)")
+        int, Meta(ge=0, description="free slots before a prefill may start while others decode; 0: off")
     ] = 0
     in_batch_check_threshold: Annotated[
-        int, Meta(ge=-1, description="cached tokens up to which in-batch sharing is looked for; -1: off (4.3)")
+        int, Meta(ge=-1, description="cached tokens up to which in-batch sharing is looked for; -1: off")
     ] = 32
     in_batch_deprioritize_threshold: Annotated[
-        int, Meta(ge=0, description="tokens shared with an earlier waiting request that put one off (4.3)")
+        int, Meta(ge=0, description="tokens shared with an earlier waiting request that put one off")
     ] = 32
     prefix_match_queue_max: Annotated[
-        int, Meta(ge=0, description="waiting requests that cache-aware policies match and order (POL-5)")
+        int, Meta(ge=0, description="waiting requests that cache-aware policies match and order")
     ] = 128
     prefix_match_overflow: Annotated[
-        Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs (POL-5)")
+        Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs")
     ] = "first"
     aging_share: Annotated[float, Meta(gt=0, le=1, description="share of work lpm-aging does for the oldest")] = 0.08
     reservation: Annotated[
         Literal["ratio", "blocks", "full"],
-        Meta(description="output reserved at admission: by ratio, in blocks (BLK), or all of it"),
+        Meta(description="output reserved at admission: by ratio, in blocks, or all of it"),
     ] = "ratio"
     reserve_basis: Annotated[
-        Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode (BLK-1)")
+        Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode")
     ] = "remaining"
     req_waiting_timeout: Annotated[
         float, Meta(description="seconds a request may wait; 0 or less: without limit")
@@ -238,9 +239,9 @@ class SchedulerConfig(Section, frozen=True):
     allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
         False
     )
-    test_retract: Annotated[bool, Meta(description="retract every third step (RET-16; tests)")] = False
+    test_retract: Annotated[bool, Meta(description="retract every third step (tests)")] = False
     test_retract_no_prefill_bs: Annotated[
-        int, Meta(ge=0, description="no prefill above this batch size; 0: off (RET-16; tests)")
+        int, Meta(ge=0, description="no prefill above this batch size; 0: off (tests)")
     ] = 0
     random_seed: Annotated[int, Meta(description="seed of policy random and of drawn request seeds")] = 0
 
@@ -248,23 +249,24 @@ class SchedulerConfig(Section, frozen=True):
 class WorkerConfig(Section, frozen=True):
     """The model worker."""
 
-    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: cuda if there is one, else cpu")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Meta(description="where the model runs; auto: cuda if there is one, else cpu")
+    ] = "auto"
     attention_backend: Annotated[
-        Literal["auto", "torch", "triton"], Meta(description="auto: triton on cuda, torch on the cpu")
+        Literal["auto", "torch", "triton"],
+        Meta(description="which code computes attention; auto: triton on cuda, torch on the cpu"),
     ] = "auto"
     page_size: Annotated[
         int,
         Meta(ge=1, le=128, description=f"tokens per KV page; triton: one of {', '.join(map(str, TRITON_PAGE_SIZES))}"),
     ] = 16
     mem_fraction_static: Annotated[
-        float, Meta(gt=0, lt=1, description="share of device memory for weights and KV (cuda)")
+        float, Meta(gt=0, lt=1, description="share of memory for weights and KV; of a GPU")
     ] = 0.88
     max_total_tokens: Annotated[int, Meta(ge=0, description="KV capacity in tokens; 0: from free memory")] = 0
     cpu_threads: Annotated[int, Meta(ge=0, description="torch threads on the cpu; 0: 1")] = 0
-    disable_cuda_graph: Annotated[bool, Meta(description="launch every kernel of every step by itself (cuda)")] = False
-    cuda_graph_max_bs: Annotated[
-        int, Meta(ge=1, description="largest decode batch that runs as a CUDA graph (cuda)")
-    ] = 512
+    disable_cuda_graph: Annotated[bool, Meta(description="launch each kernel by itself; on a GPU")] = False
+    cuda_graph_max_bs: Annotated[int, Meta(ge=1, description="largest decode batch that runs as a CUDA graph")] = 512
     simulated_worker: Annotated[bool, Meta(description="answer with a hash instead of a model (tests, benchmarks)")] = (
         False
     )

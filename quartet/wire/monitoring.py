@@ -13,13 +13,15 @@ class MonitoringConfig(Section, frozen=True):
     disable_metrics: Annotated[bool, Meta(description="serve no GET /metrics")] = False
     metrics_alias: Annotated[
         Literal["none", "vllm", "sglang"],
-        Meta(description="export the metrics that routers read under that engine's names, too"),
+        Meta(description="metrics under the names of that engine, too; those that routers read"),
     ] = "none"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="verbosity")] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severe messages to log")
+    ] = "info"
     log_format: Annotated[
         Literal["text", "json"], Meta(description="lines of the log: text, or an object for each")
     ] = "text"
-    log_requests: Annotated[bool, Meta(description="log the parameters and lengths of every request")] = False
+    log_requests: Annotated[bool, Meta(description="log parameters and lengths of requests")] = False
     log_requests_level: Annotated[
         int, Meta(ge=1, le=2, description="2: log the beginning of prompts, too; with --log-requests")
     ] = 1

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from quartet.cli.options import ALIASES, OneLineParser, add_options
-from quartet.settings import FD_NAMES, RARE, SECTIONS, build_config, parse_value
+from quartet.cli.options import OneLineParser, add_options
+from quartet.settings import FD_NAMES, RARE, SECTIONS, SHORT_HELP, build_config, parse_value
+from quartet.settings.other_engines import ALIASES, NEGATIONS, OTHER_FLAGS
 from quartet.wire.config import Config, SchedulerConfig
 from quartet.wire.errors import ConfigError
 from tests.support.wire_samples import CONFIG
@@ -85,7 +86,6 @@ def test_it_can_be_set(section: str, field: inspect.Field) -> None:
         assert f"--{field.name.replace('_', '-')}" not in options
         return
     assert options[f"--{field.name.replace('_', '-')}"] == f"{section}.{field.name}"
-    assert options[f"--{field.name}"] == f"{section}.{field.name}"
 
 
 @EVERY_FIELD
@@ -107,12 +107,14 @@ def test_no_two_flags_collide() -> None:
 
 def test_tables_name_settings_that_exist() -> None:
     schedulers = {field.name for section, field in FIELDS if section == "scheduler"}
-    assert set(ALIASES) <= set(NAMES) and not set(ALIASES) & RARE
+    assert set(ALIASES) | set(NEGATIONS) <= set(NAMES) and not set(ALIASES) & RARE
+    assert set(NAMES) - RARE >= SHORT_HELP
+    assert all(flag.settings() <= set(NAMES) for flag in OTHER_FLAGS)
     assert schedulers >= RARE and schedulers >= FD_NAMES
 
 
-def test_help_shows_every_flag_with_its_description() -> None:
-    shown = " ".join(parser().format_help().split())
+def test_help_all_shows_every_flag_with_its_description() -> None:
+    shown = " ".join(parser().format_help(is_all=True).split())
     for _, field in FIELDS:
         if field.name not in RARE:
             assert isinstance(field.type, inspect.Metadata) and field.type.extra_json_schema
