@@ -10,8 +10,17 @@ from typing import Any, NoReturn
 from msgspec import inspect
 
 from quartet.runtime.failure_box import complain
-from quartet.settings import RARE, SECTIONS, SETTINGS, SHORT_HELP, Setting, bare_type, did_you_mean, flag_of
-from quartet.settings.fields import variables_of
+from quartet.settings import (
+    RARE,
+    SECTIONS,
+    SETTINGS,
+    SHORT_HELP,
+    Setting,
+    bare_type,
+    did_you_mean,
+    flag_of,
+    variables_of,
+)
 from quartet.settings.other_engines import ALIASES, NEGATIONS, OTHER_FLAGS
 
 TITLES = {

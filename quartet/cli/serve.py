@@ -7,35 +7,49 @@ from pathlib import Path
 import msgspec
 
 from quartet.cli.options import add_options
+from quartet.cli.settings_table import changed_lines
 from quartet.runtime.failure_box import complain
 from quartet.runtime.installed import require_torch
 from quartet.runtime.lifetime import stop_signals_exit
 from quartet.runtime.output import STDERR, terminal_columns
-from quartet.settings import configure
+from quartet.settings import Configuration, configure, unknown_variables
 from quartet.wire.config import ServerConfig
 from quartet.wire.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and a flag for every setting."""
+    add_launch_arguments(parser)
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what describes a launch: the model, a file of settings, and a flag for every setting."""
+    parser.epilog = "A flag counts before its variable (QUARTET_PORT for --port), and that before the file of --config."
     parser.add_argument_group("model").add_argument(
         "model", nargs="?", metavar="MODEL", help="folder, .gguf file or hub id (smollm2)"
     )
+    parser.add_argument("--config", metavar="FILE", help="YAML or TOML with settings, named as flags are")
     add_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run a launch to its end; returns the exit code. Raises ConfigError and ModelError."""
-    options = vars(arguments)
+def configuration_of(arguments: argparse.Namespace) -> Configuration:
+    """Return the configuration of a launch; raises ConfigError."""
+    options = dict(vars(arguments))
     if arguments.model is not None:
         if options["model.model_path"] is not None:
             raise ConfigError(f"the model is given twice: {arguments.model} and {options['model.model_path']}")
         options["model.model_path"] = arguments.model
     configuration = configure(options)
+    _check_parsers(configuration.config.server)
+    return configuration
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a launch to its end; returns the exit code. Raises ConfigError and ModelError."""
+    for line in unknown_variables(os.environ):
+        complain(f"quartet: {line}")
+    configuration = configuration_of(arguments)
     config = configuration.config
-    for note in configuration.notes:
-        complain(f"quartet: {note}")
-    _check_parsers(config.server)
     if not config.worker.simulated_worker:
         require_torch()
     from quartet.checkpoint.cache import held
@@ -53,8 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
         )
         device = find_device(config)
         memory = "" if device is None else plan_memory(config, device).line
+        _tell(configuration)
         with held(Path(config.require_model().folder)):
             return Supervisor(config, memory=memory).run()
+
+
+def _tell(configuration: Configuration) -> None:
+    """Show what is not as by default. A launch that is refused before ends with its one line alone."""
+    for note in configuration.notes:
+        complain(f"quartet: {note}")
+    if changed := changed_lines(configuration):
+        complain("\n  ".join(["Settings that are not at their defaults:", *changed]))
 
 
 def _check_parsers(server: ServerConfig) -> None:

@@ -120,17 +120,13 @@ SETTINGS = {
 """Every setting by name; names are unique across the sections."""
 
 
+SECRETS = frozenset({"api_key", "admin_api_key"})
+"""Settings whose values are not shown."""
+
+
 def flag_of(name: str) -> str:
     """Return the flag of a setting."""
     return "--" + name.replace("_", "-")
-
-
-def variables_of(name: str) -> list[str]:
-    """Return the environment variables of a setting, in order of precedence."""
-    prefixes = ["QUARTET_"]
-    prefixes += ["SGLANG_"] if SETTINGS[name].section == "scheduler" else []
-    prefixes += ["FD_"] if name in FD_NAMES else []
-    return [prefix + name.upper() for prefix in prefixes]
 
 
 def bare_type(kind: inspect.Type) -> tuple[inspect.Type, str]:

@@ -7,6 +7,7 @@ what to use. None is ignored without a word.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from quartet.settings.fields import SETTINGS, flag_of
 from quartet.wire.errors import ConfigError
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -188,13 +189,23 @@ OTHER_FLAGS = (
 OTHERS = {name: flag for flag in OTHER_FLAGS for name in flag.names}
 
 
-def meaning_of(name: str, value: str, page_size: int) -> dict[str, str]:
+def _names() -> dict[str, tuple[str, bool]]:
+    found = {flag: (name, False) for name, flags in ALIASES.items() for flag in flags}
+    found |= {flag: (name, True) for name, flags in NEGATIONS.items() for flag in flags}
+    return found | {flag_of(name): (name, False) for name in SETTINGS}
+
+
+NAMES = _names()
+"""Every flag that is a name of a setting, also of a rare one: the setting, and whether the flag turns it off."""
+
+
+def meaning_of(flag: str, value: str, origin: str, page_size: int) -> dict[str, str]:
     """Return the settings that a flag of OTHERS with that value gives, as text. Raises ConfigError."""
-    flag = OTHERS[name]
-    if value in flag.meanings:
-        return dict(flag.meanings[value])
-    if not flag.otherwise:
-        raise ConfigError(f"{name}{' ' * bool(value)}{value}: {flag.line}")
-    if flag.is_in_pages and value.isdecimal():
-        return {flag.otherwise: str(int(value) * page_size)}
-    return {flag.otherwise: value}
+    other = OTHERS[flag]
+    if value in other.meanings:
+        return dict(other.meanings[value])
+    if not other.otherwise:
+        raise ConfigError(f"{origin}: {other.line}")
+    if other.is_in_pages and value.isdecimal():
+        return {other.otherwise: str(int(value) * page_size)}
+    return {other.otherwise: value}

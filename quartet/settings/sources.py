@@ -1,7 +1,7 @@
 """Where values of settings come from, and the configuration that they make.
 
 A source gives some settings, each with its origin as a message names it. Precedence: flag, `--scheduler-set`,
-`QUARTET_<NAME>`, the names of other engines, default.
+`QUARTET_<NAME>`, variables of other engines, the file of --config, default.
 """
 
 import difflib
@@ -10,12 +10,15 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import inspect
 
 from quartet.runtime.home import expand_home
 from quartet.settings.checks import check_together
-from quartet.settings.fields import RARE, SECTIONS, SETTINGS, flag_of, variables_of
-from quartet.settings.other_engines import OTHERS, meaning_of
+from quartet.settings.fields import RARE, SECTIONS, SETTINGS, bare_type, flag_of
+from quartet.settings.file import read_entries
+from quartet.settings.other_engines import NAMES, OTHERS, meaning_of
 from quartet.settings.values import parse_value
+from quartet.settings.variables import variables_of
 from quartet.wire.config import Config, ServerConfig
 from quartet.wire.errors import ConfigError
 
@@ -23,9 +26,23 @@ CORES_FOR_TWO_TOKENIZERS = 8
 
 
 class Given(NamedTuple):
-    """What a source gives for a setting: text, or a list of texts, and where it says so."""
+    """What a source gives for a setting: text, or a list of texts, where it says so, and the key there of a file."""
 
     value: Any
+    origin: str
+    key: str = ""
+
+    @property
+    def named(self) -> str:
+        """The beginning of a message about the value."""
+        return f"{self.origin}: {self.key}" if self.key else self.origin
+
+
+class OtherGiven(NamedTuple):
+    """A flag of another engine that a source gives, its value ("" for a switch), and where it says so."""
+
+    flag: str
+    value: str
     origin: str
 
 
@@ -56,26 +73,29 @@ def configure(
     `names` are the settings that the command has; variables of others are not read. Raises ConfigError for a value
     that is not allowed; the message names its origin and the bound.
     """
-    given = {
-        **_from_environment(environment, names),
-        **_from_scheduler_set(arguments.get("scheduler_set") or []),
-        **_from_flags(arguments),
-    }
-    other_flags = arguments.get("other_flags") or []
-    given |= _from_other_flags(other_flags, given)
+    from_file, others_of_file = _from_file(arguments.get("config") or environment.get("QUARTET_CONFIG", ""))
+    from_flags = _from_scheduler_set(arguments.get("scheduler_set") or []) | _from_flags(arguments)
+    others = [OtherGiven(flag, value, f"{flag} {value}".rstrip()) for flag, value in arguments.get("other_flags") or []]
+    given = from_file | _from_other_flags(others_of_file, from_file, from_file)
+    given |= _from_environment(environment, names) | from_flags
+    given |= _from_other_flags(others, from_flags, given)
+    given = {name: one for name, one in given.items() if name in names}
     sections: dict[str, Any] = {}
     for name, section in SECTIONS.items():
         own = {setting for setting in given if SETTINGS[setting].section == name}
-        sections[name] = section(**{one: parse_value(SETTINGS[one].type, *given[one]) for one in own})
+        sections[name] = section(
+            **{one: parse_value(SETTINGS[one].type, given[one].value, given[one].named) for one in own}
+        )
     sections["server"] = _plain(sections["server"])
     if "tokenizer_procs" not in given and len(os.sched_getaffinity(0)) >= CORES_FOR_TWO_TOKENIZERS:
         sections["server"] = msgspec.structs.replace(sections["server"], tokenizer_procs=2)
     config = Config(**sections)
     if {"new_token_ratio_decay", "new_token_ratio_decay_steps"} <= given.keys():
-        decay, steps = given["new_token_ratio_decay"].origin, given["new_token_ratio_decay_steps"].origin
+        decay, steps = given["new_token_ratio_decay"].named, given["new_token_ratio_decay_steps"].named
         raise ConfigError(f"{decay} and {steps} exclude each other: give the fall of each step, or the number of steps")
     check_together(config)
-    notes = [f"{name}: {OTHERS[name].line}" for name, _ in other_flags if OTHERS[name].is_switch and OTHERS[name].line]
+    switches = [one for one in (*others_of_file, *others) if OTHERS[one.flag].is_switch and OTHERS[one.flag].line]
+    notes = [f"{one.origin}: {OTHERS[one.flag].line}" for one in switches]
     return Configuration(config, {name: one.origin for name, one in given.items()}, notes)
 
 
@@ -84,16 +104,49 @@ def _from_flags(arguments: Mapping[str, Any]) -> dict[str, Given]:
     return {name: Given(value, flag_of(name)) for name, value in values.items() if value is not None}
 
 
-def _from_other_flags(flags: list[tuple[str, str]], given: Mapping[str, Given]) -> dict[str, Given]:
-    """Return what flags of other engines give. Raises ConfigError for what is not done, and beside a flag of ours."""
-    page_size = given.get("page_size", Given(SETTINGS["page_size"].default, ""))
+def _from_file(path: str) -> tuple[dict[str, Given], list[OtherGiven]]:
+    """Return the settings of a file, and the flags of other engines in it. Raises ConfigError."""
+    given: dict[str, Given] = {}
+    others = []
+    for key, value, origin in read_entries(path) if path else ():
+        flag = "--" + key.replace("_", "-")
+        if flag in NAMES:
+            name, is_negated = NAMES[flag]
+            if name in given:
+                raise ConfigError(f"{origin}: {key} and {given[name].named} say the same: give one of them")
+            if isinstance(value, list) and not isinstance(bare_type(SETTINGS[name].type)[0], inspect.VarTupleType):
+                raise ConfigError(f"{origin}: {key} has one value, not a list")
+            if is_negated:
+                value = str(not parse_value(SETTINGS[name].type, value, f"{origin}: {key}")).lower()
+            given[name] = Given(value, origin, key)
+        elif flag in OTHERS and isinstance(value, str):
+            if not OTHERS[flag].is_switch or value.lower() in ("true", "1"):
+                others.append(OtherGiven(flag, "" if OTHERS[flag].is_switch else value, f"{origin}: {key} {value}"))
+        else:
+            raise ConfigError(f"{origin}: {key} is not a setting" + did_you_mean(flag, {one: one[2:] for one in NAMES}))
+    return given, others
+
+
+def _from_other_flags(
+    flags: list[OtherGiven], own: Mapping[str, Given], given: Mapping[str, Given]
+) -> dict[str, Given]:
+    """Return the settings that flags of other engines stand for; `own` are those of the same source, `given` of all.
+
+    Raises ConfigError for what is not done, and beside a setting of the same source.
+    """
     found: dict[str, Given] = {}
-    for flag, value in flags:
-        for name, text in meaning_of(flag, value, parse_value(SETTINGS["page_size"].type, *page_size)).items():
-            if name in given and given[name].origin.startswith("--"):
-                raise ConfigError(f"{flag} and {given[name].origin} say the same: give one of them")
-            found[name] = Given(text, f"{flag} {value}".rstrip())
+    for one in flags:
+        meaning = meaning_of(one.flag, one.value, one.origin, _page_size(given))
+        for name, text in meaning.items():
+            if name in own:
+                raise ConfigError(f"{one.origin} and {own[name].named} say the same: give one of them")
+            found[name] = Given(text, one.origin)
     return found
+
+
+def _page_size(given: Mapping[str, Given]) -> int:
+    one = given.get("page_size", Given(SETTINGS["page_size"].default, ""))
+    return int(parse_value(SETTINGS["page_size"].type, one.value, one.named))
 
 
 def _from_environment(environment: Mapping[str, str], names: Collection[str]) -> dict[str, Given]:

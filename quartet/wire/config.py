@@ -51,10 +51,7 @@ class ModelConfig(Section, frozen=True):
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Meta(
-            description="type of the weights; auto: bfloat16 where it is native, on a CPU only for a model stored "
-            "in it; else float32"
-        ),
+        Meta(description="type of the weights; auto: bfloat16 where native, on a CPU only if so stored, else float32"),
     ] = "auto"
     context_length: Annotated[int, Meta(ge=0, description="most tokens of a request; 0: the model's own limit")] = 0
     revision: Annotated[str, Meta(description="branch, tag or commit of a hub model")] = ""
@@ -254,7 +251,7 @@ class WorkerConfig(Section, frozen=True):
     ] = "auto"
     attention_backend: Annotated[
         Literal["auto", "torch", "triton"],
-        Meta(description="which code computes attention; auto: triton on cuda, torch on the cpu"),
+        Meta(description="code of attention; auto: triton on cuda, torch on the cpu"),
     ] = "auto"
     page_size: Annotated[
         int,

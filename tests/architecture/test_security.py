@@ -17,14 +17,16 @@ PRODUCT = ("quartet", "api_proc", "tokenizer_proc", "scheduler_proc", "worker_pr
 FILES = sorted(path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
 MODULES = {
     "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "multiprocessing", "code",
-    "xmlrpc", "yaml",
+    "xmlrpc",
 }  # fmt: skip
 """Modules that make objects of bytes, or code of text."""
 CALLS = {"eval", "exec", "__import__"}
 ATTRIBUTES = {
     "recv_pyobj", "send_pyobj", "recv_serialized", "torch.load", "torch.save", "os.system", "os.popen",
     "tempfile.mktemp", "numpy.load", "np.load", "torch.hub",
+    "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load",
 }  # fmt: skip
+"""Of YAML the nodes alone are read (yaml.compose), which makes no objects."""
 CREATES_LISTENER = {"socket.create_server", "asyncio.start_server", "start_unix_server", "create_unix_server"}
 LISTENER = {"quartet/supervisor/listener.py"}
 """The file that makes the one listening socket."""
@@ -37,8 +39,11 @@ def findings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names if name.name.partition(".")[0] in MODULES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in MODULES:
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in {*MODULES, "yaml"}:
             yield node.lineno, str(node.module)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("yaml.") and node.attr.endswith("Loader"):
+            if node.attr != "SafeLoader":
+                yield node.lineno, node.attr
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in CALLS or name in ATTRIBUTES or name.rpartition(".")[2] in ATTRIBUTES:
@@ -60,6 +65,9 @@ def test_nothing_unpickles_or_evaluates(path: Path) -> None:
         "eval('1')",
         "torch.load(f)",
         "a.b.recv_pyobj()",
+        "yaml.load(f)",
+        "yaml.compose(f, Loader=yaml.Loader)",
+        "from yaml import load",
         "run(x, shell=True)",
     ],
 )

@@ -106,8 +106,8 @@ def test_underscores_are_dashes() -> None:
 
 
 @pytest.mark.parametrize("place", [3, -2])
-def test_a_flag_with_one_letter_wrong_is_recognised(place: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """One letter missing, and two swapped; all places of all flags give the same, in a minute of computing."""
+def test_a_flag_with_one_character_wrong_is_recognised(place: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """One character missing, and two swapped; all places of all flags give the same, in a minute of computing."""
     known = {option for action in parser()._actions for option in action.option_strings}
     for flag in FLAGS:
         at = place % len(flag)
