@@ -66,7 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         requests = make_requests(options, vocabulary)
         # Compiled kernels and the like are no part of the throughput.
-        measure_throughput(llm, make_requests(_with_prompts(Options(random_output_len=8), 4), vocabulary), True, False)
+        measure_throughput(
+            llm,
+            make_requests(_with_prompts(Options(seed=options.seed + 1, random_output_len=8), 4), vocabulary),
+            True,
+            False,
+        )
         facts |= measure_throughput(llm, requests, arguments.ignore_eos, sys.stderr.isatty())
     if arguments.json:
         print(msgspec.json.encode(facts).decode())
