@@ -24,7 +24,10 @@ SHORTEST_TOKENS, LONGEST_PROMPT, LONGEST_TOTAL = 4, 1024, 2048
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says of a workload; each field is the flag of its name."""
+    """What the command line says of a workload; each field is the flag of its name.
+
+    `is_timed`: the requests are sent at times, so a trace without times needs a rate.
+    """
 
     dataset_name: str = "random-ids"
     dataset_path: str = ""
@@ -43,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     gsp_ordered: bool = False
     speed: float = 1.0
     first: float = 0.0
+    is_timed: bool = True
 
 
 DEFAULT_PROMPTS = 1000
@@ -157,8 +161,9 @@ def _trace(options: Options, vocabulary: Vocabulary) -> list[PlannedRequest]:
 
 
 def _read_trace(options: Options) -> list[Workload]:
-    path, is_rated = _needed_path(options), not math.isinf(options.request_rate)
-    wanted = TraceOptions(speed=options.speed, first_minutes=options.first, seed=options.seed)
+    path, is_rated = _needed_path(options), options.is_timed and not math.isinf(options.request_rate)
+    rate = 0.0 if options.is_timed else 1.0
+    wanted = TraceOptions(speed=options.speed, first_minutes=options.first, seed=options.seed, rate=rate)
     try:
         found = load_trace(path, wanted)
     except NoTimesError as error:

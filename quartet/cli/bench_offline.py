@@ -46,6 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and report; returns the exit code. Raises ConfigError, ModelError or EngineError."""
     settings = engine_settings(vars(arguments), arguments.model)
     options = workload_options(arguments, int(settings.get("random_seed", 0)))
+    options = msgspec.structs.replace(options, is_timed=False)
+    if arguments.speed is not None:
+        raise ConfigError("--speed changes times of arrival, and the offline engine gets all requests at once")
     if arguments.batch_size and (options.dataset_name not in BATCHED or options.num_prompts):
         raise ConfigError("--batch-size makes its own prompts: leave --num-prompts out, and take --dataset-name random")
     from quartet.bench.offline import measure_latency, measure_throughput
@@ -65,13 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         facts |= measure_latency(llm, parts, arguments.num_iters_warmup, PERCENTILES)
     else:
         requests = make_requests(options, vocabulary)
-        # Compiled kernels and the like are no part of the throughput.
-        measure_throughput(
-            llm,
-            make_requests(_with_prompts(Options(seed=options.seed + 1, random_output_len=8), 4), vocabulary),
-            True,
-            False,
+        # Compiled kernels and the like are no part of the throughput; other ids leave no prefix in the cache.
+        warm_up = make_requests(
+            Options(seed=options.seed + 1, num_prompts=4, random_input_len=16, random_output_len=8), vocabulary
         )
+        measure_throughput(llm, warm_up, True, False)
         facts |= measure_throughput(llm, requests, arguments.ignore_eos, sys.stderr.isatty())
     if arguments.json:
         print(msgspec.json.encode(facts).decode())

@@ -90,3 +90,13 @@ def test_no_server_is_one_line() -> None:
     finished = bench("serve", "--port", str(free_port()))
     assert finished.returncode == 1
     assert "no engine answers" in finished.stderr and len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_offline_engine() -> None:
+    engine = ("offline", "--simulated-worker", "--simulated-step-ms", "5", *TRAFFIC[2:])
+    found = result_of(*engine, "--num-prompts", "9")
+    assert (found["completed"], found["total_output_tokens"], found["total_cached_tokens"]) == (9, 9 * OUTPUT, 0)
+    assert found["duration"] >= 0.005 * OUTPUT
+    batch = result_of(*engine, "--batch-size", "3", "--num-iters", "2", "--num-iters-warmup", "1")
+    assert batch["iterations"] == 2 and batch["mean_batch_ms"] >= 5 * OUTPUT

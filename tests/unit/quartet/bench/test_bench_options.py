@@ -21,6 +21,10 @@ from quartet.cli.main import main
         (["serve", "--percentile-metrics", "ttft,e2e"], "'e2e' is not one of ttft, tpot, itl, e2el"),
         (["serve", "--metric-percentiles", "101"], "no list of numbers up to 100"),
         (["offline", "--batch-size", "2", "--num-prompts", "3"], "--batch-size makes its own prompts"),
+        (
+            ["offline", "--dataset-name", "trace", "--dataset-path", "x", "--speed", "2"],
+            "the offline engine gets all requests at once",
+        ),
         (["compare", "absent.json", "absent.json"], "absent.json: No such file"),
     ],
 )

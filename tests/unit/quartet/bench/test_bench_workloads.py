@@ -89,7 +89,9 @@ def test_a_rate_is_for_a_trace_without_times(tmp_path: Path) -> None:
     timed.write_text("arrival_ms,input_tokens,output_tokens\n0,5,3\n")
     with pytest.raises(ConfigError, match="give --request-rate"):
         make("trace", dataset_path=str(lengths))
-    assert [one.input_tokens for one in make("trace", dataset_path=str(lengths), request_rate=5.0)] == [5, 6]
+    for rated in ({"request_rate": 5.0}, {"is_timed": False}):
+        assert [one.input_tokens for one in make("trace", dataset_path=str(lengths), **rated)] == [5, 6]
+    assert len(make("trace", dataset_path=str(timed), is_timed=False)) == 1
     with pytest.raises(ConfigError, match="give --speed in place of --request-rate"):
         make("trace", dataset_path=str(timed), request_rate=5.0)
 
