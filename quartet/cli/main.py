@@ -5,7 +5,7 @@ them. Only the module of the command that is given is imported, so that every co
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
@@ -31,10 +31,12 @@ COMMANDS = (
     Command("config", "show the settings of a launch and where each comes from", "quartet.cli.config"),
     Command("chat", "talk to a running engine", "quartet.cli.chat"),
     Command("ps", "show the processes of a running engine", "quartet.cli.ps"),
+    Command("top", "show load and processes of a running engine, live", "quartet.cli.top"),
     Command("bench", "measure a server or the offline engine", "quartet.cli.bench"),
     Command("cache", "list the converted models on disk, and remove some", "quartet.cli.cache"),
     Command("simulate", "run the scheduler on virtual time", "quartet.cli.simulate"),
     Command("advise", "find the policy for a recorded trace", "quartet.cli.advise"),
+    Command("completion", "print a script for completion in a shell", "quartet.cli.completion"),
 )
 
 
@@ -57,23 +59,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(given: list[str]) -> int:
+def make_parser(names: Collection[str]) -> tuple[OneLineParser, dict[str, OneLineParser]]:
+    """Return the parser of the command line, and those of its commands; only `names` have their arguments."""
     parser = OneLineParser(prog="quartet", description="Serve large language models.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"quartet {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser, metavar="COMMAND")
-    run = None
     for command in COMMANDS:
         one = subparsers.add_parser(command.name, help=command.purpose, allow_abbrev=False)
-        if given[:1] == [command.name]:
-            module = import_module(command.module)
-            module.add_arguments(one)
-            run = module.run
+        if command.name in names:
+            import_module(command.module).add_arguments(one)
+    return parser, dict(subparsers.choices)
+
+
+def _run(given: list[str]) -> int:
+    parser, commands = make_parser(given[:1])
     arguments, unknown = parser.parse_known_args(given)
     if unknown:
-        subparsers.choices[arguments.command].error(f"unrecognized arguments: {unknown[0]}")
-    assert run is not None, "the parser has refused what is no command"
+        commands[arguments.command].error(f"unrecognized arguments: {unknown[0]}")
+    module = {command.name: command.module for command in COMMANDS}[arguments.command]
     try:
-        return int(run(arguments))
+        return int(import_module(module).run(arguments))
     except StartError as error:
         show_failure(str(error))
         return error.exit_code
