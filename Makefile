@@ -9,6 +9,7 @@
 #   make test-faults  ten minutes of random kills under a hundred clients; SEED=... replays them
 #   make test-clients openai, anthropic, langchain and others, unmodified, each in an environment of its own
 #   make test-page    the page at / in headless Chromium (Debian's package chromium)
+#   make test-ranges  the engine with the lowest and the highest versions of its dependencies that pyproject.toml allows
 #   make test-gpu     kernels and whole models on a CUDA device
 #
 # PYTHON chooses the interpreter. TORCH_INDEX names the package index that PyTorch's CPU build comes from, where the
@@ -33,7 +34,7 @@ else
 TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 endif
 
-.PHONY: serve test gate test-slow test-random test-faults test-clients test-page test-gpu check format oracle clean
+.PHONY: serve test gate test-slow test-random test-faults test-clients test-page test-ranges test-gpu check format oracle clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
@@ -64,6 +65,9 @@ test-clients: $(VENV)/.dev
 
 test-page: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e/test_page.py -m slow -rs
+
+test-ranges: $(VENV)/.dev
+	$(BIN)/python -m tests.ranges
 
 # Kernels and what of the worker and sampler runs on a device, then kernels against float64 and whole models.
 test-gpu: $(VENV)/.dev
