@@ -66,18 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
             config, resolved=resolve_model(config.model), script=script, is_coloured=is_coloured
         )
         device = find_device(config)
-        memory = "" if device is None else plan_memory(config, device).line
-        _tell(configuration)
+        opening = _opening(configuration) + ([] if device is None else [plan_memory(config, device).line])
         with held(Path(config.require_model().folder)):
-            return Supervisor(config, memory=memory).run()
+            return Supervisor(config, opening=opening).run()
 
 
-def _tell(configuration: Configuration) -> None:
-    """Show what is not as by default. A launch that is refused before ends with its one line alone."""
-    for note in configuration.notes:
-        complain(f"quartet: {note}")
-    if changed := changed_lines(configuration):
-        complain("\n  ".join(["Settings that are not at their defaults:", *changed]))
+def _opening(configuration: Configuration) -> list[str]:
+    """Return what is not as by default. A launch that is refused before it starts ends with its one line alone."""
+    changed = changed_lines(configuration)
+    title = ["settings that are not at their defaults:"] if changed else []
+    return [*configuration.notes, *title, *(f"  {line}" for line in changed)]
 
 
 def _check_parsers(server: ServerConfig) -> None:

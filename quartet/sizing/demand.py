@@ -46,11 +46,14 @@ class Demand:
     mem_fraction_static: float
 
     @property
+    def kv_token_bytes(self) -> int:
+        """KV of one token."""
+        return SIMULATED_TOKEN_BYTES if self.spec is None else page_bytes(self.spec, 1, self.item_bytes)
+
+    @property
     def token_bytes(self) -> float:
         """KV of one token, and on the host its share of the scheduler's list."""
-        spec = self.spec
-        held = SIMULATED_TOKEN_BYTES if spec is None else page_bytes(spec, 1, self.item_bytes)
-        return held + (0 if self.is_cuda else _LISTED_PAGE_BYTES / self.page_size)
+        return self.kv_token_bytes + (0 if self.is_cuda else _LISTED_PAGE_BYTES / self.page_size)
 
     @property
     def weights(self) -> int:

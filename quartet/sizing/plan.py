@@ -77,7 +77,7 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         weights_bytes=demand.weights,
         graphs_bytes=demand.tables + demand.runtime + demand.steps,
         kv_bytes=demand.kv,
-        kv_bytes_per_token=int(demand.token_bytes),
+        kv_bytes_per_token=demand.kv_token_bytes,
         kv_tokens=tokens,
         page_size=worker.page_size,
         context_length=model.context_length,

@@ -1,6 +1,7 @@
 """What the terminal shows of start-up and recovery: lines on standard error, the ready line on standard output."""
 
 import time
+from collections.abc import Sequence
 
 from quartet.runtime.logs import json_line
 from quartet.runtime.output import STDOUT, write_line
@@ -12,19 +13,19 @@ Facts = dict[str, str | int | float]
 class Progress:
     """Prints phases as they change. Quiet once ready, but for deaths and restarts.
 
-    A line that cannot be written is lost. `memory` is the plan, shown once processes start."""
+    A line that cannot be written is lost. `opening` is shown once processes start."""
 
-    def __init__(self, memory: str = "", is_json: bool = False) -> None:
+    def __init__(self, opening: Sequence[str] = (), is_json: bool = False) -> None:
         self._is_json = is_json
         self._started_s = time.monotonic()
-        self._memory = memory
+        self._opening = opening
         self._shown: dict[str, str] = {}
 
     def phase(self, name: str, phase: str) -> None:
         """Show a process's phase if it has changed."""
-        if self._memory:
-            self.line(self._memory)
-            self._memory = ""
+        for line in self._opening:
+            self.line(line)
+        self._opening = ()
         if self._shown.get(name) != phase:
             self._shown[name] = phase
             self.line(f"{name}: {phase}")

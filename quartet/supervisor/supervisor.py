@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import signal
+from collections.abc import Sequence
 
 import msgspec
 
@@ -44,19 +45,18 @@ class Supervisor:
 
     Args:
         config: complete and validated, with the model resolved.
-        plan: the processes; benchmarks replace the api processes by another client. `memory`: a line for the user.
+        plan: the processes; benchmarks replace the api processes by another client. `opening`: lines for the user.
     """
 
-    def __init__(self, config: Config, plan: list[ProcessSpec] | None = None, memory: str = "") -> None:
+    def __init__(self, config: Config, plan: list[ProcessSpec] | None = None, opening: Sequence[str] = ()) -> None:
         self._config = config
         self._boot_id = secrets.randbits(63)
         limit = config.server.restart_limit
         self._slots = [ProcessSlot(spec, RestartPolicy(limit)) for spec in plan or plan_processes(config)]
         self._standby = Standby(self._slots)
-        self._progress = Progress(memory, config.monitoring.log_format == "json")
-        self._notifier = Notifier()
+        self._progress = Progress(opening, config.monitoring.log_format == "json")
+        self._notifier, self._was_ready = Notifier(), False
         self._facts: Facts = {}
-        self._was_ready = False
         self._process_table = ProcessTable([], False)
         self._pending_starts: set[asyncio.TimerHandle] = set()
 

@@ -42,7 +42,7 @@ class Launches:
         self.configs: list[Config] = []
         self.outcome: Callable[[], int] = lambda: 0
 
-    def __call__(self, config: Config, memory: str = "") -> "Launches":
+    def __call__(self, config: Config, opening: object = ()) -> "Launches":
         self.configs.append(config)
         return self
 

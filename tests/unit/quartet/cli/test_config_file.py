@@ -219,9 +219,10 @@ def test_all_variables_that_the_code_reads_are_known() -> None:
 
 
 class Launch:
-    """A supervisor that starts nothing."""
+    """A supervisor that starts nothing, and prints the lines that it would begin with."""
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, _: Any, opening: list[str]) -> None:
+        print("\n".join(opening))
 
     def run(self) -> int:
         return 0
@@ -234,10 +235,13 @@ def test_serve_begins_with_what_is_changed(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("QUARTET_PAGE_SIZE", "32")
     monkeypatch.setenv("QUARTET_PROT", "1")
     assert main(["serve", "--port", "1", "--dtype", "auto", "--api-key", "secret", "--async-scheduling"]) == 0
-    assert [line.split() for line in capsys.readouterr().err.splitlines()] == [
-        ["quartet:", "QUARTET_PROT", "is", "no", "variable", "of", "Quartet;", "did", "you", "mean", "QUARTET_PORT?"],
-        ["quartet:", "--async-scheduling:", "not", "needed", "here:", "steps", "always", "overlap"],
-        ["Settings", "that", "are", "not", "at", "their", "defaults:"],
+    shown = capsys.readouterr()
+    assert shown.err == "quartet: QUARTET_PROT is no variable of Quartet; did you mean QUARTET_PORT?\n"
+    *lines, memory = shown.out.splitlines()
+    assert memory.startswith("memory: weights 0.0 + ")
+    assert [line.split() for line in lines] == [
+        ["--async-scheduling:", "not", "needed", "here:", "steps", "always", "overlap"],
+        ["settings", "that", "are", "not", "at", "their", "defaults:"],
         ["port", "1", "--port"],
         ["api_key", "(1", "given)", "--api-key"],
         ["page_size", "32", "QUARTET_PAGE_SIZE"],
