@@ -28,6 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("serve", "start the engine and its HTTP server", "quartet.cli.serve"),
+    Command("check", "look at what a launch would meet, without starting it", "quartet.cli.check"),
     Command("config", "show the settings of a launch and where each comes from", "quartet.cli.config"),
     Command("chat", "talk to a running engine", "quartet.cli.chat"),
     Command("ps", "show the processes of a running engine", "quartet.cli.ps"),
