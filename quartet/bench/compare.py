@@ -74,7 +74,9 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 
 def _named_alike(run: dict[str, Any]) -> Run:
-    return {name.replace("e2e_latency_ms", "e2el_ms"): value for name, value in run.items()}
+    """Name what SGLang's client measures as vLLM's does."""
+    found = {name.replace("e2e_latency_ms", "e2el_ms"): value for name, value in run.items()}
+    return {"total_token_throughput": run.get("total_throughput")} | found
 
 
 def compare(first: Sequence[Run], second: Sequence[Run]) -> list[Difference]:

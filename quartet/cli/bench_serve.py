@@ -218,7 +218,7 @@ def make_result(
     goodput_ms: dict[str, float],
 ) -> dict[str, Any]:
     """Return the result of a run under the names of vLLM's client, and what it was run with."""
-    rate, due = arguments.request_rate, arguments.max_concurrency
+    rate = "inf" if math.isinf(arguments.request_rate) else arguments.request_rate
     examples: dict[str, str] = {}
     for record in measured.records:
         if record.failure:
@@ -232,9 +232,9 @@ def make_result(
         "dataset_name": arguments.dataset_name,
         "num_prompts": len(measured.records),
         "seed": arguments.seed,
-        "request_rate": "inf" if math.isinf(rate) else rate,
+        "request_rate": "trace" if arguments.dataset_name == "trace" else rate,
         "burstiness": arguments.burstiness or 1.0,
-        "max_concurrency": due or None,
+        "max_concurrency": arguments.max_concurrency or None,
         **figures(measured.records, measured.duration_s, percentiles, goodput_ms),
         **client_facts(measured.records, measured.cpu_shares),
         "error_examples": examples,

@@ -60,6 +60,7 @@ def test_a_rate_is_kept_and_the_recorded_trace_replayed(server: Server, trace: P
 
     server.wait_until(is_recorded)
     again = result_of(*url, "--dataset-name", "trace", "--dataset-path", str(trace), "--num-warmups", "0")
+    assert again["request_rate"] == "trace"
     assert (again["completed"], again["total_output_tokens"]) == (PROMPTS, PROMPTS * OUTPUT)
     # Prompts that a trace records share whole pages alone; their lengths are exact.
     assert again["total_input_tokens"] == found["total_input_tokens"]

@@ -171,10 +171,18 @@ def test_the_noise_is_welchs_interval() -> None:
     assert compare(side(10), side(12))[0].verdict == ""
 
 
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "one.json"
+    path.write_text(text)
+    return path
+
+
 def test_results_are_read_from_files_folders_and_other_clients(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text('{"mean_e2e_latency_ms": 5}\n{"mean_e2e_latency_ms": 6}\n')
     (tmp_path / "run.json").write_text('{\n"mean_e2el_ms": 7\n}')
     assert sorted(run["mean_e2el_ms"] for run in read_runs(tmp_path)) == [5, 6, 7]
+    (other,) = compare([{"total_token_throughput": 4}], read_runs(_file(tmp_path, '{"total_throughput": 5}')))
+    assert (other.name, other.percent) == ("total_token_throughput", 25)
     (tmp_path / "text.json").write_text("hello")
     with pytest.raises(ConfigError, match="holds no results"):
         read_runs(tmp_path / "text.json")
