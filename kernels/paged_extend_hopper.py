@@ -23,6 +23,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from kernels.gluon_versions import thread_barrier
+
 BLOCK_N = 128
 GROUP_ROWS = 64
 STAGES = 2
@@ -144,7 +146,7 @@ def _attend(
     q_ptrs = q_ptr + token[:, None] * stride_q_token + q_heads[:, None] * stride_q_head + dims[None, :]
     q_rows.store(gl.load(q_ptrs, mask=mask, other=0.0))
     fence_async_shared()
-    gl.thread_barrier()
+    thread_barrier()
     score_rows = OFFSET + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))
     position = context - new_tokens + first + score_rows // GROUP
 
@@ -182,7 +184,7 @@ def _attend(
                 values = place.load(PLAIN)
                 place.store(gl.where((tokens < context)[:, None], values, gl.zeros_like(values)))
             fence_async_shared()
-            gl.thread_barrier()
+            thread_barrier()
             mbarrier.arrive(v_free.index(STAGES), count=1)
         else:
             mbarrier.wait(v_free.index(STAGES), 0)

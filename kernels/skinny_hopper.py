@@ -23,6 +23,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernels.gluon_versions import thread_barrier
+
 # Elements of a 128-byte row, the widest that a swizzled TMA copy takes.
 PANEL = 64
 ROWS = 64
@@ -75,7 +77,7 @@ def _skinny_hopper_kernel(
         mbarrier.init(w_ready.index(first), count=1)
         mbarrier.init(x_ready.index(first), count=1)
     fence_async_shared()
-    gl.thread_barrier()
+    thread_barrier()
     for first in gl.static_range(STAGES):
         _copy_tile(
             w_desc, first, first_row, first_row + width, first_column, w_ring, w_ready, first < tiles,
@@ -99,7 +101,7 @@ def _skinny_hopper_kernel(
         # The previous product is done: its stage takes the next tile not yet requested.
         following = tile - 1 + STAGES
         if (tile > 0) & (following < tiles):
-            gl.thread_barrier()
+            thread_barrier()
             _copy_tile(
                 w_desc, following, first_row, first_row + width, first_column, w_ring, w_ready, True,
                 ROWS, HALVES, BLOCK_K, STAGES, PANEL,
@@ -115,7 +117,7 @@ def _skinny_hopper_kernel(
     if GATED:
         staged = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_M], gl.SwizzledSharedLayout(1, 1, 1, [0, 1]))
         staged.store(acc)
-        gl.thread_barrier()
+        thread_barrier()
         gate = staged.slice(0, OUTPUTS, dim=0).load(OUT).to(y_dtype).to(gl.float32)
         up = staged.slice(OUTPUTS, OUTPUTS, dim=0).load(OUT).to(y_dtype).to(gl.float32)
         y = (gate / (1.0 + gl.exp(-gate))).to(y_dtype).to(gl.float32) * up
