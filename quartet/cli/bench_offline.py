@@ -16,6 +16,7 @@ from quartet.bench.vocabulary import Vocabulary
 from quartet.cli.bench_output import save
 from quartet.cli.bench_workload import COUNT, SIZE, add_workload_arguments, workload_options
 from quartet.cli.options import add_options
+from quartet.settings import OFFLINE, SETTINGS, meaning_of, parse_value
 from quartet.wire.errors import ConfigError
 
 PERCENTILES = (10.0, 25.0, 50.0, 75.0, 90.0, 99.0)
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--result-filename", default="", metavar="FILE", help="write the result as JSON")
     group.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    add_options(parser)
+    add_options(parser, OFFLINE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -97,6 +98,10 @@ def engine_settings(arguments: Mapping[str, Any], model: str | None) -> dict[str
         if not equals:
             raise ConfigError(f"--scheduler-set: {pair!r} is not name=value")
         found[name.strip().replace("-", "_")] = value
+    size = SETTINGS["page_size"]
+    page_size = parse_value(size.type, found.get("page_size", size.default), "--page-size")
+    for flag, value in arguments.get("other_flags") or []:
+        found |= meaning_of(flag, value, f"{flag} {value}".rstrip(), page_size)
     if model is not None:
         if "model_path" in found:
             raise ConfigError(f"the model is given twice: {model} and {found['model_path']}")

@@ -20,12 +20,14 @@ from quartet.settings.fields import (
     fields_of,
     flag_of,
 )
-from quartet.settings.sources import Configuration, build_config, configure, did_you_mean, keyword_config
+from quartet.settings.other_engines import meaning_of
+from quartet.settings.sources import OFFLINE, Configuration, build_config, configure, did_you_mean, keyword_config
 from quartet.settings.values import parse_value
 from quartet.settings.variables import unknown_variables, variables_of
 
 __all__ = [
     "FD_NAMES",
+    "OFFLINE",
     "RARE",
     "SECRETS",
     "SECTIONS",
@@ -40,6 +42,7 @@ __all__ = [
     "fields_of",
     "flag_of",
     "keyword_config",
+    "meaning_of",
     "parse_value",
     "unknown_variables",
     "variables_of",

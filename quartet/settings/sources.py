@@ -188,6 +188,8 @@ def _plain(server: ServerConfig) -> ServerConfig:
 
 SERVING = ("server", "monitoring")
 """Sections that say nothing to an engine without a server."""
+OFFLINE = frozenset(name for name, setting in SETTINGS.items() if setting.section not in SERVING)
+"""The settings of an engine without a server."""
 
 
 def keyword_config(settings: Mapping[str, Any]) -> Config:
@@ -195,7 +197,7 @@ def keyword_config(settings: Mapping[str, Any]) -> Config:
 
     Settings of the HTTP server do not apply. Raises ConfigError for an unknown name or a value that is not allowed.
     """
-    known = {name: setting.section for name, setting in SETTINGS.items() if setting.section not in SERVING}
+    known = {name: SETTINGS[name].section for name in SETTINGS if name in OFFLINE}
     for name in settings:
         if name not in known:
             raise ConfigError(f"{name} is not a setting" + did_you_mean(name, list(known)))

@@ -5,6 +5,7 @@ import pytest
 from quartet.bench.plan import Record
 from quartet.cli.bench_offline import engine_settings
 from quartet.cli.main import main
+from quartet.wire.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,10 @@ def test_a_run_is_drawn_even_if_nothing_succeeded() -> None:
     records = [Record(index=0, start_s=0.0, ttft_s=0.1, latency_s=0.4, itl_s=[0.1, 0.2], output_tokens=3)]
     for some in (records, []):
         assert [len(draw(some, "title").axes) for draw in (draw_throughput, draw_latencies)] == [2, 4]
+
+
+def test_flags_of_other_engines_mean_what_they_mean_to_a_server() -> None:
+    given = {"worker.page_size": "32", "other_flags": [("--num-gpu-blocks-override", "10"), ("--tp", "1")]}
+    assert engine_settings(given, None) == {"page_size": "32", "max_total_tokens": "320"}
+    with pytest.raises(ConfigError, match="--tp 2: an engine has one GPU"):
+        engine_settings({"other_flags": [("--tp", "2")]}, None)
