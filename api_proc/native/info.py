@@ -31,7 +31,6 @@ async def server_info(request: web.Request) -> web.Response:
         "dp_size": 1,
         "page_size": settings.get("page_size", 0),
         "block_size": settings.get("page_size", 0),
-        "kv_block_size": settings.get("page_size", 0),
         "context_length": model.context_length,
         "max_total_num_tokens": capacity_tokens,
         "max_req_input_len": min(model.context_length, capacity_tokens or model.context_length) - 1,
