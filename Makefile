@@ -8,6 +8,7 @@
 #   make test-random  the scheduler's state machine for ten minutes
 #   make test-faults  ten minutes of random kills under a hundred clients; SEED=... replays them
 #   make test-clients openai, anthropic, langchain and others, unmodified, each in an environment of its own
+#   make test-routers sglang-router, smg and vllm-router in front of two instances
 #   make test-page    the page at / in headless Chromium (Debian's package chromium)
 #   make test-ranges  the engine with the lowest and the highest versions of its dependencies that pyproject.toml allows
 #   make test-gpu     kernels and whole models on a CUDA device
@@ -34,7 +35,7 @@ else
 TORCH := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 endif
 
-.PHONY: serve test gate test-slow test-random test-faults test-clients test-page test-ranges test-gpu check format oracle clean
+.PHONY: serve test gate test-slow test-random test-faults test-clients test-routers test-page test-ranges test-gpu check format oracle clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
@@ -62,6 +63,10 @@ test-faults: $(VENV)/.dev
 CLIENTS ?=
 test-clients: $(VENV)/.dev
 	TORCH="$(TORCH)" $(BIN)/python -m tests.clients.run $(CLIENTS)
+
+ROUTERS ?=
+test-routers: $(VENV)/.dev
+	$(BIN)/python -m tests.routers.run $(ROUTERS)
 
 test-page: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e/test_page.py -m slow -rs

@@ -30,6 +30,8 @@ ALLOWED = {
     ("benchmarks/serving/full_vocabulary.py", "letters"): "letters of the alphabet",
     ("quartet/checkpoint/gguf_reader.py", "letters"): "letters of the alphabet",
     ("tests/unit/scheduler_proc/policies/policy_rig.py", "letters"): "letters of the alphabet",
+    ("docs/scale-out.md", "picker"): "the endpoint picker of the Gateway API inference extension",
+    ("tests/unit/api_proc/test_kubernetes_manifests.py", "picker"): "the same",
     ("tests/architecture/test_rules.py", "letter"): "the letter of an example's name",
 }
 

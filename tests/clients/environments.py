@@ -55,9 +55,8 @@ CLIENTS: dict[str, Client] = {
 }
 
 
-def make_environment(name: str) -> None:
+def make_environment(name: str, client: Client) -> None:
     """Make the environment of a client, unless it is there and complete."""
-    client = CLIENTS[name]
     texts = [client.alone, *(path.read_text() for path in client.requirements)]
     wanted = hashlib.sha256("".join(texts).encode()).hexdigest()
     stamp = client.environment / "requirements.sha256"

@@ -57,7 +57,7 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = arguments.clients or list(CLIENTS)
     for client in chosen:
-        make_environment(client)
+        make_environment(client, CLIENTS[client])
     with tempfile.TemporaryDirectory() as folder:
         write_shared(Path(folder))
         script = ("--simulated-script", f"{folder}/script.json")
