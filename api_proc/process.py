@@ -59,6 +59,10 @@ async def main(context: Context) -> None:
         run_dir=context.run_dir,
         rank=context.rank,
     )
+    if endpoint := context.config.monitoring.otlp_traces_endpoint:
+        from api_proc.server.tracing import Tracing, otlp_processor
+
+        service.tracing = Tracing(otlp_processor(endpoint), service.model_name, context.name)
     Recovery(service, context.epoch, read_shape).run()
     async with serve_http(service, context.listen_fd) as (host, port):
         facts: Facts = {"host": host, "port": port, "model": service.model_name, **format_names(context.config)}
@@ -69,6 +73,8 @@ async def main(context: Context) -> None:
         finally:
             if reporter is not None:
                 reporter.cancel()
+            if service.tracing is not None:
+                await asyncio.to_thread(service.tracing.close)
 
 
 @contextlib.asynccontextmanager

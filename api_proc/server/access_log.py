@@ -28,6 +28,10 @@ NO_PARAMS = msgspec.structs.asdict(SamplingParams())
 
 USAGE = web.RequestKey("usage", UsageCounter)
 """The counts of a request that generates."""
+PARAMS = web.RequestKey("params", SamplingParams)
+"""Its sampling parameters."""
+TRACE_ID = web.RequestKey("trace_id", str)
+"""The trace that it belongs to, if there are traces."""
 
 
 def log_access(request: web.Request, status: int, seconds: float) -> None:
@@ -43,6 +47,9 @@ def log_access(request: web.Request, status: int, seconds: float) -> None:
         "request_id": request_ids.of(request) or "",
     }
     words = "{method} {route} {status} {ms} ms id={request_id}".format_map(fields)
+    if TRACE_ID in request:
+        fields["trace_id"] = request[TRACE_ID]
+        words += f" trace_id={request[TRACE_ID]}"
     if USAGE in request:
         counts = request[USAGE].summary()
         fields |= counts

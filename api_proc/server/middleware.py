@@ -2,22 +2,29 @@
 
 import asyncio
 import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from api_proc.server import request_ids
-from api_proc.server.access_log import log_access
+from api_proc.server.access_log import PARAMS, POLLED, TRACE_ID, USAGE, log_access
 from api_proc.server.auth import Access
 from api_proc.server.cors import Cors
 from api_proc.server.dialects import dialect_of
 from api_proc.server.errors import allowed_methods, error_response, from_http_exception
 from api_proc.server.service import Service
+from api_proc.server.usage import UsageCounter
 from quartet.wire.errors import RequestError
+
+if TYPE_CHECKING:
+    from api_proc.server.tracing import RequestSpan
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED = 499
+_SPAN_HEADERS = web.RequestKey("span_headers", dict[str, str])
 
 
 def make_middleware(service: Service, cors: Cors) -> Middleware:
@@ -28,6 +35,7 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_ids.begin(request)
         started_s = service.clock.now()
+        span = _begin_span(service, request, started_s)
         response: web.StreamResponse | None
         try:
             response = cors.preflight(request)
@@ -38,8 +46,13 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
             response = _failure(service, request, error)
         except asyncio.CancelledError:
             _count(request, CLIENT_CLOSED, started_s)
+            if span is not None:
+                span.end(request, CLIENT_CLOSED, request.get(USAGE), request.get(PARAMS))
             raise
         _count(request, response.status, started_s)
+        if span is not None:
+            usage = request.get(USAGE)
+            span.end(request, response.status, usage, request.get(PARAMS), await _timeline(service, request, usage))
         return response
 
     def _count(request: web.Request, status: int, started_s: float) -> None:
@@ -48,6 +61,24 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
         log_access(request, status, service.clock.now() - started_s)
 
     return outermost
+
+
+def _begin_span(service: Service, request: web.Request, now: float) -> "RequestSpan | None":
+    """Begin the span of a request that may generate, if there are traces."""
+    if service.tracing is None or request.method != "POST" or request.path in POLLED:
+        return None
+    span = service.tracing.begin(request, now)
+    request[TRACE_ID], request[_SPAN_HEADERS] = span.trace_id, span.headers()
+    return span
+
+
+async def _timeline(service: Service, request: web.Request, usage: UsageCounter | None) -> bytes:
+    """Return what the scheduler knows of a request that was retracted; nothing of others."""
+    if usage is None or not usage.has_setbacks:
+        return b""
+    with suppress(RequestError):
+        return await service.engine.query("timeline", request_ids.of(request) or "")
+    return b""
 
 
 def _failure(service: Service, request: web.Request, error: Exception) -> web.Response:
@@ -77,3 +108,4 @@ async def echo_request_id(request: web.Request, response: web.StreamResponse) ->
     if (given := request_ids.of(request)) is not None:
         response.headers["X-Request-Id"] = given
         response.headers[dialect_of(request).request_id] = given
+    response.headers.update(request.get(_SPAN_HEADERS, {}))

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from api_proc.server.access_log import USAGE, log_requests
+from api_proc.server.access_log import PARAMS, USAGE, log_requests
 from api_proc.server.admission import Place
 from api_proc.server.engine_client import EngineClient, OutputStream
 from api_proc.server.pipe import ResponsePipe
@@ -58,6 +58,7 @@ async def respond(request: web.Request, service: Service, task: ResponseTask, pl
     start_s = service.clock.now()
     with service.open.one():
         outputs = await accepted(service, task, place)
+        request[PARAMS] = task.requests[0].params
         # The prompts are not kept for the length of the answer.
         task = replace(task, requests=())
         usage = UsageCounter(

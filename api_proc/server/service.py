@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -20,6 +21,9 @@ from api_proc.server.unknown_names import UnknownNames
 from quartet.runtime.clock import Clock
 from quartet.runtime.core import Metrics
 from quartet.wire.config import Config
+
+if TYPE_CHECKING:
+    from api_proc.server.tracing import Tracing
 
 BODY_BYTES = 1 << 20
 BODY_BYTES_PER_TOKEN = 512
@@ -88,6 +92,7 @@ class Service:
     process_metrics: Callable[[], Metrics] = lambda: Metrics({}, {})
     is_draining: bool = False
     connections: ConnectionLimits | None = None
+    tracing: "Tracing | None" = None
     run_dir: str | None = None
     rank: int = 0
     admission: Admission = field(init=False)

@@ -52,7 +52,7 @@ class UsageCounter:
     """Counts what the choices of one HTTP request have produced.
 
     `prompt_tokens` has one entry per prompt; each prompt has `choices_each` choices, numbered through. `on_first` is
-    called at the first output; `last_s` is when the last one came.
+    called at the first output; `last_s` is when the last one came, `accepted_s` when the engine had taken the request.
     """
 
     __slots__ = (
@@ -61,11 +61,12 @@ class UsageCounter:
         "_first_s",
         "_on_first",
         "_prompt_tokens",
-        "_start_s",
         "_stats",
+        "accepted_s",
         "counts",
         "finishes",
         "last_s",
+        "start_s",
     )
 
     def __init__(
@@ -82,7 +83,8 @@ class UsageCounter:
         self._choices_each = choices_each
         self._clock = clock
         self._stats = stats
-        self._start_s = start_s
+        self.start_s = start_s
+        self.accepted_s = clock.now()
         self._first_s = 0.0
         self.last_s = 0.0
         self.counts = [0] * (len(self._prompt_tokens) * choices_each)
@@ -103,7 +105,7 @@ class UsageCounter:
         else:
             self._first_s = now
             self._on_first()
-            self._stats.time_to_first_token_s.observe(now - self._start_s)
+            self._stats.time_to_first_token_s.observe(now - self.start_s)
         self.last_s = now
         # count_into, without a call for each event.
         for output in outputs:
@@ -144,7 +146,7 @@ class UsageCounter:
         stats.queue_time_s.observe(queue_s)
         stats.prefill_time_s.observe(prefill_s)
         stats.decode_time_s.observe(decode_s)
-        stats.e2e_latency_s.observe(self.last_s - self._start_s)
+        stats.e2e_latency_s.observe(self.last_s - self.start_s)
         if tokens > 1:
             stats.time_per_output_token_s.observe((self.last_s - self._first_s) / (tokens - 1))
 
@@ -174,6 +176,11 @@ class UsageCounter:
             max((part.decode_s for part in parts), default=0.0),
         )
 
+    @property
+    def has_setbacks(self) -> bool:
+        """A choice was retracted."""
+        return any(finish is not None and finish.timings.retractions for finish in self.finishes)
+
     def summary(self) -> dict[str, int | float | str]:
         """Return what a line of the log says of the response: tokens, finish, times in milliseconds."""
         reasons = {finish.reason if finish is not None else "unfinished" for finish in self.finishes}
@@ -185,7 +192,7 @@ class UsageCounter:
             "output": sum(self.counts),
             "finish": "+".join(sorted(reasons)),
             "queue_ms": _ms(queue_s),
-            "ttft_ms": _ms(max(0.0, self._first_s - self._start_s)) if self._first_s else 0.0,
+            "ttft_ms": _ms(max(0.0, self._first_s - self.start_s)) if self._first_s else 0.0,
         }
 
     def timings(self) -> bytes:
@@ -197,8 +204,8 @@ class UsageCounter:
                 "queue_ms": _ms(queue_s),
                 "prefill_ms": _ms(prefill_s),
                 "decode_ms": _ms(decode_s),
-                "ttft_ms": _ms(max(0.0, self._first_s - self._start_s)),
-                "total_ms": _ms(max(0.0, self.last_s - self._start_s)),
+                "ttft_ms": _ms(max(0.0, self._first_s - self.start_s)),
+                "total_ms": _ms(max(0.0, self.last_s - self.start_s)),
                 "retractions": sum(part.retractions for part in parts),
             }
         )

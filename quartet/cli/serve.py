@@ -9,7 +9,7 @@ import msgspec
 from quartet.cli.options import add_options
 from quartet.cli.settings_table import changed_lines
 from quartet.runtime.failure_box import complain
-from quartet.runtime.installed import require_torch
+from quartet.runtime.installed import require_opentelemetry, require_torch
 from quartet.runtime.lifetime import stop_signals_exit
 from quartet.runtime.output import STDERR, terminal_columns
 from quartet.settings import Configuration, configure, unknown_variables
@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration.config
     if not config.worker.simulated_worker:
         require_torch()
+    if config.monitoring.otlp_traces_endpoint:
+        require_opentelemetry()
     from quartet.checkpoint.cache import held
     from quartet.checkpoint.resolve import resolve_model
     from quartet.checkpoint.script_file import read_script

@@ -19,7 +19,10 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 def is_installed(module: str) -> bool:
     """Return whether `module` can be found; imports nothing. A folder that only has its name does not count."""
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return False
     return spec is not None and spec.origin is not None
 
 
@@ -28,6 +31,13 @@ def install_command(*arguments: str) -> str:
     python = shlex.quote(sys.executable)
     pip = f"{python} -m pip install" if is_installed("pip") else f"uv pip install --python {python}"
     return f"{pip} {shlex.join(arguments)}"
+
+
+def require_opentelemetry() -> None:
+    """Raise ConfigError, with the command that installs it, if what sends traces is not installed."""
+    if not (is_installed("opentelemetry.sdk.trace") and is_installed("opentelemetry.exporter.otlp.proto.http")):
+        command = install_command("quartet[otel]")
+        raise ConfigError(f"--otlp-traces-endpoint needs OpenTelemetry, which is not installed: {command}")
 
 
 def require_torch() -> None:

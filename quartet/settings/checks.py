@@ -6,6 +6,7 @@ import re
 from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Config, SchedulerConfig
 from quartet.wire.errors import ConfigError
 from quartet.wire.kv_events import is_loopback, parse_kv_events
+from quartet.wire.monitoring import MonitoringConfig
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 
@@ -14,6 +15,7 @@ def check_together(config: Config) -> None:
     """Refuse values that are each allowed, but not together."""
     _check_scheduler(config.scheduler)
     _check_kv_events(config)
+    _check_monitoring(config.monitoring)
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
     if chunk > 0 and chunk % page_size:
         raise ConfigError(f"--chunked-prefill-size: {chunk} is not a multiple of --page-size {page_size}")
@@ -39,6 +41,16 @@ def check_together(config: Config) -> None:
         raise ConfigError(
             f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
         )
+
+
+def _check_monitoring(config: MonitoringConfig) -> None:
+    if config.log_requests_level > 1 and not config.log_requests:
+        raise ConfigError("--log-requests-level says how much --log-requests shows: give both")
+    if config.disable_metrics and config.metrics_alias != "none":
+        raise ConfigError(f"--metrics-alias {config.metrics_alias} shows nothing with --disable-metrics: drop one")
+    endpoint = config.otlp_traces_endpoint
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(f"--otlp-traces-endpoint: {endpoint!r} is not a URL such as http://127.0.0.1:4318")
 
 
 def _check_kv_events(config: Config) -> None:

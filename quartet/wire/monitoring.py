@@ -22,6 +22,9 @@ class MonitoringConfig(Section, frozen=True):
         Literal["text", "json"], Meta(description="lines of the log: text, or an object for each")
     ] = "text"
     log_requests: Annotated[bool, Meta(description="log parameters and lengths of requests")] = False
+    otlp_traces_endpoint: Annotated[
+        str, Meta(description="OpenTelemetry collector that takes traces over HTTP, such as http://127.0.0.1:4318")
+    ] = ""
     log_requests_level: Annotated[
         int, Meta(ge=1, le=2, description="2: log the beginning of prompts, too; with --log-requests")
     ] = 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 from aiohttp import web
 
-from api_proc.server.access_log import USAGE
+from api_proc.server.access_log import PARAMS, USAGE
 from api_proc.server.admission import Place
 from api_proc.server.engine_client import OutputStream
 from api_proc.server.event_ids import EventIds
@@ -50,7 +50,7 @@ async def show(request: web.Request, service: Service, recording: Recording, see
         pipe = ResponsePipe(request)
         stream = _reader(pipe, service, recording, seen)
         recording.reader = stream
-        request[USAGE] = recording.usage
+        request[USAGE], request[PARAMS] = recording.usage, begun.prompts[0].request.params
         if recording.error is not None:
             if not recording.log:
                 raise recording.error
