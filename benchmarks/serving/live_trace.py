@@ -20,7 +20,7 @@ import msgspec
 from benchmarks.serving.served import get, served
 from quartet.cli.options import add_options
 from quartet.settings import build_config
-from quartet.simulator.cost import StepCost, fit
+from quartet.simulator.cost import fit
 from quartet.simulator.driver import simulate
 from quartet.simulator.presets import preset
 from quartet.simulator.prompts import PromptMaker
@@ -28,6 +28,7 @@ from quartet.simulator.report import make_report
 from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import Scenario, make_scenario
 from quartet.wire.frames import unpack_ids
+from scheduler_proc.core.step_cost import StepCost
 
 IDS_KEPT_FREE = 1000
 SNAPSHOT_S = 1.2

@@ -16,10 +16,10 @@ import msgspec
 from quartet.checkpoint.resolve import resolve_model
 from quartet.cli.options import OneLineParser, add_options
 from quartet.settings import build_config
-from quartet.simulator.cost import MeasuredStep, fit_steps, pairs, residuals
 from quartet.wire.config import Config
 from quartet.wire.frames import Chunk, Enter, SamplingParams, Step, pack_ids
 from quartet.wire.ids import Epoch
+from scheduler_proc.core.step_cost import MeasuredStep, fit_steps, pairs, residuals
 from worker_proc.contract import Runner
 from worker_proc.loading import load_runner
 

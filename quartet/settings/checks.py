@@ -92,5 +92,7 @@ def _check_scheduler(config: SchedulerConfig) -> None:
         raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
     if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
         raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
-    if config.tbt_target_ms > 0 and config.step_order != "decode_first":
-        raise ConfigError("--tbt-target-ms needs --step-order decode_first")
+    if config.tbt_target_ms > 0 and config.step_order == "prefill_first":
+        raise ConfigError("--tbt-target-ms needs --step-order decode_first or slack")
+    if config.step_order == "slack" and not config.tbt_target_ms:
+        raise ConfigError("--step-order slack needs --tbt-target-ms")

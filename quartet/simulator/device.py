@@ -15,7 +15,6 @@ from typing import Any
 from msgspec import structs
 
 from quartet.runtime.core import Metrics, Sent
-from quartet.simulator.cost import StepCost, pairs
 from quartet.simulator.prompts import EOS_ID, OUTPUT_ID
 from quartet.simulator.record import NEVER, Gaps, Run
 from quartet.wire.codec import Source
@@ -34,6 +33,7 @@ from quartet.wire.frames import (
     unpack_ids,
 )
 from quartet.wire.ids import Epoch
+from scheduler_proc.core.step_cost import StepCost, pairs
 
 OUTPUT_BYTES = pack_ids([OUTPUT_ID])
 EOS_BYTES = pack_ids([EOS_ID])

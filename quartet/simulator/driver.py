@@ -13,7 +13,6 @@ import msgspec
 from quartet.runtime.clock import ManualClock
 from quartet.runtime.core import Core, Sent
 from quartet.runtime.pump import Pump
-from quartet.simulator.cost import StepCost
 from quartet.simulator.device import DeviceCore, SimulatedDevice
 from quartet.simulator.prompts import EOS_ID
 from quartet.simulator.record import Run, Sample
@@ -23,6 +22,7 @@ from quartet.wire.codec import Source
 from quartet.wire.config import DEFAULT_SLOTS, Config, ResolvedModel, SchedulerConfig, WorkerConfig
 from quartet.wire.frames import ProcessStatus, ProcessTable, StepResult, WorkerHello
 from quartet.wire.ids import Epoch, Role, process_name
+from scheduler_proc.core.step_cost import StepCost
 from scheduler_proc.scheduler_core import SchedulerCore
 
 __all__ = ["SimulatedEngine", "SimulationError", "simulate"]

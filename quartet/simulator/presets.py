@@ -13,10 +13,10 @@ the small model), and of the small model the batch of 8, which took less time th
 
 from collections.abc import Callable
 
-from quartet.simulator.cost import MeasuredStep, StepCost, fit_steps, pairs
 from quartet.simulator.driver import SimulatedEngine
 from quartet.wire.config import DEFAULT_SLOTS_CPU
 from quartet.wire.errors import ConfigError
+from scheduler_proc.core.step_cost import MeasuredStep, StepCost, fit_steps, pairs
 
 DECODE_CONTEXT = 1040
 """Context of the decode tables: 960 prompt tokens and half of 160 outputs."""

@@ -193,11 +193,14 @@ class SchedulerConfig(Section, frozen=True):
         bool, Meta(description="a request evicts no cached prefix of a more urgent one")
     ] = False
     disable_radix_cache: Annotated[bool, Meta(description="share no prefixes")] = False
-    step_order: Annotated[Literal["prefill_first", "decode_first"], Meta(description="what a step takes first")] = (
-        "prefill_first"
-    )
+    step_order: Annotated[
+        Literal["prefill_first", "decode_first", "slack"], Meta(description="what a step takes first")
+    ] = "prefill_first"
     tbt_target_ms: Annotated[
-        float, Meta(ge=0, description="longest decode_first step; in milliseconds by the predicted time, 0: off")
+        float,
+        Meta(
+            ge=0, description="longest time between tokens in milliseconds, by step order decode_first or slack; 0: off"
+        ),
     ] = 0.0
     prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step")] = 0
     prefill_decode_interval_min_bs: Annotated[

@@ -6,11 +6,7 @@ waiting ──enter──► chunked (at most one) ──last chunk──► run
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.request import Request, RequestState
-
-PageWrite = tuple[int, int, int]
-"""(slot, index, page): one entry of the worker's page table."""
-LaterWrite = tuple[Request, int, int, int]
-"""(request, generation, index, page): a page table write for the next step, if the request still has its slot."""
+from scheduler_proc.core.step_work import LaterWrite, PageWrite
 
 
 class Batch:

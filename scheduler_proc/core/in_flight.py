@@ -7,10 +7,14 @@ the last row in flight is back, even if the request has left its slot meanwhile.
 import collections
 from dataclasses import dataclass, field
 
+from quartet.wire.config import SchedulerConfig
 from quartet.wire.ids import Epoch
 from scheduler_proc.core.meters import DeviceMeter
 from scheduler_proc.core.request import Request, RequestState
+from scheduler_proc.core.slack import Slack, StepPlan
+from scheduler_proc.core.step_cost import StepLoad
 from scheduler_proc.core.step_time_model import StepTimeModel
+from scheduler_proc.core.step_work import StepWork
 
 MAX_STEPS = 2
 """The device works on one step while the next is prepared."""
@@ -18,13 +22,12 @@ MAX_STEPS = 2
 
 @dataclass(slots=True)
 class IssuedStep:
-    """A step in flight: its number, when it was issued, what the model of step times must know of it, and its prompt
-    tokens; whether rows decode in it; whose chunks it computes, with their generations, and whether each is the last.
-    """
+    """A step in flight: its number, when it was issued, what it computes; whether rows decode in it; whose chunks it
+    computes, with their generations, and whether each is the last."""
 
     step: int
     issued_s: float
-    features: list[float]
+    load: StepLoad | None
     prefill_tokens: int = 0
     has_rows: bool = False
     prefilled: list[tuple[Request, int, bool]] = field(default_factory=list)
@@ -33,16 +36,17 @@ class IssuedStep:
 class StepsInFlight:
     """The steps of one worker incarnation after the other; step numbers and generations are never used twice.
 
-    Args:
-        time_model: learns from each result how long the step took; None if no setting needs it.
+    With a target for the time between tokens it learns how long steps take, and with step_order slack it plans by that.
     """
 
-    def __init__(self, time_model: StepTimeModel | None) -> None:
+    def __init__(self, config: SchedulerConfig) -> None:
         self.worker_epoch: Epoch | None = None
         self.last_step = 0
         self.steps: collections.deque[IssuedStep] = collections.deque()
         self.by_generation: dict[int, Request] = {}
-        self._time_model = time_model
+        self._target_s = config.tbt_target_ms / 1000
+        self._time_model = model = StepTimeModel() if self._target_s > 0 else None
+        self._slack = Slack(self._target_s, model) if model and config.step_order == "slack" else None
         self._last_generation = 0
         self._last_result_s = 0.0
         self._device = DeviceMeter()
@@ -65,24 +69,31 @@ class StepsInFlight:
         """The worker is lost."""
         self.worker_epoch = None
 
-    def token_cap(self, target_s: float, rows: list[Request], chunk_context: int) -> int | None:
-        """Return how many prompt tokens keep a step with these rows within `target_s`, or None for no bound (U1)."""
-        if self._time_model is None or not rows:
-            return None
-        return self._time_model.trusted_budget(target_s, len(rows), _context_tokens(rows), chunk_context)
+    def plan(self, rows: list[Request], backlog_tokens: int, chunk_context: int, now: float) -> StepPlan:
+        """Say whether rows take part in the next step, and how much prompt has time beside them (U1)."""
+        model, count = self._time_model, len(rows)
+        if model is None or not (rows or self._slack):
+            return StepPlan(True, None)
+        context = _context_tokens(rows)
+        if self._slack is None:
+            return StepPlan(True, model.prefill_budget(self._target_s, count, context, chunk_context))
+        if not backlog_tokens:
+            return StepPlan(True, 0)
+        end_s = self._last_result_s
+        for step in self.steps:
+            end_s = max(end_s, step.issued_s) + (0.0 if step.load is None else model.predict(step.load))
+        is_fresh = bool(self.steps) and self.steps[-1].has_rows
+        return self._slack.plan(count, context, chunk_context, backlog_tokens, max(end_s, now), is_fresh)
 
-    def issue(
-        self, rows: list[Request], prefilled: list[Request], prefill_tokens: int, prefill_context: int, now: float
-    ) -> None:
-        """The next step is on its way to the worker. It computes one token of each of `rows` and chunks of `prefilled`,
-        of `prefill_tokens` in all and `prefill_context` in the mean."""
-        features = []
+    def issue(self, work: StepWork, now: float) -> None:
+        """The next step is on its way to the worker."""
+        rows, prefill, load = work.rows, work.prefill, None
         if self._time_model is not None:
-            features = StepTimeModel.features(len(rows), _context_tokens(rows), prefill_tokens, prefill_context)
+            load = prefill.load(len(rows), _context_tokens(rows))
         self.last_step += 1
         # A request whose last chunk is launched is running.
-        chunks = [(request, request.generation, request.state is RequestState.RUNNING) for request in prefilled]
-        self.steps.append(IssuedStep(self.last_step, now, features, prefill_tokens, bool(rows), chunks))
+        chunks = [(request, request.generation, request.state is RequestState.RUNNING) for request in prefill.requests]
+        self.steps.append(IssuedStep(self.last_step, now, load, prefill.tokens, bool(rows), chunks))
 
     def take(self, step: int, now: float) -> bool:
         """The result of a step has come; say whether it is that of the oldest step in flight."""
@@ -91,8 +102,10 @@ class StepsInFlight:
         done = self.steps.popleft()
         # The device began when the step was issued, or else when the one before it was done.
         took_s = now - max(done.issued_s, self._last_result_s)
-        if self._time_model is not None:
-            self._time_model.learn(done.features, took_s)
+        if self._time_model is not None and done.load is not None:
+            if self._slack is not None and done.has_rows:
+                self._slack.on_rows(int(done.load.decode_rows), self._time_model.predict(done.load), took_s, now)
+            self._time_model.learn(done.load, took_s)
         self._device.on_step(took_s, done.has_rows, bool(done.prefilled))
         for request, generation, is_last in done.prefilled:
             if request.generation == generation and request.state in (RequestState.PREFILLING, RequestState.RUNNING):

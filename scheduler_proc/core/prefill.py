@@ -13,8 +13,11 @@ from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.step_cost import pairs
 from scheduler_proc.core.step_work import PrefillBatch
 from scheduler_proc.core.suspects import Suspects
+
+BACKLOG_LOOKED_AT = 64
 
 
 class PrefillPass:
@@ -53,6 +56,15 @@ class PrefillPass:
     def is_due(self) -> bool:
         """Say whether a pass could do anything."""
         return self._batch.chunked is not None or (bool(self._queue.waiting) and self._may_admit)
+
+    def backlog(self) -> tuple[int, int]:
+        """Return how many prompt tokens wait, of the first of a long queue, and the context of the first of them."""
+        chunked = self._batch.chunked
+        waiting = self._queue.waiting[:BACKLOG_LOOKED_AT] if self._may_admit else []
+        tokens = sum(request.uncomputed_tokens for request in waiting)
+        if chunked is None:
+            return tokens, 0
+        return tokens + chunked.uncomputed_tokens, chunked.lease.num_computed_tokens
 
     @property
     def _may_admit(self) -> bool:
@@ -268,7 +280,7 @@ class PrefillPass:
     def _compute(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:
         """Put `length` tokens of a request that has pages for them into the batch of the pass."""
         lease, step = request.lease, pass_batch.step
-        pass_batch.context_tokens += lease.num_computed_tokens + length // 2
+        pass_batch.pairs += pairs(lease.num_computed_tokens, length)
         lease.num_computed_tokens += length
         is_last = not request.uncomputed_tokens
         pass_batch.chunks.append(Chunk(request.slot, length, is_last))

@@ -17,6 +17,7 @@ from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.request_table import RequestTable
+from scheduler_proc.core.step_work import PrefillBatch, StepWork
 
 FORCED_EVERY = 3
 """Decode steps from one retraction to the next with the setting test_retract (RET-16)."""
@@ -73,6 +74,18 @@ class Retraction:
             self._settle_lone(rows[0], now)
             return [], False
         return self._shrink(rows, now), True
+
+    def form_decode(self, now: float) -> StepWork | None:
+        """Return a step that decodes a token of each row, or None if there is none, or none fits."""
+        rows = self._batch.rows()
+        if not rows:
+            return None
+        rows, has_retracted = self.make_fit(rows, now)
+        if not rows:
+            return None
+        if not has_retracted:
+            self._ratio.on_decode()
+        return StepWork(PrefillBatch(), rows, self._batch.launch_rows(rows))
 
     def _needed_tokens(self, rows: list[Request]) -> int:
         page_size = self._kv.page_size

@@ -40,7 +40,6 @@ from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
-from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.step_work import PrefillBatch, StepWork
 from scheduler_proc.core.suspects import Suspects
 
@@ -77,9 +76,7 @@ class Scheduler:
             config.cache_priority_isolation,
         )
         self.queue = self._queue = queue = WaitingQueue(config)
-        self.in_flight = self._in_flight = in_flight = StepsInFlight(
-            StepTimeModel() if config.tbt_target_ms > 0 else None
-        )
+        self.in_flight = self._in_flight = in_flight = StepsInFlight(config)
         self._batch = batch = Batch(kv, in_flight)
         self._delivery = delivery = Delivery(config.stream_interval)
         self._ratio = ratio = NewTokenRatio(config)
@@ -152,12 +149,12 @@ class Scheduler:
             self._decode_gaps.pause()
 
     def _next_step(self, now: float) -> StepWork | None:
-        if self._config.step_order == "decode_first":
-            return self._form_decode_first(now)
+        if self._config.step_order != "prefill_first":
+            return self._form_bounded(now) or self._retraction.form_decode(now)
         work = None
         if self._prefill.may_begin(now):
             work = self._form_mixed(now) if self._config.enable_mixed_chunk else self._form_prefill(now)
-        return work or self._form_decode(now)
+        return work or self._retraction.form_decode(now)
 
     def _form_prefill(self, now: float) -> StepWork | None:
         prefill = self._prefill.form(self._in_flight.last_step + 1, now)
@@ -174,29 +171,19 @@ class Scheduler:
             return StepWork(prefill)
         return StepWork(prefill, rows, self._batch.launch_rows(rows))
 
-    def _form_decode(self, now: float) -> StepWork | None:
+    def _form_bounded(self, now: float) -> StepWork | None:
+        """Rows first, then as much prompt as the step has time for; none is admitted beside a retraction (STEP-8). By
+        slack, rows are left out until they are due (STEP-16)."""
         rows = self._batch.rows()
-        if not rows:
-            return None
-        rows, has_retracted = self._retraction.make_fit(rows, now)
-        if not rows:
-            return None
-        if not has_retracted:
-            self._ratio.on_decode()
-        return StepWork(PrefillBatch(), rows, self._batch.launch_rows(rows))
-
-    def _form_decode_first(self, now: float) -> StepWork | None:
-        """Decode rows first, then as much prompt as the budget has left; none is admitted beside a retraction
-        (STEP-8)."""
-        rows, has_retracted = self._batch.rows(), False
+        has_rows, token_cap = self._in_flight.plan(rows, *self._prefill.backlog(), now)
+        rows = rows if has_rows else []
+        has_retracted = False
         if rows:
             rows, has_retracted = self._retraction.make_fit(rows, now)
         # The rows' pages are taken before the pass can give them away.
         writes = self._batch.launch_rows(rows)
         prefill = PrefillBatch()
         if self._prefill.is_due():
-            chunk_context = self._batch.chunked.lease.num_computed_tokens if self._batch.chunked else 0
-            token_cap = self._in_flight.token_cap(self._config.tbt_target_ms / 1000, rows, chunk_context)
             step = self._in_flight.last_step + 1
             prefill = self._prefill.form(step, now, len(rows), token_cap, admits=not has_retracted)
             rows, writes = self._batch.withdraw_preempted(rows, writes)
@@ -215,7 +202,7 @@ class Scheduler:
         for request in prefill.requests:
             if not request.stream.is_open:
                 self._delivery.open(request, now)
-        self._in_flight.issue(rows, prefill.requests, prefill.tokens, prefill.mean_context, now)
+        self._in_flight.issue(work, now)
         page_writes = batch.take_later_writes() + prefill.new_pages + work.page_writes
         # Decode rows are implicit: all slots past their prompt, and all of them decode whenever any does.
         step = Step(

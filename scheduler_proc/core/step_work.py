@@ -3,14 +3,20 @@
 from dataclasses import dataclass, field
 
 from quartet.wire.frames import Chunk, Enter
-from scheduler_proc.core.batch import LaterWrite, PageWrite
 from scheduler_proc.core.request import Request
+from scheduler_proc.core.step_cost import StepLoad
+
+PageWrite = tuple[int, int, int]
+"""(slot, index, page): one entry of the worker's page table."""
+LaterWrite = tuple[Request, int, int, int]
+"""(request, generation, index, page): a page table write for the next step, if the request still has its slot."""
 
 
 @dataclass(slots=True)
 class PrefillBatch:
     """What one pass puts into step number `step`. `new_pages` are page table writes of slots that the worker knows;
-    `replaced` are pages that the tree's replace, free once the step is issued: their writes go with the step after it.
+    `pairs` counts for each token those that it attends to. `replaced` are pages that the tree's replace, free
+    once the step is issued: their writes go with the step after it.
     """
 
     step: int = 0
@@ -21,17 +27,16 @@ class PrefillBatch:
     new_pages: list[PageWrite] = field(default_factory=list)
     later_writes: list[LaterWrite] = field(default_factory=list)
     replaced: list[int] = field(default_factory=list)
-    context_tokens: int = 0
+    pairs: int = 0
 
     @property
     def tokens(self) -> int:
         """Prompt tokens that are computed."""
         return sum(chunk.length for chunk in self.chunks)
 
-    @property
-    def mean_context(self) -> int:
-        """Tokens that a chunk attends to, in the mean."""
-        return self.context_tokens // max(1, len(self.chunks))
+    def load(self, rows: int, row_context: int) -> StepLoad:
+        """Return what a step computes of this, and of `rows` that decode with `row_context` tokens in KV."""
+        return StepLoad(self.tokens, self.pairs, rows, row_context + rows)
 
 
 @dataclass(slots=True)

@@ -36,7 +36,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         ratio=st.sampled_from([0.05, 0.7]),
         is_sharing=st.booleans(),
         policy=st.sampled_from([*POLICIES, "multi:priority,lpm,lof"]),
-        step_order=st.sampled_from(["prefill_first", "prefill_first", "mixed", "decode_first", "decode_first_timed"]),
+        step_order=st.sampled_from(
+            ["prefill_first", "prefill_first", "mixed", "decode_first", "decode_first_timed", "slack_timed"]
+        ),
         more=st.fixed_dictionaries(
             {
                 "radix_eviction_policy": st.sampled_from(["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]),
@@ -72,7 +74,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if step_order == "mixed":
             more = {**more, "enable_mixed_chunk": True}
         elif step_order != "prefill_first":
-            more = {**more, "step_order": "decode_first", "tbt_target_ms": 5.0 * step_order.endswith("timed")}
+            order = step_order.removesuffix("_timed")
+            more = {**more, "step_order": order, "tbt_target_ms": 5.0 * step_order.endswith("_timed")}
         if more["enable_priority_scheduling"] and ratio > 0.5:
             more = {**more, "retraction_policy": "priority"}
         self.rig = CoreRig(

@@ -8,12 +8,12 @@ import pytest
 
 from quartet.cli.main import main
 from quartet.simulator.advise import Candidate, choose
-from quartet.simulator.cost import StepCost
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.report import Report, Summary, make_report
 from quartet.simulator.request import Workload
 from quartet.simulator.trace import write_trace
 from quartet.wire.config import POLICIES, SchedulerConfig
+from scheduler_proc.core.step_cost import StepCost
 
 ENGINE = SimulatedEngine(cost=StepCost(1.0, 0.0, 0.0, 0.0, 0.0), kv_tokens=4096, context_length=4096, page_size=4)
 REQUEST = Workload(arrival_s=0.0, max_tokens=2, output_tokens=2, own_tokens=4)

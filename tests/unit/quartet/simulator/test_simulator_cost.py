@@ -6,18 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from quartet.simulator.cost import (
-    CostError,
-    MeasuredStep,
-    StepCost,
-    StepWork,
-    fit,
-    fit_steps,
-    pairs,
-    read_steps,
-    residuals,
-)
+from quartet.simulator.cost import fit, read_steps
 from quartet.simulator.presets import PRESETS, llama_8b_h100_rows, preset, qwen3_0_6b_h100_rows
+from scheduler_proc.core.step_cost import CostError, MeasuredStep, StepCost, StepLoad, fit_steps, pairs, residuals
 
 RESULTS = Path(__file__).resolve().parents[4] / "benchmarks" / "results"
 TRUE = StepCost(6e-3, 2e-5, 9e-10, 1e-5, 4e-8)
@@ -28,7 +19,7 @@ def made(cost: StepCost, noise: float = 0.0) -> list[MeasuredStep]:
     steps = []
     for _ in range(200):
         start, length, rows = rng.randrange(5000), rng.randrange(4000), rng.randrange(256)
-        work = StepWork(length, pairs(start, length), rows, rows * rng.randrange(4000))
+        work = StepLoad(length, pairs(start, length), rows, rows * rng.randrange(4000))
         seconds = cost.seconds(work) * (1 + rng.uniform(-noise, noise))
         steps.append(MeasuredStep(*msgspec.structs.astuple(work), seconds=seconds))
     return steps
@@ -92,5 +83,5 @@ def test_the_cpu_preset_is_the_fit_of_the_recorded_steps() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_preset_is_an_engine_whose_steps_take_time(name: str) -> None:
     engine = preset(name)
-    assert engine.cost.seconds(StepWork(0, 0, 1, 100)) > 0
+    assert engine.cost.seconds(StepLoad(0, 0, 1, 100)) > 0
     assert engine.kv_tokens % engine.page_size == 0 and engine.context_length > 0

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import quartet.simulator.driver as driver_module
-from quartet.simulator.cost import StepCost
 from quartet.simulator.device import SimulatedDevice
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.record import Run
@@ -15,6 +14,7 @@ from quartet.simulator.request import Workload
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import Step, StepResult, unpack_ids
 from quartet.wire.ids import Epoch
+from scheduler_proc.core.step_cost import StepCost
 from tests.support.strict_worker import StrictWorker
 
 UNIT = StepCost(1.0, 0.0, 0.0, 0.0, 0.0)

@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
-from quartet.simulator.cost import StepCost
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.record import Gaps, Run, Sample, Timeline
 from quartet.simulator.report import Summary, count_overtaken, jain, make_report, percentile, summarise, summarise_gaps
 from quartet.simulator.request import Workload
 from quartet.wire.config import SchedulerConfig
+from scheduler_proc.core.step_cost import StepCost
 
 ENGINE = SimulatedEngine(
     cost=StepCost(1.0, 0.0, 0.0, 0.0, 0.0), kv_tokens=4096, context_length=4096, page_size=4, max_slots=1
