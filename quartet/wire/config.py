@@ -11,6 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from quartet.wire.monitoring import MonitoringConfig
+from quartet.wire.scheduling import MULTI_LEVELS as MULTI_LEVELS
+from quartet.wire.scheduling import POLICIES as POLICIES
+from quartet.wire.scheduling import SchedulerConfig as SchedulerConfig
 from quartet.wire.section import Section
 
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -115,135 +118,6 @@ class ServerConfig(Section, frozen=True):
         str,
         Meta(description="where the run directory is made; default: RUNTIME_DIRECTORY, XDG_RUNTIME_DIR or tmp"),
     ] = ""
-
-
-POLICIES = (
-    "fcfs",
-    "lpm",
-    "lpm-aging",
-    "hrrn",
-    "dfs-weight",
-    "dfs-weight-tutorial",
-    "lof",
-    "random",
-    "routing-key",
-    "shortest-prefill-first",
-)
-"""Names of --schedule-policy, beside `multi:` with a comma-separated list of MULTI_LEVELS."""
-MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
-
-
-class SchedulerConfig(Section, frozen=True):
-    """Scheduling. Names are SGLang's where SGLang has one.
-
-    The fields in quartet.settings.RARE have no flag of their own; `--scheduler-set name=value` sets them.
-    """
-
-    schedule_policy: Annotated[
-        str, Meta(description=f"order of the waiting queue: {', '.join(POLICIES)}, or multi:LEVELS")
-    ] = "fcfs"
-    schedule_conservativeness: Annotated[float, Meta(ge=0, description="multiplies the initial new-token ratio")] = 1.0
-    init_new_token_ratio: Annotated[
-        float, Meta(gt=0, le=1, description="share of the remaining output reserved at first")
-    ] = 0.7
-    min_new_token_ratio_factor: Annotated[float, Meta(ge=0, le=1, description="floor of the ratio, as a factor")] = 0.14
-    new_token_ratio_decay_steps: Annotated[int, Meta(ge=1, description="decode steps from initial to floor")] = 600
-    new_token_ratio_decay: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
-        Meta(description="fall of the ratio in each decode step; default: from the decay steps"),
-    ] = None
-    retract_decode_steps: Annotated[int, Meta(ge=0, description="steps to make room for when retracting")] = 20
-    clip_max_new_tokens_estimation: Annotated[
-        int, Meta(ge=1, description="clip on the estimate of remaining output")
-    ] = 4096
-    max_prefill_tokens: Annotated[int, Meta(ge=1, description="input budget of one prefill pass")] = 16384
-    chunked_prefill_size: Annotated[
-        int, Meta(ge=-1, description="tokens of one prefill step; -1: no chunking; 0: chosen by device memory")
-    ] = 0
-    enable_mixed_chunk: Annotated[bool, Meta(description="decode rows join prefill steps")] = False
-    max_running_requests: Annotated[
-        int, Meta(ge=0, description="requests that run at once; 0: chosen by KV capacity")
-    ] = 0
-    max_queued_requests: Annotated[int, Meta(ge=0, description="waiting requests; beyond it new ones get 503")] = 2048
-    prefill_max_requests: Annotated[int, Meta(ge=0, description="requests in one prefill pass; 0: no limit")] = 0
-    enable_priority_scheduling: Annotated[bool, Meta(description="priorities come first, and preempt")] = False
-    schedule_low_priority_values_first: Annotated[bool, Meta(description="small numbers are urgent")] = False
-    default_priority_value: Annotated[
-        int | None, Meta(description="priority of requests that name none; default: the least urgent")
-    ] = None
-    abort_on_priority_when_disabled: Annotated[
-        bool, Meta(description="refuse requests with a priority while priority scheduling is off")
-    ] = False
-    disable_priority_preemption: Annotated[bool, Meta(description="order by priority, but never preempt")] = False
-    priority_scheduling_preemption_threshold: Annotated[
-        int, Meta(ge=0, description="a running request is preempted only for one more urgent by more than this")
-    ] = 10
-    preempt_accounting: Annotated[Literal["accurate", "compat"], Meta(description="what a preemption victim gives")] = (
-        "accurate"
-    )
-    retraction_policy: Annotated[
-        Literal["auto", "length", "priority"],
-        Meta(description="whom to retract first; auto: by priority if on"),
-    ] = "auto"
-    radix_eviction_policy: Annotated[
-        Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
-        Meta(description="which cached prefixes are evicted first"),
-    ] = "lru"
-    cache_priority_isolation: Annotated[
-        bool, Meta(description="a request evicts no cached prefix of a more urgent one")
-    ] = False
-    disable_radix_cache: Annotated[bool, Meta(description="share no prefixes")] = False
-    step_order: Annotated[
-        Literal["prefill_first", "decode_first", "slack"], Meta(description="what a step takes first")
-    ] = "prefill_first"
-    tbt_target_ms: Annotated[
-        float,
-        Meta(
-            ge=0, description="longest time between tokens in milliseconds, by step order decode_first or slack; 0: off"
-        ),
-    ] = 0.0
-    prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step")] = 0
-    prefill_decode_interval_min_bs: Annotated[
-        int, Meta(ge=0, description="running requests from which the interval counts")
-    ] = 0
-    min_free_slots_delay: Annotated[
-        int, Meta(ge=0, description="free slots before a prefill may start while others decode; 0: off")
-    ] = 0
-    in_batch_check_threshold: Annotated[
-        int, Meta(ge=-1, description="cached tokens up to which in-batch sharing is looked for; -1: off")
-    ] = 32
-    in_batch_deprioritize_threshold: Annotated[
-        int, Meta(ge=0, description="tokens shared with an earlier waiting request that put one off")
-    ] = 32
-    prefix_match_queue_max: Annotated[
-        int, Meta(ge=0, description="waiting requests that cache-aware policies match and order")
-    ] = 128
-    prefix_match_overflow: Annotated[
-        Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs")
-    ] = "first"
-    aging_share: Annotated[float, Meta(gt=0, le=1, description="share of work lpm-aging does for the oldest")] = 0.08
-    reservation: Annotated[
-        Literal["ratio", "blocks", "full"],
-        Meta(description="output reserved at admission: by ratio, in blocks, or all of it"),
-    ] = "ratio"
-    reserve_basis: Annotated[
-        Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode")
-    ] = "remaining"
-    req_waiting_timeout: Annotated[
-        float, Meta(description="seconds a request may wait; 0 or less: without limit")
-    ] = -1.0
-    req_running_timeout: Annotated[
-        float, Meta(description="seconds a request may run; 0 or less: without limit")
-    ] = -1.0
-    stream_interval: Annotated[int, Meta(ge=1, description="output tokens from one flush to the next")] = 1
-    allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
-        False
-    )
-    test_retract: Annotated[bool, Meta(description="retract every third step (tests)")] = False
-    test_retract_no_prefill_bs: Annotated[
-        int, Meta(ge=0, description="no prefill above this batch size; 0: off (tests)")
-    ] = 0
-    random_seed: Annotated[int, Meta(description="seed of policy random and of drawn request seeds")] = 0
 
 
 class WorkerConfig(Section, frozen=True):
