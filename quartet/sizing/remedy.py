@@ -10,6 +10,8 @@ from quartet.sizing.device import Device
 
 _LEAST_POOL_TOKENS = 4096
 """Of a pool that is worth a suggestion, unless the context is shorter."""
+_STEADY_SHARE = 0.95
+"""Of the memory that is free: the next start finds a little less or more."""
 _FRACTIONS = tuple(percent / 100 for percent in range(50, 98))
 
 
@@ -31,16 +33,19 @@ _KNOBS = (
 
 def remedy(demand: Demand, device: Device) -> str:
     """Return what to do about a demand, sized or with a pool of no page, that the device cannot meet."""
-    if device.is_cuda:
+    is_auto = demand.kv_tokens == sized(replace(demand, kv_tokens=0), device).kv_tokens
+    rest = replace(demand, kv_tokens=0) if is_auto else demand
+    device = device._replace(free_bytes=int(device.free_bytes * _STEADY_SHARE))
+    if device.is_cuda and is_auto:
         for fraction in sorted(_FRACTIONS, key=lambda one: abs(one - demand.mem_fraction_static)):
-            if _fits(replace(demand, kv_tokens=0, mem_fraction_static=fraction), device) and _is_auto(demand, device):
+            if _fits(replace(rest, mem_fraction_static=fraction), device):
                 return f"give --mem-fraction-static {fraction:g}"
     for knob in _KNOBS:
-        most = _largest(_trial(demand, device, knob), getattr(demand, knob.field))
+        most = _largest(_trial(rest, device, knob), getattr(demand, knob.field))
         if knob.least <= most:
             unit = demand.page_size if knob.field in ("kv_tokens", "prefill_tokens") else 1
             return f"give {knob.flag} {_rounded(most, unit)}"
-    if demand.item_bytes == 4 and _fits(replace(demand, item_bytes=2), device):
+    if demand.item_bytes == 4 and _fits(replace(rest, item_bytes=2), device):
         return "give --dtype bfloat16"
     least = replace(demand, kv_tokens=0, slots=1, context_length=256, prefill_tokens=demand.page_size)
     if _fits(least, device):
@@ -48,14 +53,8 @@ def remedy(demand: Demand, device: Device) -> str:
     return "take a smaller model, or free memory"
 
 
-def _is_auto(demand: Demand, device: Device) -> bool:
-    """Return whether the pool has the size that follows from the share of memory."""
-    return demand.kv_tokens == sized(replace(demand, kv_tokens=0), device).kv_tokens
-
-
-def _trial(demand: Demand, device: Device, knob: _Knob) -> Callable[[int], bool]:
+def _trial(rest: Demand, device: Device, knob: _Knob) -> Callable[[int], bool]:
     """Return the function that tells whether a value makes the demand fit; a pool that is not given follows it."""
-    rest = replace(demand, kv_tokens=0) if _is_auto(demand, device) else demand
 
     def fits(value: int) -> bool:
         return _fits(replace(rest, **{knob.field: value}), device)  # type: ignore[arg-type]

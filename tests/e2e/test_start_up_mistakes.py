@@ -1,5 +1,6 @@
 """Mistakes at the start: each is one line that names the cause and what to do, the right exit code, within seconds."""
 
+import ctypes
 import json
 import os
 import resource
@@ -15,11 +16,13 @@ import pytest
 
 from quartet.cli.main import main
 from tests.golden.oracles import FOLDER
-from tests.support.unprivileged import heed_file_modes
+from tests.support.unprivileged import PR_CAPBSET_DROP, heed_file_modes
 from tests.unit.quartet.checkpoint.gguf_models import write_gguf
 
 pytestmark = pytest.mark.e2e
 TINY = FOLDER / "models" / "qwen3"
+CAP_NET_BIND_SERVICE = 10
+PRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 CPU_LIMIT_S = 3.0
 """Of processor time, so that it holds on a loaded machine; a launch spawns processes in parallel."""
 NO_TORCH = """
@@ -81,6 +84,8 @@ class Launch:
 
         def restrict() -> None:
             heed_file_modes()
+            if os.getuid() == 0:
+                ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_NET_BIND_SERVICE, 0, 0, 0)
             for kind, limit in self.limits:
                 resource.setrlimit(kind, (limit, limit))
 
@@ -148,6 +153,9 @@ def write_template(launch: Launch, text: str) -> None:
 
 MISTAKES = {
     "port in use": Mistake(hold_port, 2, ("cannot listen on 127.0.0.1:", "in use", "--port"), "process"),
+    "privileged port": Mistake(
+        lambda one: one.give("--port", "80"), 2, ("cannot listen on 127.0.0.1:80: Permission denied",), "process"
+    ),
     "port out of range": Mistake(lambda one: one.give("--port", "70000"), 2, ("--port: 70000", "65535")),
     "host of another machine": Mistake(
         lambda one: one.give("--host", "192.0.2.1", "--insecure"), 2, ("192.0.2.1", "--host"), "process"
@@ -249,6 +257,8 @@ def test_a_mistake_is_one_line(
 ) -> None:
     if name == "no GPU" and Path("/proc/driver/nvidia/version").exists():
         pytest.skip("there is a GPU")
+    if name == "privileged port" and int(PRIVILEGED_PORTS.read_text()) <= 80:
+        pytest.skip("no port is privileged")
     mistake, launch = MISTAKES[name], Launch(tmp_path)
     kept = mistake.spoil(launch)
     before_s = spent_s()
