@@ -27,7 +27,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the engine's address and the key to send, with their environment variables."""
     url = os.environ.get("QUARTET_URL", DEFAULT_URL)
     parser.add_argument("--url", default=url, help="of the engine, with or without /v1 (default: %(default)s)")
-    parser.add_argument("--api-key", default=os.environ.get("QUARTET_API_KEY", ""), help="key to send")
+    # The variable may list several keys for the server.
+    key = next((one for one in os.environ.get("QUARTET_API_KEY", "").split(",") if one), "")
+    parser.add_argument("--api-key", metavar="KEY", default=key, help="key to send")
 
 
 def ask_engine(arguments: argparse.Namespace, path: str, shape: type[Shape]) -> Shape:

@@ -174,6 +174,9 @@ OTHER_FLAGS = (
     _never("use --cuda-graph-max-bs, the largest decode batch of a graph", "--max-seq-len-to-capture"),
     _never("llguidance compiles every grammar", "--structured-outputs-config"),
     _never("there is one sampler", "--sampling-backend"),
+    _never(
+        "use --max-queued-requests: the queue has a bound in requests", "--max-num-queued-tokens", "--max-queued-tokens"
+    ),
     _never("use --max-total-tokens, the KV capacity in tokens", "--kv-cache-memory-bytes"),
     _never("set HF_TOKEN in the environment", "--hf-token"),
     _never("set HF_HOME in the environment; models of a hub lie in its cache", "--download-dir"),

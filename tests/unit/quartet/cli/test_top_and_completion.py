@@ -1,5 +1,6 @@
 """quartet top against a server of fixed replies, and the completion scripts."""
 
+import argparse
 import http.server
 import json
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from quartet.cli import completion
+from quartet.cli.engine_client import add_engine_arguments
 from quartet.cli.main import COMMANDS, main
 from quartet.settings import RARE, SETTINGS, flag_of
 
@@ -68,6 +70,13 @@ def test_top_before_the_scheduler_has_reported(
     monkeypatch.setitem(REPLIES, "/v1/loads", {"loads": []})
     assert main(["top", "--url", url, "--once"]) == 0
     assert "has not reported yet" in capsys.readouterr().out
+
+
+def test_of_several_keys_of_a_server_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    monkeypatch.setenv("QUARTET_API_KEY", ",first,second")
+    add_engine_arguments(parser)
+    assert parser.parse_args([]).api_key == "first"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan"])
