@@ -45,9 +45,10 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
         except Exception as error:
             response = _failure(service, request, error)
         except asyncio.CancelledError:
-            _count(request, CLIENT_CLOSED, started_s)
+            status = status_of_cancelled(request)
+            _count(request, status, started_s)
             if span is not None:
-                span.end(request, CLIENT_CLOSED, request.get(USAGE), request.get(PARAMS))
+                span.end(request, status, request.get(USAGE), request.get(PARAMS))
             raise
         _count(request, response.status, started_s)
         if span is not None:
@@ -61,6 +62,12 @@ def make_middleware(service: Service, cors: Cors) -> Middleware:
         log_access(request, status, service.clock.now() - started_s)
 
     return outermost
+
+
+def status_of_cancelled(request: web.Request) -> int:
+    """Return 499 for a client that has left, 200 for one that has left with all output: many close at once."""
+    usage = request.get(USAGE)
+    return 200 if usage is not None and usage.is_complete else CLIENT_CLOSED
 
 
 def _begin_span(service: Service, request: web.Request, now: float) -> "RequestSpan | None":

@@ -6,9 +6,16 @@ import logging
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from conftest import MakeApi
-from fake_engine import stay_silent
+from fake_engine import finish, stay_silent
 
+from api_proc.server.access_log import USAGE
+from api_proc.server.middleware import status_of_cancelled
+from api_proc.server.stats import ApiStats
+from api_proc.server.usage import UsageCounter
+from quartet.client.request import Output
+from quartet.runtime.clock import MonotonicClock
 from quartet.wire.monitoring import MonitoringConfig
 
 CHAT = {"messages": [{"role": "user", "content": "a secret"}], "stream": True, "max_tokens": 2}
@@ -70,6 +77,16 @@ async def test_a_client_that_leaves_is_logged(api: Any, caplog: pytest.LogCaptur
             await asyncio.sleep(0.005)
     assert (found[0].fields["status"], found[0].fields["finish"]) == (499, "unfinished")
     assert api.service.stats.http["/v1/completions", 499] == 1
+
+
+def test_a_client_that_closes_after_the_last_event_has_not_left_early() -> None:
+    request = make_mocked_request("POST", "/v1/completions")
+    assert status_of_cancelled(request) == 499
+    usage = UsageCounter([1], 1, 0.0, MonotonicClock(), ApiStats(), lambda: None)
+    request[USAGE] = usage
+    assert status_of_cancelled(request) == 499
+    usage.add(0, [Output(0, [], "", None, finish())])
+    assert status_of_cancelled(request) == 200
 
 
 async def test_requests_are_logged_on_demand(make_api: MakeApi, caplog: pytest.LogCaptureFixture) -> None:
