@@ -32,6 +32,7 @@ COMMANDS = (
     Command("config", "show the settings of a launch and where each comes from", "quartet.cli.config"),
     Command("chat", "talk to a running engine", "quartet.cli.chat"),
     Command("ps", "show the processes of a running engine", "quartet.cli.ps"),
+    Command("why", "tell where the time of a request went, live or on a trace", "quartet.cli.why"),
     Command("top", "show load and processes of a running engine, live", "quartet.cli.top"),
     Command("bench", "measure a server or the offline engine", "quartet.cli.bench"),
     Command("cache", "list the converted models on disk, and remove some", "quartet.cli.cache"),
