@@ -80,29 +80,31 @@ def _range_start(program, units, programs):
 @triton.jit(do_not_specialize=["num_seqs", "programs"])
 def _partition_kernel(
     lens_ptr, partition_ptr, num_seqs, programs, kv_heads,
-    UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, USE_PDL: tl.constexpr,
+    UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr,
+    SKIP_EMPTY: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_prior_kernel(USE_PDL)
     seqs = tl.arange(0, BLOCK_B)
     is_row = seqs < num_seqs
     lens = tl.load(lens_ptr + seqs, mask=is_row, other=0)
-    # An empty row counts as one unit, whose tile loop runs zero times and which stores zeros.
+    # An empty row counts as one unit, whose tile loop runs zero times and which stores zeros; or as no row at all.
+    is_row = is_row & (lens > 0) if SKIP_EMPTY else is_row
     units = tl.where(is_row, tl.maximum((lens + UNIT - 1) // UNIT, 1), 0)
     ends_ptr = partition_ptr + programs + 2
-    tl.store(ends_ptr + seqs, tl.cumsum(units, 0) * kv_heads, mask=is_row)
+    tl.store(ends_ptr + seqs, tl.cumsum(units, 0) * kv_heads, mask=seqs < num_seqs)
     total = tl.sum(units, 0) * kv_heads
-    pairs = num_seqs * kv_heads
+    pairs = tl.sum(is_row.to(tl.int32), 0) * kv_heads
     longest = tl.max(units, 0)
     # Fewer pairs than programs still saturate the memory if at least a third of the programs has one.
     are_uniform = (pairs <= programs) & (pairs * 3 >= programs) & (longest * pairs * 8 <= total * 9)
     whole_pairs = are_uniform | ((pairs + programs - 1) // programs * longest * programs * 16 <= total * 17)
     per_split = units_per_split(units, GROW_SPLITS)
     splits = tl.sum((units + per_split - 1) // per_split, 0) * kv_heads
-    share = (splits + programs - 1) // programs
+    share = tl.maximum((splits + programs - 1) // programs, 1)
     # Fewer, longer ranges could give one program two splits where every program could have one; allowed only where each
     # program has several, or all splits are whole.
     can_idle_programs = (share > 1) | (tl.max(per_split, 0) * splits == total)
-    active = tl.where(can_idle_programs, (splits + share - 1) // share, programs)
+    active = tl.maximum(tl.where(can_idle_programs, (splits + share - 1) // share, programs), 1)
     program = tl.arange(0, BLOCK_P)
     bounds = tl.minimum(_range_start(program, total, active), total)
     tl.debug_barrier()
@@ -141,17 +143,17 @@ def locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT: tl.constexpr, GROW_SPLITS: 
 
 def partition_decode(
     context_lens: torch.Tensor, kv_heads: int, group: int, head_dim: int, dtype: torch.dtype, *,
-    split_size: int | None = None,
+    split_size: int | None = None, skip_empty: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """Return the partition of the rows' work, int32 as laid out in the module docstring, for all calls of paged_decode
-    with these arguments."""
+    with these arguments. With `skip_empty`, rows of an empty context, which come last, take part in nothing."""
     batch, device = context_lens.shape[0], context_lens.device
     programs = _resident_programs(device, decode_tile(head_dim, dtype, device).programs_per_sm)
     partition = torch.empty(programs + 2 + batch, dtype=torch.int32, device=device)
     _partition_kernel[(1,)](
         context_lens, partition, batch, programs, kv_heads, UNIT=split_size or default_split_size(group),
         GROW_SPLITS=split_size is None, BLOCK_B=block_b(batch), BLOCK_P=triton.next_power_of_2(programs + 1),
-        num_warps=8, **pdl_options(device),
+        SKIP_EMPTY=skip_empty, num_warps=8, **pdl_options(device),
     )  # fmt: skip
     return partition
 

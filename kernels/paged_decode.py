@@ -51,11 +51,11 @@ def _fold(acc, peak, total, part, part_peak, part_total):
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "stride_table"])
 def _split_kernel(
-    q_ptr, cache_ptr, table_ptr, lens_ptr, partition_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, num_seqs,
-    kv_heads, capacity, stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    q_ptr, cache_ptr, table_ptr, lens_ptr, partition_ptr, first_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2,
+    num_seqs, kv_heads, capacity, stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr, USE_PDL: tl.constexpr,
-    METADATA_READY: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr,
+    HAS_FIRST: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     if not METADATA_READY:
         wait_for_prior_kernel(USE_PDL)
@@ -91,7 +91,9 @@ def _split_kernel(
         table_row = table_ptr + seq.to(tl.int64) * stride_table
         head_ptr = cache_ptr + head.to(tl.int64) * stride_head
         q_heads = head * GROUP + rows
-        q_ptrs = q_ptr + seq.to(tl.int64) * stride_q_seq + q_heads[:, None] * stride_q_head + dims[None, :]
+        # Loaded for each pair, as a register of its own would be one too many.
+        row = (seq + tl.load(first_ptr) if HAS_FIRST else seq).to(tl.int64)
+        q_ptrs = q_ptr + row * stride_q_seq + q_heads[:, None] * stride_q_head + dims[None, :]
         q = tl.load(q_ptrs, mask=row_mask, other=0.0)
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -124,7 +126,7 @@ def _split_kernel(
 
         if whole:
             out = row_acc / tl.where(row_total > 0.0, row_total, 1.0)[:, None]
-            out_rows = seq.to(tl.int64) * (kv_heads * GROUP) + q_heads
+            out_rows = row * (kv_heads * GROUP) + q_heads
             out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
             tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
 
@@ -143,9 +145,10 @@ def _load_part(
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "programs"])
 def _reduce_kernel(
-    partition_ptr, partial_ptr, stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
+    partition_ptr, partial_ptr, stats_ptr, first_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
-    GROW_SPLITS: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr, BLOCK_S: tl.constexpr,
+    GROW_SPLITS: tl.constexpr, HAS_FIRST: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     if not METADATA_READY:
         wait_for_prior_kernel(USE_PDL)
@@ -163,10 +166,11 @@ def _reduce_kernel(
     owners = tl.maximum(active, 1)
     has_one_owner = (active == 0) | (owner(pair, total_units, owners) == owner(last, total_units, owners))
     slot = before // kv_heads
+    first = tl.load(first_ptr) if HAS_FIRST else 0
     if METADATA_READY:
         wait_for_prior_kernel(USE_PDL)
-    if has_one_owner:
-        # One program computed all splits and has written the result.
+    if has_one_owner | (units == 0):
+        # One program computed all splits and has written the result; or the row is none.
         return
     rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
@@ -174,7 +178,8 @@ def _reduce_kernel(
     mask = row_mask[:, None] & (dims[None, :] < HEAD_DIM)
     heads = kv_heads * GROUP
     q_heads = head * GROUP + rows
-    out_ptrs = out_ptr + (seq.to(tl.int64) * heads + q_heads)[:, None] * HEAD_DIM + dims[None, :]
+    row = (first + seq).to(tl.int64)
+    out_ptrs = out_ptr + (row * heads + q_heads)[:, None] * HEAD_DIM + dims[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     # Padding rows stay at 0, because -inf - -inf is NaN.
     peak = tl.where(row_mask, float("-inf"), 0.0)
@@ -201,9 +206,9 @@ def _reduce_kernel(
 def paged_decode(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float, *,
     split_size: int | None = None, workspace: torch.Tensor | None = None, partition: torch.Tensor | None = None,
-    metadata_ready: bool = False,
+    metadata_ready: bool = False, out: torch.Tensor | None = None, first_row: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Return softmax(q K^T * scale) V per sequence, a fresh [B, H, D] tensor of q's dtype; zeros for an empty context.
+    """Return softmax(q K^T * scale) V per sequence, [B, H, D] of q's dtype; zeros for an empty context.
 
     q [B, H, D] fp32/fp16/bf16, last dim contiguous. kv_cache [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy.
     page_table [B, max_pages] int32, context_lens [B] int32, the new token included; scale > 0.
@@ -213,22 +218,28 @@ def paged_decode(
     None allocates for B rows as long as the page table allows. Rows whose splits do not fit come out NaN.
     partition: of partition_decode for the same lengths; None makes one. `metadata_ready`: page_table, context_lens and
     the given partition were written before the last launch without PDL, see kernels.pdl.
+    out: contiguous, to fill and return; None makes a fresh tensor.
+    first_row [1] int32: the rows stand within q and `out`, [T, H, D] both, from this one on, which the device knows
+    alone. Rows of an empty context come last and are not written; a given partition was made with `skip_empty`.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
     Split-KV after Flash-Decoding.
     """
-    batch, heads, head_dim = q.shape
-    kv_heads, page = kv_cache.shape[2:4]
+    total, heads, head_dim = q.shape
+    batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     tile, group = decode_tile(head_dim, q.dtype, q.device), heads // kv_heads
     unit = split_size or default_split_size(group)
     check_paged(q, kv_cache, page_table, context_lens, scale)
-    if unit % tile.block_n or page_table.shape[0] != batch:
-        raise ValueError(f"split_size {unit} (tile {tile.block_n}) or {batch} queries do not fit")
-    out = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
+    if unit % tile.block_n or (first_row is None and total != batch):
+        raise ValueError(f"split_size {unit} (tile {tile.block_n}) or {total} queries do not fit")
+    if out is None:
+        out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
     if batch == 0:
         return out
     if partition is None:
         # The split kernel reads the partition first, and this one is written by a PDL launch just before it.
-        partition = partition_decode(context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size)
+        partition = partition_decode(
+            context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size, skip_empty=first_row is not None
+        )
         metadata_ready = False
     most_units = -(-page_table.shape[1] * page // unit)
     partial, stats, capacity = _scratch(out, batch * most_units if most_units > 1 else 0, workspace)
@@ -236,10 +247,11 @@ def paged_decode(
     block_d, block_m = max(16, triton.next_power_of_2(head_dim)), max(4, triton.next_power_of_2(group))
     shared: dict[str, Any] = {
         "HEAD_DIM": head_dim, "BLOCK_D": block_d, "GROUP": group, "BLOCK_M": block_m, "GROW_SPLITS": split_size is None,
-        "METADATA_READY": metadata_ready, **pdl_options(q.device),
+        "HAS_FIRST": first_row is not None, "METADATA_READY": metadata_ready, **pdl_options(q.device),
     }  # fmt: skip
+    first = partition if first_row is None else first_row
     _split_kernel[(programs,)](
-        q, kv_cache, page_table, context_lens, partition, out, partial, stats, scale * LOG2_E, batch, kv_heads,
+        q, kv_cache, page_table, context_lens, partition, first, out, partial, stats, scale * LOG2_E, batch, kv_heads,
         capacity, q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
         page_table.stride(0), PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch),
         PRECISION=dot_precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
@@ -247,7 +259,7 @@ def paged_decode(
     )  # fmt: skip
     if most_units > 1:
         _reduce_kernel[(batch, kv_heads)](
-            partition, partial, stats, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
+            partition, partial, stats, first, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
             num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
         )  # fmt: skip
     return out

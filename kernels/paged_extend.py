@@ -132,9 +132,10 @@ def _extend_kernel(
 
 def paged_extend(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
-    scale: float, *, max_q_len: int,
+    scale: float, *, max_q_len: int, out: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Return causal attention of each new token over cached and new tokens, a fresh [T, H, D] tensor of q's dtype.
+    """Return causal attention of each new token over cached and new tokens, [T, H, D] of q's dtype: `out`, contiguous,
+    if that is given, otherwise a fresh tensor.
 
     q [T, H, D] fp32/fp16/bf16, last dim contiguous: the new tokens of B sequences one after another. kv_cache
     [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy, with the new tokens' K/V written already. page_table
@@ -146,7 +147,8 @@ def paged_extend(
     check_paged(q, kv_cache, page_table, context_lens, scale)
     if cu_q.shape[0] != context_lens.shape[0] + 1:
         raise ValueError(f"cu_q has {cu_q.shape[0]} entries for {context_lens.shape[0]} sequences")
-    out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
+    if out is None:
+        out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     if total == 0 or batch == 0:
         return out

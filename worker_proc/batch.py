@@ -35,13 +35,15 @@ class DecodeBatch:
     """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token being computed; on the
     device `context_lens` [B] and `page_table` [B, n], int32. `workspace` is scratch of the attention kernel at a fixed
     address, if the caller has one that is large enough; then `context_lengths` is not used. `partition` is added by
-    operations that partition the rows over programs once for all layers."""
+    operations that partition the rows over programs once for all layers. With `first_row` [1] int32 on the device, the
+    rows begin at that token, right after the chunks' last, and those of context length 0 at the end are none."""
 
     context_lengths: IntArray
     context_lens: Tensor
     page_table: Tensor
     workspace: Tensor | None = None
     partition: Tensor | None = None
+    first_row: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits of a runner. `page_count` excludes the dummy page 0."""
+    """The limits of a runner. `page_count` excludes the dummy page 0. `mixed_tokens`: see WorkerHello."""
 
     page_size: int
     page_count: int
@@ -24,6 +24,7 @@ class Capacity:
     vocab_size: int
     context_length: int
     device: str
+    mixed_tokens: int = 0
 
 
 class InFlightStep(Protocol):

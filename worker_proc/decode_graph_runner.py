@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worker_proc.batch import DecodeBatch, ForwardBatch
 from worker_proc.contract import Capacity
@@ -19,7 +18,7 @@ from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
 from worker_proc.graphs import SharedBuffers, StepGraphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
-from worker_proc.ops.triton_ops import TritonOps
+from worker_proc.ops.triton_ops import DecodeScratch
 from worker_proc.pinned_rings import PinnedRings
 from worker_proc.slots import IntArray, StepRows
 
@@ -41,7 +40,8 @@ class DecodeGraphRunner:
     """Runs pure decode steps of up to `max_rows` rows; see GraphRunner.
 
     Args:
-        decoder, ops, fused_sampler: what a step runs.
+        decoder, fused_sampler: what a step runs.
+        scratch: of decode attention, for `max_rows` rows at least.
         buffers: what a step reads and changes.
         capacity: sizes of the pool and the model.
         dtype: of the logits.
@@ -51,24 +51,23 @@ class DecodeGraphRunner:
     def __init__(
         self,
         decoder: Decoder,
-        ops: TritonOps,
+        scratch: DecodeScratch,
         fused_sampler: FusedSampler,
         buffers: SharedBuffers,
         capacity: Capacity,
         dtype: torch.dtype,
         max_rows: int,
     ) -> None:
-        from kernels import decode_inputs
+        from kernels import decode_inputs, step_descriptor
 
-        self._kernels = decode_inputs
+        self._make_inputs, self._format = decode_inputs.decode_inputs, step_descriptor
         self._decoder, self._fused_sampler, self._buffers = decoder, fused_sampler, buffers
         self._capacity, self._max_rows = capacity, max_rows
         self.max_page_writes = max(_MIN_WRITES, _WRITES_PER_ROW * max_rows)
         device, max_pages = buffers.page_table.device, buffers.page_table.shape[1]
-        self._scratch = ops.decode_scratch(max_rows, max_pages)
-        self._rings = PinnedRings(
-            decode_inputs.decode_descriptor_width(max_rows, self.max_page_writes), max_rows, device, buffers.poller
-        )
+        self._scratch = scratch
+        self._layout = step_descriptor.StepLayout(max_rows, self.max_page_writes)
+        self._rings = PinnedRings(self._layout.width, max_rows, device, buffers.poller)
         self._slots, self._contexts = torch.zeros((2, max_rows), dtype=torch.int32, device=device)
         self._ids, self._positions, self._mapping = torch.zeros((3, max_rows), dtype=torch.int64, device=device)
         self._batch_page_table = torch.zeros((max_rows, max_pages), dtype=torch.int32, device=device)
@@ -101,15 +100,6 @@ class DecodeGraphRunner:
         for size in specialization_sizes(self._sizes):
             self._run(size)
 
-    def workspace(self, contexts: IntArray, rows: int) -> Tensor | None:
-        """Return the scratch for decode attention over `contexts`, padded to `rows`; None if it is too small."""
-        size, limit = self._scratch.split_size, self._scratch.splits
-        # One sum is cheaper than the exact count and exceeds it by at most one split a row.
-        if int(contexts.sum()) // size + rows > limit:
-            splits = int(((contexts + (size - 1)) // size).sum()) + rows - len(contexts)
-            return self._scratch.workspace if splits <= limit else None
-        return self._scratch.workspace
-
     def recover(self) -> None:
         """See GraphRunner."""
         self._rings.resync()
@@ -119,17 +109,17 @@ class DecodeGraphRunner:
         count = len(rows.decode)
         if rows.chunks or not 0 < count <= self._max_rows:
             return False
-        return self.workspace(rows.contexts, self._padded_rows[count]) is not None
+        return self._scratch.has_room(rows.contexts, self._padded_rows[count])
 
     def launch(self, rows: StepRows, page_writes: IntArray) -> LaunchedStep:
         """See GraphRunner."""
         count, num_writes = len(rows.decode), len(page_writes)
-        descriptor, header, max_rows = self._rings.begin(), self._kernels.HEADER, self._max_rows
-        descriptor[0], descriptor[1] = count, num_writes
-        descriptor[header : header + count] = rows.decode
-        descriptor[header + max_rows : header + max_rows + count] = rows.contexts
+        descriptor, layout, form = self._rings.begin(), self._layout, self._format
+        layout.set_counts(descriptor, count, num_writes)
+        layout.section(descriptor, form.SLOTS)[:count] = rows.decode
+        layout.section(descriptor, form.CONTEXTS)[:count] = rows.contexts
         if num_writes:
-            descriptor[header + 2 * max_rows :][: 3 * num_writes] = page_writes.reshape(-1)
+            descriptor[layout.writes_at :][: 3 * num_writes] = page_writes.reshape(-1)
         size = self._padded_rows[count]
         self._graphs.launch(self._run, size, size)
         ids = self._rings.end(slice(count), size)
@@ -140,18 +130,11 @@ class DecodeGraphRunner:
         slots, contexts = self._slots[:size], self._contexts[:size]
         ids, positions, mapping = self._ids[:size], self._positions[:size], self._mapping[:size]
         batch_page_table = self._batch_page_table[:size]
-        self._kernels.unpack_decode_descriptor(
-            rings.descriptors,
-            rings.sequence,
-            slots,
-            contexts,
-            table,
-            rows=size,
-            max_rows=self._max_rows,
-            dummy_slot=self._capacity.max_slots,
-        )
+        ring = rings.descriptors, rings.sequence
+        dummy_slot = self._capacity.max_slots
+        self._format.unpack_step_descriptor(self._layout, *ring, slots, contexts, table, dummy_slot=dummy_slot)
         outs = ids, positions, mapping, batch_page_table
-        self._kernels.decode_inputs(slots, contexts, table, last_token, *outs, self._capacity.page_size)
+        self._make_inputs(slots, contexts, table, last_token, *outs, self._capacity.page_size)
         nothing = np.empty(0, dtype=np.int64)
         batch = ForwardBatch(
             num_tokens=size,

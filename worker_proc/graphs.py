@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from worker_proc.slots import IntArray, StepRows
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE as GraphPool
 
-Run = Callable[[int], None]
+Size = TypeVar("Size", int, tuple[int, int])
 
 
 class GraphRunner(Protocol):
@@ -82,7 +82,7 @@ def _power_of_two(size: int | None) -> int:
     return 0 if size is None else (size - 1).bit_length()
 
 
-class StepGraphs:
+class StepGraphs(Generic[Size]):
     """The CUDA graphs of one kind of step, one a size, captured all at once or each at its first need.
 
     A capture records launches of kernels that are loaded. Where the warm-up runner has not loaded them, the first step
@@ -93,13 +93,13 @@ class StepGraphs:
         sizes: ascending.
     """
 
-    def __init__(self, sizes: list[int]) -> None:
-        self._sizes = sizes
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._loaded: set[int] = set()
+    def __init__(self, sizes: list[Size]) -> None:
+        self._sizes: list[Size] = sizes
+        self._graphs: dict[Size, torch.cuda.CUDAGraph] = {}
+        self._loaded: set[Size] = set()
         self._pool: GraphPool | None = None
 
-    def capture(self, run: Run, pool: "GraphPool", progress: Callable[[], None]) -> None:
+    def capture(self, run: Callable[[Size], None], pool: "GraphPool", progress: Callable[[], None]) -> None:
         """Capture every size, the largest first, with its tensors in `pool`. All kernels must be loaded."""
         self._pool = pool
         for size in reversed(self._sizes):
@@ -111,10 +111,10 @@ class StepGraphs:
         self._pool = pool
         self._loaded = set(self._sizes) if has_kernels else set()
 
-    def launch(self, run: Run, size: int, num_rows: int) -> None:
-        """Start a step of `size` by its graph; without graphs, as off CUDA, with `num_rows` rows or tokens."""
+    def launch(self, run: Callable[[Size], None], size: Size, exact: Size) -> None:
+        """Start a step of `size` by its graph; without graphs, as off CUDA, of its `exact` size."""
         if self._pool is None:
-            run(num_rows)
+            run(exact)
         elif size in self._graphs:
             self._graphs[size].replay()
         elif size in self._loaded:
@@ -128,7 +128,7 @@ class StepGraphs:
         """Whether no size is still to be captured."""
         return self._pool is None or len(self._graphs) == len(self._sizes)
 
-    def prepare_next(self, run: Run, begin_empty: Callable[[], None]) -> bool:
+    def prepare_next(self, run: Callable[[Size], None], begin_empty: Callable[[], None]) -> bool:
         """Capture the largest size that is still to be captured; returns False if there is none. `begin_empty` begins
         a step without rows: one loads the kernels, where that is needed, and one is captured."""
         if self.is_prepared:
@@ -139,7 +139,7 @@ class StepGraphs:
             self.launch(run, size, size)
         return True
 
-    def _capture(self, run: Run, size: int, pool: "GraphPool") -> torch.cuda.CUDAGraph:
+    def _capture(self, run: Callable[[Size], None], size: Size, pool: "GraphPool") -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             run(size)

@@ -24,6 +24,7 @@ from worker_proc.models.rope import cos_sin_table
 from worker_proc.ops.interface import AttentionShape, Ops
 from worker_proc.ops.linear import can_prepack
 from worker_proc.ops.torch_ops import TorchOps
+from worker_proc.prefill_graph_runner import TOKEN_SIZES
 from worker_proc.runner import ModelRunner
 from worker_proc.sampler import Sampler
 from worker_proc.weights.cuda_ipc import SharingError
@@ -37,6 +38,9 @@ _LAUNCH_S_PER_LAYER = 1e-3
 _FLOPS = 5e14
 GIB = 1 << 30
 _MIN_GRAPH_TOKENS, _MAX_GRAPH_TOKENS = 128, 4096
+# How long prompts may pause the decode rows of their step, by _FLOPS.
+_MIXED_STEP_S = 0.04
+_MIN_MIXED_TOKENS = 512
 
 
 def load_tensors(
@@ -201,15 +205,28 @@ def _capacity(config: Config, spec: ModelSpec, page_count: int, device: torch.de
         vocab_size=spec.vocab_size,
         context_length=model.context_length,
         device=_device_name(device),
+        mixed_tokens=_mixed_tokens(spec, Shard()) if device.type == "cuda" else 0,
     )
 
 
 def _max_graph_tokens(spec: ModelSpec, shard: Shard) -> int:
     """Return about how many prefill tokens take the device as long as the host takes to launch a step's kernels."""
+    tokens = _tokens_in(spec.num_layers * _LAUNCH_S_PER_LAYER, spec, shard)
+    # Beyond, launches of a step with decode rows would still be late behind a short decode step.
+    return max(_MIN_GRAPH_TOKENS, min(_MAX_GRAPH_TOKENS, max(tokens, _mixed_tokens(spec, shard))))
+
+
+def _mixed_tokens(spec: ModelSpec, shard: Shard) -> int:
+    """Return the tokens of a step of at most _MIXED_STEP_S: a size of the graphs, which linears compute fast."""
+    most = max(_MIN_MIXED_TOKENS, _tokens_in(_MIXED_STEP_S, spec, shard))
+    return max(size for size in TOKEN_SIZES if size <= most)
+
+
+def _tokens_in(seconds: float, spec: ModelSpec, shard: Shard) -> int:
+    """Return how many tokens the linears compute in that time."""
     attention = 2 * spec.hidden_size * spec.head_dim * (spec.num_heads + spec.num_kv_heads)
     weights = spec.num_layers * (attention + 3 * spec.hidden_size * spec.intermediate_size) // shard.size
-    seconds = spec.num_layers * _LAUNCH_S_PER_LAYER
-    return max(_MIN_GRAPH_TOKENS, min(_MAX_GRAPH_TOKENS, int(seconds * _FLOPS / (2 * weights))))
+    return max(1, int(seconds * _FLOPS / (2 * weights)))
 
 
 def _is_interpreting() -> bool:

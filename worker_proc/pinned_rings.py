@@ -7,7 +7,7 @@ A row is reused `RING` steps later, long after its step has been answered: at mo
 polls an output when it is due; recording a CUDA event and waking up by it would cost more than the rest of a launch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class PinnedRings:
         """Begin a step without rows, whose outputs are not looked at."""
         self.begin().fill(0)
 
-    def end(self, rows: Rows, size: int) -> "OutputBuffer | Download":
+    def end(self, rows: Rows, size: Hashable) -> "OutputBuffer | Download":
         """Return the in-flight ids of the step just launched: those of `rows`, ascending; `size` is the graph's.
 
         A step without such rows has no output to poll, so a CUDA event marks its end."""

@@ -1,45 +1,78 @@
-"""Steps with a few short prefill chunks as CUDA graphs over buffers at fixed addresses: see decode_graph_runner.
+"""Steps with a few prompt chunks, and decode rows beside them, as CUDA graphs over buffers at fixed addresses: see
+decode_graph_runner.
 
-A short prefill is over on the device long before the host has launched its kernels one by one. There is one graph for
-each number of tokens in `TOKEN_SIZES` up to a limit; beyond it the device takes longer than the host. Decode rows may
-be part of the step, as sequences of one token.
+A short step is over on the device long before the host has launched its kernels one by one. There is one graph for each
+number of tokens in `TOKEN_SIZES` up to a limit, and for each number of decode rows in `row_sizes` that it can hold.
+Tokens stand close together: the chunks, then the decode rows, which begin where the device finds the chunks' end, then
+padding. A decode row is computed by the kernels that a decode step uses.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from worker_proc.batch import ChunkBatch, ForwardBatch
+from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
 from worker_proc.graphs import SharedBuffers, StepGraphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
+from worker_proc.ops.triton_ops import DecodeScratch
 from worker_proc.pinned_rings import PinnedRings
 from worker_proc.slots import IntArray, StepRows
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE as GraphPool
 
-TOKEN_SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-MAX_SEQS = 16
+# Where linears compute the most tokens a second (docs/log.md): their time rises in steps, as more programs are needed
+# than there are multiprocessors, and padding is paid for.
+TOKEN_SIZES = (
+    *(16, 32, 64, 128, 192, 256, 320, 384, 512, 528, 576, 640, 768, 896),
+    *(1024, 1056, 1152, 1280, 1344, 1536, 1792, 2048, 2560, 3072, 4096),
+)
+MAX_CHUNKS = 16
 _MAX_WRITES = 2048
-# In the place of a token id: the slot's newest token, which is on the device.
-_NEWEST = np.full(1, -1, dtype=np.int64)
+_NOTHING = np.empty(0, dtype=np.int64)
+# A step with decode rows has as many tokens at least.
+_MIN_MIXED_TOKENS = 128
+# With the chunks, the first fill a tile of 128 rows of logits. Beyond the last, a step is long enough to be launched
+# kernel by kernel.
+_MIXED_ROWS = (128 - MAX_CHUNKS, 256)
+
+
+def row_sizes(max_rows: int) -> list[int]:
+    """Return the numbers of decode rows to capture, ascending, from 0 on. Padding rows cost little: no attention, and
+    a row of logits."""
+    limit = min(max_rows, _MIXED_ROWS[-1])
+    return [0, *(size for size in _MIXED_ROWS if size < limit), limit]
+
+
+def step_sizes(max_tokens: int, max_rows: int) -> list[tuple[int, int]]:
+    """Return the (tokens, decode rows) to capture, ascending."""
+    tokens, rows = [size for size in TOKEN_SIZES if size <= max_tokens], row_sizes(max_rows)
+    sizes = [(size, 0) for size in tokens]
+    for fewer, most in pairwise(rows):
+        # A step has more rows than the smaller graph takes, and a token of a chunk.
+        sizes += [(size, most) for size in tokens if size > max(fewer, _MIN_MIXED_TOKENS - 1)]
+    return sorted(sizes)
 
 
 class PrefillGraphRunner:
-    """Runs steps of at most `max_tokens` tokens in at most MAX_SEQS sequences; see GraphRunner.
+    """Runs steps of at most `max_tokens` tokens in at most MAX_CHUNKS chunks and `max_rows` rows; see GraphRunner.
 
     Args:
         decoder, fused_sampler: what a step runs.
+        scratch: of decode attention, for `max_rows` rows at least.
         buffers: what a step reads and changes.
         capacity: sizes of the pool and the model.
         dtype: of the logits.
         max_tokens: largest step.
+        max_rows: largest number of decode rows.
     """
 
     max_page_writes = _MAX_WRITES
@@ -47,30 +80,31 @@ class PrefillGraphRunner:
     def __init__(
         self,
         decoder: Decoder,
+        scratch: DecodeScratch,
         fused_sampler: FusedSampler,
         buffers: SharedBuffers,
         capacity: Capacity,
         dtype: torch.dtype,
         max_tokens: int,
+        max_rows: int,
     ) -> None:
-        from kernels import decode_inputs, prefill_inputs
+        from kernels import prefill_inputs, step_descriptor
 
-        self._kernels, self._header = prefill_inputs, decode_inputs.HEADER
+        self._make_inputs, self._format = prefill_inputs.prefill_inputs, step_descriptor
         self._decoder, self._fused_sampler, self._buffers, self._capacity = decoder, fused_sampler, buffers, capacity
-        self._sizes = [size for size in TOKEN_SIZES if size <= max_tokens]
-        self._max_tokens = most = self._sizes[-1]
-        table = buffers.page_table
+        self._scratch, self._sizes = scratch, step_sizes(max_tokens, max_rows)
+        self._row_sizes = row_sizes(max_rows)
+        self._max_tokens, self._max_rows = self._sizes[-1][0], self._row_sizes[-1]
+        self._layout = step_descriptor.StepLayout(self._max_rows, _MAX_WRITES, MAX_CHUNKS, self._max_tokens)
+        table, seqs = buffers.page_table, self._layout.seqs
         device = table.device
-        width = prefill_inputs.prefill_descriptor_width(most, MAX_SEQS, _MAX_WRITES)
-        self._rings = PinnedRings(width, MAX_SEQS, device, buffers.poller)
-        self._cu_q = torch.zeros(MAX_SEQS + 1, dtype=torch.int32, device=device)
-        self._slots, self._contexts, self._sample_positions = torch.zeros(
-            (3, MAX_SEQS), dtype=torch.int32, device=device
-        )
-        self._sample_rows = torch.zeros(MAX_SEQS, dtype=torch.int64, device=device)
-        self._ids, self._positions, self._mapping = torch.zeros((3, most), dtype=torch.int64, device=device)
-        self._batch_page_table = torch.zeros((MAX_SEQS, table.shape[1]), dtype=torch.int32, device=device)
-        self._logits = torch.zeros((MAX_SEQS, capacity.vocab_size), dtype=dtype, device=device)
+        self._rings = PinnedRings(self._layout.width, seqs, device, buffers.poller)
+        self._cu_q = torch.zeros(MAX_CHUNKS + 1, dtype=torch.int32, device=device)
+        self._slots, self._contexts, self._sample_positions = torch.zeros((3, seqs), dtype=torch.int32, device=device)
+        self._sample_rows = torch.zeros(seqs, dtype=torch.int64, device=device)
+        self._ids, self._positions, self._mapping = torch.zeros((3, self._max_tokens), dtype=torch.int64, device=device)
+        self._batch_page_table = torch.zeros((seqs, table.shape[1]), dtype=torch.int32, device=device)
+        self._logits = torch.zeros((seqs, capacity.vocab_size), dtype=dtype, device=device)
         self._graphs = StepGraphs(self._sizes)
 
     def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
@@ -93,8 +127,9 @@ class PrefillGraphRunner:
 
     def run_once(self) -> None:
         """See GraphRunner."""
-        for size in specialization_sizes(self._sizes):
-            self._run(size)
+        for rows in sorted({rows for _, rows in self._sizes}):
+            for tokens in specialization_sizes([tokens for tokens, own in self._sizes if own == rows]):
+                self._run((tokens, rows))
 
     def recover(self) -> None:
         """See GraphRunner."""
@@ -102,81 +137,94 @@ class PrefillGraphRunner:
 
     def can_run(self, rows: StepRows) -> bool:
         """See GraphRunner."""
-        if not rows.chunks or len(rows.chunks) + len(rows.decode) > MAX_SEQS:
+        count = len(rows.decode)
+        if not rows.chunks or len(rows.chunks) > MAX_CHUNKS or count > self._max_rows:
             return False
         if any(chunk.alternatives >= 0 for chunk in rows.chunks):
             # A graph makes the logits of sampled rows alone.
             return False
-        return sum(len(chunk.ids) for chunk in rows.chunks) + len(rows.decode) <= self._max_tokens
+        if self._size_for(sum(len(chunk.ids) for chunk in rows.chunks) + count, count) is None:
+            return False
+        return not count or self._scratch.has_room(rows.contexts, self._max_rows)
 
     def launch(self, rows: StepRows, page_writes: IntArray) -> LaunchedStep:
         """See GraphRunner."""
-        descriptor = self._rings.begin()
-        num_tokens, positions = self._fill(descriptor, rows, page_writes)
-        size = next(size for size in self._sizes if size >= num_tokens)
+        num_tokens, positions = self._fill(self._rings.begin(), rows, page_writes)
+        count = len(rows.decode)
+        size = self._size_for(num_tokens, count)
+        assert size is not None
         # Padding rows get no attention: their contents are arbitrary and are never used.
-        self._graphs.launch(self._run, size, num_tokens)
+        self._graphs.launch(self._run, size, (num_tokens, size[1]))
         sampled = np.flatnonzero(positions)
         ids = self._rings.end(sampled, size)
         return LaunchedStep(ids, self._logits, sampled, positions[sampled].astype(np.int64))
 
+    def _size_for(self, num_tokens: int, count: int) -> tuple[int, int] | None:
+        """Return the smallest graph for so many tokens, `count` of them decode rows; None if there is none."""
+        rows = next(rows for rows in self._row_sizes if rows >= count)
+        return next((size for size in self._sizes if size[0] >= num_tokens and size[1] == rows), None)
+
     def _fill(
         self, descriptor: NDArray[np.int32], rows: StepRows, page_writes: IntArray
     ) -> tuple[int, NDArray[np.int32]]:
-        """Write the step to its descriptor; return its number of tokens and the sample positions [MAX_SEQS]."""
-        header = self._header
-        seqs = [(chunk.slot, chunk.start, chunk.ids, chunk.is_last) for chunk in rows.chunks]
-        decode = zip(rows.decode.tolist(), rows.contexts.tolist(), strict=True)
-        seqs += [(slot, context - 1, _NEWEST, True) for slot, context in decode]
-        fields = np.zeros((5, MAX_SEQS), dtype=np.int32)
-        cu_q, slots, contexts, sample_rows, positions = fields
-        ids = descriptor[header + 5 * MAX_SEQS + 1 :]
+        """Write the step to its descriptor; return its number of tokens and the sample positions of its sequences."""
+        layout, form, count = self._layout, self._format, len(rows.decode)
+        fields = np.zeros((5, MAX_CHUNKS), dtype=np.int32)
+        slots, contexts, ends, sample_rows, positions = fields
+        ids = descriptor[layout.ids_at : layout.writes_at]
         end = 0
-        for seq, (slot, start, tokens, samples) in enumerate(seqs):
-            ids[end : end + len(tokens)] = tokens
-            end += len(tokens)
-            cu_q[seq], slots[seq], contexts[seq] = end, slot, start + len(tokens)
-            if samples:
-                sample_rows[seq], positions[seq] = end - 1, start + len(tokens)
-        cu_q[len(seqs) :] = end
-        descriptor[:2] = end, len(page_writes)
-        descriptor[header] = 0
-        descriptor[header + 1 :][: fields.size] = fields.reshape(-1)
-        ids[self._max_tokens :][: page_writes.size] = page_writes.reshape(-1)
-        return end, positions
+        for at, chunk in enumerate(rows.chunks):
+            start, length = end, len(chunk.ids)
+            end += length
+            ids[start:end] = chunk.ids
+            slots[at], contexts[at], ends[at] = chunk.slot, chunk.start + length, end
+            if chunk.is_last:
+                sample_rows[at], positions[at] = end - 1, chunk.start + length
+        ends[len(rows.chunks) :] = end
+        layout.set_counts(descriptor, count, len(page_writes))
+        sections = form.SLOTS, form.CONTEXTS, form.ENDS, form.SAMPLE_ROWS, form.SAMPLE_POSITIONS
+        for name, values in zip(sections, fields, strict=True):
+            layout.section(descriptor, name)[:MAX_CHUNKS] = values
+        layout.section(descriptor, form.SLOTS)[MAX_CHUNKS:][:count] = rows.decode
+        layout.section(descriptor, form.CONTEXTS)[MAX_CHUNKS:][:count] = rows.contexts
+        descriptor[layout.writes_at :][: page_writes.size] = page_writes.reshape(-1)
+        return end + count, np.concatenate((positions, rows.contexts))
 
-    def _run(self, size: int) -> None:
-        rings, table = self._rings, self._buffers.page_table
-        ids, positions, mapping = self._ids[:size], self._positions[:size], self._mapping[:size]
-        cu_q, slots, contexts = self._cu_q, self._slots, self._contexts
-        samples = self._sample_rows, self._sample_positions
-        self._kernels.unpack_prefill_descriptor(
-            rings.descriptors,
-            rings.sequence,
-            cu_q,
+    def _run(self, size: tuple[int, int]) -> None:
+        tokens, rows = size
+        rings, table, layout = self._rings, self._buffers.page_table, self._layout
+        ids, positions, mapping = self._ids[:tokens], self._positions[:tokens], self._mapping[:tokens]
+        cu_q, used = self._cu_q, MAX_CHUNKS + rows
+        slots, contexts, page_rows = self._slots[:used], self._contexts[:used], self._batch_page_table[:used]
+        sample_rows, sample_positions = self._sample_rows[:used], self._sample_positions[:used]
+        ring, outs = (rings.descriptors, rings.sequence), (ids, positions, mapping, page_rows)
+        self._format.unpack_step_descriptor(
+            layout,
+            *ring,
             slots,
             contexts,
-            *samples,
             table,
-            max_tokens=self._max_tokens,
+            dummy_slot=self._capacity.max_slots,
+            chunks=self._format.ChunkOutputs(cu_q, sample_rows, sample_positions),
         )
-        outs = ids, positions, mapping, self._batch_page_table, self._capacity.page_size
-        self._kernels.prefill_inputs(
-            rings.descriptors, rings.sequence, cu_q, slots, contexts, table, self._buffers.last_token, *outs
-        )
+        step = slots, contexts, table, self._buffers.last_token
+        self._make_inputs(layout, *ring, cu_q, *step, *outs, self._capacity.page_size)
         batch = ForwardBatch(
-            num_tokens=size,
+            num_tokens=tokens,
             input_ids=ids,
             positions=positions,
             slot_mapping=mapping,
-            sample_rows=self._sample_rows,
+            sample_rows=sample_rows,
             sample_slots=slots,
-            sample_positions=self._sample_positions,
-            host_positions=np.empty(0, dtype=np.int64),
+            sample_positions=sample_positions,
+            host_positions=_NOTHING,
             is_all_sampled=False,
-            chunks=ChunkBatch([size], [], cu_q, contexts, self._batch_page_table, size),
-            decode=None,
+            chunks=ChunkBatch([tokens], [], cu_q, contexts[:MAX_CHUNKS], page_rows[:MAX_CHUNKS], tokens),
+            decode=self._decode_batch(contexts[MAX_CHUNKS:], page_rows[MAX_CHUNKS:]) if rows else None,
         )
-        logits = self._decoder.forward(batch, self._buffers.kv_cache, no_progress, self._logits)
+        logits = self._decoder.forward(batch, self._buffers.kv_cache, no_progress, self._logits[:used])
         assert logits is not None
-        self._fused_sampler.sample(logits, slots, self._sample_positions, rings.outputs, rings.sequence)
+        self._fused_sampler.sample(logits, slots, sample_positions, rings.outputs, rings.sequence)
+
+    def _decode_batch(self, contexts: Tensor, page_rows: Tensor) -> DecodeBatch:
+        return DecodeBatch(_NOTHING, contexts, page_rows, self._scratch.workspace, first_row=self._cu_q[MAX_CHUNKS:])

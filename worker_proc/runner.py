@@ -274,8 +274,10 @@ class ModelRunner:
         assert isinstance(model.ops, TritonOps)
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
         buffers = SharedBuffers(self._kv_cache, self._page_table, self._last_token, self._poller)
-        self._decode_graphs = DecodeGraphRunner(decoder, ops, sampler, buffers, capacity, dtype, rows)
-        self._prefill_graphs = PrefillGraphRunner(decoder, sampler, buffers, capacity, dtype, model.max_graph_tokens)
+        scratch = ops.decode_scratch(rows, self._page_table.shape[1])
+        parts = decoder, scratch, sampler, buffers, capacity, dtype
+        self._decode_graphs = DecodeGraphRunner(*parts, rows)
+        self._prefill_graphs = PrefillGraphRunner(*parts, model.max_graph_tokens, rows)
 
     def _capture(self) -> None:
         pool = torch.cuda.graph_pool_handle()

@@ -108,6 +108,7 @@ class Session:
             vocab_size=capacity.vocab_size,
             context_length=capacity.context_length,
             device=capacity.device,
+            mixed_tokens=capacity.mixed_tokens,
             session=self._served,
             query=query,
             last_step=self._last_step,

@@ -8,16 +8,27 @@ from functools import partial
 
 import torch
 
-from kernels import decode_inputs as steps
-from kernels import prefill_inputs as prompts
-from kernels.decode_inputs import HEADER
+from kernels.decode_inputs import decode_inputs, decode_inputs_reference
 from kernels.fused_sample import fused_sample, fused_sample_reference
+from kernels.prefill_inputs import prefill_inputs, prefill_inputs_reference
+from kernels.step_descriptor import (
+    CONTEXTS,
+    ENDS,
+    SAMPLE_POSITIONS,
+    SAMPLE_ROWS,
+    ChunkOutputs,
+    StepLayout,
+    unpack_step_descriptor,
+    unpack_step_descriptor_reference,
+)
+from kernels.step_descriptor import SLOTS as SLOTS_OF
 from tests.gpu.host_operands import with_host_operands
 from worker_proc.sampler.philox import exponentials
 
 SLOTS, PAGES, PAGE, MOST_ROWS, MOST_TOKENS = 6, 300, 16, 8, 200
 COLUMNS = {"temperature": 1, "key_low": 0, "key_high": 2, "is_greedy": 3}
 Writes = list[tuple[int, int, int]]
+Sequence = tuple[int, list[int], int]
 MANY_WRITES: Writes = [(at % 5, at, 5000 + at) for at in range(150)]
 
 
@@ -41,69 +52,84 @@ def verdict(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return 0.0 if all(map(torch.equal, found, expected)) else float("inf")
 
 
+def write_descriptor(layout: StepLayout, sequences: list[Sequence], rows: int, writes: Writes) -> torch.Tensor:
+    """Return a ring of three whose last descriptor has these sequences, the last `rows` of them decode rows."""
+    ring = full(-7, 3, layout.width)
+    body, flat = ring[2], torch.tensor(writes, dtype=torch.int32).reshape(-1)
+    layout.set_counts(body, rows, len(writes))
+    body[layout.writes_at :][: len(flat)] = flat
+    sections = [layout.section(body, name) for name in (SLOTS_OF, CONTEXTS)]
+    if layout.chunks:
+        sections += [layout.section(body, name) for name in (ENDS, SAMPLE_ROWS, SAMPLE_POSITIONS)]
+        for section in sections:
+            section[: layout.chunks] = 0
+    tokens: list[int] = []
+    chunks = len(sequences) - rows
+    for at, (slot, own, context) in enumerate(sequences):
+        tokens += own
+        place = at if at < chunks else layout.chunks + at - chunks
+        values = (slot, context, len(tokens), len(tokens) - 1, context)
+        for section, value in zip(sections, values if at < chunks else values[:2], strict=False):
+            section[place] = value
+    if layout.chunks:
+        sections[2][chunks : layout.chunks] = len(tokens)
+        body[layout.ids_at :][: len(tokens)] = ids(*tokens)
+    return ring
+
+
+def unpacked(
+    layout: StepLayout, ring: torch.Tensor, bucket: int, device: torch.device
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return what kernel and reference make of a descriptor for a graph of `bucket` rows: sequence, slots, contexts,
+    page table, and for chunks cu_q, sample rows and positions."""
+    results = []
+    for run in (with_host_operands(unpack_step_descriptor, device), unpack_step_descriptor_reference):
+        count = layout.chunks + bucket
+        outs = [ids(1), full(99, count), full(99, count), page_table()]
+        chunks = None
+        if layout.chunks:
+            more = full(99, layout.chunks + 1), full(99, count, dtype=torch.int64), full(99, count)
+            outs, chunks = [*outs, *more], ChunkOutputs(*more)
+        run(layout, ring, *outs[:4], dummy_slot=SLOTS - 1, chunks=chunks)
+        results.append(outs)
+    return results[0], results[1]
+
+
 def decode_descriptor(rows: list[tuple[int, int]], writes: Writes, bucket: int, device: torch.device) -> float:
     """Check the descriptor of a decode step of (slot, context) rows, the second of a ring."""
-    ring = full(-7, 3, steps.decode_descriptor_width(MOST_ROWS, len(MANY_WRITES)))
-    body, flat = ring[2], torch.tensor(writes, dtype=torch.int32).reshape(-1)
-    body[:2] = ids(len(rows), len(writes))
-    body[HEADER : HEADER + len(rows)] = ids(*(slot for slot, _ in rows))
-    body[HEADER + MOST_ROWS :][: len(rows)] = ids(*(context for _, context in rows))
-    body[HEADER + 2 * MOST_ROWS :][: len(flat)] = flat
-    results = []
-    for unpacked in (
-        with_host_operands(steps.unpack_decode_descriptor, device),
-        steps.unpack_decode_descriptor_reference,
-    ):
-        results.append([ids(1), full(99, MOST_ROWS), full(99, MOST_ROWS), page_table()])
-        unpacked(ring, *results[-1], rows=bucket, max_rows=MOST_ROWS, dummy_slot=SLOTS - 1)
-    return verdict(*results)
+    layout = StepLayout(MOST_ROWS, len(MANY_WRITES))
+    ring = write_descriptor(layout, [(slot, [], context) for slot, context in rows], len(rows), writes)
+    return verdict(*unpacked(layout, ring, bucket, device))
 
 
 def decode_rows(device: torch.device) -> float:
     """Check the inputs of a decode step: page edges, a row without context, more pages than are copied at once."""
     slots, contexts = ids(2, 0, 4, 5, 1), ids(1, 16, 17, 0, 280 * PAGE)
     newest, results = torch.arange(100, 100 + SLOTS), []
-    for made in (with_host_operands(steps.decode_inputs, device), steps.decode_inputs_reference):
+    for made in (with_host_operands(decode_inputs, device), decode_inputs_reference):
         results.append([*(full(-9, 5, dtype=torch.int64) for _ in range(3)), full(-9, 5, PAGES)])
         made(slots, contexts, page_table(), newest, *results[-1], PAGE)
     return verdict(*results)
 
 
-def prefill_descriptor(runs: list[tuple[int, list[int], int]], writes: Writes, device: torch.device) -> float:
-    """Check the descriptor and inputs of a prefill step of runs (slot, tokens, context after them), with padding."""
-    count = 4
-    ring = full(-7, 3, prompts.prefill_descriptor_width(MOST_TOKENS, count, len(MANY_WRITES)))
-    fields, tokens = full(0, 5, count), [token for _, own, _ in runs for token in own]
-    for run, (slot, own, context) in enumerate(runs):
-        end = int(fields[0, run - 1]) * bool(run) + len(own)
-        fields[:, run] = ids(end, slot, context, end - 1, context)
-    fields[0, len(runs) :] = len(tokens)
-    flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
-    body = ring[2]
-    body[:2], body[HEADER] = ids(len(tokens), len(writes)), 0
-    body[HEADER + 1 :][: fields.numel()] = fields.reshape(-1)
-    body[HEADER + 1 + fields.numel() :][: len(tokens)] = ids(*tokens)
-    body[HEADER + 1 + fields.numel() + MOST_TOKENS :][: len(flat)] = flat
-
-    sequence, table, bounds, slots, contexts, positions = ids(1), page_table(), full(99, count + 1), *full(99, 3, count)
-    rows = full(99, count, dtype=torch.int64)
-    unpack = with_host_operands(prompts.unpack_prefill_descriptor, device)
-    unpack(ring, sequence, bounds, slots, contexts, rows, positions, table, max_tokens=MOST_TOKENS)
-    expected_table, newest = page_table(), torch.arange(1000, 1001 + SLOTS)
-    for slot, at, page in writes:
-        expected_table[slot, at] = page
-    unpacked = [bounds[1:], slots, contexts, rows.int(), positions, table, sequence]
-
-    outs = [*(full(-9, 192, dtype=torch.int64) for _ in range(3)), full(-9, count, PAGES)]
-    with_host_operands(prompts.prefill_inputs, device)(
-        ring, sequence, bounds, slots, contexts, table, newest, *outs, PAGE
-    )
-    expected = prompts.prefill_inputs_reference(body, count, expected_table, newest, 192, PAGE)
-    copied = full(-9, count, PAGES)
-    for run, (slot, _, context) in enumerate(runs):
+def prompt_descriptor(runs: list[Sequence], rows: list[tuple[int, int]], writes: Writes, device: torch.device) -> float:
+    """Check the descriptor and inputs of a step of chunks (slot, tokens, context after them) and decode rows (slot,
+    context), with padding."""
+    layout, bucket = StepLayout(MOST_ROWS, len(MANY_WRITES), 4, MOST_TOKENS), 6
+    sequences = [*runs, *((slot, list[int](), context) for slot, context in rows)]
+    ring = write_descriptor(layout, sequences, len(rows), writes)
+    found, expected = unpacked(layout, ring, bucket, device)
+    sequence, slots, contexts, table, cu_q, *_ = expected
+    newest, copied = torch.arange(1000, 1001 + SLOTS), full(-9, 4 + bucket, PAGES)
+    for at, (slot, context) in enumerate(zip(slots.tolist(), contexts.tolist(), strict=True)):
         pages = -(-context // PAGE)
-        copied[run, :pages] = expected_table[slot, :pages]
-    return verdict([*unpacked, *outs], [*fields, expected_table, ids(2), *expected, copied])
+        copied[at, :pages] = table[slot, :pages]
+    outs = [*(full(-9, 192, dtype=torch.int64) for _ in range(3)), full(-9, 4 + bucket, PAGES)]
+    with_host_operands(prefill_inputs, device)(
+        layout, ring, sequence, cu_q, slots, contexts, table, newest, *outs, PAGE
+    )
+    inputs = prefill_inputs_reference(layout, ring[2], table, newest, 192, PAGE)
+    return verdict([*found, *outs], [*expected, *inputs, copied])
 
 
 def sampled_tokens(vocab_size: int, dtype: torch.dtype, device: torch.device) -> float:
@@ -135,12 +161,12 @@ STEP_CHECKS: dict[str, Callable[[torch.device], float]] = {
         decode_descriptor, [(slot, 10 + slot) for slot in range(5)], MANY_WRITES, 8
     ),
     "decode inputs": decode_rows,
-    "prefill descriptor of one run": partial(prefill_descriptor, [(2, [7, 8, 9], 3)], []),
-    "prefill descriptor of several runs": partial(
-        prefill_descriptor, [(0, list(range(50, 115)), 200), (3, [-1], 33), (1, [5], 1)], [(3, 2, 999), (1, 0, 888)]
+    "prompt descriptor of one run": partial(prompt_descriptor, [(2, [7, 8, 9], 3)], [], []),
+    "prompt descriptor with rows": partial(
+        prompt_descriptor, [(0, list(range(50, 115)), 200)], [(3, 33), (1, 1)], [(3, 2, 999), (1, 0, 888)]
     ),
-    "prefill descriptor with many writes": partial(
-        prefill_descriptor, [(at, [at] * 40, 41 + 100 * at) for at in range(4)], MANY_WRITES
+    "prompt descriptor with many writes": partial(
+        prompt_descriptor, [(at, [at] * 40, 41 + 100 * at) for at in range(4)], [(4, 80)], MANY_WRITES
     ),
     "tokens of 96": partial(sampled_tokens, 96, torch.float32),
     "tokens of 4097": partial(sampled_tokens, 4097, torch.bfloat16),

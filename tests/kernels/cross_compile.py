@@ -26,9 +26,11 @@ from kernels.activation import silu_mul
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
+from kernels.prefill_inputs import prefill_inputs
 from kernels.rope_kv import rope_and_write_kv
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile
+from kernels.step_descriptor import ChunkOutputs, StepLayout, unpack_step_descriptor
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # (query heads, kv heads, head dim, page size, dtype)
@@ -63,6 +65,8 @@ def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
                 f"decode {label}",
                 lambda a=args, s=metadata_ready, p=partition: paged_decode(*a, 0.1, partition=p, metadata_ready=s),
             )
+        first = {"partition": partition, "metadata_ready": True, "out": q, "first_row": cu_q[4:]}
+        yield f"decode beside prompts {label}", lambda a=(q, *args[1:]), f=first: paged_decode(*a, 0.1, **f)
         if (dim, page, dtype) == (128, 16, BF16):
             short = table[:, :8].contiguous()
             yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
@@ -85,6 +89,23 @@ def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"rms_norm {width}", lambda x=x, w=weight: rms_norm(x, w, 1e-6)
         yield f"add_rms_norm {width}", lambda x=x, w=weight: add_rms_norm(x, x, w, 1e-6)
     yield "silu_mul 14336", lambda: silu_mul(empty(64, 28672))
+    ids32, ids64 = empty(1024, dtype=torch.int32), empty(1024, dtype=torch.int64)
+    for layout, rows in ((StepLayout(512, 1024), 512), (StepLayout(256, 2048, 16, 4096), 256)):
+        ring, table, seqs = (
+            empty(8, layout.width, dtype=torch.int32),
+            empty(513, 512, dtype=torch.int32),
+            rows + layout.chunks,
+        )
+        chunks = ChunkOutputs(ids32[:17], ids64[:seqs], ids32[:seqs]) if layout.chunks else None
+        step = ring, ids32[:1], ids32[:seqs], ids32[:seqs], table
+        yield (
+            f"descriptor {layout.chunks}",
+            lambda a=(layout, *step), c=chunks: unpack_step_descriptor(*a, dummy_slot=512, chunks=c),
+        )
+        if chunks is not None:
+            outs = ids64, ids64, ids64, empty(seqs, 512, dtype=torch.int32)
+            args = layout, ring, ids32[:1], chunks.cu_q, ids32[:seqs], ids32[:seqs], table, ids64, *outs, 16
+            yield "prompt inputs", lambda a=args: prefill_inputs(*a)
 
 
 def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:

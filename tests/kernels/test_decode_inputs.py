@@ -4,36 +4,37 @@ import pytest
 import torch
 from kernel_cases import integers
 
-from kernels.decode_inputs import (
-    HEADER,
-    decode_descriptor_width,
-    decode_inputs,
-    decode_inputs_reference,
-    unpack_decode_descriptor,
-    unpack_decode_descriptor_reference,
+from kernels.decode_inputs import decode_inputs, decode_inputs_reference
+from kernels.step_descriptor import (
+    CONTEXTS,
+    SLOTS,
+    StepLayout,
+    unpack_step_descriptor,
+    unpack_step_descriptor_reference,
 )
 
-SLOTS, PAGES, PAGE, ROWS = 6, 300, 16, 8
+COUNT, PAGES, PAGE, ROWS = 6, 300, 16, 8
+LAYOUT = StepLayout(ROWS, 200)
 DEVICE = integers([0]).device
 
 
 def descriptor_ring(rows, writes, sequence):
     """A ring of three descriptors: that of `sequence` is filled, the others hold values that must not be read."""
-    ring = torch.full((3, decode_descriptor_width(ROWS, 200)), -7, dtype=torch.int32)
+    ring = torch.full((3, LAYOUT.width), -7, dtype=torch.int32)
     descriptor = ring[sequence % 3]
-    descriptor[0], descriptor[1] = len(rows), len(writes)
+    LAYOUT.set_counts(descriptor, len(rows), len(writes))
     for at, (slot, context) in enumerate(rows):
-        descriptor[HEADER + at], descriptor[HEADER + ROWS + at] = slot, context
+        LAYOUT.section(descriptor, SLOTS)[at], LAYOUT.section(descriptor, CONTEXTS)[at] = slot, context
     flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
-    descriptor[HEADER + 2 * ROWS :][: len(flat)] = flat
+    descriptor[LAYOUT.writes_at :][: len(flat)] = flat
     return ring.to(DEVICE)
 
 
 def unpacked(function, ring, sequence, batch_size):
     counter = integers([sequence - 1])
     slots, contexts = torch.full((2, ROWS), 99, dtype=torch.int32, device=DEVICE)
-    table = torch.arange(SLOTS * PAGES, dtype=torch.int32, device=DEVICE).view(SLOTS, PAGES).clone()
-    function(ring, counter, slots, contexts, table, rows=batch_size, max_rows=ROWS, dummy_slot=SLOTS - 1)
+    table = torch.arange(COUNT * PAGES, dtype=torch.int32, device=DEVICE).view(COUNT, PAGES).clone()
+    function(LAYOUT, ring, counter, slots[:batch_size], contexts[:batch_size], table, dummy_slot=COUNT - 1)
     return [tensor.cpu() for tensor in (counter, slots, contexts, table)]
 
 
@@ -48,12 +49,12 @@ def unpacked(function, ring, sequence, batch_size):
 )
 def test_descriptors_are_unpacked_by_sequence_number(rows, writes, batch_size, sequence):
     ring = descriptor_ring(rows, writes, sequence)
-    found = unpacked(unpack_decode_descriptor, ring, sequence, batch_size)
-    expected = unpacked(unpack_decode_descriptor_reference, ring, sequence, batch_size)
+    found = unpacked(unpack_step_descriptor, ring, sequence, batch_size)
+    expected = unpacked(unpack_step_descriptor_reference, ring, sequence, batch_size)
     for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got, wanted)
     _, slots, contexts, table = found
-    assert slots.tolist() == [slot for slot, _ in rows] + [SLOTS - 1] * (batch_size - len(rows)) + [99] * (
+    assert slots.tolist() == [slot for slot, _ in rows] + [COUNT - 1] * (batch_size - len(rows)) + [99] * (
         ROWS - batch_size
     )
     assert contexts[:batch_size].tolist() == [context for _, context in rows] + [0] * (batch_size - len(rows))
@@ -63,8 +64,8 @@ def test_descriptors_are_unpacked_by_sequence_number(rows, writes, batch_size, s
 def test_decode_inputs_match_the_reference():
     contexts = integers([1, 16, 17, 0, 280 * PAGE])
     slots = integers([2, 0, 4, 5, 1])
-    table = torch.randperm(SLOTS * PAGES).to(torch.int32).view(SLOTS, PAGES).to(DEVICE)
-    last_token = torch.arange(100, 100 + SLOTS, device=DEVICE)
+    table = torch.randperm(COUNT * PAGES).to(torch.int32).view(COUNT, PAGES).to(DEVICE)
+    last_token = torch.arange(100, 100 + COUNT, device=DEVICE)
     found, expected = [], []
     for function, outs in ((decode_inputs, found), (decode_inputs_reference, expected)):
         outs += [torch.full((5,), -9, dtype=torch.int64, device=DEVICE) for _ in range(3)]

@@ -10,6 +10,7 @@ from tests.golden.oracles import FOLDER
 from tests.support.grammars import regex, tiny_tokenizer
 from tests.support.local_engine import LocalEngine, make_config
 from worker_proc.decode_graph_runner import capture_sizes
+from worker_proc.prefill_graph_runner import TOKEN_SIZES, PrefillGraphRunner, row_sizes, step_sizes
 
 PROMPTS = [[9, 8, 7], [5 + at % 60 for at in range(18)]]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,6 +50,33 @@ def test_constrained_rows_are_those_of_steps_without_graphs() -> None:
     for one in (with_graphs[0], with_graphs[2]):
         text = tiny_tokenizer().decode_str(one)
         assert text and set(text) <= set("abc")
+
+
+def test_decode_rows_beside_prompts_have_the_tokens_they_have_without_graphs(monkeypatch) -> None:
+    """Prompts of several chunks, which more and more rows join."""
+    sizes = []
+    launch = PrefillGraphRunner._size_for
+    monkeypatch.setattr(PrefillGraphRunner, "_size_for", lambda *args: sizes.append(launch(*args)) or sizes[-1])
+
+    def ids(**worker: object) -> list[list[int]]:
+        settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, **worker}
+        engine = LocalEngine(
+            make_config(FOLDER / "models" / "llama", tokenizer=FOLDER / "models" / "qwen3", **settings)
+        )
+        engine.restart(chunked_prefill_size=32, enable_mixed_chunk=True)
+        return engine.generate([[3, 4], *PROMPTS, [5 + at % 50 for at in range(40)]], 4, temperature=0.8, seed=5)
+
+    with_graphs = ids(cuda_graph_max_bs=8)
+    assert (128, 8) in sizes and None not in sizes
+    assert with_graphs == ids(disable_cuda_graph=True)
+
+
+def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
+    sizes = step_sizes(2048, 512)
+    assert row_sizes(512) == [0, 112, 256] and row_sizes(8) == [0, 8]
+    assert [tokens for tokens, rows in sizes if rows == 0][:6] == [16, 32, 64, 128, 192, 256]
+    assert {tokens for tokens, rows in sizes if rows} <= set(TOKEN_SIZES) and max(sizes) == (2048, 256)
+    assert [min(tokens for tokens, rows in sizes if rows == most) for most in (112, 256)] == [128, 128]
 
 
 def test_capture_sizes_are_dense_at_first_and_end_with_the_largest() -> None:

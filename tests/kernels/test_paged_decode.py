@@ -81,6 +81,23 @@ def test_empty_context_gives_zeros(guarded):
     assert_close(out, expected(q, batch), TOLERANCE["decode"][BF16])
 
 
+@pytest.mark.parametrize("lens", [[5, 190, 70], [190, 190, 190, 190], [700], []])
+def test_rows_within_a_longer_query_have_the_bits_they_have_alone(lens):
+    """The device alone knows where they begin; rows of an empty context at the end are none and write nothing."""
+    padded = paged_batch([*lens, 0, 0, 0], 2, 64, FP32)
+    total, first = 11, 4
+    fused = normal(total, 8, 64, dtype=FP32, seed=3)
+    q, out = fused[:, 2:6], torch.full((total, 4, 64), 7.0, device=cases.DEVICE)
+    found = run(q, padded, out=out, first_row=integers([9, first])[1:])
+    assert found is out
+    own = slice(first, first + len(lens))
+    if lens:
+        batch = padded.rows(slice(0, len(lens)))
+        assert torch.equal(out[own], run(q[own], batch))
+    out[own] = 7.0
+    assert (out == 7.0).all()
+
+
 def test_empty_batch():
     batch = paged_batch([3], 2, 64, FP32).rows(slice(0, 0))
     assert run(normal(0, 4, 64, dtype=FP32, seed=1), batch).shape == (0, 4, 64)
@@ -182,6 +199,17 @@ def test_a_partition_assigns_whole_pairs_of_rows_of_similar_length():
     active, bounds, ends = partitioned([190] * (rows - 1) + [130])
     assert active == 0 and ends[-1] == 6 * rows
     assert bounds == [3 * min(pair, 2 * rows) for pair in range(programs + 1)]
+
+
+def test_empty_rows_at_the_end_take_no_part_in_a_partition(monkeypatch):
+    monkeypatch.setattr(decode_partition, "_resident_programs", lambda device, per_sm: 8)
+    for lens in ([129, 40, 500], [190] * 4, [190], []):
+        padded = partition_decode(integers([*lens, 0, 0]), 2, 2, 64, FP32, split_size=64, skip_empty=True).tolist()
+        if lens:
+            active, bounds, ends = partitioned(lens)
+            assert padded == [active, *bounds, *ends, ends[-1], ends[-1]]
+        else:
+            assert padded[1:] == [0] * 11
 
 
 @pytest.mark.parametrize(

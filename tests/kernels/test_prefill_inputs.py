@@ -1,78 +1,108 @@
-"""Inputs of a step with prefill chunks on the device: sequences, padding, newest tokens, page table writes."""
+"""Inputs of a step with prompt chunks on the device: chunks, decode rows, padding, page table writes."""
 
 import pytest
 import torch
 from kernel_cases import integers
 
-from kernels.decode_inputs import HEADER
-from kernels.prefill_inputs import (
-    prefill_descriptor_width,
-    prefill_inputs,
-    prefill_inputs_reference,
-    unpack_prefill_descriptor,
+from kernels.prefill_inputs import prefill_inputs, prefill_inputs_reference
+from kernels.step_descriptor import (
+    CONTEXTS,
+    ENDS,
+    SAMPLE_POSITIONS,
+    SAMPLE_ROWS,
+    SLOTS,
+    ChunkOutputs,
+    StepLayout,
+    unpack_step_descriptor,
+    unpack_step_descriptor_reference,
 )
 
-SLOTS, PAGES, PAGE, SEQS, TOKENS, WRITES = 5, 40, 16, 4, 200, 150
+COUNT, PAGES, PAGE, CHUNKS, ROWS, TOKENS, WRITES = 7, 40, 16, 4, 5, 200, 150
+LAYOUT = StepLayout(ROWS, WRITES, CHUNKS, TOKENS)
 DEVICE = integers([0]).device
 
 
-def descriptor_of(seqs, writes):
-    """`seqs` are (slot, tokens, context after them, samples)."""
-    descriptor = torch.full((prefill_descriptor_width(TOKENS, SEQS, WRITES),), -7, dtype=torch.int32)
-    fields = torch.zeros((5, SEQS), dtype=torch.int32)
-    ids, end = [], 0
-    for seq, (slot, tokens, context, samples) in enumerate(seqs):
-        ids += tokens
+def descriptor_of(chunks, rows, writes):
+    """`chunks` are (slot, tokens, context after them, samples), `rows` (slot, context)."""
+    descriptor = torch.full((LAYOUT.width,), -7, dtype=torch.int32)
+    ids = [token for _, tokens, _, _ in chunks for token in tokens]
+    sections = [LAYOUT.section(descriptor, name) for name in (SLOTS, CONTEXTS, ENDS, SAMPLE_ROWS, SAMPLE_POSITIONS)]
+    for section in sections:
+        section[:CHUNKS] = 0
+    end = 0
+    for at, (slot, tokens, context, samples) in enumerate(chunks):
         end += len(tokens)
-        fields[:3, seq] = torch.tensor([end, slot, context])
-        if samples:
-            fields[3:, seq] = torch.tensor([end - 1, context])
-    fields[0, len(seqs) :] = end
-    descriptor[:2] = torch.tensor([end, len(writes)])
-    descriptor[HEADER] = 0
-    descriptor[HEADER + 1 :][: 5 * SEQS] = fields.reshape(-1)
-    descriptor[HEADER + 5 * SEQS + 1 :][: len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        values = slot, context, end, (end - 1) * samples, context * samples
+        for section, value in zip(sections, values, strict=True):
+            section[at] = value
+    sections[2][len(chunks) : CHUNKS] = end
+    for at, (slot, context) in enumerate(rows):
+        sections[0][CHUNKS + at], sections[1][CHUNKS + at] = slot, context
+    descriptor[LAYOUT.ids_at :][: len(ids)] = torch.tensor(ids, dtype=torch.int32)
+    LAYOUT.set_counts(descriptor, len(rows), len(writes))
     flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
-    descriptor[HEADER + 5 * SEQS + 1 + TOKENS :][: len(flat)] = flat
-    return descriptor, fields, end
+    descriptor[LAYOUT.writes_at :][: len(flat)] = flat
+    return descriptor, end
+
+
+def page_table():
+    return torch.arange(1, 1 + COUNT * PAGES, dtype=torch.int32).view(COUNT, PAGES).clone()
+
+
+def unpacked(function, ring, graph_rows, device):
+    """What `function` fills for a graph of so many decode rows: counter, slots, contexts, cu_q, sample rows and
+    positions, page table."""
+    used = CHUNKS + graph_rows
+    sequence = torch.tensor([4], dtype=torch.int32, device=device)
+    slots, contexts, positions = torch.full((3, used), 99, dtype=torch.int32, device=device)
+    rows = torch.full((used,), 99, dtype=torch.int64, device=device)
+    cu_q = torch.full((CHUNKS + 1,), 99, dtype=torch.int32, device=device)
+    table, chunks = page_table().to(device), ChunkOutputs(cu_q, rows, positions)
+    function(LAYOUT, ring, sequence, slots, contexts, table, dummy_slot=COUNT - 1, chunks=chunks)
+    return [sequence, slots, contexts, cu_q, rows, positions, table]
 
 
 @pytest.mark.parametrize(
-    ("seqs", "writes"),
+    ("chunks", "rows", "graph_rows", "writes"),
     [
-        ([(2, [7, 8, 9], 3, True)], []),
-        ([(0, list(range(50, 115)), 200, False), (3, [-1], 33, True), (1, [5], 1, True)], [(3, 2, 999), (1, 0, 888)]),
-        ([(at, [at] * 40, 41 + 100 * at, True) for at in range(4)], [(at // 40, at % 40, at) for at in range(150)]),
+        ([(2, [7, 8, 9], 3, True)], [], 0, []),
+        ([(0, list(range(50, 115)), 200, False)], [(3, 33), (1, 1)], 5, [(3, 2, 999), (1, 0, 888)]),
+        ([(0, [4] * 60, 60, True), (2, [6] * 20, 33, False)], [(1, 16), (3, 17), (4, 600)], 3, []),
+        (
+            [(at, [at] * 40, 41 + 100 * at, True) for at in range(4)],
+            [(5, 30)],
+            5,
+            [(at // 40, at % 40, at) for at in range(150)],
+        ),
     ],
 )
-def test_a_descriptor_becomes_the_inputs_of_its_sequences(seqs, writes):
-    descriptor, fields, end = descriptor_of(seqs, writes)
+def test_a_descriptor_becomes_the_inputs_of_its_sequences(chunks, rows, graph_rows, writes):
+    descriptor, chunk_tokens = descriptor_of(chunks, rows, writes)
     ring = torch.full((3, len(descriptor)), -7, dtype=torch.int32)
     ring[2] = descriptor
-    ring, sequence = ring.to(DEVICE), integers([4])
-    cu_q = torch.full((SEQS + 1,), 99, dtype=torch.int32, device=DEVICE)
-    slots, contexts, positions_of = torch.full((3, SEQS), 99, dtype=torch.int32, device=DEVICE)
-    rows = torch.full((SEQS,), 99, dtype=torch.int64, device=DEVICE)
-    table = torch.arange(1, 1 + SLOTS * PAGES, dtype=torch.int32, device=DEVICE).view(SLOTS, PAGES).clone()
-    unpack_prefill_descriptor(ring, sequence, cu_q, slots, contexts, rows, positions_of, table, max_tokens=TOKENS)
-    assert int(sequence) == 5
-    assert cu_q.tolist() == [0, *fields[0].tolist()]
-    assert [x.tolist() for x in (slots, contexts, rows, positions_of)] == fields[1:].tolist()
-    expected_table = torch.arange(1, 1 + SLOTS * PAGES, dtype=torch.int32).view(SLOTS, PAGES)
-    for slot, at, page in writes:
-        expected_table[slot, at] = page
-    assert torch.equal(table.cpu(), expected_table)
-
-    last_token = torch.arange(1000, 1001 + SLOTS, device=DEVICE)
-    ids, positions, mapping = torch.full((3, 192), 99, dtype=torch.int64, device=DEVICE)
-    batch_page_table = torch.full((SEQS, PAGES), -9, dtype=torch.int32, device=DEVICE)
-    outs = ids, positions, mapping, batch_page_table
-    prefill_inputs(ring, sequence, cu_q, slots, contexts, table, last_token, *outs, PAGE)
-    expected = prefill_inputs_reference(descriptor, SEQS, expected_table, last_token.cpu(), 192, PAGE)
-    for got, wanted in zip((ids, positions, mapping), expected, strict=True):
+    found = unpacked(unpack_step_descriptor, ring.to(DEVICE), graph_rows, DEVICE)
+    expected = unpacked(unpack_step_descriptor_reference, ring, graph_rows, torch.device("cpu"))
+    for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got.cpu(), wanted)
+    sequence, slots, contexts, cu_q, sample_rows, sample_positions, table = found
+    assert int(sequence) == 5 and int(cu_q[CHUNKS]) == chunk_tokens
+    assert sample_rows[CHUNKS:][: len(rows)].tolist() == [chunk_tokens + at for at in range(len(rows))]
+    assert sample_positions[CHUNKS:].tolist() == [context for _, context in rows] + [0] * (graph_rows - len(rows))
+    assert [int(table[slot, at]) for slot, at, _ in writes] == [page for *_, page in writes]
+
+    end = chunk_tokens + len(rows)
+    last_token = torch.arange(1000, 1001 + COUNT, device=DEVICE)
+    ids, positions, mapping = torch.full((3, 192), 99, dtype=torch.int64, device=DEVICE)
+    batch_page_table = torch.full((CHUNKS + graph_rows, PAGES), -9, dtype=torch.int32, device=DEVICE)
+    outs = ids, positions, mapping, batch_page_table
+    prefill_inputs(LAYOUT, ring.to(DEVICE), sequence, cu_q, slots, contexts, table, last_token, *outs, PAGE)
+    wanted = prefill_inputs_reference(LAYOUT, descriptor, table.cpu(), last_token.cpu(), 192, PAGE)
+    for got, one in zip((ids, positions, mapping), wanted, strict=True):
+        assert torch.equal(got.cpu(), one)
     assert (mapping[end:] == -1).all()
-    for seq, (slot, _, context, _) in enumerate(seqs):
+    sequences = [(at, slot, context) for at, (slot, _, context, _) in enumerate(chunks)]
+    sequences += [(CHUNKS + at, *row) for at, row in enumerate(rows)]
+    for at, slot, context in sequences:
         pages = -(-context // PAGE)
-        assert torch.equal(batch_page_table[seq, :pages].cpu(), expected_table[slot, :pages])
-        assert (batch_page_table[seq, pages:] == -9).all()
+        assert torch.equal(batch_page_table[at, :pages], table[slot, :pages])
+        assert (batch_page_table[at, pages:] == -9).all()

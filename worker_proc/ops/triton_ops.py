@@ -15,6 +15,7 @@ from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
+from worker_proc.slots import IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,14 @@ class DecodeScratch:
     workspace: Tensor
     split_size: int
     splits: int
+
+    def has_room(self, contexts: IntArray, rows: int) -> bool:
+        """Say whether it is large enough for decode rows of these context lengths, padded to `rows`."""
+        size = self.split_size
+        # One sum is cheaper than the exact count and exceeds it by at most one split a row.
+        if int(contexts.sum()) // size + rows <= self.splits:
+            return True
+        return int(((contexts + (size - 1)) // size).sum()) + rows - len(contexts) <= self.splits
 
 
 def check_kernels_package() -> None:
@@ -100,8 +109,11 @@ class TritonOps:
         if batch.decode is None:
             return batch
         heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        partition = self._partition_decode(batch.decode.context_lens, *heads, shape.head_dim, self._dtype)
-        return replace(batch, decode=replace(batch.decode, partition=partition))
+        decode, has_padding = batch.decode, batch.decode.first_row is not None
+        partition = self._partition_decode(
+            decode.context_lens, *heads, shape.head_dim, self._dtype, skip_empty=has_padding
+        )
+        return replace(batch, decode=replace(decode, partition=partition))
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
         """Return scratch for decode batches of up to `rows` rows, at most about TRITON_SCRATCH_BYTES."""
@@ -133,29 +145,25 @@ class TritonOps:
             eps=1e-6 if norms is None else norms.eps,
             metadata_ready=True,
         )
-        parts: list[Tensor] = []
-        at = 0
+        out, at = query.new_empty(query.shape), 0
         if plan.chunks is not None:
             chunks, at = plan.chunks, plan.chunks.num_tokens
-            longest = max(chunks.lengths)
-            table, lens = chunks.page_table, chunks.context_lens
-            parts.append(self._extend(query[:at], kv, table, chunks.cu_q, lens, shape.scale, max_q_len=longest))
+            longest, table, lens = max(chunks.lengths), chunks.page_table, chunks.context_lens
+            own = query[:at], kv, table, chunks.cu_q, lens
+            self._extend(*own, shape.scale, max_q_len=longest, out=out[:at])
         if plan.decode is not None:
             decode = plan.decode
-            table, lens = decode.page_table, decode.context_lens
-            run = self._paged_decode.paged_decode
-            scratch = decode.workspace
-            parts.append(
-                run(
-                    query[at:],
-                    kv,
-                    table,
-                    lens,
-                    shape.scale,
-                    workspace=scratch,
-                    partition=decode.partition,
-                    metadata_ready=True,
-                )
+            at = at if decode.first_row is None else 0
+            self._paged_decode.paged_decode(
+                query[at:],
+                kv,
+                decode.page_table,
+                decode.context_lens,
+                shape.scale,
+                workspace=decode.workspace,
+                partition=decode.partition,
+                metadata_ready=True,
+                out=out[at:],
+                first_row=decode.first_row,
             )
-        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return attended.view(plan.num_tokens, -1)
+        return out.view(plan.num_tokens, -1)

@@ -17,6 +17,8 @@ class WorkerHello(Frame, frozen=True, tag=30):
     `page_count` excludes the dummy page 0. `max_slots` is the number of sequences it can run at once. `session` and
     `query` are those of the SchedulerHello that it answers. `last_step` is the last step that was taken, of which the
     last `steps_in_flight` have no result yet; results and hellos arrive in the order in which they were sent.
+    `mixed_tokens` is the size of a step up to which prompts pause decode rows that join it by no more than a reader
+    notices, by the model's size; 0 on a device where joining gains nothing.
     """
 
     scheduler_epoch: Epoch
@@ -31,6 +33,7 @@ class WorkerHello(Frame, frozen=True, tag=30):
     query: int = 0
     last_step: int = 0
     steps_in_flight: int = 0
+    mixed_tokens: int = 0
 
 
 class SchedulerHello(Frame, frozen=True, tag=31):
