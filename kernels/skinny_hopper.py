@@ -8,6 +8,10 @@ its outputs.
 Rings, `stage` in 0..STAGES-1; a stage is refilled once the product of its tile is done:
     w_ring[stage]   64 weight rows x BLOCK_K, in panels of 64 columns
     x_ring[stage]   BLOCK_M activation rows x BLOCK_K, likewise
+
+A copy that reaches past the last activation row is slow: with 80 rows, copied as 128, a linear takes nearly twice as
+long. Where BLOCK_M exceeds the rows, its first half takes the first rows and its second half the last ones, so that
+rows in the middle are computed, and stored, twice.
 """
 
 import torch
@@ -35,7 +39,7 @@ def _copy_tile(
     desc, tile, first_row, second_row, first_column, ring, ready, pred,
     ROWS: gl.constexpr, HALVES: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr,
 ):  # fmt: skip
-    """Start the copies of ROWS rows at `first_row` into their stage; with HALVES == 2 half of them at `second_row`."""
+    """Start the copies of ROWS weight rows at `first_row` into their stage; with HALVES == 2 half at `second_row`."""
     PANELS: gl.constexpr = BLOCK_K // PANEL
     stage = tile % STAGES
     mbarrier.expect(ready.index(stage), ROWS * BLOCK_K * 2, pred=pred)
@@ -48,11 +52,29 @@ def _copy_tile(
             tma.async_copy_global_to_shared(desc, [second_row, column], ready.index(stage), target, pred=pred)
 
 
+@gluon.jit
+def _copy_rows(
+    desc, tile, rows, first_column, ring, ready, pred,
+    BLOCK_M: gl.constexpr, BOX: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr,
+):  # fmt: skip
+    """Start the copies of the first BOX activation rows into their stage, and of the last ones if BLOCK_M has room."""
+    PANELS: gl.constexpr = BLOCK_K // PANEL
+    PIECES: gl.constexpr = BLOCK_M // BOX
+    stage = tile % STAGES
+    mbarrier.expect(ready.index(stage), BLOCK_M * BLOCK_K * 2, pred=pred)
+    for panel in gl.static_range(PANELS):
+        column = first_column + tile * BLOCK_K + panel * PANEL
+        for piece in gl.static_range(PIECES):
+            row = rows - BOX if piece > 0 else 0
+            place = ring.index((stage * PANELS + panel) * PIECES + piece)
+            tma.async_copy_global_to_shared(desc, [row, column], ready.index(stage), place, pred=pred)
+
+
 @gluon.jit(do_not_specialize=["rows"])
 def _skinny_hopper_kernel(
     x_desc, w_desc, bias_ptr, y_ptr, rows, width, depth, stride_split,
-    BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GATED: gl.constexpr, BIASED: gl.constexpr,
-    PANEL: gl.constexpr, ROWS: gl.constexpr, num_warps: gl.constexpr,
+    BLOCK_M: gl.constexpr, BOX: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GATED: gl.constexpr,
+    BIASED: gl.constexpr, PANEL: gl.constexpr, ROWS: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     # width: outputs; depth: of this split. Gated: weight rows n and width + n make output n.
     HALVES: gl.constexpr = 2 if GATED else 1
@@ -67,7 +89,7 @@ def _skinny_hopper_kernel(
     tiles = depth // BLOCK_K
 
     w_ring = gl.allocate_shared_memory(DTYPE, [STAGES * PANELS * HALVES, OUTPUTS, PANEL], TILE)
-    x_ring = gl.allocate_shared_memory(DTYPE, [STAGES * PANELS, BLOCK_M, PANEL], TILE)
+    x_ring = gl.allocate_shared_memory(DTYPE, [STAGES * PANELS * (BLOCK_M // BOX), BOX, PANEL], TILE)
     w = w_ring._reinterpret(DTYPE, [STAGES, ROWS, BLOCK_K], TILE)
     x = x_ring._reinterpret(DTYPE, [STAGES, BLOCK_M, BLOCK_K], TILE)
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
@@ -86,8 +108,8 @@ def _skinny_hopper_kernel(
     gdc_launch_dependents()
     gdc_wait()
     for first in gl.static_range(STAGES):
-        _copy_tile(
-            x_desc, first, 0, 0, first_column, x_ring, x_ready, first < tiles, BLOCK_M, 1, BLOCK_K, STAGES, PANEL
+        _copy_rows(
+            x_desc, first, rows, first_column, x_ring, x_ready, first < tiles, BLOCK_M, BOX, BLOCK_K, STAGES, PANEL
         )  # fmt: skip
 
     acc = gl.zeros([ROWS, BLOCK_M], gl.float32, ACC)
@@ -106,13 +128,15 @@ def _skinny_hopper_kernel(
                 w_desc, following, first_row, first_row + width, first_column, w_ring, w_ready, True,
                 ROWS, HALVES, BLOCK_K, STAGES, PANEL,
             )  # fmt: skip
-            _copy_tile(
-                x_desc, following, 0, 0, first_column, x_ring, x_ready, True, BLOCK_M, 1, BLOCK_K, STAGES, PANEL
+            _copy_rows(
+                x_desc, following, rows, first_column, x_ring, x_ready, True, BLOCK_M, BOX, BLOCK_K, STAGES, PANEL
             )  # fmt: skip
     acc = warpgroup_mma_wait(0, deps=[acc])
 
     n = first_row + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, OUT))
     m = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(0, OUT))
+    if BOX < BLOCK_M:
+        m = gl.where(m < BOX, m, m + rows - BLOCK_M)
     y_dtype: gl.constexpr = y_ptr.dtype.element_ty
     if GATED:
         staged = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_M], gl.SwizzledSharedLayout(1, 1, 1, [0, 1]))
@@ -138,12 +162,13 @@ def skinny_on_hopper(
     width = weight.shape[0] // 2 if gated else weight.shape[0]
     outputs = ROWS // 2 if gated else ROWS
     block_m = max(8, 1 << (rows - 1).bit_length())
+    box = block_m // 2 if max(8, block_m // 2) < rows < block_m else block_m
     layout = gl.NVMMASharedLayout(128, 16, 2)
     w_desc = TensorDescriptor(weight, list(weight.shape), [weight.stride(0), 1], [outputs, PANEL], layout)
-    x_desc = TensorDescriptor(x, [rows, depth], [x.stride(0), 1], [block_m, PANEL], layout)
+    x_desc = TensorDescriptor(x, [rows, depth], [x.stride(0), 1], [box, PANEL], layout)
     part = depth // splits
     _skinny_hopper_kernel[(width // outputs, splits)](
         x_desc, w_desc, bias, out, rows, width, part, rows * width,
-        BLOCK_M=block_m, BLOCK_K=block_k, STAGES=min(stages, part // block_k), GATED=gated, BIASED=bias is not None,
-        PANEL=PANEL, ROWS=ROWS, num_warps=4, launch_pdl=True,
+        BLOCK_M=block_m, BOX=box, BLOCK_K=block_k, STAGES=min(stages, part // block_k), GATED=gated,
+        BIASED=bias is not None, PANEL=PANEL, ROWS=ROWS, num_warps=4, launch_pdl=True,
     )  # fmt: skip

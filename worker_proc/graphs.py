@@ -69,12 +69,12 @@ class SharedBuffers:
 
 
 def specialization_sizes(sizes: list[int]) -> list[int]:
-    """Return the largest of `sizes`, ascending, between consecutive powers of two: within such an interval Triton
-    compiles the kernels with the same constants."""
+    """Return the smallest and the largest of `sizes`, ascending, between consecutive powers of two: for the sizes of
+    such an interval Triton compiles the kernels with the same constants, but for the power itself, which ends it."""
+    powers = [_power_of_two(size) for size in sizes]
+    around = zip(sizes, powers, [None, *powers], [*powers[1:], None], strict=False)
     return [
-        size
-        for size, following in zip(sizes, [*sizes[1:], None], strict=True)
-        if _power_of_two(size) != _power_of_two(following)
+        size for size, power, before, following in around if power not in (before, following) or before != following
     ]
 
 

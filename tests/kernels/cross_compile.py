@@ -112,7 +112,7 @@ def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(label, call) for the linears of few rows: of a small and a large model, and a last one."""
     for width, depth in ((1024, 3072), (4096, 4096), (28672, 4096), (151936, 1024)):
         weight = empty(width, depth)
-        for rows in (1, 64, 128):
+        for rows in (1, 40, 64, 80, 128):
             x = empty(rows, depth)
             for kind, tile in (("unsplit", unsplit_tile), ("split-k", split_k_tile), ("gated", gated_tile)):
                 chosen = tile(weight, rows)

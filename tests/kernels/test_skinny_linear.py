@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rows", [1, 8, 9, 33, 64, 65, 128])
+@pytest.mark.parametrize("rows", [1, 6, 8, 9, 33, 64, 65, 80, 127, 128])
 @pytest.mark.parametrize(("width", "depth"), [(256, 1024), (1024, 3072), (4096, 14336)])
 def test_the_kernel_for_hopper_matches_the_reference(guarded, width, depth, rows):
     """The ring comes round at the deepest; rows that do not fill the tile write nothing beyond themselves."""
