@@ -49,7 +49,7 @@ class SchedulerConfig(Section, frozen=True):
     chunked_prefill_size: Annotated[
         int, Meta(ge=-1, description="tokens of one prefill step; -1: no chunking; 0: chosen by device memory")
     ] = 0
-    enable_mixed_chunk: Annotated[bool, Meta(description="decode rows join prefill steps")] = False
+    enable_mixed_chunk: Annotated[bool | None, Meta(description="decode rows join prompts; default: on a GPU")] = None
     max_running_requests: Annotated[
         int, Meta(ge=0, description="requests that run at once; 0: chosen by KV capacity")
     ] = 0

@@ -23,12 +23,13 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp:
-    """A worker incarnation has allocated its pages and takes steps."""
+    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens`: see WorkerHello."""
 
     epoch: Epoch
     page_count: int
     max_slots: int
     is_cpu: bool
+    mixed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

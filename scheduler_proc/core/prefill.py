@@ -13,6 +13,7 @@ from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.sizes import is_mixing, mixed_budget
 from scheduler_proc.core.step_cost import pairs
 from scheduler_proc.core.step_work import PrefillBatch
 from scheduler_proc.core.suspects import Suspects
@@ -21,7 +22,7 @@ BACKLOG_LOOKED_AT = 64
 
 
 class PrefillPass:
-    """Forms prefill batches. `chunk_tokens` is the budget of one step, -1 without chunking (STEP-1)."""
+    """Forms prefill batches. `chunk_tokens` bounds one step, -1: no chunking; `is_mixing`: rows join it (STEP-2)."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class PrefillPass:
         memory: MemoryLimit,
     ) -> None:
         self._suspects, self._memory = suspects, memory
-        self.chunk_tokens = -1
+        self.chunk_tokens, self.is_mixing, self._mixed_tokens = -1, False, 0
         self._config = config
         self._queue = queue
         self._batch = batch
@@ -49,9 +50,10 @@ class PrefillPass:
         self._fits_below = 0.0
         """The ratio below which what the last pass could not admit may fit."""
 
-    def restart(self, chunk_tokens: int) -> None:
-        """Begin with the budget of a new worker."""
-        self.chunk_tokens = chunk_tokens
+    def restart(self, chunk_tokens: int, mixed_tokens: int = 0) -> None:
+        """Begin with the budgets of a new worker; `mixed_tokens`: see WorkerHello."""
+        self.chunk_tokens, self._mixed_tokens = chunk_tokens, mixed_tokens
+        self.is_mixing = is_mixing(self._config, mixed_tokens)
 
     def is_due(self) -> bool:
         """Say whether a pass could do anything."""
@@ -126,7 +128,10 @@ class PrefillPass:
         return pass_batch
 
     def _adder(self, mixed_rows: int, token_cap: int | None) -> PrefillAdder:
-        chunk_tokens = self._memory.budget(self.chunk_tokens)
+        # A bound by time takes the place of the worker's.
+        rows = mixed_rows if token_cap is None else 0
+        budget = mixed_budget(self._config, self.chunk_tokens, self._mixed_tokens, rows, self._queue.waiting)
+        chunk_tokens = self._memory.budget(budget)
         if token_cap is not None:
             # What is left for the prompt when the rows have taken theirs.
             page_size = self._kv.page_size

@@ -153,7 +153,7 @@ class Scheduler:
             return self._form_bounded(now) or self._retraction.form_decode(now)
         work = None
         if self._prefill.may_begin(now):
-            work = self._form_mixed(now) if self._config.enable_mixed_chunk else self._form_prefill(now)
+            work = self._form_mixed(now) if self._prefill.is_mixing else self._form_prefill(now)
         return work or self._retraction.form_decode(now)
 
     def _form_prefill(self, now: float) -> StepWork | None:
@@ -232,7 +232,7 @@ class Scheduler:
         self._in_flight.start(event.epoch)
         self._queue.waits.switch(STEP, now)
         self._batch.restart(slots_in_force(config, event.max_slots, kv.capacity_tokens, event.is_cpu))
-        self._prefill.restart(chunk_tokens_in_force(config, event.is_cpu))
+        self._prefill.restart(chunk_tokens_in_force(config, event.is_cpu), event.mixed_tokens)
         self._intake.on_worker_up(LengthRules(self._context_length, kv.capacity_tokens, kv.page_size), now)
 
     def _on_worker_lost(self, was_killed: bool | None, now: float) -> None:

@@ -116,10 +116,10 @@ class CoreRig:
         """Call the function with each frame that the scheduler sends from here on."""
         self._core.watchers.append(on_frame)
 
-    def worker_up(self) -> None:
+    def worker_up(self, mixed_tokens: int = 0) -> None:
         self.epoch += 1
         self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB)
-        self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True))
+        self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True, mixed_tokens))
 
     def worker_lost(self, was_killed: bool = True) -> None:
         self.worker = None
