@@ -106,6 +106,7 @@ def nano_over_http(port: int, passes: int, clients: int, found: list[dict[str, A
         before = {name: cpu_seconds(pid) for name, pid in process_ids(port).items()}
         one = asyncio.run(send_together(port, bodies, clients))
         used = {name: round(cpu_seconds(pid) - before[name], 2) for name, pid in process_ids(port).items()}
+        del one["pauses_s"]
         found.append({**one, "cpu_s": used})
 
 
@@ -178,5 +179,6 @@ def _sum(counted: list[dict[str, Any]], start_s: float, wanted: int) -> dict[str
         "tokens_per_s": round(tokens / seconds),
         "events": sum(one["events"] for one in counted),
         "last_first_event_s": round(max(one["last_first_s"] for one in counted) - start_s, 3),
+        "pauses_s": [pause for one in counted for pause in one["pauses_s"]],
         "client_cpu_s": [round(one["cpu_s"], 2) for one in counted],
     }

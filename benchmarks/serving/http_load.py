@@ -43,6 +43,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
         "events": sum(stream.events for stream in streams),
         "last_first_s": max(stream.first_s for stream in streams),
         "end_s": end_s,
+        "pauses_s": [stream.pause_s for stream in streams],
         "cpu_s": cpu_s,
         "bad_ending": bad.ending.decode(errors="replace")[-300:] if bad else "",
     }

@@ -25,13 +25,13 @@ ENDING_BYTES = 1024
 class Stream:
     """One connection: sends one request and counts the events of the response.
 
-    `first_s` is the monotonic time of the first event. `ending` holds the last ENDING_BYTES received: the usage, where
-    the request asks for it.
+    `first_s` is the monotonic time of the first event, `pause_s` the longest time between two reads after it. `ending`
+    holds the last ENDING_BYTES received: the usage, where the request asks for it.
     """
 
     def __init__(self, address: tuple[str, int], request: bytes) -> None:
         self.socket = socket.create_connection(address)
-        self.first_s = 0.0
+        self.first_s = self.pause_s = self._last_s = 0.0
         self.ending = b""
         self._request = request
         self._tail = b""
@@ -54,8 +54,10 @@ class Stream:
         self.events += joined.count(EVENT) - self._tail.count(EVENT)
         self._tail = joined[-TAIL_BYTES:]
         self.ending = (self.ending + data)[-ENDING_BYTES:]
+        now = time.monotonic()
         if self.events and not self.first_s:
-            self.first_s = time.monotonic()
+            self.first_s = self._last_s = now
+        self.pause_s, self._last_s = max(self.pause_s, now - self._last_s if self.first_s else 0.0), now
         self.is_done = not data or END in joined or self.status != b"200"
 
 
