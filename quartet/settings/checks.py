@@ -94,5 +94,7 @@ def _check_scheduler(config: SchedulerConfig) -> None:
         raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
     if config.tbt_target_ms > 0 and config.step_order == "prefill_first":
         raise ConfigError("--tbt-target-ms needs --step-order decode_first or slack")
+    if config.shed_hopeless and not config.ttft_target_ms:
+        raise ConfigError("--shed-hopeless needs --ttft-target-ms: without a target every request makes it")
     if config.step_order == "slack" and not config.tbt_target_ms:
         raise ConfigError("--step-order slack needs --tbt-target-ms")

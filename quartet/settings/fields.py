@@ -30,6 +30,8 @@ RARE = frozenset(
         "new_token_ratio_decay",
         "new_token_ratio_decay_steps",
         "preempt_accounting",
+        "prefill_decode_interval",
+        "prefill_decode_interval_min_bs",
         "prefill_max_requests",
         "prefix_match_overflow",
         "prefix_match_queue_max",

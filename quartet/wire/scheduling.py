@@ -91,6 +91,12 @@ class SchedulerConfig(Section, frozen=True):
             ge=0, description="longest time between tokens in milliseconds, by step order decode_first or slack; 0: off"
         ),
     ] = 0.0
+    ttft_target_ms: Annotated[
+        float, Meta(ge=0, description="time to first token that is aimed at in milliseconds: orders who waits; 0: off")
+    ] = 0.0
+    shed_hopeless: Annotated[
+        bool, Meta(description="answer 503 at once to a request that would miss --ttft-target-ms")
+    ] = False
     prefill_decode_interval: Annotated[int, Meta(ge=0, description="decode steps after each prefill step")] = 0
     prefill_decode_interval_min_bs: Annotated[
         int, Meta(ge=0, description="running requests from which the interval counts")

@@ -160,7 +160,9 @@ class Intake:
             if self._is_draining:
                 raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
             self._suspects.quarantine.check(submit.prompt_ids, submit.params, now)
-            self._table.make_place(urgency_of(submit.priority, config), len(self._grammars), now)
+            urgency = urgency_of(submit.priority, config)
+            self._table.make_place(urgency, len(self._grammars), now)
+            self._table.check_first_token(prompt_tokens, submit.accepted_s, urgency, now)
         return submit
 
     def _hold(self, submit: Submit, now: float) -> None:

@@ -121,7 +121,7 @@ class PrefillPass:
         has_place = self._batch.chunked is None or reserved > 0
         if admits and has_place and self._queue.waiting and self._may_admit:
             if not reserved:
-                self._queue.order()
+                self._queue.order(now)
             self._admit_waiting(adder, pass_batch)
         elif not has_place:
             self._queue.waits.switch(PROMPTS, now)
@@ -149,7 +149,7 @@ class PrefillPass:
         cap, reserved = None, 0
         keeps_for_short = self._config.schedule_policy == "shortest-prefill-first" and self._queue.waiting
         if keeps_for_short and adder.remaining_chunk:
-            self._queue.order()
+            self._queue.order(pass_batch.now)
             left = request.uncomputed_tokens
             reserved = reserve_for_short(self._queue.waiting, left, adder.remaining_chunk, kv.page_size)
             if reserved:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import RequestError
+from scheduler_proc.core.first_tokens import FirstTokens
 from scheduler_proc.core.meters import STEP, WaitMeter
 from scheduler_proc.core.policies import PolicyContext, make_policy
 from scheduler_proc.core.priority import least_urgent
@@ -19,7 +20,8 @@ class WaitingQueue:
 
     `computed_tokens` counts the prefill tokens computed so far, the clock of policies that weigh how long a request has
     waited. `stop_reasons` counts the passes that stopped before the end of the queue, `changes` the requests that were
-    queued, or left the queue without being admitted. `waits` measures why those that wait do.
+    queued, or left the queue without being admitted. `waits` measures why those that wait do, `first_tokens` knows when
+    their first token is due.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -28,6 +30,7 @@ class WaitingQueue:
         self.computed_tokens = 0
         self.changes = 0
         self.waits = WaitMeter()
+        self.first_tokens = FirstTokens(config)
         self._admitting_passes = 0
         self._config = config
         self._policy = make_policy(config)
@@ -101,9 +104,10 @@ class WaitingQueue:
         number = self._context.pass_number + 1
         self._context = PolicyContext(self._config, tree, running, self.computed_tokens, number, output_tokens)
 
-    def order(self) -> None:
-        """Sort the queue by the policy."""
+    def order(self, now: float) -> None:
+        """Sort the queue by the policy, and by when first tokens are due."""
         self._policy.order(self.waiting, self._context)
+        self.first_tokens.order(self.waiting, self._admitting_passes, now)
 
     def end_pass(self, admitted: set[int], stop: tuple[str, Request] | None, now: float) -> None:
         """Take out the requests admitted, given by `id`; `stop` tells why the pass went no further, and where."""
@@ -116,6 +120,7 @@ class WaitingQueue:
         if admitted:
             self._admitting_passes += 1
             self._take_out(admitted)
+        self.first_tokens.on_pass(self.computed_tokens, bool(self.waiting), now)
 
     def _take_out(self, admitted: set[int]) -> None:
         count, waiting = len(admitted), self.waiting

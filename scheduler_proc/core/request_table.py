@@ -7,6 +7,7 @@ from quartet.wire.ids import Rid
 from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.deadlines import Deadlines
 from scheduler_proc.core.delivery import Delivery
+from scheduler_proc.core.first_tokens import too_late
 from scheduler_proc.core.history import History
 from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.queue import WaitingQueue
@@ -62,6 +63,12 @@ class RequestTable:
             message = "Displaced from the full queue by a higher priority request."
             self.fail(displaced, 503, "queue_full", message, now)
 
+    def check_first_token(self, prompt_tokens: int, accepted_s: float | None, urgency: int, now: float) -> None:
+        """Raise RequestError for a request whose first token would come too late, if such ones are shed (PRI-5)."""
+        ahead = (one for one in self._queue.waiting if one.urgency <= urgency)
+        accepted_s = now if accepted_s is None or not 0 <= accepted_s <= now else accepted_s
+        self._queue.first_tokens.check(prompt_tokens, accepted_s, ahead, now)
+
     def find(self, rid: Rid, choice: int) -> Request | None:
         """Return a live request."""
         return self._by_rid.get(rid, {}).get(choice)
@@ -86,6 +93,10 @@ class RequestTable:
         self._finished_log.clear()
         return finished
 
+    def note_first_token(self, request: Request, now: float) -> None:
+        """A request has its first token."""
+        self._queue.first_tokens.on_first_token(request, now)
+
     def note_refusal(self, code: str) -> None:
         """Count a request that never became live."""
         self.ends_by_cause[code] += 1
@@ -96,12 +107,16 @@ class RequestTable:
         """Fail what has passed its deadline, or has waited or run too long (6.5)."""
         for request in self._deadlines.take_passed(now):
             self.fail(request, 408, "deadline_exceeded", "The request's deadline has passed.", now)
+        for request in self._queue.first_tokens.missed(self._queue.waiting, now):
+            error = too_late(now - request.timeline.accepted_s)
+            self.fail(request, error.status, error.code, error.message, now)
         for request in self._deadlines.timed_out(self.live, now):
             self.fail(request, 408, "deadline_exceeded", "The request has waited or run for too long.", now)
 
     def next_deadline(self) -> float | None:
         """Return when `fail_expired` has something to do."""
-        return self._deadlines.next(self.live)
+        due = self._deadlines.next(self.live), self._queue.first_tokens.next_s(self._queue.waiting)
+        return min((due_s for due_s in due if due_s is not None), default=None)
 
     # Ends
 

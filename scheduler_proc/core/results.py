@@ -97,6 +97,8 @@ class Results:
             request.output_ids.append(token_id)
             self._counters.output_tokens += 1
             self._suspects.note_output(request)
+            if request.stream.first_token_s < 0:
+                self._table.note_first_token(request, now)
             self._delivery.take_output(request, logprobs, now)
             self._finish_if_complete(request, now)
 

@@ -41,6 +41,6 @@ def test_every_flag_of_a_page_exists(page: str) -> None:
 def test_the_table_of_scheduling_has_the_defaults() -> None:
     rows = re.findall(r"^\| `(--[a-z-]+)` \| ([\w. ]+) \|", (ROOT / "docs" / "scheduling.md").read_text(), re.MULTILINE)
     defaults = {flag_of(name): str(setting.default) for name, setting in SETTINGS.items()}
-    words = {"off": ("False",), "by memory": ("0",)}
+    words = {"off": ("False",), "by memory": ("0",), "by the device": ("0",), "on a GPU": ("None",)}
     assert len(rows) >= 10
     assert not {flag: told for flag, told in rows if defaults[flag] not in words.get(told, (told,))}

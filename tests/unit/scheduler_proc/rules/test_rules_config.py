@@ -29,6 +29,7 @@ COMPARE = {"at least": operator.ge, "more than": operator.gt, "at most": operato
 NEEDS = {
     "retraction_policy": {"enable_priority_scheduling": "true"},
     "tbt_target_ms": {"step_order": "decode_first"},
+    "shed_hopeless": {"ttft_target_ms": "1000"},
 }
 """Settings that a setting is only allowed with."""
 SPECIAL = {"schedule_policy": "lof", "chunked_prefill_size": "64", "max_running_requests": "5"}
