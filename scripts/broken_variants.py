@@ -107,10 +107,10 @@ VARIANTS = (
     Variant(
         "age kept at a requeue (RET-7)",
         f"{CORE}/queue.py",
-        "        self._number(request)\n        request.passes_at_entry = self._admitting_passes\n",
-        "        self._number(request)\n"
+        "        request.passes_at_entry = self._admitting_passes\n        request.processed_at_entry",
         "        if not request.stream.is_open:\n"
-        "            request.passes_at_entry = self._admitting_passes\n",
+        "            request.passes_at_entry = self._admitting_passes\n"
+        "        request.processed_at_entry",
     ),
     Variant(
         "min_free_slots_delay delays chunks (STEP-6)",

@@ -74,6 +74,10 @@ class SchedulerConfig(Section, frozen=True):
         Literal["auto", "length", "priority"],
         Meta(description="whom to retract first; auto: by priority if on"),
     ] = "auto"
+    requeue: Annotated[
+        Literal["tail", "head", "age"],
+        Meta(description="place of a retracted request in the queue; age: before all that came later"),
+    ] = "tail"
     radix_eviction_policy: Annotated[
         Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
         Meta(description="which cached prefixes are evicted first"),

@@ -35,7 +35,7 @@ class WaitingQueue:
         self._config = config
         self._policy = make_policy(config)
         self._context = PolicyContext(config, None, (), 0, 0)
-        self._last_qseq = 0
+        self._first_qseq = self._last_qseq = 0
 
     # Entries
 
@@ -50,8 +50,21 @@ class WaitingQueue:
         return {"capacity": len(self.waiting) - retracted, "retracted": retracted}
 
     def add(self, request: Request, now: float) -> None:
-        """Put a request at the tail, with a new entry number: for the first time or after a retraction (RET-7)."""
+        """Put a request at the tail, with a new entry number (RET-7)."""
         self._number(request)
+        self._enter(request, now)
+
+    def requeue(self, request: Request, now: float) -> None:
+        """Take a retracted or preempted request back where the setting requeue says (RET-7, RET-18)."""
+        if self._config.requeue == "tail":
+            self._number(request)
+        elif self._config.requeue == "head":
+            self._first_qseq -= 1
+            request.qseq = self._first_qseq
+        # By age it keeps its number, which is smaller than that of every later arrival.
+        self._enter(request, now)
+
+    def _enter(self, request: Request, now: float) -> None:
         request.passes_at_entry = self._admitting_passes
         request.processed_at_entry = self.computed_tokens
         if not self.waiting:

@@ -127,7 +127,7 @@ class Retraction:
         counters.retracted_output_tokens += len(request.output_ids)
         request.timeline.retractions += 1
         self._leave(request, "retracted", {"shortage_tokens": shortage_tokens}, now)
-        self._queue.add(request, now)
+        self._queue.requeue(request, now)
 
     # Preemption
 
@@ -154,7 +154,7 @@ class Retraction:
             self._counters.preemptions += 1
             victim.timeline.retractions += 1
             self._leave(victim, "preempted", {"by": newcomer.rid.hex()}, now)
-            self._queue.add(victim, now)
+            self._queue.requeue(victim, now)
         if victims:
             self._kv.make_room(self._config.retract_decode_steps * len(self._batch.running))
         return bool(victims)

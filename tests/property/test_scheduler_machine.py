@@ -47,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 "preempt_accounting": st.sampled_from(["accurate", "compat"]),
                 "cache_priority_isolation": st.booleans(),
                 "reservation": st.sampled_from(["ratio", "ratio", "blocks", "full"]),
+                "requeue": st.sampled_from(["tail", "head", "age"]),
                 "prefill_decode_interval": st.integers(0, 2),
                 "stream_interval": st.sampled_from([1, 1, 3]),
                 "test_retract": st.booleans(),

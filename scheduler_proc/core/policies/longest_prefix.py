@@ -33,8 +33,8 @@ class AgedPrefix:
     def __init__(self) -> None:
         self._allowance = 0.0
         self._work = 0
-        self._ahead: list[tuple[Request, int, int]] = []
-        """The requests of the last pass that went first: each with its entry number and its uncached tokens."""
+        self._ahead: list[tuple[Request, tuple[int, int], int]] = []
+        """The requests of the last pass that went first: each with its entry and its uncached tokens."""
 
     def __call__(self, requests: list[Request], context: PolicyContext) -> None:
         """Sort in place requests of which the first is among the most urgent."""
@@ -48,7 +48,7 @@ class AgedPrefix:
             if uncached > left:
                 break
             left -= uncached
-            self._ahead.append((request, request.qseq, uncached))
+            self._ahead.append((request, _entry(request), uncached))
         ahead = {id(request) for request, _, _ in self._ahead}
         first = [request for request, _, _ in self._ahead]
         requests[:] = first + [request for request in requests if id(request) not in ahead]
@@ -63,10 +63,15 @@ class AgedPrefix:
         work = context.processed_tokens + TOKENS_OF_AN_OUTPUT * context.output_tokens
         self._allowance += context.config.aging_share * (work - self._work)
         self._work = work
-        for request, qseq, uncached in self._ahead:
-            if request.state is not RequestState.WAITING or request.qseq != qseq:
+        for request, entry, uncached in self._ahead:
+            if request.state is not RequestState.WAITING or _entry(request) != entry:
                 self._allowance -= uncached
         self._allowance = min(self._allowance, float(most))
+
+
+def _entry(request: Request) -> tuple[int, int]:
+    """Return what tells one stay in the queue from another; a retracted request may keep its number (RET-18)."""
+    return request.qseq, request.timeline.retractions
 
 
 def _uncached(request: Request) -> int:
