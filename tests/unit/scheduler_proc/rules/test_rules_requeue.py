@@ -17,7 +17,7 @@ def test_ret18_the_place_of_a_retracted_request(requeue: str, order: str) -> Non
     bench.wait("v", 4, 0, 8)
     bench.retraction._retract(b, 1, 0.0)
     bench.retraction._retract(a, 1, 0.0)
-    bench.queue.order()
+    bench.queue.order(0.0)
     assert bench.waiting() == order
 
 
@@ -27,7 +27,7 @@ def test_ret18_urgency_comes_before_the_place() -> None:
     bench.wait("urgent", 4, 0, 8, priority=5)
     low = bench.run("low", 4, 2, 8, priority=0)
     bench.retraction._retract(low, 1, 0.0)
-    bench.queue.order()
+    bench.queue.order(0.0)
     assert bench.waiting() == "urgent low"
 
 
@@ -38,11 +38,11 @@ def test_ret18_lpm_aging_charges_a_request_that_came_back_with_its_number() -> N
     a = bench.wait("a", 100, 0, 8)
     bench.queue.note_computed(1000)
     bench.queue.begin_pass(bench.kv.tree, (), 0)
-    bench.queue.order()
+    bench.queue.order(0.0)
     assert policy._ahead and policy._allowance == 100.0
     a.timeline.retractions += 1
     bench.queue.begin_pass(bench.kv.tree, (), 0)
-    bench.queue.order()
+    bench.queue.order(0.0)
     assert policy._allowance == 0.0
 
 
