@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
 import aiohttp
@@ -21,6 +21,7 @@ DEFAULT_URL = "http://{0.host}:{0.port}".format(ServerConfig())
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 120.0
 """A server that sends nothing for this long counts as dead; quartet's sends a comment every 15 s."""
+CUT_OFF = "the server closed the connection before the answer was complete"
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ class EngineClient:
         """Return the JSON that is the answer to `body`, as a `shape`."""
         return await self._decoded("POST", path, body, shape)
 
-    async def events(self, path: str, body: dict[str, Any] | None = None) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, path: str, body: dict[str, Any] | None = None) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the decoded server-sent events of an answer until [DONE]; a request without a body is a GET.
 
         Closing the iterator closes the connection, which stops the answer. Raises EngineError for an error event, and
@@ -83,7 +84,7 @@ class EngineClient:
                 if "error" in event:
                     raise EngineError(_message(event, "the server reported an error"))
                 yield event
-        raise EngineError("the server closed the connection before the answer was complete")
+        raise EngineError(CUT_OFF)
 
     async def _decoded(self, method: str, path: str, body: dict[str, Any] | None, shape: type[Shape]) -> Shape:
         async with self._response(method, path, body) as response:
@@ -104,6 +105,8 @@ class EngineClient:
                 yield response
         except TimeoutError:
             raise EngineError(f"{self.address} has sent nothing for {SILENCE_TIMEOUT_S:.0f} s") from None
+        except aiohttp.ClientPayloadError:
+            raise EngineError(CUT_OFF) from None
         except aiohttp.ClientConnectorError as error:
             raise EngineError(f"no engine answers at {self.address}: {error.os_error.strerror or error}") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -136,10 +136,10 @@ def test_quartet_ps_and_chat(server: Server) -> None:
     listed = subprocess.run([*command, "ps", "--url", server.url], capture_output=True, text=True, timeout=30)
     assert listed.returncode == 0 and listed.stdout.count("ready") == 5
     chat = subprocess.run(
-        [*command, "chat", "--url", server.url, "--max-tokens", "24"],
-        input="Hi!\n",
+        [*command, "chat", "--url", server.url, "--max-tokens", "24", "What is the capital of France?"],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert chat.returncode == 0 and chat.stdout.strip()
+    assert chat.returncode == 0 and "Paris" in chat.stdout
