@@ -11,6 +11,8 @@ from torch import Tensor
 # More than two steps in flight can use: a buffer is never rewritten while its copy may still be in flight.
 _RING = 16
 _ALIGNMENT = 16
+# The arrays of a step of 16,384 tokens. Memory that is pinned while steps run waits for the device.
+_STAGING_BYTES = 512 << 10
 
 
 class Uploader:
@@ -18,8 +20,10 @@ class Uploader:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._ring: list[Tensor] = []
         self._index = 0
+        self._ring: list[Tensor] = []
+        if device.type == "cuda":
+            self._ring += torch.empty((_RING, _STAGING_BYTES), dtype=torch.uint8, pin_memory=True).unbind()
 
     def __call__(self, arrays: Sequence[NDArray[np.generic]]) -> list[Tensor]:
         """Return one tensor per array, of the same dtype and shape, valid in the stream's order."""
@@ -40,9 +44,7 @@ class Uploader:
         ]
 
     def _staging(self, size: int) -> Tensor:
-        if len(self._ring) < _RING:
-            self._ring.append(torch.empty(max(size, 1 << 16), dtype=torch.uint8, pin_memory=True))
-        self._index = (self._index + 1) % len(self._ring)
+        self._index = (self._index + 1) % _RING
         if self._ring[self._index].numel() < size:
             self._ring[self._index] = torch.empty(size * 2, dtype=torch.uint8, pin_memory=True)
         return self._ring[self._index]
