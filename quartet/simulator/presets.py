@@ -1,25 +1,24 @@
 """Engines that ship with the simulator: what a step costs on them, and how much KV they hold.
 
-`smollm2-cpu` is fitted to steps of SmolLM2-135M in bfloat16 on one thread of a server core, measured through our own
-worker (benchmarks/simulation/fit_step_cost.py; the steps are in benchmarks/results/smollm2-cpu-steps.jsonl). One step
-of 21 is 22 % off, the others at most 13 %; fit it again on the machine that you want to know about.
+All are fitted to measurements of our own worker. `smollm2-cpu` is SmolLM2-135M in bfloat16 on one thread of a server
+core (benchmarks/simulation/fit_step_cost.py; the steps are in benchmarks/results/smollm2-cpu-steps.jsonl). One step of
+21 is 22 % off, the others at most 13 %; fit it again on the machine that you want to know about.
 
-The two H100 presets are fitted to published figures of another engine, vLLM 0.24.0 on one H100 80GB, until our worker
-is measured there. Each row below is one measurement, and the fit is made from them when the preset is requested. It is
-within 1.2 % of every row for the 8B model and within 10 % for the small one, whose steps cost the host as much as the
-device. Left out, because the host and not the step decides them: times to first token below 4,096 tokens (16,384 for
-the small model), and of the small model the batch of 8, which took less time than that of 1.
+The GPU presets are fitted, when one is requested, to the steps in preset_steps.json, which
+benchmarks/simulation/make_presets.py makes from the results in benchmarks/results. The fit is within 4.5 % of every
+step of the 8B model on the H100, 7 % on the H200; within 3 % of the small model's on the H100 and 15 % on the H200.
 """
 
+import functools
 from collections.abc import Callable
+from importlib import resources
+
+import msgspec
 
 from quartet.simulator.driver import SimulatedEngine
 from quartet.wire.config import DEFAULT_SLOTS_CPU
 from quartet.wire.errors import ConfigError
-from scheduler_proc.core.step_cost import MeasuredStep, StepCost, fit_steps, pairs
-
-DECODE_CONTEXT = 1040
-"""Context of the decode tables: 960 prompt tokens and half of 160 outputs."""
+from scheduler_proc.core.step_cost import MeasuredStep, StepCost, fit_steps
 
 SMOLLM2_CPU = StepCost(
     base_s=0.04153,
@@ -30,46 +29,19 @@ SMOLLM2_CPU = StepCost(
 )
 
 
-def _prefill(sequences: int, tokens: int, seconds: float, note: str) -> MeasuredStep:
-    return MeasuredStep(sequences * tokens, sequences * pairs(0, tokens), seconds=seconds, note=note)
+class MeasuredEngine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A GPU preset as preset_steps.json has it: the engine's size and the steps that were measured on it."""
+
+    kv_tokens: int
+    context_length: int
+    steps: list[MeasuredStep]
 
 
-def _decode(rows: int, context: int, milliseconds: float, note: str = "decode step table") -> MeasuredStep:
-    return MeasuredStep(0, 0, rows, rows * context, seconds=milliseconds / 1e3, note=f"{rows} x {context}, {note}")
-
-
-def llama_8b_h100_rows() -> list[MeasuredStep]:
-    """Return the measurements of Llama-3.1-8B dimensions."""
-    throughput = "prefill throughput, a step of 16,384 tokens"
-    anchor_ms = 32 * (1.407 - 0.3723)
-    return [
-        _prefill(16, 1024, 16384 / 42_950, f"64 x 1024, {throughput}"),
-        _prefill(4, 4096, 16384 / 40_950, f"16 x 4096, {throughput}"),
-        _prefill(1, 4096, 0.1048, "time to first token, 4,096 tokens"),
-        _prefill(1, 16384, 0.491, "time to first token, 16,384 tokens"),
-        _decode(1, 256, 6.535, "prompt 128 and 256 out"),
-        *(
-            _decode(rows, DECODE_CONTEXT, milliseconds)
-            for rows, milliseconds in ((1, 6.60), (8, 6.99), (32, 8.25), (64, 9.93), (128, 13.49), (256, 20.84))
-        ),
-        _decode(256, 4096, 20.84 + anchor_ms, "row 256 plus 32 layers of the attention kernel's difference"),
-    ]
-
-
-def qwen3_0_6b_h100_rows() -> list[MeasuredStep]:
-    """Return the measurements of Qwen3-0.6B dimensions."""
-    throughput = "prefill throughput, a step of 16,384 tokens"
-    anchor_ms = 28 * (1.407 - 0.3723)
-    return [
-        _prefill(16, 1024, 16384 / 324_000, f"64 x 1024, {throughput}"),
-        _prefill(4, 4096, 16384 / 325_500, f"16 x 4096, {throughput}"),
-        _prefill(1, 16384, 0.0936, "time to first token, 16,384 tokens"),
-        *(
-            _decode(rows, DECODE_CONTEXT, milliseconds)
-            for rows, milliseconds in ((1, 2.27), (32, 3.11), (64, 4.49), (128, 7.19), (256, 12.44))
-        ),
-        _decode(256, 4096, 12.44 + anchor_ms, "row 256 plus 28 layers of the attention kernel's difference"),
-    ]
+@functools.cache
+def measured_engines() -> dict[str, MeasuredEngine]:
+    """Return the GPU presets by name."""
+    text = resources.files("quartet.simulator").joinpath("preset_steps.json").read_bytes()
+    return msgspec.json.decode(text, type=dict[str, MeasuredEngine])
 
 
 def _smollm2_cpu() -> SimulatedEngine:
@@ -78,17 +50,14 @@ def _smollm2_cpu() -> SimulatedEngine:
     )
 
 
-def _llama_8b_h100() -> SimulatedEngine:
-    return SimulatedEngine(cost=fit_steps(llama_8b_h100_rows()), kv_tokens=444_528, context_length=131_072)
+def _measured(name: str) -> SimulatedEngine:
+    found = measured_engines()[name]
+    return SimulatedEngine(cost=fit_steps(found.steps), kv_tokens=found.kv_tokens, context_length=found.context_length)
 
 
-def _qwen3_0_6b_h100() -> SimulatedEngine:
-    return SimulatedEngine(cost=fit_steps(qwen3_0_6b_h100_rows()), kv_tokens=645_792, context_length=40_960)
-
-
+GPU_PRESETS = ("llama-8b-h100", "llama-8b-h200", "qwen3-0.6b-h100", "qwen3-0.6b-h200")
 PRESETS: dict[str, Callable[[], SimulatedEngine]] = {
-    "llama-8b-h100": _llama_8b_h100,
-    "qwen3-0.6b-h100": _qwen3_0_6b_h100,
+    **{name: functools.partial(_measured, name) for name in GPU_PRESETS},
     "smollm2-cpu": _smollm2_cpu,
 }
 DEFAULT_PRESET = "llama-8b-h100"

@@ -1,13 +1,15 @@
 """The cost of steps: the fit finds the coefficients that made the data, and the presets fit what they claim."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from quartet.simulator.cost import fit, read_steps
-from quartet.simulator.presets import PRESETS, llama_8b_h100_rows, preset, qwen3_0_6b_h100_rows
+from quartet.simulator.presets import GPU_PRESETS, PRESETS, measured_engines, preset
 from scheduler_proc.core.step_cost import CostError, MeasuredStep, StepCost, StepLoad, fit_steps, pairs, residuals
 
 RESULTS = Path(__file__).resolve().parents[4] / "benchmarks" / "results"
@@ -69,9 +71,25 @@ def test_steps_without_work_determine_no_cost() -> None:
         fit_steps([])
 
 
-@pytest.mark.parametrize(("rows", "bound"), [(llama_8b_h100_rows(), 0.012), (qwen3_0_6b_h100_rows(), 0.1)])
-def test_the_h100_presets_fit_their_rows_as_documented(rows: list[MeasuredStep], bound: float) -> None:
-    assert max(abs(error) for _, error in residuals(fit_steps(rows), rows)) < bound
+BOUNDS = {"llama-8b-h100": 0.045, "llama-8b-h200": 0.07, "qwen3-0.6b-h100": 0.03, "qwen3-0.6b-h200": 0.15}
+
+
+@pytest.mark.parametrize("name", GPU_PRESETS)
+def test_the_gpu_presets_fit_their_steps_as_documented(name: str) -> None:
+    steps = measured_engines()[name].steps
+    assert max(abs(error) for _, error in residuals(fit_steps(steps), steps)) < BOUNDS[name]
+
+
+def test_the_steps_of_the_gpu_presets_are_what_the_results_give() -> None:
+    command = [sys.executable, "-m", "benchmarks.simulation.make_presets", "--check"]
+    assert subprocess.run(command, cwd=RESULTS.parents[1], check=False).returncode == 0
+    assert tuple(sorted(measured_engines())) == GPU_PRESETS
+
+
+def test_a_decode_step_of_one_row_takes_what_was_measured() -> None:
+    one = StepLoad(0, 0, 1, 1040)
+    assert preset("qwen3-0.6b-h100").cost.seconds(one) == pytest.approx(1.02e-3, rel=0.03)
+    assert preset("qwen3-0.6b-h200").cost.seconds(one) == pytest.approx(0.86e-3, rel=0.03)
 
 
 def test_the_cpu_preset_is_the_fit_of_the_recorded_steps() -> None:
