@@ -1,5 +1,6 @@
 """`quartet chat` as a program: on a pseudo terminal with typed keys, and in pipes, against a server with a script."""
 
+import io
 import json
 import os
 import pty
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from quartet.cli.main import main
 from tests.support.server import Server
 
 pytestmark = pytest.mark.e2e
@@ -118,28 +120,36 @@ def test_a_question_on_a_terminal(server: Server, tmp_path: Path) -> None:
     assert "morning" in one.shown and "tokens/s" in one.shown
 
 
-def piped(server: Server, text: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, "--url", server.url, *flags]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+Piped = Callable[..., tuple[int, str, str]]
 
 
-def test_pipes(server: Server) -> None:
-    asked = piped(server, "greet\n")
-    assert (asked.returncode, asked.stderr) == (0, "")
-    assert asked.stdout == "Good **morning**.\n\n- first\n- second\n"
-    assert piped(server, "a file\n", "summarise").stdout == "A file.\n"
-    assert json.loads(piped(server, "greet", "--json").stdout)["finish_reason"] == "stop"
+@pytest.fixture
+def piped(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Piped:
+    """Runs the command with standard input from a pipe; returns its code, output and errors."""
+
+    def run(text: str, *flags: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        code = main(["chat", "--url", server.url, *flags])
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_failures_have_the_exit_codes_of_the_other_commands(server: Server) -> None:
-    for flags, code, line in (
+def test_pipes(piped: Piped) -> None:
+    assert piped("greet\n") == (0, "Good **morning**.\n\n- first\n- second\n", "")
+    assert piped("a file\n", "summarise")[1] == "A file.\n"
+    assert json.loads(piped("greet", "--json")[1])["finish_reason"] == "stop"
+
+
+def test_failures_have_the_exit_codes_of_the_other_commands(piped: Piped) -> None:
+    for flags, expected, line in (
         (("--url", "http://127.0.0.1:1", "hi"), 1, "quartet: no engine answers at http://127.0.0.1:1"),
         (("--model", "other", "hi"), 1, "quartet: "),
-        ((), 2, "there is no question"),
         (("--temperature", "-1", "hi"), 1, "temperature"),
+        ((), 2, "there is no question"),
     ):
-        failed = piped(server, "", *flags)
-        assert failed.returncode == code and line in failed.stderr and failed.stdout == ""
+        code, out, errors = piped("", *flags)
+        assert code == expected and line in errors and out == ""
 
 
 def test_ctrl_c_ends_one_answer_with_130(server: Server) -> None:
