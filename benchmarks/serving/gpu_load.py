@@ -86,9 +86,9 @@ def poisson(port: int, rate: float, seconds: float, folder: Path) -> dict[str, A
     return {"kind": "poisson", "rate": rate, **under_load(port, [*lengths, *traffic], folder)}
 
 
-def burst(port: int) -> dict[str, Any]:
-    """Return tokens per second and pauses of nano's requests, sent at once."""
-    draw = random.Random(2)
+def burst(port: int, number: int) -> dict[str, Any]:
+    """Return tokens per second and pauses of nano's requests, sent at once; each pass has prompts of its own."""
+    draw = random.Random(2 + number)
     bodies = [
         {
             "prompt": draw_ids(draw, prompt),
@@ -126,8 +126,8 @@ def run_tree(tree: Path, options: argparse.Namespace) -> dict[str, Any]:
             for rate in options.rates:
                 found["results"].append(poisson(port, rate, options.seconds, folder))
                 print(tree.name, json.dumps(found["results"][-1]), file=sys.stderr, flush=True)
-            for _ in range(options.burst):
-                found["results"].append(burst(port))
+            for number in range(options.burst):
+                found["results"].append(burst(port, number))
                 print(tree.name, json.dumps(found["results"][-1]), file=sys.stderr, flush=True)
             found["compiles_after_ready"] = late_compiles(port)
         except (OSError, RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
