@@ -122,8 +122,8 @@ class SchedulerConfig(Section, frozen=True):
     ] = "first"
     aging_share: Annotated[float, Meta(gt=0, le=1, description="share of work lpm-aging does for the oldest")] = 0.08
     reservation: Annotated[
-        Literal["ratio", "blocks", "full"],
-        Meta(description="output reserved at admission: by ratio, in blocks, or all of it"),
+        Literal["ratio", "blocks", "full", "observed"],
+        Meta(description="output reserved at admission: by ratio, in blocks, all of it, or as outputs turn out lately"),
     ] = "ratio"
     reserve_basis: Annotated[
         Literal["remaining", "full"], Meta(description="what the ratio multiplies in block mode")

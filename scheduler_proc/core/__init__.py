@@ -15,6 +15,7 @@ the one exception is the hot loop of results.py, which adds to columns and takes
     RequestTable       request_table.py  live requests by name, deadlines, ends,  Retraction, Results, Intake
                                          the last that ended
     NewTokenRatio      ratio.py          the new-token ratio (RAT)                Retraction, PrefillPass
+    ObservedLengths    observed.py       lengths of outputs that have ended       RequestTable, PrefillPass
     SchedulerCounters  counters.py       counts of events                         Retraction, PrefillPass, Results
     MemoryLimit        memory_limit.py   what a step may hold after a shortage    PrefillPass, Results
     Suspects           suspects.py       what may have ended the worker, what is  PrefillPass, Results, Intake
@@ -27,7 +28,7 @@ The parts, in the order of one call of `handle`:
     Intake           intake.py           Submit, Abort, LiveRequests, GrammarCompiled; holds Submits until a worker is
                                          up and has compiled their grammars
     Results          results.py          StepResult, Stopped, StepFailed: append, finish, undo
-    PrefillPass      prefill.py          one pass over the queue: admission.py says what fits
+    PrefillPass      prefill.py          one pass over the queue: admission.py says what fits, peak.py at its peak
     Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims
 
 A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py), a timeline

@@ -8,7 +8,9 @@ from enum import Enum, auto
 from typing import Protocol
 
 from quartet.wire.config import SchedulerConfig
+from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.lengths import ceil_to, floor_to
+from scheduler_proc.core.peak import Expectation, PeakEstimate
 from scheduler_proc.core.request import Request
 
 
@@ -32,6 +34,10 @@ class KvRoom(Protocol):
         """avail + evict: what could be allocated at most."""
         ...
 
+    def sole_tokens(self, lease: Lease) -> int:
+        """Return the tokens that come back when a lease ends."""
+        ...
+
 
 class PrefillAdder:
     """The budget of one pass.
@@ -41,6 +47,7 @@ class PrefillAdder:
         ratio: the new-token ratio.
         chunk_tokens: chunk budget of the pass, or -1 without chunking.
         mixed_rows: decode rows that join the pass.
+        lengths: what is expected of outputs by reservation observed.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class PrefillAdder:
         ratio: float,
         chunk_tokens: int,
         mixed_rows: int = 0,
+        lengths: Expectation | None = None,
     ) -> None:
         self._config = config
         self._kv = kv
@@ -58,6 +66,9 @@ class PrefillAdder:
         self._clip = config.clip_max_new_tokens_estimation
         self._ratio = 1.0 if config.reservation == "full" else ratio
         self._running = list(running)
+        self._peak: PeakEstimate | None = None
+        if config.reservation == "observed" and lengths is not None and lengths.are_enough:
+            self._peak = PeakEstimate(kv, lengths, self._running)
         self.total_offset: float = mixed_rows + sum(self.reservation_of(request) for request in self._running)
         self.current_offset = mixed_rows
         self.remaining_input = config.max_prefill_tokens - mixed_rows
@@ -72,6 +83,8 @@ class PrefillAdder:
     def _estimate(self, request: Request) -> int:
         if self._config.reservation == "full":
             return request.remaining_tokens
+        if self._peak is not None:
+            return 0
         return min(request.remaining_tokens, self._clip)
 
     def remaining_total(self) -> float:
@@ -137,11 +150,15 @@ class PrefillAdder:
 
     def fits_without_compat(self, request: Request, victims: Sequence[Request], withheld: int) -> bool:
         """SGLang's test in place of `fits_without`: victims give their reservations alone, and suffice at equality."""
+        if self._peak is not None:
+            return self.fits_without(request, victims, withheld)
         missing = request.uncomputed_tokens + min(request.max_new_tokens, self._clip) - self.remaining_total()
         return missing + withheld <= sum(self.reservation_of(victim) for victim in victims)
 
     def ratio_that_fits(self, request: Request) -> float:
         """Return the ratio below which a candidate that does not fit may fit, if nothing else changes; 0 for none."""
+        if self._peak is not None:
+            return 0.0
         if self._config.reservation == "blocks" or (request.params.ignore_eos and not self._kv.is_sharing):
             return self._ratio
         remaining = sum(self._estimate(one) for one in self._running if not one.params.ignore_eos)
@@ -154,6 +171,8 @@ class PrefillAdder:
         """A running request was preempted: its reservation is free (PRE-6). Call before its KV is released."""
         self.total_offset -= self.reservation_of(victim)
         self._running.remove(victim)
+        if self._peak is not None:
+            self._peak.remove(victim)
 
     def _fits(self, request: Request, extend: int, withheld: int, victims: Sequence[Request] = ()) -> bool:
         running = [one for one in self._running if one not in victims] if victims else self._running
@@ -161,6 +180,11 @@ class PrefillAdder:
         total = self.remaining_total() + freed + sum(self.reservation_of(victim) for victim in victims)
         if victims and (total <= 0 or self._remaining_current() + freed <= 0):
             return False
+        if self._peak is not None and (running or self.admitted):
+            now = self._remaining_current() + freed - withheld
+            return ceil_to(extend, self.page_size) + self.page_size <= now and self._peak.fits(
+                request, withheld, victims
+            )
         if self._config.reservation == "blocks":
             return self._fits_in_blocks(request, extend, running, freed)
         if request.params.ignore_eos and not self._kv.is_sharing and (running or self.admitted):
@@ -207,6 +231,8 @@ class PrefillAdder:
         if self.remaining_chunk is not None:
             self.remaining_chunk -= padded
         self.admitted.append(request)
+        if self._peak is not None:
+            self._peak.add(request)
 
 
 def needed_blocks(tokens: float, page_size: int) -> int:

@@ -97,6 +97,14 @@ class KvCache:
             return 0
         return self.tree.evictable_tokens - self.tree.evictable_from(urgency)
 
+    def sole_tokens(self, lease: Lease) -> int:
+        """Return the tokens that can be had again once a lease ends: its own pages, and those that it alone locks."""
+        node, count = lease.node, len(lease.pages) - lease.protected // self.page_size
+        while node is not None and node.lock_ref == 1 and node.parent is not None:
+            count += len(node.pages)
+            node = node.parent
+        return count * self.page_size
+
     def make_room(self, tokens: int) -> bool:
         """Evict only what is short of `tokens`; say whether they are available then."""
         shortage = tokens - self.pool.available_tokens

@@ -8,6 +8,7 @@ from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.meters import DECODES, PROMPTS, PrefillMeter
+from scheduler_proc.core.observed import ObservedLengths
 from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
@@ -35,14 +36,13 @@ class PrefillPass:
         retraction: Retraction,
         suspects: Suspects,
         memory: MemoryLimit,
+        lengths: ObservedLengths,
     ) -> None:
-        self._suspects, self._memory = suspects, memory
+        self._suspects, self._memory, self._lengths = suspects, memory, lengths
         self.chunk_tokens, self.is_mixing, self._mixed_tokens = -1, False, 0
         self._config = config
-        self._queue = queue
-        self._batch = batch
-        self._kv = kv
-        self._ratio = ratio
+        self._queue, self._batch = queue, batch
+        self._kv, self._ratio = kv, ratio
         self._counters = counters
         self._retraction = retraction
         self._decodes_owed = 0
@@ -137,8 +137,8 @@ class PrefillPass:
             page_size = self._kv.page_size
             cap = max(token_cap // page_size * page_size, page_size) + mixed_rows
             chunk_tokens = min(chunk_tokens, cap) if chunk_tokens > 0 else cap
-        running = self._batch.running.values()
-        return PrefillAdder(self._config, self._kv, running, self._ratio.current, chunk_tokens, mixed_rows)
+        running, ratio = self._batch.running.values(), self._ratio.current
+        return PrefillAdder(self._config, self._kv, running, ratio, chunk_tokens, mixed_rows, self._lengths)
 
     # The chunked request
 

@@ -10,6 +10,7 @@ from scheduler_proc.core.delivery import Delivery
 from scheduler_proc.core.first_tokens import too_late
 from scheduler_proc.core.history import History
 from scheduler_proc.core.naming import RequestName
+from scheduler_proc.core.observed import ObservedLengths
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.request import Request, RequestState
 
@@ -23,13 +24,21 @@ class RequestTable:
     `ended` tells of the last requests that ended. `ends_by_cause` counts ends, and refusals by their code.
     """
 
-    def __init__(self, config: SchedulerConfig, queue: WaitingQueue, batch: Batch, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        queue: WaitingQueue,
+        batch: Batch,
+        delivery: Delivery,
+        lengths: ObservedLengths,
+    ) -> None:
         self.ended = History()
         self.ends_by_cause: collections.Counter[str] = collections.Counter()
         self.finished_count = 0
         self._queue = queue
         self._batch = batch
         self._delivery = delivery
+        self._lengths = lengths
         self._deadlines = Deadlines(config)
         self._by_rid: dict[Rid, dict[int, Request]] = {}
         self._finished_log: collections.deque[Request] | None = None
@@ -169,5 +178,7 @@ class RequestTable:
         request.stream.logprobs.clear()
         if request.prompt_scores is not None:
             request.prompt_scores.release()
-        if self._finished_log is not None and cause in ENDED_BY_THEMSELVES:
-            self._finished_log.append(request)
+        if cause in ENDED_BY_THEMSELVES:
+            self._lengths.note(request.namespace[0], len(request.output_ids))
+            if self._finished_log is not None:
+                self._finished_log.append(request)

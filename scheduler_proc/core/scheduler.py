@@ -32,6 +32,7 @@ from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.lengths import LengthRules
 from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.meters import NO_WORKER, STEP
+from scheduler_proc.core.observed import ObservedLengths
 from scheduler_proc.core.prefill import PrefillPass
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
@@ -81,11 +82,13 @@ class Scheduler:
         self._delivery = delivery = Delivery(config.stream_interval)
         self._ratio = ratio = NewTokenRatio(config)
         self._counters = counters = SchedulerCounters()
-        self._table = table = RequestTable(config, queue, batch, delivery)
+        lengths = ObservedLengths(config.reservation == "observed")
+        self._table = table = RequestTable(config, queue, batch, delivery, lengths)
         self._retraction = Retraction(config, queue, batch, in_flight, kv, ratio, table, counters)
         suspects, memory = Suspects(), MemoryLimit(page_size)
         self.memory = memory
-        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, self._retraction, suspects, memory)
+        retraction = self._retraction
+        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, retraction, suspects, memory, lengths)
         self._results = Results(in_flight, delivery, table, self._retraction, suspects, memory, counters)
         self.grammars = GrammarQueue()
         self._intake = Intake(config, eos_token_ids, table, delivery, suspects, self.grammars, worker_name)

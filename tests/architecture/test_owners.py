@@ -21,6 +21,7 @@ OWNERS = {
     "NewTokenRatio",
     "SchedulerCounters",
     "MemoryLimit",
+    "ObservedLengths",
     "Suspects",
     "GrammarQueue",
 }

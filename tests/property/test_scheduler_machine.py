@@ -46,7 +46,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 "priority_scheduling_preemption_threshold": st.integers(0, 3),
                 "preempt_accounting": st.sampled_from(["accurate", "compat"]),
                 "cache_priority_isolation": st.booleans(),
-                "reservation": st.sampled_from(["ratio", "ratio", "blocks", "full"]),
+                "reservation": st.sampled_from(["ratio", "ratio", "blocks", "full", "observed"]),
                 "requeue": st.sampled_from(["tail", "head", "age"]),
                 "prefill_decode_interval": st.integers(0, 2),
                 "stream_interval": st.sampled_from([1, 1, 3]),
@@ -89,6 +89,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             schedule_policy=policy,
             **more,
         )
+        for length in range(60):
+            self.rig.scheduler._table._lengths.note("", length % (pages + 1))
         self.rig.scheduler.kv.keep_log(most_changes)
         self.writer, self.follower = EventWriter(page_size, encoding), Follower(page_size)
 

@@ -62,6 +62,9 @@ class Room:
     def reachable_tokens(self) -> int:
         return self.tokens
 
+    def sole_tokens(self, lease: Any) -> int:
+        return len(lease.pages) * self.page_size
+
 
 def adder(
     room: Any, running: list[Request] | None = None, ratio: float = 1.0, chunk: int = -1, mixed_rows: int = 0,
