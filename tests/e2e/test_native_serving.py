@@ -90,7 +90,7 @@ def test_information_for_routers(server: Server) -> None:
     server.wait_until(lambda: server.get("/v1/loads")[1]["loads"])
     load = server.get("/v1/loads")[1]["loads"][0]
     assert load["max_total_num_tokens"] == 65536 and load["max_running_requests"] > 0
-    assert server.get("/v1/loads?format=prometheus")[1].startswith("# TYPE sglang_")
+    assert server.get("/v1/loads?format=prometheus")[1].startswith("# HELP sglang_")
 
 
 def test_prompts_have_log_probabilities_from_a_position_on(server: Server) -> None:
