@@ -12,9 +12,10 @@ from quartet.cli.main import COMMANDS, make_parser
 from quartet.settings import SETTINGS, flag_of
 
 ROOT = Path(__file__).resolve().parents[4]
-PAGES = ("README.md", "docs/operations.md", "docs/scheduling.md")
-OTHER_PROGRAMS = {"--build-arg", "--time"}
-"""Flags of Docker in the pages."""
+GUIDES = tuple(f"docs/guides/from-{name}.md" for name in ("ollama", "sglang", "vllm"))
+PAGES = ("README.md", "docs/operations.md", "docs/scheduling.md", *GUIDES)
+OTHER_PROGRAMS = {"--build-arg", "--time", "--quick", "--modelfile"}
+"""Flags of Docker, vLLM's chat and Ollama in the pages."""
 
 
 def flags(parser: argparse.ArgumentParser) -> Iterator[str]:
