@@ -42,7 +42,7 @@ from quartet.cli.bench_workload import (
     vocabulary_of,
     workload_options,
 )
-from quartet.cli.engine_client import DEFAULT_URL, EngineClient
+from quartet.cli.engine_client import DEFAULT_URL, EngineClient, default_key
 from quartet.runtime.failure_box import complain
 from quartet.wire.errors import ConfigError, EngineError
 
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("server")
     url = os.environ.get("QUARTET_URL", DEFAULT_URL)
-    key = os.environ.get("QUARTET_API_KEY") or os.environ.get("OPENAI_API_KEY", "")
+    key = default_key() or os.environ.get("OPENAI_API_KEY", "")
     server.add_argument("--backend", choices=sorted(ROUTES), default="openai", help="route (default: %(default)s)")
     server.add_argument("--base-url", "--url", dest="url", default=url, help="with or without /v1; %(default)s")
     server.add_argument("--host", help="with --port, in place of --base-url")

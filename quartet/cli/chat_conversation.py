@@ -144,14 +144,13 @@ def summary(answer: Answer) -> str:
     """Return what the answer took, in one line. Tokens per second count from the first token on."""
     tokens = int(answer.usage.get("completion_tokens") or 0)
     details = answer.usage.get("prompt_tokens_details") or {}
-    parts = [f"{tokens} tokens"] if answer.usage else []
-    parts.append(f"{answer.total_s:.1f} s")
     decode_s = answer.total_s - answer.ttft_s
-    if tokens > 1 and decode_s > 0:
-        parts.append(f"{(tokens - 1) / decode_s:.0f} tokens/s")
-    if answer.ttft_s:
-        parts.append(f"first after {answer.ttft_s:.2f} s")
-    if answer.usage:
-        parts.append(f"{details.get('cached_tokens') or 0} of {answer.usage.get('prompt_tokens')} prompt tokens cached")
-    ends = {INTERRUPTED: "stopped", "length": "cut at the length limit"}
-    return ", ".join([*parts, *filter(None, [ends.get(answer.finish_reason or "")])])
+    parts = [
+        f"{tokens} tokens" if answer.usage else "",
+        f"{answer.total_s:.1f} s",
+        f"{(tokens - 1) / decode_s:.0f} tokens/s" if tokens > 1 and decode_s > 0 else "",
+        f"first after {answer.ttft_s:.2f} s" if answer.ttft_s else "",
+        f"prompt {answer.usage['prompt_tokens']} ({details.get('cached_tokens') or 0} cached)" if answer.usage else "",
+        {INTERRUPTED: "stopped", "length": "cut at the length limit"}.get(answer.finish_reason or "", ""),
+    ]
+    return ", ".join(filter(None, parts))

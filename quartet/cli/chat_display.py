@@ -143,15 +143,13 @@ class MarkdownDisplay:
         for block in blocks:
             self._tail = self._tail[len(block) :]
             if block.strip():
-                if self._has_block:
-                    self._console.print()
+                self._console.print(_Block(self._drawn(block), self._has_block), end="")
                 self._has_block = True
-                self._console.print(self._drawn(block))
 
     def __rich__(self) -> "RenderableType":
         """Return the block that grows, or a sign of waiting."""
         if self._tail.strip():
-            return _LastLines(self._drawn(self._tail), after_blank=self._has_block)
+            return _Block(self._drawn(self._tail), self._has_block, self._console.height - 1)
         return "" if self._has_block else self._spinner
 
     def _drawn(self, text: str) -> "RenderableType":
@@ -162,32 +160,52 @@ class MarkdownDisplay:
         from rich.markdown import Markdown
 
         # Without hyperlinks the address is shown, not only what the model calls it.
-        return Markdown(text, hyperlinks=False)
+        drawn = Markdown("", hyperlinks=False)
+        drawn.parsed = _parser().parse(text)
+        return drawn
 
 
-class _LastLines:
-    """As many of the last lines of something as the screen has."""
+class _Block:
+    """A drawn block without blank lines at its ends, with one before it if it is not the first.
 
-    def __init__(self, content: "RenderableType", after_blank: bool) -> None:
+    Of one that has more than `most_lines` the last ones are shown.
+    """
+
+    def __init__(self, content: "RenderableType", follows: bool, most_lines: int | None = None) -> None:
         self._content = content
-        self._after_blank = after_blank
+        self._follows = follows
+        self._most_lines = most_lines
 
     def __rich_console__(self, console: "Console", options: Any) -> Iterator[Any]:
         from rich.segment import Segment
 
         lines = console.render_lines(self._content, options.update(height=None), pad=False)
-        if self._after_blank:
-            lines = [[], *lines]
-        for line in lines[-max(1, console.height - 1) :]:
+        while lines and _is_blank(lines[-1]):
+            lines.pop()
+        while lines and _is_blank(lines[0]):
+            lines.pop(0)
+        if self._follows:
+            lines.insert(0, [])
+        for line in lines[-max(1, self._most_lines or len(lines)) :]:
             yield from line
             yield Segment.line()
 
 
-def blocks_of(text: str) -> list[str]:
-    """Return a Markdown text in its blocks (a paragraph, a whole list, a fence); joined they are the text."""
+def _is_blank(line: list[Any]) -> bool:
+    """Return whether nothing of a line can be seen; code has a background."""
+    return all(not text.strip() and not (style and style.bgcolor) for text, style, _ in line)
+
+
+def _parser() -> Any:
     from markdown_it import MarkdownIt
 
-    tokens = MarkdownIt().enable("table").parse(text)
+    # A model that writes of HTML means the tags to be read.
+    return MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+
+
+def blocks_of(text: str) -> list[str]:
+    """Return a Markdown text in its blocks (a paragraph, a whole list, a fence); joined they are the text."""
+    tokens = _parser().parse(text)
     # Markdown ends a line at "\n" alone.
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]

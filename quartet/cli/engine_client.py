@@ -28,9 +28,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the engine's address and the key to send, with their environment variables."""
     url = os.environ.get("QUARTET_URL", DEFAULT_URL)
     parser.add_argument("--url", default=url, help="of the engine, with or without /v1 (default: %(default)s)")
-    # The variable may list several keys for the server.
-    key = next((one for one in os.environ.get("QUARTET_API_KEY", "").split(",") if one), "")
-    parser.add_argument("--api-key", metavar="KEY", default=key, help="key to send")
+    parser.add_argument("--api-key", metavar="KEY", default=default_key(), help="key to send")
+
+
+def default_key() -> str:
+    """Return the key of the environment: the first one, since the variable may list several for the server."""
+    return next((one for one in os.environ.get("QUARTET_API_KEY", "").split(",") if one), "")
 
 
 def ask_engine(arguments: argparse.Namespace, path: str, shape: type[Shape]) -> Shape:

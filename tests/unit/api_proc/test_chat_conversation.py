@@ -59,7 +59,7 @@ async def test_lines_are_one_conversation(api: Any, talk: Any) -> None:
     assert turns(api, 1) == [("system", "brief"), ("user", "first"), ("assistant", TEXT), ("user", "second")]
     assert turns(api, 2) == [("system", "brief"), ("user", "third")]
     assert api.engine.outputs[0].request.params.max_new_tokens is None, "as long as the context allows"
-    assert "toy at http://127.0.0.1" in notes and "4 tokens" in notes and "3 of 5 prompt tokens cached" in notes
+    assert "toy at http://127.0.0.1" in notes and "4 tokens" in notes and "prompt 5 (3 cached)" in notes
 
 
 async def test_commands(api: Any, talk: Any, tmp_path: Path) -> None:

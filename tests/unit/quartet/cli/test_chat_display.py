@@ -49,7 +49,7 @@ def test_the_end_is_the_same_whatever_the_pieces() -> None:
     whole = last_screen(on_terminal(ANSWER))
     assert last_screen(on_terminal(*ANSWER)) == whole
     text = "\n".join(whole)
-    assert "A bold word and more." in text and " 1 one\n 2 two" in text and text.rstrip().endswith("The end.")
+    assert "Title\n\nA bold word and more.\n\n 1 one\n 2 two\n\n" in text and text.rstrip().endswith("\n\nThe end.")
     assert text.count("Title") == text.count("y = 2") == 1
 
 
@@ -69,6 +69,11 @@ def test_thinking_is_dimmed_and_ends_before_the_answer() -> None:
     assert "\x1b[2;3mIs it *so*?\x1b[0m" in out.getvalue()
     screen = last_screen(out.getvalue())
     assert screen.index("Is it *so*?") + 2 == screen.index("Yes.")
+
+
+def test_tags_are_text() -> None:
+    screen = "\n".join(last_screen(on_terminal("Use the <br> tag.\n\n", "<div>\nhidden?\n</div>")))
+    assert "Use the <br> tag." in screen and "<div> hidden? </div>" in screen
 
 
 def test_control_characters_reach_no_output() -> None:

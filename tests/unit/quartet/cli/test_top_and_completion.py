@@ -6,13 +6,13 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quartet.cli import completion
+from quartet.cli import bench_serve, completion
 from quartet.cli.engine_client import add_engine_arguments
 from quartet.cli.main import COMMANDS, main
 from quartet.settings import RARE, SETTINGS, flag_of
@@ -72,10 +72,13 @@ def test_top_before_the_scheduler_has_reported(
     assert "has not reported yet" in capsys.readouterr().out
 
 
-def test_of_several_keys_of_a_server_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("add_arguments", [add_engine_arguments, bench_serve.add_arguments])
+def test_of_several_keys_of_a_server_one_is_sent(
+    add_arguments: Callable[[argparse.ArgumentParser], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parser = argparse.ArgumentParser()
     monkeypatch.setenv("QUARTET_API_KEY", ",first,second")
-    add_engine_arguments(parser)
+    add_arguments(parser)
     assert parser.parse_args([]).api_key == "first"
 
 
