@@ -22,8 +22,10 @@ async def first_token(model: str, text: str, **extra: object) -> float:
     stream = await client.chat.completions.create(
         model=model, messages=messages, max_tokens=64, stream=True, extra_body={"ignore_eos": True, **extra}
     )
-    async for _ in stream:
-        first = first or time.monotonic() - started
+    async for event in stream:
+        # The first event has no text: it says that the request is queued.
+        if event.choices and event.choices[0].delta.content:
+            first = first or time.monotonic() - started
     return first
 
 
