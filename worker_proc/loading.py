@@ -173,9 +173,10 @@ def choose_ops(
 ) -> Ops:
     """Return the operations for the device; raises ConfigError if the requested backend cannot run on it."""
     # The surplus row of a sequence that has just reached the context length still looks up its angle.
-    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1).to(device)
+    has_identity = bool(spec.unrotated_layers)
+    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1, has_identity).to(device)
     heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
-    shape = AttentionShape(heads, kv_heads, spec.head_dim, config.page_size, table)
+    shape = AttentionShape(heads, kv_heads, spec.head_dim, config.page_size, table, spec.query_scale)
     backend = config.attention_backend
     if backend == "auto":
         backend = "triton" if device.type == "cuda" else "torch"

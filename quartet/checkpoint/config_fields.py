@@ -78,7 +78,14 @@ _READ = (
 _WITHOUT_EFFECT = (
     *("model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path", "pad_token_id"),
     *("use_cache", "pretraining_tp", "initializer_range", "attention_dropout", "hidden_dropout", "embd_pdrop"),
-    *("resid_pdrop", "attn_pdrop", "gradient_checkpointing", "output_attentions", "output_hidden_states"),
+    *(
+        "resid_pdrop",
+        "residual_dropout",
+        "attn_pdrop",
+        "gradient_checkpointing",
+        "output_attentions",
+        "output_hidden_states",
+    ),
     *("return_dict", "return_dict_in_generate", "output_scores", "torchscript", "use_bfloat16", "tf_legacy_loss"),
     *("is_decoder", "cross_attention_hidden_size", "tie_encoder_decoder", "decoder_start_token_id", "prefix"),
     *("sep_token_id", "unk_token_id", "cls_token_id", "mask_token_id", "tokenizer_class", "task_specific_params"),

@@ -131,6 +131,8 @@ def _rope_scaling(fields: _Fields, config: dict[str, Any], factors: list[float] 
     kind = fields.text("rope.scaling.type", "linear")
     older = fields.number("rope.scale_linear", 0.0, is_zero_allowed=True)
     factor = fields.number("rope.scaling.factor", older, is_zero_allowed=True) or 1.0
+    if kind not in ("none", "linear"):
+        raise ModelError(f"rope scaling {kind} of a GGUF file is not supported; take the model's safetensors")
     scaling = {"rope_type": kind, "factor": factor}
     if kind == "none" or (kind == "linear" and factor == 1):
         return None if factors is None else _llama3_scaling(factors, config)

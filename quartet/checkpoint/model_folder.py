@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quartet.checkpoint.bounded_json import FEW_VALUES, MAX_BYTES, decode_json
+from quartet.checkpoint.families import SUPPORTED_ARCHITECTURES, refusal
 from quartet.checkpoint.readable import open_file, read_text
-from quartet.wire.config import SUPPORTED_ARCHITECTURES
 from quartet.wire.errors import ModelError
 from quartet.wire.sampling_bounds import SAMPLING_BOUNDS
 
@@ -35,8 +35,7 @@ def architecture(config: dict[str, Any], folder: Path) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if name not in SUPPORTED_ARCHITECTURES:
-        found = name or f"model type {config.get('model_type')!r}"
-        raise ModelError(f"{folder} is a {found}; supported are {', '.join(SUPPORTED_ARCHITECTURES)}")
+        raise ModelError(f"{folder}: {refusal(str(name or config.get('model_type')))}")
     return str(name)
 
 

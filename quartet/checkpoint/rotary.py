@@ -4,18 +4,24 @@ Older configs have `rope_theta` beside `rope_scaling` (whose kind is `type` or `
 `rope_parameters`, perhaps once per kind of layer.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
-from quartet.checkpoint.config_fields import number, refuse_unserved, size
+from quartet.checkpoint.config_fields import number, refuse_unserved, size, switch
 from quartet.wire.errors import ModelError
 
 # The settings that each kind has; transformers ignores any other, which hides a mistake in config.json.
-_KINDS: dict[str, tuple[str, ...]] = {
+KINDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
+    "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
 }
+OTHER_NAMES = {"su": "longrope"}
 _OF_EVERY_KIND = ("rope_type", "type", "rope_theta", "original_max_position_embeddings")
 # What a kind without the setting does is what the setting does at this value.
 _NEUTRAL = {"factor": (1,), "attention_factor": (1,), "partial_rotary_factor": (1,)}
@@ -24,36 +30,130 @@ _LAYER_KINDS = ("full_attention", "sliding_attention")
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary position embedding. `kind`: default, linear or llama3; the last four fields belong to llama3."""
+    """Rotary position embedding. `kind`: default, linear, llama3, yarn or longrope.
+
+    `factor` belongs to all but default and longrope, `original_context` to llama3 and yarn, the fields after those to
+    the kind in their comment. The last two are for every kind."""
 
     theta: float
     kind: str = "default"
     factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
     original_context: int = 0
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    is_truncated: bool = True  # yarn
+    divisors: tuple[float, ...] = ()  # longrope: of each frequency
+    attention_factor: float = 1.0
+    """On cosines and sines."""
+    rotated_share: float = 1.0
+    """Of each head's dimensions; the first ones are rotated, the others are not."""
+
+    def rotary_dim(self, head_dim: int) -> int:
+        """Return how many dimensions of a head are rotated."""
+        return int(head_dim * self.rotated_share)
+
+    def head_order(self, head_dim: int) -> list[int] | None:
+        """Return the order of a head's dimensions in which the two of each pair are head_dim / 2 apart, unrotated ones
+        paired among themselves, as the operations rotate them; None if the checkpoint has that order.
+
+        q K^T stays the same if q and k are put into one order."""
+        rotary = self.rotary_dim(head_dim)
+        if rotary == head_dim:
+            return None
+        low, middle = rotary // 2, rotary + (head_dim - rotary) // 2
+        return [*range(low), *range(rotary, middle), *range(low, rotary), *range(middle, head_dim)]
 
 
-def rope_spec(config: dict[str, Any]) -> RopeSpec:
-    """Return the rotary embedding that a parsed config.json describes; raises ModelError if it is not supported."""
+def rope_spec(config: dict[str, Any], head_dim: int, context_length: int, honoured: Collection[str] = ()) -> RopeSpec:
+    """Return the rotary embedding that a parsed config.json describes, for contexts of at most `context_length`.
+
+    `honoured` may name partial_rotary_factor. Raises ModelError if the settings are not supported."""
     settings = _settings(config)
     theta = number(settings, "rope_theta", number(config, "rope_theta", 10000.0))
     kind = settings.get("rope_type", "default")
-    if kind not in _KINDS:
-        raise ModelError(f"rope scaling {kind} is not supported; default, linear and llama3 are")
-    others = {key: value for key, value in settings.items() if key not in (*_OF_EVERY_KIND, *_KINDS[kind])}
+    if kind not in KINDS:
+        raise ModelError(f"rope scaling {kind} is not supported; {', '.join(KINDS)} are")
+    served = (*_OF_EVERY_KIND, *KINDS[kind], *honoured)
+    others = {key: value for key, value in settings.items() if key not in served}
     refuse_unserved(others, {key: _NEUTRAL.get(key, ()) for key in others}, f"config.json, rope scaling {kind}")
+    settings = {**config, **settings}
+    rope = RopeSpec(theta, rotated_share=_rotated_share(settings, head_dim) if honoured else 1.0)
     if kind == "linear":
-        return RopeSpec(theta, kind, number(settings, "factor"))
-    return _llama3(theta, {**config, **settings}) if kind == "llama3" else RopeSpec(theta)
+        return replace(rope, kind=kind, factor=number(settings, "factor"))
+    if kind == "llama3":
+        return _llama3(rope, settings)
+    if kind == "yarn":
+        return _yarn(rope, settings)
+    # Dynamic scaling begins beyond max_position_embeddings, which no context exceeds: there it is the default.
+    return _longrope(rope, settings, head_dim, context_length) if kind == "longrope" else rope
 
 
-def _llama3(theta: float, settings: dict[str, Any]) -> RopeSpec:
+def extended_context(config: dict[str, Any], length: int) -> int:
+    """Return the context of a model of `length` positions with its scaling: yarn may name the length before it."""
+    settings = _settings(config)
+    if settings.get("rope_type") != "yarn":
+        return length
+    original = size(settings, "original_max_position_embeddings", length)
+    return max(length, int(original * number(settings, "factor", length / original)))
+
+
+def _rotated_share(settings: dict[str, Any], head_dim: int) -> float:
+    share = number(settings, "partial_rotary_factor", 1.0)
+    rotary = int(head_dim * share)
+    if share > 1 or not rotary or rotary % 2:
+        raise ModelError(f"partial_rotary_factor {share} in config.json rotates {rotary} of {head_dim} dimensions")
+    return share
+
+
+def _yarn(rope: RopeSpec, settings: dict[str, Any]) -> RopeSpec:
+    length = size(settings, "max_position_embeddings")
+    original = size(settings, "original_max_position_embeddings", length)
+    factor = number(settings, "factor", length / original)
+    scales = [settings.get("mscale"), settings.get("mscale_all_dim")]
+    attention = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
+    if all(scales) and factor > 1:
+        above, below = (0.1 * number(settings, key) * math.log(factor) + 1.0 for key in ("mscale", "mscale_all_dim"))
+        attention = above / below
+    return replace(
+        rope,
+        kind="yarn",
+        factor=factor,
+        original_context=original,
+        beta_fast=number(settings, "beta_fast", 32.0),
+        beta_slow=number(settings, "beta_slow", 1.0),
+        is_truncated=switch(settings, "truncate", True),
+        attention_factor=number(settings, "attention_factor", attention),
+    )
+
+
+def _longrope(rope: RopeSpec, settings: dict[str, Any], head_dim: int, context_length: int) -> RopeSpec:
+    """Take the long factors if a context may exceed the original one, for all lengths: cached keys stay as they are.
+
+    transformers takes them once a sequence is longer, and leaves the keys before that as they are."""
+    length = size(settings, "max_position_embeddings")
+    original = size(settings, "original_max_position_embeddings", length)
+    factor = number(settings, "factor", length / original)
+    attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    key = "long_factor" if context_length > original else "short_factor"
+    divisors, pairs = settings.get(key), rope.rotary_dim(head_dim) // 2
+    if not isinstance(divisors, list) or len(divisors) != pairs:
+        raise ModelError(f"{key} in config.json must be a list of {pairs} numbers")
+    values = tuple(number({key: divisor}, key) for divisor in divisors)
+    attention = number(settings, "attention_factor", attention)
+    return replace(rope, kind="longrope", divisors=values, attention_factor=attention)
+
+
+def _llama3(rope: RopeSpec, settings: dict[str, Any]) -> RopeSpec:
     low, high = number(settings, "low_freq_factor"), number(settings, "high_freq_factor")
     if high <= low:
         raise ModelError(f"high_freq_factor {high} in config.json must be larger than low_freq_factor {low}")
     original = size(settings, "original_max_position_embeddings")
-    return RopeSpec(theta, "llama3", number(settings, "factor"), low, high, original)
+    factor = number(settings, "factor")
+    return replace(
+        rope, kind="llama3", factor=factor, low_freq_factor=low, high_freq_factor=high, original_context=original
+    )
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +179,8 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
         if found.keys() - {"rope_theta", "partial_rotary_factor"}:
             raise ModelError(f"{name} in config.json names no rope_type (found {', '.join(sorted(found))})")
         return found
-    return {**found, "rope_type": str(next(iter(kinds.values())))}
+    kind = str(next(iter(kinds.values())))
+    return {**found, "rope_type": OTHER_NAMES.get(kind, kind)}
 
 
 def _of_all_layers(name: str, section: dict[str, Any]) -> dict[str, Any]:

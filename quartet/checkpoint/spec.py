@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quartet.checkpoint.config_fields import number, refuse_unserved, size, switch
+from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
+from quartet.checkpoint.families import FAMILIES, Family, QkNorm, refusal
 from quartet.checkpoint.model_folder import read_json
-from quartet.checkpoint.rotary import RopeSpec, rope_spec
-from quartet.wire.config import SUPPORTED_ARCHITECTURES
+from quartet.checkpoint.rotary import RopeSpec, extended_context, rope_spec
 from quartet.wire.errors import ModelError
-
-# Architectures that always have biases on q, k and v, and never on the output, and those that norm q and k per head.
-_QKV_BIAS = {"Qwen2ForCausalLM"}
-_QK_NORM = {"Qwen3ForCausalLM"}
-# What transformers takes for fields that config.json lacks, where it is not the same for all architectures.
-_HEAD_DIM = {"Qwen3ForCausalLM": 128}
-_KV_HEADS = {"MistralForCausalLM": 8, "Qwen2ForCausalLM": 32, "Qwen3ForCausalLM": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +30,27 @@ class ModelSpec:
     rope: RopeSpec
     has_qkv_bias: bool
     has_output_bias: bool
-    has_qk_norm: bool
+    qk_norm: QkNorm
     is_tied: bool
     stored_dtype: str
     """As config.json names it; float32 if it does not."""
+    is_fused: bool = False
+    """See Family."""
+    has_norms_after: bool = False
+    """See Family."""
+    attention_scale: float = 0.0
+    """Factor on q K^T; 0 stands for 1 / sqrt(head_dim)."""
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    """Factor on what attention and MLP add to the residual."""
+    logits_divisor: float = 1.0
+    unrotated_layers: frozenset[int] = frozenset()
+    """Layers without rotary embedding."""
+
+    @property
+    def query_scale(self) -> float:
+        """Factor on q K^T."""
+        return self.attention_scale or float(self.head_dim**-0.5)
 
 
 def read_spec(folder: Path, context_length: int) -> ModelSpec:
@@ -56,19 +66,14 @@ def read_spec(folder: Path, context_length: int) -> ModelSpec:
 def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
     """Return the spec in a parsed config.json; raises ModelError for unsupported settings."""
     architecture = (config.get("architectures") or ["(none)"])[0]
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        supported = ", ".join(SUPPORTED_ARCHITECTURES)
-        raise ModelError(f"architecture {architecture} is not supported; supported: {supported}")
-    refuse_unserved(config)
-    window = sliding_window(config)
-    if window is not None and window < context_length:
-        raise ModelError(
-            f"sliding window attention ({window} tokens) is not supported beyond its window; "
-            f"give --context-length {window} or less instead of {context_length}"
-        )
-    heads = size(config, "num_attention_heads")
+    if architecture not in FAMILIES:
+        raise ModelError(refusal(str(architecture)))
+    family = FAMILIES[architecture]
+    refuse_unserved(config, {key: value for key, value in NEUTRAL.items() if key not in family.honoured})
+    _check_window(config, context_length)
+    config = {**family.defaults, **config}
+    heads, head_dim = size(config, "num_attention_heads"), _head_dim(config)
     has_bias = switch(config, "attention_bias")
-    kv_default = heads if "num_key_value_heads" in config else _KV_HEADS.get(architecture, heads)
     spec = ModelSpec(
         architecture=architecture,
         vocab_size=size(config, "vocab_size"),
@@ -76,29 +81,64 @@ def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
         intermediate_size=size(config, "intermediate_size"),
         num_layers=size(config, "num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=size(config, "num_key_value_heads", kv_default),
-        head_dim=_head_dim(config, architecture, heads),
+        num_kv_heads=size(config, "num_key_value_heads", heads),
+        head_dim=head_dim,
         norm_eps=number(config, "rms_norm_eps", 1e-6),
-        rope=rope_spec(config),
-        has_qkv_bias=architecture in _QKV_BIAS or switch(config, "qkv_bias", has_bias),
-        has_output_bias=has_bias and architecture not in _QKV_BIAS,
-        has_qk_norm=architecture in _QK_NORM,
+        rope=rope_spec(config, head_dim, context_length, family.honoured),
+        has_qkv_bias=family.has_qkv_bias or switch(config, "qkv_bias", has_bias),
+        has_output_bias=bool(family.output_bias) and switch(config, family.output_bias),
+        qk_norm=family.qk_norm,
         is_tied=switch(config, "tie_word_embeddings"),
         stored_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
+        is_fused=family.is_fused,
+        has_norms_after=family.has_norms_after,
+        **_scales(config, family),
+        unrotated_layers=_unrotated_layers(config, family),
     )
     if spec.num_heads % spec.num_kv_heads:
         raise ModelError(f"{spec.num_heads} heads are no multiple of {spec.num_kv_heads} KV heads")
     return spec
 
 
-def _head_dim(config: dict[str, Any], architecture: str, heads: int) -> int:
-    hidden = size(config, "hidden_size")
-    default = hidden // heads if "head_dim" in config else _HEAD_DIM.get(architecture, hidden // heads)
-    if config.get("head_dim") is None and default == hidden // heads and hidden % heads:
+def _scales(config: dict[str, Any], family: Family) -> dict[str, float]:
+    fields = {
+        "attention_scale": "attention_multiplier",
+        "embedding_scale": "embedding_multiplier",
+        "residual_scale": "residual_multiplier",
+        "logits_divisor": "logits_scaling",
+    }
+    return {name: number(config, key, 1.0) for name, key in fields.items() if key in family.honoured}
+
+
+def _unrotated_layers(config: dict[str, Any], family: Family) -> frozenset[int]:
+    """Return the layers that no_rope_layers marks with 0, or else every no_rope_layer_interval-th."""
+    if "no_rope_layers" not in family.honoured:
+        return frozenset()
+    layers, marks = size(config, "num_hidden_layers"), config.get("no_rope_layers")
+    if marks is None:
+        interval = size(config, "no_rope_layer_interval")
+        return frozenset(range(interval - 1, layers, interval))
+    if not isinstance(marks, list) or len(marks) < layers or any(mark not in (0, 1) for mark in marks):
+        raise ModelError(f"no_rope_layers in config.json must be a 0 or 1 for each of {layers} layers")
+    return frozenset(layer for layer in range(layers) if not marks[layer])
+
+
+def _check_window(config: dict[str, Any], context_length: int) -> None:
+    window = sliding_window(config)
+    if window is not None and window < context_length:
+        raise ModelError(
+            f"sliding window attention ({window} tokens) is not supported beyond its window; "
+            f"give --context-length {window} or less instead of {context_length}"
+        )
+
+
+def _head_dim(config: dict[str, Any]) -> int:
+    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    if config.get("head_dim") is None and hidden % heads:
         raise ModelError(
             f"hidden_size {hidden} in config.json is no multiple of {heads} heads, and there is no head_dim"
         )
-    head_dim = size(config, "head_dim", default)
+    head_dim = size(config, "head_dim", hidden // heads)
     if head_dim % 2:
         raise ModelError(f"head_dim {head_dim} in config.json is odd; rotary embedding needs pairs")
     return head_dim
@@ -108,7 +148,7 @@ def context_limit(config: dict[str, Any]) -> int:
     """Return how many tokens the model may see at once.
 
     A model with sliding window attention is held to the window: within it, full attention is the same thing."""
-    length = size(config, "max_position_embeddings")
+    length = extended_context(config, size(config, "max_position_embeddings"))
     return min(length, sliding_window(config) or length)
 
 
@@ -119,8 +159,10 @@ def sliding_window(config: dict[str, Any]) -> int | None:
     Raises ModelError for kinds of attention that are not supported."""
     architecture = (config.get("architectures") or [None])[0]
     is_qwen = architecture in ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
-    is_used = switch(config, "use_sliding_window", not is_qwen)
-    window = config.get("sliding_window", 4096 if is_qwen or architecture == "MistralForCausalLM" else None)
+    defaults = FAMILIES[architecture].defaults if architecture in FAMILIES else {}
+    config = {**defaults, **config}
+    is_used = switch(config, "use_sliding_window", bool(defaults.get("use_sliding_window", True)))
+    window = config.get("sliding_window")
     if window is not None and type(window) is not int:
         raise ModelError(f"sliding_window {window} in config.json is not supported; only a number of tokens is")
     kinds = config.get("layer_types")
@@ -142,31 +184,45 @@ def sliding_window(config: dict[str, Any]) -> int | None:
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every tensor that a checkpoint of `spec` must hold."""
-    hidden, width = spec.hidden_size, spec.intermediate_size
-    q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    hidden = spec.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (spec.vocab_size, hidden),
         "model.norm.weight": (hidden,),
     }
     if not spec.is_tied:
         shapes["lm_head.weight"] = (spec.vocab_size, hidden)
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (q_size, hidden),
-        "self_attn.k_proj.weight": (kv_size, hidden),
-        "self_attn.v_proj.weight": (kv_size, hidden),
-        "self_attn.o_proj.weight": (hidden, q_size),
-        "mlp.gate_proj.weight": (width, hidden),
-        "mlp.up_proj.weight": (width, hidden),
-        "mlp.down_proj.weight": (hidden, width),
-    }
-    if spec.has_qkv_bias:
-        layer.update({f"self_attn.{n}_proj.bias": (s,) for n, s in (("q", q_size), ("k", kv_size), ("v", kv_size))})
-    if spec.has_output_bias:
-        layer["self_attn.o_proj.bias"] = (hidden,)
-    if spec.has_qk_norm:
-        layer.update({f"self_attn.{n}_norm.weight": (spec.head_dim,) for n in "qk"})
+    layer = _layer_shapes(spec)
     for i in range(spec.num_layers):
         shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
     return shapes
+
+
+def norm_names(spec: ModelSpec) -> tuple[str, str]:
+    """Return the names of the norms of attention and MLP in a layer of a checkpoint."""
+    if spec.has_norms_after:
+        return "post_attention_layernorm", "post_feedforward_layernorm"
+    return "input_layernorm", "post_attention_layernorm"
+
+
+def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    hidden, width = spec.hidden_size, spec.intermediate_size
+    q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    if spec.is_fused:
+        attention = {"qkv": q_size + 2 * kv_size}
+        mlp = {"gate_up": 2 * width}
+    else:
+        attention = {"q": q_size, "k": kv_size, "v": kv_size}
+        mlp = {"gate": width, "up": width}
+    layer: dict[str, tuple[int, ...]] = {f"{name}.weight": (hidden,) for name in norm_names(spec)}
+    layer.update({f"self_attn.{n}_proj.weight": (rows, hidden) for n, rows in attention.items()})
+    layer.update({f"mlp.{n}_proj.weight": (rows, hidden) for n, rows in mlp.items()})
+    layer["self_attn.o_proj.weight"] = (hidden, q_size)
+    layer["mlp.down_proj.weight"] = (hidden, width)
+    if spec.has_qkv_bias:
+        layer.update({f"self_attn.{n}_proj.bias": (rows,) for n, rows in attention.items()})
+    if spec.has_output_bias:
+        layer["self_attn.o_proj.bias"] = (hidden,)
+    if spec.qk_norm != "none":
+        sizes = (spec.head_dim, spec.head_dim) if spec.qk_norm == "head" else (q_size, kv_size)
+        layer.update({f"self_attn.{n}_norm.weight": (rows,) for n, rows in zip("qk", sizes, strict=True)})
+    return layer

@@ -16,8 +16,6 @@ from quartet.wire.scheduling import POLICIES as POLICIES
 from quartet.wire.scheduling import SchedulerConfig as SchedulerConfig
 from quartet.wire.section import Section
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Architectures, as config.json names them, that the model worker can run."""
 TRITON_PAGE_SIZES = (16, 32, 64, 128)
 """Tokens per KV page that the triton kernels are written for."""
 DEFAULT_SLOTS = 512

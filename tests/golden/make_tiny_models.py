@@ -10,6 +10,7 @@ are random too, lest a forgotten one go unnoticed.
 
 import json
 import shutil
+import sys
 import zlib
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +19,18 @@ from pathlib import Path
 import torch
 from greedy import continue_greedily
 from tiny_tokenizer import write_tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SeedOssConfig,
+    SmolLM3Config,
+)
 
 _FOLDER = Path(__file__).parent / "models"
 _PROMPT_LENGTHS = (1, 2, 17, 33, 96, 200)
@@ -74,10 +86,46 @@ def _models() -> list[Tiny]:
     ]
 
 
+def _yarn(length: int, **more: object) -> dict[str, object]:
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": length}
+    return {**rope, **more}
+
+
+def _longrope(pairs: int) -> dict[str, object]:
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+    short, long = ([base + step * i for i in range(pairs)] for base, step in ((1.0, 0.05), (1.5, 0.7)))
+    return {**rope, "short_factor": short, "long_factor": long}
+
+
+def _dense_families() -> list[Tiny]:
+    """Phi-3 with all and with three quarters of a head rotated, Granite, OLMo 2, SmolLM3 and Seed-OSS."""
+    plain_rope = {"rope_type": "default", "rope_theta": 10000.0}
+    shape = {**_SHAPE, "pad_token_id": 0, "rope_parameters": plain_rope}
+    untied, tied = {**shape, "tie_word_embeddings": False}, {**shape, "tie_word_embeddings": True}
+    scales = {"embedding_multiplier": 4.0, "attention_multiplier": 0.15, "residual_multiplier": 0.6}
+    granite = GraniteConfig(**untied, **scales, logits_scaling=8.0)
+    # 12 of 16 dimensions are rotated.
+    longrope = {**tied, "rope_parameters": _longrope(6), "original_max_position_embeddings": 128}
+    unrotated = {**tied, "num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 0], "rope_parameters": _yarn(64)}
+    dynamic = {**untied, "rope_parameters": {**plain_rope, "rope_type": "dynamic", "factor": 2.0}}
+    heads = {"head_dim": 32, "num_key_value_heads": 1, "attention_bias": True, "attention_out_bias": False}
+    yarn = {**untied, **heads, "rope_parameters": _yarn(64, beta_fast=16.0, truncate=False)}
+    return [
+        Tiny("phi3", Phi3Config(**untied), is_old_form=True),
+        Tiny("phi3_longrope", Phi3Config(**longrope), is_old_form=True),
+        Tiny("granite", granite, is_old_form=True),
+        Tiny("olmo2", Olmo2Config(**dynamic), is_old_form=True),
+        Tiny("smollm3", SmolLM3Config(**unrotated)),
+        Tiny("seed_oss", SeedOssConfig(**yarn)),
+    ]
+
+
 def main() -> None:
-    """Make every folder afresh."""
+    """Make the folders whose names are given, or all, afresh."""
     torch.set_num_threads(1)
-    for tiny in _models():
+    for tiny in [*_models(), *_dense_families()]:
+        if sys.argv[1:] and tiny.name not in sys.argv[1:]:
+            continue
         folder = _FOLDER / tiny.name
         shutil.rmtree(folder, ignore_errors=True)
         model = AutoModelForCausalLM.from_config(tiny.config, dtype=torch.float32)
@@ -112,6 +160,8 @@ def _put_into_old_form(path: Path) -> None:
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
     config["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.43.0"

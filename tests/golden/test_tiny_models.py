@@ -1,9 +1,14 @@
 """Every architecture, with random weights made by transformers, token for token, through the torch backend."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from quartet.checkpoint.families import SUPPORTED_ARCHITECTURES
 from tests.golden.oracles import FOLDER, check_equal, load
 from tests.support.local_engine import LocalEngine, make_config
 
@@ -11,14 +16,28 @@ FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json
 TOKENIZER = FOLDER / "models" / "qwen3"
 
 
+# transformers changes the frequencies of longrope once a sequence is longer than this; Quartet chooses by the context.
+LONGROPE_TOKENS = 128
+
+
 def test_every_architecture_is_here() -> None:
-    assert {path.name for path in FOLDERS} >= {"llama", "llama_tied", "mistral", "qwen2", "qwen3"}
+    configs = [json.loads((folder / "config.json").read_text()) for folder in FOLDERS]
+    assert {config["architectures"][0] for config in configs} == set(SUPPORTED_ARCHITECTURES)
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_torch_backend(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "is_long"),
+    [(folder, False) for folder in FOLDERS] + [(FOLDER / "models" / "phi3_longrope", True)],
+    ids=lambda value: value.name if isinstance(value, Path) else "long" if value else "",
+)
+def test_torch_backend(folder: Path, is_long: bool) -> None:
     oracles = load(folder / "oracle.json")
-    engine = LocalEngine(make_config(folder, tokenizer=TOKENIZER, max_total_tokens=4096))
+    context_length = 0
+    if folder.name == "phi3_longrope":
+        oracles = [one for one in oracles if (len(one.prompt_ids) > LONGROPE_TOKENS) == is_long]
+        context_length = 0 if is_long else LONGROPE_TOKENS
+    config = make_config(folder, tokenizer=TOKENIZER, context_length=context_length, max_total_tokens=4096)
+    engine = LocalEngine(config)
     prompts = [oracle.prompt_ids for oracle in oracles]
     check_equal(oracles, engine.generate(prompts, 24))
     check_equal(oracles, engine.generate(prompts, 24))
@@ -27,3 +46,17 @@ def test_torch_backend(folder: Path) -> None:
     check_equal(oracles, engine.generate(prompts, 24))
     for oracle in oracles:
         check_equal([oracle], engine.generate([oracle.prompt_ids], 24))
+    engine.restart(test_retract=True)
+    check_equal(oracles, engine.generate(prompts, 24))
+    assert engine.retractions() > 0 or len(oracles) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_triton_in_its_interpreter(folder: Path) -> None:
+    pytest.importorskip("triton")
+    root = FOLDER.parents[1]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "tests.golden.interpreted_folder", folder, TOKENIZER]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=600, cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]

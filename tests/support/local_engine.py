@@ -27,11 +27,13 @@ def make_config(
     dtype: str = "float32",
     scheduler: dict[str, Any] | None = None,
     tokenizer: str | Path = "",
+    context_length: int = 0,
     **worker: Any,
 ) -> Config:
     """Return the configuration of a local engine on a model folder or `smollm2`."""
+    paths = {"model_path": str(model), "tokenizer_path": str(tokenizer)}
     config = Config(
-        model=ModelConfig(model_path=str(model), dtype=dtype, tokenizer_path=str(tokenizer)),  # type: ignore[arg-type]
+        model=ModelConfig(**paths, dtype=dtype, context_length=context_length),  # type: ignore[arg-type]
         scheduler=SchedulerConfig(**(scheduler or {})),
         worker=WorkerConfig(**{"device": "cpu", "max_total_tokens": 16384, **worker}),
     )
@@ -109,3 +111,7 @@ class LocalEngine:
     def cached_tokens(self) -> int:
         """Return how many prompt tokens came from the tree so far."""
         return int(self._scheduler.metrics().counters["cached_tokens"])
+
+    def retractions(self) -> int:
+        """Return how often a request gave its pages back before its end, since the last restart."""
+        return int(self._scheduler.metrics().counters["retractions"])

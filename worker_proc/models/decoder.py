@@ -1,4 +1,4 @@
-"""The decoder-only transformer: Llama, Mistral, Qwen2 and Qwen3 differ only by their spec.
+"""The decoder-only transformer: the families of quartet.checkpoint.families differ only by their spec.
 
 Plain objects instead of nn.Module: a step is a short list of calls into `Ops`, and nothing is ever trained.
 """
@@ -6,6 +6,7 @@ Plain objects instead of nn.Module: a step is a short list of calls into `Ops`, 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -21,14 +22,17 @@ _PROGRESS_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer, its linears packed for the device."""
+    """One layer, its linears packed for the device. `head_norms` act on each q and k head, `projection_norms` on all q
+    heads and all k heads together."""
 
-    input_norm: Tensor
+    attention_norm: Tensor
     qkv: Linear
     head_norms: HeadNorms | None
+    projection_norms: HeadNorms | None
     output: Linear
-    post_norm: Tensor
+    mlp_norm: Tensor
     mlp: Mlp
+    is_rotated: bool
 
 
 class Decoder:
@@ -52,11 +56,19 @@ class Decoder:
     ) -> None:
         if shard.size > 1 and all_reduce is None:
             raise ValueError(f"{shard.size} ranks need an all_reduce")
+        if shard.size > 1 and spec.qk_norm == "projection":
+            raise ValueError("q and k are normalised over all heads, which one rank does not have")
         self._spec = spec
         self._ops = ops
         self._embedding = tensors.embedding
-        self._layers = [self._pack(layer, all_reduce) for layer in tensors.layers]
+        # The residual is kept divided by residual_scale, so that attention and MLP are added to it as they are: a norm
+        # of it is the same, with a smaller eps.
+        self._embedding_scale = spec.embedding_scale / spec.residual_scale
+        self._residual_eps = spec.norm_eps / spec.residual_scale**2
+        self._layers = [self._pack(i, layer, all_reduce) for i, layer in enumerate(tensors.layers)]
         self._final_norm = tensors.final_norm
+        if spec.logits_divisor != 1.0:
+            self._final_norm = tensors.final_norm / spec.logits_divisor
         self._lm_head = ops.linear(tensors.embedding if tensors.lm_head is None else tensors.lm_head)
 
     def forward(
@@ -87,20 +99,52 @@ class Decoder:
         return self._lm_head(hidden)
 
     def _hidden(self, batch: ForwardBatch, kv_cache: list[Tensor], progress: Callable[[], None]) -> Tensor:
-        ops, eps = self._ops, self._spec.norm_eps
-        plan = ops.plan(batch)
+        plan = self._ops.plan(batch)
+        unrotated = self._ops.unrotated(plan) if self._spec.unrotated_layers else plan
         residual = functional.embedding(batch.input_ids, self._embedding)
-        normed = ops.rms_norm(residual, self._layers[0].input_norm, eps)
-        following = [layer.input_norm for layer in self._layers[1:]] + [self._final_norm]
+        if self._embedding_scale != 1.0:
+            residual = residual * self._embedding_scale
+        plans = [plan if layer.is_rotated else unrotated for layer in self._layers]
         is_long = batch.num_tokens >= _PROGRESS_TOKENS
-        for layer, kv, next_norm in zip(self._layers, kv_cache, following, strict=True):
-            attended = ops.attention(plan, layer.qkv(normed), kv, layer.head_norms)
-            normed, residual = ops.add_norm(layer.output, attended, residual, layer.post_norm, eps)
+        after_layer = progress if is_long else _do_nothing
+        run = self._run_norms_after if self._spec.has_norms_after else self._run_norms_before
+        return run(residual, plans, kv_cache, after_layer)
+
+    def _run_norms_before(
+        self, residual: Tensor, plans: list[Any], kv_cache: list[Tensor], after_layer: Callable[[], None]
+    ) -> Tensor:
+        """Return the final norm of the residual [T, hidden] after all layers: r + f(norm(r)), twice a layer."""
+        ops, eps = self._ops, self._residual_eps
+        normed = ops.rms_norm(residual, self._layers[0].attention_norm, eps)
+        following = [layer.attention_norm for layer in self._layers[1:]] + [self._final_norm]
+        for layer, plan, kv, next_norm in zip(self._layers, plans, kv_cache, following, strict=True):
+            attended = self._attend(layer, plan, normed, kv)
+            normed, residual = ops.add_norm(layer.output, attended, residual, layer.mlp_norm, eps)
             hidden = layer.mlp.hidden(normed)
             normed, residual = ops.add_norm(layer.mlp.down, hidden, residual, next_norm, eps)
-            if is_long:
-                progress()
+            after_layer()
         return normed
+
+    def _run_norms_after(
+        self, residual: Tensor, plans: list[Any], kv_cache: list[Tensor], after_layer: Callable[[], None]
+    ) -> Tensor:
+        """Return the final norm of the residual [T, hidden] after all layers: r + norm(f(r)), twice a layer."""
+        ops, eps = self._ops, self._spec.norm_eps
+        for layer, plan, kv in zip(self._layers, plans, kv_cache, strict=True):
+            attended = layer.output(self._attend(layer, plan, residual, kv))
+            residual = residual + ops.rms_norm(attended, layer.attention_norm, eps)
+            hidden = layer.mlp.down(layer.mlp.hidden(residual))
+            residual = residual + ops.rms_norm(hidden, layer.mlp_norm, eps)
+            after_layer()
+        return ops.rms_norm(residual, self._final_norm, eps)
+
+    def _attend(self, layer: Layer, plan: Any, x: Tensor, kv: Tensor) -> Tensor:
+        ops, qkv, norms = self._ops, layer.qkv(x), layer.projection_norms
+        if norms is not None:
+            q, k, _ = qkv.tensor_split((len(norms.q), len(norms.q) + len(norms.k)), dim=-1)
+            q.copy_(ops.rms_norm(q, norms.q, norms.eps))
+            k.copy_(ops.rms_norm(k, norms.k, norms.eps))
+        return ops.attention(plan, qkv, kv, layer.head_norms)
 
     def first_layer(self) -> "Decoder":
         """Return a decoder of the first layer alone, on the same weights: it launches every kernel this one does."""
@@ -108,16 +152,21 @@ class Decoder:
         short._layers = self._layers[:1]
         return short
 
-    def _pack(self, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Layer:
-        ops = self._ops
-        norms = None
+    def _pack(self, index: int, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Layer:
+        ops, spec, norms = self._ops, self._spec, None
         if layer.q_norm is not None and layer.k_norm is not None:
-            norms = HeadNorms(layer.q_norm, layer.k_norm, self._spec.norm_eps)
+            norms = HeadNorms(layer.q_norm, layer.k_norm, spec.norm_eps)
         return Layer(
-            input_norm=layer.input_norm,
+            attention_norm=layer.attention_norm,
             qkv=ops.linear(layer.qkv, layer.qkv_bias),
-            head_norms=norms,
+            head_norms=norms if spec.qk_norm == "head" else None,
+            projection_norms=norms if spec.qk_norm == "projection" else None,
             output=ops.linear(layer.output, layer.output_bias, all_reduce),
-            post_norm=layer.post_norm,
+            mlp_norm=layer.mlp_norm,
             mlp=ops.mlp(layer.gate_up, layer.down, all_reduce),
+            is_rotated=index not in spec.unrotated_layers,
         )
+
+
+def _do_nothing() -> None:
+    pass

@@ -4,24 +4,53 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from quartet.checkpoint.rotary import RopeSpec
 
 
-def cos_sin_table(spec: RopeSpec, head_dim: int, num_positions: int) -> Tensor:
+def cos_sin_table(spec: RopeSpec, head_dim: int, num_positions: int, has_identity: bool = False) -> Tensor:
     """Return [num_positions, head_dim] fp32 on the CPU: the first half cosines, the second half sines.
+
+    Dimensions are in the order of RopeSpec.head_order, unrotated ones with cosine 1 and sine 0. With `has_identity` one
+    more row rotates nothing.
 
     llama3 scaling follows Meta's rule as published by Hugging Face: wavelengths above original_context /
     low_freq_factor are stretched by `factor`, those below original_context / high_freq_factor are kept, and those
     between are interpolated.
     """
-    frequencies = 1.0 / spec.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+    dim = spec.rotary_dim(head_dim)
+    frequencies = 1.0 / spec.theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
     if spec.kind == "linear":
         frequencies = frequencies / spec.factor
     elif spec.kind == "llama3":
         frequencies = _llama3(frequencies, spec)
+    elif spec.kind == "yarn":
+        frequencies = _yarn(frequencies, spec)
+    elif spec.kind == "longrope":
+        frequencies = frequencies / torch.tensor(spec.divisors)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    if spec.attention_factor != 1.0:
+        cos, sin = cos * spec.attention_factor, sin * spec.attention_factor
+    if has_identity or dim < head_dim:
+        widening = (0, (head_dim - dim) // 2, 0, int(has_identity))
+        cos, sin = functional.pad(cos, widening, value=1.0), functional.pad(sin, widening)
+    return torch.cat((cos, sin), dim=-1)
+
+
+def _yarn(frequencies: Tensor, spec: RopeSpec) -> Tensor:
+    """Stretch by `factor` the frequencies that turn fewer than beta_slow times in the original context, keep those that
+    turn more than beta_fast times, and interpolate between by index."""
+    pairs = len(frequencies)
+    turns = spec.original_context / (2 * math.pi)
+    low, high = (pairs * math.log(turns / beta) / math.log(spec.theta) for beta in (spec.beta_fast, spec.beta_slow))
+    if spec.is_truncated:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    ramp = (torch.arange(pairs, dtype=torch.float32) - low) / (high - low if high != low else 0.001)
+    share = ramp.clamp(0, 1)
+    return frequencies / spec.factor * share + frequencies * (1 - share)
 
 
 def _llama3(frequencies: Tensor, spec: RopeSpec) -> Tensor:

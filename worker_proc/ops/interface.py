@@ -18,18 +18,15 @@ AllReduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """The attention of one rank. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines."""
+    """The attention of one rank. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines. `scale` is the
+    factor on q K^T."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     page_size: int
     cos_sin: Tensor
-
-    @property
-    def scale(self) -> float:
-        """Factor on q K^T."""
-        return float(self.head_dim**-0.5)
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,10 @@ class Ops(Protocol):
 
     def plan(self, batch: ForwardBatch) -> Any:
         """Return the attention plan of a batch: what all layers share."""
+        ...
+
+    def unrotated(self, plan: Any) -> Any:
+        """Return the plan for layers without rotary embedding; the last row of cos_sin must rotate nothing."""
         ...
 
     def attention(self, plan: Any, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:

@@ -5,7 +5,7 @@ one `index_select` by page gathers both.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -118,6 +118,10 @@ class TorchOps:
             num_tokens=batch.num_tokens,
         )
 
+    def unrotated(self, plan: TorchPlan) -> TorchPlan:
+        """See Ops.unrotated; one row of angles is for all tokens."""
+        return replace(plan, cos=self._cos[-1:], signed_sin=self._signed_sin[-1:])
+
     def attention(self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
         """See Ops.attention."""
         shape, num_q = self._shape, self._shape.num_heads * self._shape.head_dim
@@ -164,7 +168,7 @@ class TorchOps:
         keys, values = self._gather(group.pages, kv, batch, group.width)
         heads_per_kv = shape.num_heads // shape.num_kv_heads
         packed = query.reshape(batch, shape.num_kv_heads, heads_per_kv, shape.head_dim)
-        out = functional.scaled_dot_product_attention(packed, keys, values, attn_mask=group.mask)
+        out = functional.scaled_dot_product_attention(packed, keys, values, attn_mask=group.mask, scale=shape.scale)
         return out.reshape(batch, -1)
 
     def _extend(self, chunk: _Chunk, query: Tensor, kv: Tensor, out: Tensor) -> None:
@@ -180,7 +184,11 @@ class TorchOps:
         target = out[chunk.first : chunk.end].view(-1, shape.num_kv_heads, heads_per_kv, shape.head_dim)
         for first, end, num_keys, mask in chunk.blocks:
             block = functional.scaled_dot_product_attention(
-                grouped[:, :, first:end], keys[:, :, :num_keys], values[:, :, :num_keys], attn_mask=mask
+                grouped[:, :, first:end],
+                keys[:, :, :num_keys],
+                values[:, :, :num_keys],
+                attn_mask=mask,
+                scale=shape.scale,
             )
             target[first:end].copy_(block.permute(2, 0, 1, 3))
 

@@ -115,6 +115,10 @@ class TritonOps:
         )
         return replace(batch, decode=replace(decode, partition=partition))
 
+    def unrotated(self, plan: ForwardBatch) -> ForwardBatch:
+        """See Ops.unrotated."""
+        return replace(plan, positions=torch.full_like(plan.positions, len(self._shape.cos_sin) - 1))
+
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
         """Return scratch for decode batches of up to `rows` rows, at most about TRITON_SCRATCH_BYTES."""
         shape, kernel = self._shape, self._paged_decode

@@ -27,17 +27,20 @@ def dummy_tensors(
     kv_size = spec.num_kv_heads * spec.head_dim // shard.size
     width = spec.intermediate_size // shard.size
 
+    def qk_norm(projection: int) -> Tensor | None:
+        return None if spec.qk_norm == "none" else ones(spec.head_dim if spec.qk_norm == "head" else projection)
+
     def layers() -> Iterator[LayerTensors]:
         for _ in range(spec.num_layers):
             yield LayerTensors(
-                input_norm=ones(spec.hidden_size),
+                attention_norm=ones(spec.hidden_size),
                 qkv=normal(q_size + 2 * kv_size, spec.hidden_size),
                 qkv_bias=normal(q_size + 2 * kv_size) if spec.has_qkv_bias else None,
-                q_norm=ones(spec.head_dim) if spec.has_qk_norm else None,
-                k_norm=ones(spec.head_dim) if spec.has_qk_norm else None,
+                q_norm=qk_norm(q_size),
+                k_norm=qk_norm(kv_size),
                 output=normal(spec.hidden_size, q_size),
                 output_bias=normal(spec.hidden_size) if spec.has_output_bias else None,
-                post_norm=ones(spec.hidden_size),
+                mlp_norm=ones(spec.hidden_size),
                 gate_up=normal(2 * width, spec.hidden_size),
                 down=normal(spec.hidden_size, width),
             )

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quartet.checkpoint.spec import ModelSpec
+from quartet.checkpoint.spec import ModelSpec, norm_names
 from quartet.checkpoint.weight_files import check_tensors, find_tensors
 from quartet.wire.errors import ModelError
 from worker_proc.weights.staging import PinnedStaging
@@ -68,28 +68,53 @@ class Loader:
     def _layer(self, prefix: str) -> LayerTensors:
         spec = self._spec
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        names = [attention + f"{n}_proj" for n in "qkv"]
+        attention_norm, mlp_norm = (self._read(f"{prefix}{name}.weight") for name in norm_names(spec))
         return LayerTensors(
-            input_norm=self._read(prefix + "input_layernorm.weight"),
-            qkv=self._fused([name + ".weight" for name in names]),
-            qkv_bias=self._fused([name + ".bias" for name in names]) if spec.has_qkv_bias else None,
-            q_norm=self._read(attention + "q_norm.weight") if spec.has_qk_norm else None,
-            k_norm=self._read(attention + "k_norm.weight") if spec.has_qk_norm else None,
+            attention_norm=attention_norm,
+            qkv=self._qkv(attention, "weight"),
+            qkv_bias=self._qkv(attention, "bias") if spec.has_qkv_bias else None,
+            q_norm=self._qk_norm(attention + "q_norm.weight"),
+            k_norm=self._qk_norm(attention + "k_norm.weight"),
             output=self._read(attention + "o_proj.weight", split=1),
             output_bias=self._output_bias(attention) if spec.has_output_bias else None,
-            post_norm=self._read(prefix + "post_attention_layernorm.weight"),
-            gate_up=self._fused([mlp + "gate_proj.weight", mlp + "up_proj.weight"]),
+            mlp_norm=mlp_norm,
+            gate_up=self._gate_up(mlp),
             down=self._read(mlp + "down_proj.weight", split=1),
         )
+
+    def _qkv(self, prefix: str, kind: str) -> Tensor:
+        spec = self._spec
+        if spec.is_fused:
+            q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+            q, k, v = self._rows(f"{prefix}qkv_proj.{kind}", (q_size, kv_size, kv_size))
+        else:
+            q, k, v = (self._view(f"{prefix}{n}_proj.{kind}", split=0) for n in "qkv")
+        return self._fused([self._ordered(q), self._ordered(k), v])
+
+    def _gate_up(self, prefix: str) -> Tensor:
+        if self._spec.is_fused:
+            width = self._spec.intermediate_size
+            return self._fused(self._rows(f"{prefix}gate_up_proj.weight", (width, width)))
+        return self._fused([self._view(f"{prefix}{n}_proj.weight", split=0) for n in ("gate", "up")])
+
+    def _qk_norm(self, name: str) -> Tensor | None:
+        return None if self._spec.qk_norm == "none" else self._ordered(self._read(name))
+
+    def _ordered(self, tensor: Tensor) -> Tensor:
+        """Return rows of whole heads with each head's dimensions in the order in which they are rotated."""
+        head_dim = self._spec.head_dim
+        order = self._spec.rope.head_order(head_dim)
+        if order is None:
+            return tensor
+        return tensor.view(-1, head_dim, *tensor.shape[1:])[:, order].reshape(tensor.shape)
 
     def _output_bias(self, attention: str) -> Tensor:
         bias = self._read(attention + "o_proj.bias")
         # The ranks' outputs are summed, so only one rank adds the bias.
         return bias if self._shard.rank == 0 else torch.zeros_like(bias)
 
-    def _fused(self, names: list[str]) -> Tensor:
-        """Return this rank's rows of several tensors as one, each converted directly into the fused tensor."""
-        parts = [self._view(name, split=0) for name in names]
+    def _fused(self, parts: list[Tensor]) -> Tensor:
+        """Return several tensors' rows as one tensor, each converted directly into it."""
         rows = sum(part.shape[0] for part in parts)
         fused = torch.empty((rows, *parts[0].shape[1:]), dtype=self._dtype, device=self._device)
         at = 0
@@ -111,6 +136,12 @@ class Loader:
             target.copy_(source)
         else:
             self._staging.copy(target, source)
+
+    def _rows(self, name: str, sizes: tuple[int, ...]) -> list[Tensor]:
+        """Return this rank's rows of each of the tensors of `sizes` rows that `name` holds one after another."""
+        whole = self._view(name)
+        parts = whole.split(sizes)
+        return [part[slice(*self._shard.span(len(part)))] for part in parts]
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
         path, shape, _ = self._found[name]

@@ -24,16 +24,17 @@ class Shard:
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
     """One layer of one rank, in the model's dtype. qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads;
-    gate_up [2 I, hidden]: gate, then up; output [hidden, H D]; down [hidden, I]."""
+    gate_up [2 I, hidden]: gate, then up; output [hidden, H D]; down [hidden, I]. The dimensions of q and k are in the
+    order of RopeSpec.head_order."""
 
-    input_norm: Tensor
+    attention_norm: Tensor
     qkv: Tensor
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
     output: Tensor
     output_bias: Tensor | None
-    post_norm: Tensor
+    mlp_norm: Tensor
     gate_up: Tensor
     down: Tensor
 

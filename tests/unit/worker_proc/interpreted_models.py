@@ -23,8 +23,9 @@ from worker_proc.ops.triton_ops import TritonOps
 
 def triton_ops(config: WorkerConfig, spec: Any, shard: Any, dtype: Any, device: Any, context_length: int) -> Ops:
     """Stub of `choose_ops`: the Triton operations on CPU tensors."""
-    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1)
-    return TritonOps(AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim, config.page_size, table), dtype)
+    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1, bool(spec.unrotated_layers))
+    heads = spec.num_heads, spec.num_kv_heads, spec.head_dim
+    return TritonOps(AttentionShape(*heads, config.page_size, table, spec.query_scale), dtype)
 
 
 def check(config: dict[str, Any], folder: Path) -> None:

@@ -16,6 +16,7 @@ from worker_proc.contract import StepError
 from worker_proc.loading import load_runner
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "models"
+ORACLES = sorted(path for path in GOLDEN.glob("*/oracle.json") if path.parent.name != "phi3_longrope")
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -184,7 +185,8 @@ def test_an_empty_step_gives_an_empty_result(make_runner: MakeRunner) -> None:
     assert (result.slots, result.ids, result.scheduler_epoch) == (b"", b"", SCHEDULER)
 
 
-@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("*/oracle.json")), ids=lambda path: path.parent.name)
+# tests/golden/test_tiny_models.py has longrope, whose frequencies depend on the context length.
+@pytest.mark.parametrize("folder", ORACLES, ids=lambda path: path.parent.name)
 def test_greedy_output_equals_transformers(folder: Path) -> None:
     oracle = json.loads(folder.read_text())
     config = json.loads((folder.parent / "config.json").read_text())

@@ -51,7 +51,7 @@ def test_a_row_parallel_linear_is_reduced_before_the_residual_is_added(kind: typ
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_norm_rounds_before_it_scales_and_leaves_its_input_alone(dtype: torch.dtype) -> None:
-    shape = AttentionShape(1, 1, 4, 16, torch.zeros(8, 4))
+    shape = AttentionShape(1, 1, 4, 16, torch.zeros(8, 4), 0.5)
     ops = TorchOps(shape, dtype, torch.device("cpu"))
     x, weight = rows(5, 64).to(dtype), rows(1, 64)[0].to(dtype)
     before = x.clone()

@@ -163,7 +163,7 @@ def test_dummy_weights_have_the_shapes_of_real_ones(name: str, tmp_path: Path) -
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported: LlamaForCausalLM"),
         ({"sliding_window": 100}, "sliding window attention .100 tokens.*--context-length 100"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling yarn is not supported"),
+        ({"rope_scaling": {"rope_type": "axial"}}, "rope scaling axial is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),

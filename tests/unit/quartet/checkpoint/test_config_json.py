@@ -7,6 +7,7 @@ import pytest
 from model_folders import CONFIG, weights, write_folder, write_json
 
 from quartet.checkpoint.resolve import resolve_model
+from quartet.checkpoint.spec import parse_spec
 from quartet.wire.config import ModelConfig, ResolvedModel
 from quartet.wire.errors import ConfigError, ModelError
 
@@ -113,6 +114,8 @@ def test_code_of_the_folder_is_not_run_and_named(tmp_path: Path, caplog: pytest.
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_scaling": {"rope_type": "default"}},
         {"rope_parameters": {"rope_theta": 1e6}},
         {"rope_scaling": {**LLAMA3, "attention_factor": 1.0}},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+        {"rope_scaling": {"type": "su", "short_factor": [1, 2.0], "long_factor": [4, 8.0]}},
     ],
 )
 def test_every_spelling_of_a_served_rotary_kind_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -122,8 +125,12 @@ def test_every_spelling_of_a_served_rotary_kind_is_read(changes: dict[str, Any],
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope scaling yarn is not supported"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope scaling dynamic"),
+        ({"rope_scaling": {"type": "proportional"}}, "rope scaling proportional is not supported; default, linear"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "long_factor": [1.0]}}, "long_factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": 3}}, "truncate"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "short_factor.* 2 numb"),
+        ({"rope_scaling": {"type": "su", "long_factor": [1, 2], "short_factor": [1, "2"]}}, "short_factor"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0, "alpha": 1000.0}}, "alpha"),
         ({"rope_scaling": {"factor": 4.0}}, "rope_scaling.*names no rope_type"),
         ({"rope_scaling": {"rope_type": "default", "factor": 4.0}}, "factor 4.0"),
         ({"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2.0}}, "rope_type.*type"),
@@ -234,3 +241,49 @@ def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
     assert resolve(folder, load_format="dummy").vocab_size == CONFIG["vocab_size"]
     with pytest.raises(ModelError, match="hidden_act"):
         resolve(write_folder(tmp_path / "other", hidden_act="relu"), load_format="dummy")
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ({"type": "yarn", "factor": 4.0}, 8192),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}, 2048),
+        ({"type": "dynamic", "factor": 4.0}, 2048),
+        ({"type": "linear", "factor": 4.0}, 2048),
+    ],
+)
+def test_yarn_extends_the_context(scaling: dict[str, Any], expected: int, tmp_path: Path) -> None:
+    """Published checkpoints leave max_position_embeddings at the length before the scaling."""
+    assert resolve(write_folder(tmp_path / "model", rope_scaling=scaling)).context_length == expected
+
+
+def test_longrope_takes_one_list_of_factors_for_a_whole_launch() -> None:
+    scaling = {"type": "longrope", "short_factor": [1, 2.0], "long_factor": [4, 8.0]}
+    config = {**CONFIG, "rope_scaling": scaling, "original_max_position_embeddings": 512}
+    assert parse_spec(config, 512).rope.divisors == (1, 2)
+    assert parse_spec(config, 513).rope.divisors == (4, 8)
+
+
+def test_a_family_that_is_not_in_the_table_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Qwen3MoeForCausalLM is not supported; .*; the nearest is Qwen3ForCausalLM$"):
+        resolve(write_folder(tmp_path / "moe", architectures=["Qwen3MoeForCausalLM"]))
+    with pytest.raises(ModelError, match=r"the nearest is GraniteForCausalLM$"):
+        resolve(write_folder(tmp_path / "hybrid", architectures=["GraniteMoeHybridForCausalLM"]))
+
+
+@pytest.mark.parametrize("marks", [[1], [1, 2], "1", [1, "0"]])
+def test_marks_of_layers_without_rotary_are_checked(marks: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no_rope_layers"):
+        resolve(write_folder(tmp_path / "model", architectures=["SmolLM3ForCausalLM"], no_rope_layers=marks))
+
+
+def test_defaults_of_smollm3_are_those_of_transformers() -> None:
+    config = {key: value for key, value in CONFIG.items() if key not in ("tie_word_embeddings", "rope_theta")}
+    spec = parse_spec({**config, "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 9}, 64)
+    assert (spec.unrotated_layers, spec.is_tied, spec.rope.theta) == ({3, 7}, True, 2000000.0)
+
+
+def test_a_share_of_a_head_that_cannot_be_rotated_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"partial_rotary_factor 0\.3.* rotates 1 of 4"):
+        resolve(write_folder(tmp_path / "model", architectures=["Phi3ForCausalLM"], partial_rotary_factor=0.3))

@@ -99,7 +99,7 @@ def test_an_unknown_architecture_and_its_code_are_refused(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('executed')")
     hostile = {**CONFIG, "architectures": ["EvilModel"], "auto_map": {"AutoConfig": "evil.EvilConfig"}}
     write(folder, "config.json", hostile)
-    with pytest.raises(ModelError, match="EvilModel; supported are LlamaForCausalLM, Mistral"):
+    with pytest.raises(ModelError, match="EvilModel is not supported; supported: LlamaForCausalLM, Mistral"):
         resolve(folder)
 
 

@@ -1,0 +1,94 @@
+"""The table of supported families: what the decoder of each architecture is made of.
+
+A family that differs from others by values alone is one entry here. A part that no family has yet is a field of
+ModelSpec (spec.py), the tensors that it brings (spec.expected_shapes, worker_proc/weights/loader.py) and the operation
+in worker_proc/models/decoder.py; docs/add-a-model.md goes through one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+QkNorm = Literal["none", "head", "projection"]
+"""RMS norm of q and k before rotation: of each head, with one weight for all heads, or of all heads together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture, as config.json names it."""
+
+    models: str
+    """Published models, for the documents."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What transformers takes for fields that config.json lacks, where it is not the same for all architectures."""
+    honoured: tuple[str, ...] = ()
+    """Fields that change the output of this family, and are refused for others."""
+    has_qkv_bias: bool = False
+    """Biases on q, k and v whatever `attention_bias` says."""
+    output_bias: str = "attention_bias"
+    """The field that says whether the output of attention has a bias; empty if it never has."""
+    qk_norm: QkNorm = "none"
+    is_fused: bool = False
+    """Checkpoints hold q, k and v in one tensor, and gate and up in another."""
+    has_norms_after: bool = False
+    """Attention and MLP are followed by their norms instead of preceded: r + norm(f(r))."""
+
+
+FAMILIES: dict[str, Family] = {
+    "LlamaForCausalLM": Family("Llama 1 to 3.x, SmolLM2"),
+    "MistralForCausalLM": Family("Mistral", {"num_key_value_heads": 8, "sliding_window": 4096}),
+    "Qwen2ForCausalLM": Family(
+        "Qwen2, Qwen2.5",
+        {"num_key_value_heads": 32, "sliding_window": 4096, "use_sliding_window": False},
+        has_qkv_bias=True,
+        output_bias="",
+    ),
+    "Qwen3ForCausalLM": Family(
+        "Qwen3 (dense)",
+        {"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "use_sliding_window": False},
+        qk_norm="head",
+    ),
+    "Phi3ForCausalLM": Family(
+        "Phi-3, Phi-3.5, Phi-4, Phi-4-mini (text)",
+        {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
+        ("partial_rotary_factor",),
+        is_fused=True,
+    ),
+    "GraniteForCausalLM": Family(
+        "Granite 3.x (dense)",
+        {"attention_multiplier": 1.0},
+        ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"),
+    ),
+    "Olmo2ForCausalLM": Family("OLMo 2", {"rms_norm_eps": 1e-5}, qk_norm="projection", has_norms_after=True),
+    "SmolLM3ForCausalLM": Family(
+        "SmolLM3",
+        {
+            "num_key_value_heads": 4,
+            "rope_theta": 2000000.0,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "no_rope_layer_interval": 4,
+        },
+        ("no_rope_layers", "no_rope_layer_interval"),
+    ),
+    "SeedOssForCausalLM": Family(
+        "Seed-OSS",
+        {"num_key_value_heads": 8, "head_dim": 128, "attention_bias": True},
+        ("attention_out_bias",),
+        output_bias="attention_out_bias",
+    ),
+}
+
+SUPPORTED_ARCHITECTURES = tuple(FAMILIES)
+"""Architectures, as config.json names them, that the model worker can run."""
+
+
+def refusal(name: str) -> str:
+    """Return what to say of an architecture that is not in the table, with the nearest one that is."""
+    supported = ", ".join(SUPPORTED_ARCHITECTURES)
+    base = {ours: ours.removesuffix("ForCausalLM") for ours in SUPPORTED_ARCHITECTURES}
+    near = [ours for ours in base if name.lower().startswith(base[ours].rstrip("0123456789").lower())]
+    near.sort(key=lambda ours: not name.startswith(base[ours]))
+    return f"architecture {name} is not supported; supported: {supported}" + "".join(
+        f"; the nearest is {ours}" for ours in near[:1]
+    )
