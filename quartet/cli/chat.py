@@ -47,15 +47,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def full_question(asked: str, piped: TextIO | None) -> str:
-    """Return the question, with the text of a pipe before it. Raises ConfigError if that is no text.
+    """Return the question, with the text of a pipe before it. Raises ConfigError if either is no text.
 
     The text goes first so that the next question about it finds it in the prefix cache.
     """
     try:
         text = piped.read().strip() if piped else ""
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"what was piped in is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    return "\n\n".join(part for part in (text, asked.strip()) if part)
+        question = "\n\n".join(part for part in (text, asked.strip()) if part)
+        # Some locales read other bytes as lone surrogates, which no JSON may have.
+        question.encode()
+    except UnicodeError:
+        raise ConfigError("what was asked or piped in is not UTF-8 text") from None
+    return question
 
 
 async def _run(arguments: argparse.Namespace, question: str) -> int:

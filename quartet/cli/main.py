@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from quartet.cli.options import OneLineParser
 from quartet.runtime.failure_box import complain, show_failure
-from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output
+from quartet.runtime.output import STDERR, STDOUT, discard, lossy_output, open_missing
 from quartet.version import __version__
 from quartet.wire.errors import ConfigError, EngineError, StartError
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["serve"]:
         with lossy_output(STDOUT, STDERR):
             return _run(given)
+    open_missing()
     try:
         try:
             return _run(given)

@@ -34,7 +34,7 @@ def terminal_columns(descriptor: int) -> int:
 @contextmanager
 def lossy_output(*descriptors: int) -> Iterator[None]:
     """Make the descriptors lossy inside the block, e.g. STDOUT and STDERR; what is written there is in order."""
-    _open_missing()
+    open_missing()
     relays = [_Relay(descriptor) for descriptor in descriptors]
     try:
         yield
@@ -59,14 +59,18 @@ def discard(descriptor: int) -> None:
     os.close(null)
 
 
-def _open_missing() -> None:
-    """Open a standard descriptor that is closed: the next file or socket would get its number, and the output."""
+def open_missing() -> None:
+    """Open a standard descriptor that is closed: the next file or socket would get its number, and the output.
+
+    It reads as empty, and what is written there is dropped.
+    """
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     # Python leaves out the stream of a closed descriptor, and `print` then takes the other one.
+    sys.stdin = sys.stdin or open(STDIN, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(STDOUT, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
 

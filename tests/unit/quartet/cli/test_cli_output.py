@@ -45,3 +45,13 @@ def test_a_complaint_that_cannot_be_written_changes_no_exit_code(
             command, stdout=descriptor, stderr=descriptor, timeout=60, env={**ENVIRONMENT, **buffering}, check=False
         )
     assert done.returncode == code
+
+
+@pytest.mark.parametrize("argv", [["ps"], ["chat", "hello"]])
+def test_closed_streams_are_no_traceback(argv: list[str]) -> None:
+    command = ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-m", "quartet.cli.main", *argv]
+    done = subprocess.run(
+        [*command, "--url", "127.0.0.1:1"], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("quartet: no engine answers at http://127.0.0.1:1")
