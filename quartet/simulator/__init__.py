@@ -6,8 +6,9 @@ scenarios.py  workloads by name, each with the engine that shows its point; capa
 cost.py       what a step costs: five coefficients, fitted from measured steps; presets.py ships fitted ones
 device.py     the simulated worker: slots, lengths and sampled ids of each step
 driver.py     the clock: arrivals, steps and results in the order of their times
-record.py     what a run leaves behind; report.py makes metrics of it, plots.py pictures, tables.py text, advise.py a
-              recommendation
+record.py     what a run leaves behind; report.py makes metrics of it, plots.py pictures, tables.py text
+advise.py     a recommendation for a trace: windows.py draws stretches of it, combinations.py names what to try,
+              trials.py measures and compares, advice_report.py writes tables and a report
 cli.py        quartet simulate | advise
 
 The scheduler is the very code that the engine runs; nothing of it is imitated here.

@@ -1,56 +1,68 @@
-"""Which policy suits a trace: every policy runs it, and a stated criterion picks one.
+"""Which configuration suits a trace: every sensible one runs windows of it, and a stated criterion picks one.
 
-The criterion. Those whose p99 time to first token is within SLACK of the best are eligible; of these
-the one with the most output a second wins, where less than TIE apart counts as equal; of equals the shortest p99 time
-to first token wins, then the shortest mean, then the one that stands first in the list of policies, plain fcfs. Where
-a trace has priorities, the same holds for the most urgent class, among runs with priority scheduling.
+The criterion. First, every request is served. Second, with a target between tokens, at most LATE of the gaps are above
+it, if any configuration manages that. Third, the throughput is within TIE of the best. Of those that are left the
+shortest p99 time to first token wins, of the most urgent class where the trace has priorities; what is within CLOSE of
+it counts as equal, and of equals the one with the fewest flags wins. If no configuration differs from the plain one by
+more than the noise between windows, the plain one is the answer.
 """
 
 from collections.abc import Sequence
 
 import msgspec
 
-from quartet.simulator.driver import SimulatedEngine, simulate
-from quartet.simulator.report import Report, Summary, make_report
+from quartet.simulator.combinations import combinations
+from quartet.simulator.driver import SimulatedEngine
 from quartet.simulator.request import Workload
-from quartet.wire.config import POLICIES, SchedulerConfig
+from quartet.simulator.trials import Bench, Trial, difference
+from quartet.simulator.windows import windows
+from quartet.wire.config import SchedulerConfig
 
-SLACK = 1.25
 TIE = 0.02
-NEVER_S = float("inf")
+CLOSE = 0.02
+LATE = 0.01
+WINDOWS = 6
+WINDOW_REQUESTS = 400
+FEW_REQUESTS = 200
+SPANS = 3
+"""A window lasts so many times as long as a request, or its end is most of it."""
+COMPARED = ("output_tokens_per_s", "ttft_p99_s")
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """One way to schedule the trace, and how it went. `flags` are what to give to `quartet serve`."""
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """The recommended flags, why, what they cost and what to doubt, in sentences; and every run.
 
-    flags: str
-    report: Report
-    urgent_ttft_s: Summary
-
-
-class Advice(msgspec.Struct, frozen=True):
-    """The recommended flags, the reason in a sentence, and every run."""
+    `class_name` is the class of the columns of the first token; `is_indifferent` says that it makes no difference.
+    """
 
     flags: str
     reason: str
-    candidates: list[Candidate]
+    cost: str
+    notes: list[str]
+    class_name: str
+    target_ms: float
+    is_indifferent: bool
+    ties: list[str]
+    trials: list[Trial]
+
+    def chosen(self) -> Trial:
+        """Return the trial of the recommended flags."""
+        return next(trial for trial in self.trials if trial.flags == self.flags)
 
 
-def advise(requests: Sequence[Workload], engine: SimulatedEngine, config: SchedulerConfig, chunk_tokens: int) -> Advice:
-    """Run a trace under every policy, with and without priority scheduling where it has priorities; recommend one."""
-    has_priorities = len({request.priority for request in requests}) > 1
-    urgent = _most_urgent(requests, config) if has_priorities else None
-    candidates = []
-    for policy in POLICIES:
-        if config.disable_radix_cache and policy == "shortest-prefill-first":
-            continue
-        for is_priority in (False, True) if has_priorities else (False,):
-            changed = msgspec.structs.replace(config, schedule_policy=policy, enable_priority_scheduling=is_priority)
-            report = make_report(simulate(requests, engine, changed), engine, chunk_tokens)
-            flags = f"--schedule-policy {policy}" + (" --enable-priority-scheduling" if is_priority else "")
-            candidates.append(Candidate(flags, report, _ttft_of(report, urgent)))
-    chosen, reason = choose(candidates)
-    return Advice(chosen.flags, reason, candidates)
+def advise(
+    requests: Sequence[Workload],
+    engine: SimulatedEngine,
+    config: SchedulerConfig,
+    chunk_tokens: int,
+    processes: int = 2,
+) -> Advice:
+    """Run the sensible configurations on windows of a trace and recommend one."""
+    urgent = _most_urgent(requests, config) if len({request.priority for request in requests}) > 1 else None
+    draws = windows(requests, WINDOWS, WINDOW_REQUESTS, config.random_seed)
+    bench = Bench(draws, engine, chunk_tokens, urgent, config.tbt_target_ms / 1000)
+    trials = bench.race(combinations(requests, config), ordered, processes)
+    return make_advice(trials, doubts(requests, draws, trials[0]), urgent, config.tbt_target_ms)
 
 
 def _most_urgent(requests: Sequence[Workload], config: SchedulerConfig) -> str:
@@ -59,26 +71,107 @@ def _most_urgent(requests: Sequence[Workload], config: SchedulerConfig) -> str:
     return min(named, key=lambda request: sign * (request.priority or 0)).label
 
 
-def _ttft_of(report: Report, label: str | None) -> Summary:
-    return report.ttft_s if label is None else report.ttft_s_by_class.get(label, Summary())
+def ordered(trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials from the best to the worst by the module's criterion; those of equal worth stay in order."""
+    served = max(trial.mean("finished") for trial in trials)
+    on_time = min(trial.mean("late_gaps") for trial in trials) <= LATE
+    fastest = max(trial.mean("output_tokens_per_s") for trial in trials)
+
+    def worth(trial: Trial) -> tuple[bool, bool, bool, float]:
+        is_late = on_time and trial.mean("late_gaps") > LATE
+        is_slow = trial.mean("output_tokens_per_s") < (1 - TIE) * fastest
+        return trial.mean("finished") < served, is_late, is_slow, trial.mean("ttft_p99_s")
+
+    return sorted(trials, key=worth)
 
 
-def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """Return the candidate that the module's criterion picks, and why in a sentence."""
-    served = max(candidate.report.finished for candidate in candidates)
-    complete = [candidate for candidate in candidates if candidate.report.finished == served]
-    best_s = min(_p99(candidate) for candidate in complete)
-    patient = [candidate for candidate in complete if _p99(candidate) <= SLACK * best_s]
-    fastest = max(candidate.report.output_tokens_per_s for candidate in patient)
-    equal = [candidate for candidate in patient if candidate.report.output_tokens_per_s >= (1 - TIE) * fastest]
-    chosen = min(equal, key=lambda candidate: (_p99(candidate), candidate.urgent_ttft_s.mean or 0.0))
-    left = len(candidates) - len(patient)
-    return chosen, (
-        f"{chosen.flags}: {chosen.report.output_tokens_per_s:.0f} output tokens/s, p99 time to first token "
-        f"{_p99(chosen):.3f} s. {left} of {len(candidates)} serve fewer requests or take more than {SLACK} times the "
-        f"shortest p99 ({best_s:.3f} s); of the others it is the fastest, or as fast within {TIE:.0%} and sooner."
+def make_advice(trials: list[Trial], notes: list[str], urgent: str | None, target_ms: float) -> Advice:
+    """Pick one of the trials that ran every window. The first trial is the plain configuration."""
+    plain = trials[0]
+    finalists = [trial for trial in trials if len(trial.windows) == len(plain.windows)]
+    is_indifferent = all(_is_tie(trial, plain, target_ms) for trial in trials)
+    best = plain if is_indifferent else ordered(finalists)[0]
+    equal = [trial for trial in finalists if _is_as_good(trial, best)]
+    chosen = best if is_indifferent else min(equal, key=lambda trial: len(trial.flags.split()))
+    ties = [trial.flags for trial in finalists if trial is not chosen and _is_tie(trial, chosen, target_ms)]
+    return Advice(
+        flags=chosen.flags,
+        reason=_reason(chosen, plain, is_indifferent, len(trials), urgent),
+        cost=_cost(chosen, finalists),
+        notes=notes,
+        class_name=urgent or "all requests",
+        target_ms=target_ms,
+        is_indifferent=is_indifferent,
+        ties=ties,
+        trials=trials,
     )
 
 
-def _p99(candidate: Candidate) -> float:
-    return NEVER_S if candidate.urgent_ttft_s.p99 is None else candidate.urgent_ttft_s.p99
+def _is_tie(one: Trial, other: Trial, target_ms: float) -> bool:
+    names = (*COMPARED, "gap_p99_s") if target_ms else COMPARED
+    return one.mean("finished") == other.mean("finished") and all(
+        difference(one, other, name).is_within(TIE) for name in names
+    )
+
+
+def _is_as_good(trial: Trial, best: Trial) -> bool:
+    """Say whether a trial is as good as the best in every respect, by its means alone."""
+    return (
+        trial.mean("finished") == best.mean("finished")
+        and trial.mean("late_gaps") <= max(LATE, best.mean("late_gaps"))
+        and trial.mean("output_tokens_per_s") >= (1 - TIE / 2) * best.mean("output_tokens_per_s")
+        and trial.mean("ttft_p99_s") <= (1 + CLOSE) * best.mean("ttft_p99_s")
+    )
+
+
+def doubts(requests: Sequence[Workload], draws: Sequence[Sequence[Workload]], plain: Trial) -> list[str]:
+    """Return why the trace may be too short to tell."""
+    found = []
+    if len(requests) < FEW_REQUESTS:
+        found.append(
+            f"The trace is too short to tell: it has {len(requests)} requests, and a p99 needs at least {FEW_REQUESTS}."
+        )
+    span_s, lasts_s = max(draw[-1].arrival_s for draw in draws), plain.mean("e2e_mean_s")
+    if 0 < span_s < SPANS * lasts_s:
+        found.append(
+            f"The trace is too short to tell what happens later: requests last {lasts_s:.1f} s and arrive within "
+            f"{span_s:.1f} s. Either the engine is overloaded, or a longer trace or a lower --speed is needed."
+        )
+    return found
+
+
+def _reason(chosen: Trial, plain: Trial, is_indifferent: bool, count: int, urgent: str | None) -> str:
+    of = f" of {urgent}" if urgent else ""
+    figures = (
+        f"{_with_interval(chosen, 'output_tokens_per_s', '.0f')} output tokens/s, "
+        f"p99 time to first token{of} {_with_interval(chosen, 'ttft_p99_s', '.3f')} s"
+    )
+    if is_indifferent:
+        most = max(one.most_waiting for one in plain.windows)
+        load = "no request waits in the queue" if not most else f"at most {most} requests wait"
+        return f"It makes no difference on this traffic ({load}): keep {chosen.flags}. {figures}."
+    if chosen is plain:
+        return f"{chosen.flags}: {figures}. None of the {count} configurations is better by the criterion."
+    parts = []
+    for name, title in zip(COMPARED, ("throughput", f"p99 time to first token{of}"), strict=True):
+        found = difference(chosen, plain, name)
+        is_tie = ", a tie" if found.is_within(TIE) else ""
+        parts.append(f"{title} {found.mean:+.1%} +- {found.half_width:.1%}{is_tie}")
+    if plain.mean("late_gaps") or chosen.mean("late_gaps"):
+        parts.append(f"gaps above the target {chosen.mean('late_gaps'):.2%} instead of {plain.mean('late_gaps'):.2%}")
+    return f"{chosen.flags}: {figures}. Against {plain.flags}: {'; '.join(parts)}."
+
+
+def _cost(chosen: Trial, finalists: Sequence[Trial]) -> str:
+    fastest = max(finalists, key=lambda trial: trial.mean("output_tokens_per_s"))
+    lost = 1 - chosen.mean("output_tokens_per_s") / fastest.mean("output_tokens_per_s")
+    shortest = min(finalists, key=lambda trial: trial.mean("e2e_p99_s"))
+    return (
+        f"What it costs: {lost:.1%} of the highest throughput ({fastest.flags}); p99 end to end of all requests "
+        f"{chosen.mean('e2e_p99_s'):.2f} s, the shortest is {shortest.mean('e2e_p99_s'):.2f} s ({shortest.flags}); "
+        f"the longest wait for a first token is {chosen.mean('longest_wait_s'):.2f} s."
+    )
+
+
+def _with_interval(trial: Trial, name: str, form: str) -> str:
+    return f"{trial.mean(name):{form}} +- {trial.half_width(name):{form}}"

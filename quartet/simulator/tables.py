@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from quartet.simulator.advice_report import header, rows
 from quartet.simulator.advise import Advice
 from quartet.simulator.report import Report, Summary
 
-ADVICE_COLUMNS = 120
+ADVICE_COLUMNS = 190
+TEXT_COLUMNS = 2
 
 
 def print_report(report: Report, title: str) -> None:
@@ -65,26 +67,15 @@ def _cells(summary: Summary) -> list[str]:
 
 
 def print_advice(advice: Advice) -> None:
-    """Print every run of an advice, the recommended one marked, and the reason."""
-    table = Table(title="policies")
-    for column in ("", "flags", "out tok/s", "hit rate", "TTFT mean", "TTFT p99", "e2e p99", "retr.", "fair"):
-        table.add_column(column, justify="left" if column in ("", "flags") else "right", no_wrap=True)
-    for candidate in advice.candidates:
-        report = candidate.report
-        table.add_row(
-            "*" if candidate.flags == advice.flags else "",
-            candidate.flags.replace("--schedule-policy ", "").replace("--enable-priority-scheduling", "+ priority"),
-            f"{report.output_tokens_per_s:.1f}",
-            f"{report.prefix_hit_rate:.1%}",
-            *(f"{value:.3f}" if value is not None else "-" for value in _row_times(report, candidate.urgent_ttft_s)),
-            str(report.retractions),
-            f"{report.fairness:.3f}",
-        )
+    """Print every configuration of an advice, the recommended one marked, the reason, the cost and what to doubt."""
+    names, found = header(advice), rows(advice)
+    table = Table(title="configurations, mean +- 95 % interval; *: the answer; =: a tie with it")
+    for number, column in enumerate(names):
+        table.add_column(column, justify="left" if number < TEXT_COLUMNS else "right", no_wrap=number >= TEXT_COLUMNS)
+    for row in found:
+        table.add_row(*row)
     # A terminal that is too narrow breaks lines, which is better than figures cut short.
     console = Console(width=max(Console().width, ADVICE_COLUMNS))
     console.print(table)
-    console.print(advice.reason, highlight=False)
-
-
-def _row_times(report: Report, ttft_s: Summary) -> tuple[float | None, float | None, float | None]:
-    return ttft_s.mean, ttft_s.p99, report.e2e_s.p99
+    for text in (advice.reason, advice.cost, *advice.notes):
+        console.print(text, highlight=False, markup=False)
