@@ -1,9 +1,11 @@
 """Runs a scenario on the real processes over HTTP and prints the metrics that `quartet simulate` prints.
 
     python -m benchmarks.serving.live_trace rag [--set NAME=VALUE ...] [--model smollm2] [any flag of quartet serve]
+    python -m benchmarks.serving.live_trace FILE [--first MINUTES] [--speed X] ...
 
-The engine gets the size of the scenario (KV, slots); prompts are synthetic ids. `--compare` also simulates the same
-requests with the preset `--preset` and prints both.
+FILE is a trace; of it only the requests that fit into the engine's context are sent. The engine gets the size of the
+scenario (KV, slots); prompts are synthetic ids. `--compare` also simulates the same requests with the preset `--preset`
+and prints both.
 """
 
 import argparse
@@ -21,12 +23,13 @@ from benchmarks.serving.served import get, served
 from quartet.cli.options import add_options
 from quartet.settings import build_config
 from quartet.simulator.cost import fit
-from quartet.simulator.driver import simulate
+from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import preset
 from quartet.simulator.prompts import PromptMaker
 from quartet.simulator.report import make_report
 from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import Scenario, make_scenario
+from quartet.simulator.trace_source import TraceOptions, load_trace
 from quartet.wire.frames import unpack_ids
 from scheduler_proc.core.step_cost import StepCost
 
@@ -86,6 +89,7 @@ async def run_all(url: str, scenario: Scenario) -> dict[str, Any]:
         "output_tokens_per_s": round(sum(row[5] for row in rows) / duration_s, 2),
         "prefix_hit_rate": round(sum(row[3] for row in rows) / sum(row[4] for row in rows), 4),
         "ttft_s": summary([row[1] for row in rows]),
+        "tpot_s": summary([(row[2] - row[1]) / (row[5] - 1) for row in rows if row[5] > 1]),
         "e2e_s": summary([row[2] for row in rows]),
         "e2e_s_by_class": {label: summary(values) for label, values in sorted(by_class.items())},
     }
@@ -124,6 +128,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compare", action="store_true", help="simulate the same requests too")
+    parser.add_argument("--first", type=float, default=0.0, help="minutes of a trace")
+    parser.add_argument("--speed", type=float, default=1.0, help="let a trace arrive so many times as fast")
     parser.add_argument("--steps", default="", help="measured steps (fit_step_cost) in place of the preset")
     parser.add_argument("--schedule-policy", default="fcfs")
     arguments, flags = parser.parse_known_args(argv)
@@ -131,7 +137,11 @@ def main(argv: list[str]) -> int:
     engine = preset(arguments.preset)
     if arguments.steps:
         engine = msgspec.structs.replace(engine, cost=fit(Path(arguments.steps)))
-    scenario = make_scenario(arguments.scenario, engine, arguments.seed, given)
+    if Path(arguments.scenario).is_file():
+        options = TraceOptions(first_minutes=arguments.first, speed=arguments.speed)
+        scenario = of_trace(Path(arguments.scenario), options, engine)
+    else:
+        scenario = make_scenario(arguments.scenario, engine, arguments.seed, given)
     size = ["--max-total-tokens", str(scenario.engine.kv_tokens)]
     if scenario.max_running_requests:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
@@ -144,6 +154,12 @@ def main(argv: list[str]) -> int:
     if arguments.compare:
         print(json.dumps({"simulated": simulated(scenario, arguments.schedule_policy, flags)}))
     return 0
+
+
+def of_trace(path: Path, options: TraceOptions, engine: SimulatedEngine) -> Scenario:
+    """Return the requests of a trace that fit into the engine's context."""
+    found = [one for one in load_trace(path, options) if one.input_tokens + one.output_tokens < engine.context_length]
+    return Scenario(name=path.stem, engine=engine, requests=found)
 
 
 def admission_order(url: str, ids: list[str]) -> list[int]:
@@ -177,7 +193,7 @@ def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, An
     report = msgspec.to_builtins(make_report(run, engine, 512))
     times = [outcome.admitted_s for outcome in run.outcomes]
     report["admission_order"] = sorted(range(len(times)), key=lambda number: times[number])
-    wanted = ("duration_s", "output_tokens_per_s", "prefix_hit_rate", "ttft_s", "e2e_s_by_class")
+    wanted = ("duration_s", "output_tokens_per_s", "prefix_hit_rate", "ttft_s", "tpot_s", "e2e_s_by_class")
     return {
         name: report[name] for name in (*wanted, "retractions", "preemptions", "recomputed_tokens", "admission_order")
     }
