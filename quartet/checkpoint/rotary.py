@@ -111,6 +111,8 @@ def _yarn(rope: RopeSpec, settings: dict[str, Any]) -> RopeSpec:
     length = size(settings, "max_position_embeddings")
     original = size(settings, "original_max_position_embeddings", length)
     factor = number(settings, "factor", length / original)
+    if rope.theta <= 1:
+        raise ModelError(f"rope_theta {rope.theta} in config.json must be larger than 1 for rope scaling yarn")
     scales = [settings.get("mscale"), settings.get("mscale_all_dim")]
     attention = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
     if all(scales) and factor > 1:
@@ -133,7 +135,7 @@ def _longrope(rope: RopeSpec, settings: dict[str, Any], head_dim: int, context_l
 
     transformers takes them once a sequence is longer, and leaves the keys before that as they are."""
     length = size(settings, "max_position_embeddings")
-    original = size(settings, "original_max_position_embeddings", length)
+    original = size(settings, "original_max_position_embeddings", length, least=2)
     factor = number(settings, "factor", length / original)
     attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     key = "long_factor" if context_length > original else "short_factor"
