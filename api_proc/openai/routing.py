@@ -1,6 +1,5 @@
 """Body, headers and key -> GenerateRequest: priority, tenant, cache salt, routing key, weight and deadline."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,6 +15,7 @@ from api_proc.server.errors import invalid
 from api_proc.server.service import Service
 from quartet.client.request import GenerateRequest
 from quartet.wire.frames import ChatPrompt, IdsPrompt, SamplingParams, TextPrompt
+from quartet.wire.tenants import tenant_named
 
 T = TypeVar("T", int, float)
 
@@ -76,7 +76,7 @@ def _routing_key(request: web.Request, fields: SamplingFields) -> str:
     headers = (request.headers.get(name) for name in ROUTING_HEADERS)
     names = (fields.routing_key, fields.prompt_cache_key, *headers, fields.session_id, fields.user)
     key = next((name for name in names if name), "")
-    return key if len(key) <= MAX_KEY_CHARACTERS else _digest(key)
+    return key if len(key) <= MAX_KEY_CHARACTERS else tenant_named(key)
 
 
 def _check_keys_and_weight(fields: SamplingFields) -> None:
@@ -95,12 +95,8 @@ def tenant_of(request: web.Request, service: Service) -> str:
     """
     if not service.config.server.api_key:
         user = request.headers.get(USER_HEADER, "")
-        return _digest(user) if user else ""
-    return _digest(given_key(request))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return tenant_named(user) if user else ""
+    return tenant_named(given_key(request))
 
 
 def visible_tenant(request: web.Request, service: Service) -> str | None:

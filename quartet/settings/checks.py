@@ -7,6 +7,7 @@ from quartet.wire.config import MULTI_LEVELS, POLICIES, TRITON_PAGE_SIZES, Confi
 from quartet.wire.errors import ConfigError
 from quartet.wire.kv_events import is_loopback, parse_kv_events
 from quartet.wire.monitoring import MonitoringConfig
+from quartet.wire.tenants import parse_tenant_weights, tenant_named
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 
@@ -14,6 +15,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 def check_together(config: Config) -> None:
     """Refuse values that are each allowed, but not together."""
     _check_scheduler(config.scheduler)
+    _check_tenants(config)
     _check_kv_events(config)
     _check_monitoring(config.monitoring)
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
@@ -65,6 +67,21 @@ def _check_kv_events(config: Config) -> None:
             f"--kv-events-config: {exposed[0]} shows the tokens of prompts to everyone who reaches it, and has no key: "
             "use a loopback address, or --insecure in a network that is closed"
         )
+
+
+def _check_tenants(config: Config) -> None:
+    try:
+        weights = parse_tenant_weights(config.scheduler.tenant_weights)
+    except ValueError as error:
+        raise ConfigError(f"--tenant-weights: {error}") from None
+    for key in (*config.server.api_key, *config.server.admin_api_key):
+        if key in weights:
+            raise ConfigError(
+                "--tenant-weights: an API key is a secret, and the settings are shown; name its tenant instead, the "
+                f"first hex digits of its SHA-256: {tenant_named(key)}={weights[key]:g}"
+            )
+    if weights and config.scheduler.schedule_policy.startswith("multi:"):
+        raise ConfigError("--tenant-weights goes with every --schedule-policy but multi:, whose levels say the order")
 
 
 def _is_loopback(host: str) -> bool:

@@ -39,6 +39,7 @@ RARE = frozenset(
         "req_waiting_timeout",
         "reserve_basis",
         "retract_decode_steps",
+        "tenant_quantum",
         "test_retract",
         "test_retract_no_prefill_bs",
     }

@@ -93,6 +93,9 @@ class SampledScheduler(SchedulerCore):
             self._record.outcomes[number].parts = request.timeline.parts(now)
         if isinstance(frame, StepResult):
             gauges, _ = self.metrics()
+            tenants = self.scheduler.queue.tenants
+            if tenants is not None:
+                self._record.largest_service_gap = max(self._record.largest_service_gap, tenants.largest_gap(now))
             self._record.timeline.add(
                 Sample(
                     now,

@@ -120,3 +120,5 @@ class Run:
         self.decode_rows = 0
         self.end_s = 0.0
         self.counters: dict[str, float] = {}
+        self.largest_service_gap = 0.0
+        """Between two tenants that wait, with tenant_weights."""

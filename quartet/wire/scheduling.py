@@ -121,6 +121,13 @@ class SchedulerConfig(Section, frozen=True):
         Literal["first", "fcfs"], Meta(description="beyond that: order the first ones, or fall back to fcfs")
     ] = "first"
     aging_share: Annotated[float, Meta(gt=0, le=1, description="share of work lpm-aging does for the oldest")] = 0.08
+    tenant_weights: Annotated[
+        tuple[str, ...],
+        Meta(description="share the service among tenants: NAME=WEIGHT,...; default=1: all alike; none: do not"),
+    ] = ()
+    tenant_quantum: Annotated[
+        int, Meta(ge=0, description="service in tokens inside which the policy's order goes before a tenant's share")
+    ] = 8192
     reservation: Annotated[
         Literal["ratio", "blocks", "full", "observed"],
         Meta(description="output reserved at admission: by ratio, in blocks, all of it, or as outputs turn out lately"),

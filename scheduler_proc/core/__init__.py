@@ -34,7 +34,8 @@ The parts, in the order of one call of `handle`:
 A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py), a timeline
 (timeline.py) and, if they are wanted, the scores of its prompt (prompt_scores.py). What has one owner inside the
 request itself: `qseq`, `passes_at_entry` and `processed_at_entry` the queue, `matched_tokens`, `matched_node` and
-`is_deprioritized` its policy, `slot` and `launched` the batch, `generation` the steps in flight, `output_ids` the
+`is_deprioritized` its policy, `charged_outputs` the
+tenants' shares in it, `slot` and `launched` the batch, `generation` the steps in flight, `output_ids` the
 results, `suspicion` (suspicion.py) the suspects. `in_flight` is counted up by the batch and down by results. A
 retraction of everything (a lost worker) sets it to 0.
 

@@ -1,4 +1,4 @@
-"""Every invariant of the scheduler, by name (rules INV-1 to INV-8). Slow and complete: for tests and post-mortems."""
+"""Every invariant of the scheduler, by name (rules INV-1 to INV-9). Slow and complete: for tests and post-mortems."""
 
 import collections
 
@@ -23,6 +23,8 @@ def audit(table: RequestTable, queue: WaitingQueue, batch: Batch, in_flight: Ste
     if table.is_empty and not in_flight.steps:
         _check_idle(in_flight, kv)
     _check_slots(batch, holders)
+    if queue.tenants is not None:
+        queue.tenants.audit(queue.waiting, holders)
 
 
 def _fail(name: str, detail: str) -> None:

@@ -45,8 +45,7 @@ class PrefillPass:
         self._kv, self._ratio = kv, ratio
         self._counters = counters
         self._retraction = retraction
-        self._decodes_owed = 0
-        self._changes_when_full = 0
+        self._decodes_owed = self._changes_when_full = 0
         self._fits_below = 0.0
         """The ratio below which what the last pass could not admit may fit."""
 
@@ -114,7 +113,7 @@ class PrefillPass:
         adder = self._adder(mixed_rows, token_cap)
         pass_batch = PrefillBatch(step, now)
         tree = None if self._config.disable_radix_cache else self._kv.tree
-        self._queue.begin_pass(tree, self._batch.running.values(), self._counters.output_tokens)
+        self._queue.begin_pass(tree, self._batch.running.values(), self._counters.output_tokens, now)
         reserved, chunked = 0, self._batch.chunked
         if chunked is not None:
             reserved = self._continue(chunked, adder, pass_batch)
@@ -243,6 +242,7 @@ class PrefillPass:
         self._kv.extend(request.lease, cached + length)
         self._batch.enter(request)
         self._note_admission(request, cached, length, pass_batch)
+        self._queue.note_admitted(request, cached, pass_batch.now)
         params, scores = request.params, request.prompt_scores
         if scores is not None:
             scores.restart()

@@ -21,7 +21,7 @@ class WaitingQueue:
     `computed_tokens` counts the prefill tokens computed so far, the clock of policies that weigh how long a request has
     waited. `stop_reasons` counts the passes that stopped before the end of the queue, `changes` the requests that were
     queued, or left the queue without being admitted. `waits` measures why those that wait do, `first_tokens` knows when
-    their first token is due.
+    their first token is due. `tenants` shares the service out among tenants, None if that is not wanted.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -31,9 +31,10 @@ class WaitingQueue:
         self.changes = 0
         self.waits = WaitMeter()
         self.first_tokens = FirstTokens(config)
+        self._policy = policy = make_policy(config)
+        self.tenants = policy.tenants
         self._admitting_passes = 0
         self._config = config
-        self._policy = make_policy(config)
         self._context = PolicyContext(config, None, (), 0, 0)
         self._first_qseq = self._last_qseq = 0
 
@@ -69,6 +70,8 @@ class WaitingQueue:
         request.processed_at_entry = self.computed_tokens
         if not self.waiting:
             self.waits.on_first_entry(now)
+        if self.tenants is not None:
+            self.tenants.on_queued(request, now)
         request.timeline.on_queued(now, len(self.waiting), self.stop_reasons, self.waits)
         self.waiting.append(request)
         self.changes += 1
@@ -80,6 +83,8 @@ class WaitingQueue:
         for request in requests:
             request.passes_at_entry = self._admitting_passes
             request.timeline.begin(self.waits, now)
+            if self.tenants is not None:
+                self.tenants.on_queued(request, now)
         self.waiting[:0] = requests
         self.changes += 1
 
@@ -87,6 +92,13 @@ class WaitingQueue:
         """Take out a request that ends while it waits."""
         self.waiting.remove(request)
         self.changes += 1
+        if self.tenants is not None:
+            self.tenants.on_removed(request)
+
+    def on_left_batch(self, request: Request, now: float) -> None:
+        """A request has ended in the batch, where an earlier pass had put it."""
+        if self.tenants is not None:
+            self.tenants.on_left(request, now)
 
     def _number(self, request: Request) -> None:
         self._last_qseq += 1
@@ -112,15 +124,22 @@ class WaitingQueue:
 
     # Prefill passes
 
-    def begin_pass(self, tree: RadixTree | None, running: Collection[Request], output_tokens: int) -> None:
+    def begin_pass(self, tree: RadixTree | None, running: Collection[Request], output_tokens: int, now: float) -> None:
         """Begin a pass; the policy looks at the tree, the running requests and the outputs so far as they are then."""
         number = self._context.pass_number + 1
-        self._context = PolicyContext(self._config, tree, running, self.computed_tokens, number, output_tokens)
+        self._context = PolicyContext(self._config, tree, running, self.computed_tokens, number, output_tokens, now)
 
     def order(self, now: float) -> None:
-        """Sort the queue by the policy, and by when first tokens are due."""
+        """Sort the queue by the policy, and by when first tokens are due, both within what tenants have left."""
         self._policy.order(self.waiting, self._context)
         self.first_tokens.order(self.waiting, self._admitting_passes, now)
+        if self.tenants is not None and self._config.ttft_target_ms:
+            self.tenants.put_behind(self.waiting)
+
+    def note_admitted(self, request: Request, cached_tokens: int, now: float) -> None:
+        """A request of this pass has entered the batch, with so many tokens from the tree."""
+        if self.tenants is not None:
+            self.tenants.on_admitted(request, cached_tokens, now)
 
     def end_pass(self, admitted: set[int], stop: tuple[str, Request] | None, now: float) -> None:
         """Take out the requests admitted, given by `id`; `stop` tells why the pass went no further, and where."""

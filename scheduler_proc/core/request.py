@@ -66,6 +66,7 @@ class Request:
     """One request. Lengths and positions count tokens; the table in the package docstring names who owns which slot."""
 
     __slots__ = (
+        "charged_outputs",
         "choice",
         "generation",
         "in_flight",
@@ -123,6 +124,7 @@ class Request:
         self.is_deprioritized = False
         self.passes_at_entry = 0
         self.processed_at_entry = 0
+        self.charged_outputs = -1  # Before its prompt is charged.
         self.max_new_tokens = max_new_tokens
         self.stop_ids = frozenset(
             params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_token_ids)

@@ -166,6 +166,7 @@ class RequestTable:
             request.move_to(state)
         else:
             self._batch.leave(request, state)
+            self._queue.on_left_batch(request, now)
         choices = self._by_rid[request.rid]
         del choices[request.choice]
         if not choices:

@@ -49,6 +49,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 "reservation": st.sampled_from(["ratio", "ratio", "blocks", "full", "observed"]),
                 "requeue": st.sampled_from(["tail", "head", "age"]),
                 "prefill_decode_interval": st.integers(0, 2),
+                "tenant_weights": st.sampled_from([(), ("default=1",), ("a=3", "default=0.5")]),
+                "tenant_quantum": st.sampled_from([0, 10, 1000]),
                 "stream_interval": st.sampled_from([1, 1, 3]),
                 "test_retract": st.booleans(),
             }
@@ -72,6 +74,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         if policy == "shortest-prefill-first" and not is_sharing:
             policy = "lpm"
+        if policy.startswith("multi:"):
+            more = {**more, "tenant_weights": ()}
         if step_order == "mixed":
             more = {**more, "enable_mixed_chunk": True}
         elif step_order != "prefill_first":
@@ -98,15 +102,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         shared=st.one_of(st.integers(0, 40), st.integers(0, 200)),
         own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
         max_new=st.integers(0, 40), ignore_eos=st.booleans(), priority=st.one_of(st.none(), st.integers(-4, 4)),
-        salt=st.sampled_from(["", "", "", "pepper"]),
+        salt=st.sampled_from(["", "", "", "pepper"]), tenant=st.sampled_from(["", "", "a", "b"]),
     )  # fmt: skip
     def arrive(
-        self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None, salt: str
+        self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None, salt: str, tenant: str
     ) -> None:
         self.names += 1
         prompt = [i % 5 + 1 for i in range(shared)] + own
         params = SamplingParams(max_new_tokens=max_new, ignore_eos=ignore_eos)
-        self.rig.submit(prompt, name=self.names, params=params, priority=priority, cache_salt=salt)
+        self.rig.submit(prompt, name=self.names, params=params, priority=priority, cache_salt=salt, tenant=tenant)
 
     @rule(count=st.integers(1, 8))
     def work(self, count: int) -> None:

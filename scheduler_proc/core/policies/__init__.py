@@ -7,6 +7,7 @@ cache_aware.py  what every policy that looks at the cache has in common: how far
 one family each: arrival.py (fcfs, lof), shuffle.py (random), routing.py (routing-key), longest_prefix.py (lpm,
 lpm-aging), response_ratio.py (hrrn), short_prefill.py (shortest-prefill-first), subtree.py (dfs-weight and
 dfs-weight-tutorial), levels.py (multi)
+tenants.py      which tenants' requests go before the others, whatever the policy
 """
 
 from scheduler_proc.core.policies.context import PolicyContext

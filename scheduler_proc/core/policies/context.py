@@ -15,7 +15,7 @@ class PolicyContext:
 
     `tree` is None when the radix cache is disabled. `processed_tokens` are the prefill tokens that the engine has
     computed so far, `output_tokens` those that it has sampled; neither count falls. `pass_number` counts prefill
-    passes.
+    passes, `now` is the time of this one.
     """
 
     config: SchedulerConfig
@@ -24,6 +24,7 @@ class PolicyContext:
     processed_tokens: int
     pass_number: int
     output_tokens: int = 0
+    now: float = 0.0
 
 
 Arrange = Callable[[list[Request], PolicyContext], None]

@@ -9,12 +9,13 @@ from scheduler_proc.core.policies.cache_aware import CacheAware
 from scheduler_proc.core.policies.context import CacheAgnostic, Ordering, PolicyContext
 from scheduler_proc.core.policies.levels import PREFIX, Levels
 from scheduler_proc.core.policies.longest_prefix import AgedPrefix, order_by_prefix
-from scheduler_proc.core.policies.matching import PrefixMatcher
+from scheduler_proc.core.policies.matching import PrefixMatcher, forget_matches
 from scheduler_proc.core.policies.response_ratio import order_by_response_ratio
 from scheduler_proc.core.policies.routing import order_by_routing_key
 from scheduler_proc.core.policies.short_prefill import order_by_prefill
 from scheduler_proc.core.policies.shuffle import shuffle
 from scheduler_proc.core.policies.subtree import order_by_depth, order_by_subtree
+from scheduler_proc.core.policies.tenants import TenantShares
 from scheduler_proc.core.request import Request
 
 REFRESH_PASSES = 32
@@ -27,7 +28,7 @@ _URGENCY_AND_ARRIVAL = attrgetter("urgency", "qseq")
 
 
 class Policy:
-    """Sorts the waiting queue.
+    """Sorts the waiting queue. `tenants` shares the service out among tenants, if that is wanted.
 
     Args:
         config: scheduling settings.
@@ -41,9 +42,11 @@ class Policy:
         # Levels names priority where it wants it; before the key of every other policy it comes first (POL-6).
         self._is_urgency_first = config.enable_priority_scheduling and not isinstance(ordering, Levels)
         self._refreshes = config.radix_eviction_policy == "lru"
+        self.tenants = TenantShares(config) if config.tenant_weights else None
 
     def order(self, waiting: list[Request], context: PolicyContext) -> None:
-        """Sort `waiting` in place: by arrival (POL-2), then by the policy's key, urgency before it (POL-6).
+        """Sort `waiting` in place: by arrival (POL-2), then by the policy's key, urgency before it (POL-6). Requests of
+        tenants that have had their share stand behind the others, to which the policy's key applies (POL-9).
 
         With priority scheduling on, the order of arrival is one within each urgency, so that a cache-aware policy
         looks at the first of the most urgent requests. Cache-aware policies set matched_tokens, matched_node and
@@ -51,7 +54,11 @@ class Policy:
         pass, from the tail to the head, so that the prefix needed first is evicted last (POL-4).
         """
         waiting.sort(key=_URGENCY_AND_ARRIVAL if self._is_urgency_first else _ARRIVAL)
+        behind = self.tenants.take_ineligible(waiting, context.now) if self.tenants is not None else []
         is_matched = self._ordering.arrange(waiting, context)
+        if behind:
+            forget_matches(behind)
+            waiting += behind
         if self._is_urgency_first:
             waiting.sort(key=_URGENCY)
         is_refresh_due = self._refreshes and context.pass_number % REFRESH_PASSES == 0
