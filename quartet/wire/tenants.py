@@ -15,9 +15,10 @@ def tenant_named(text: str) -> str:
 
 
 def parse_tenant_weights(given: Sequence[str]) -> dict[str, float]:
-    """Return the weight of each tenant named by `NAME=WEIGHT`; raises ValueError, which says what is wrong."""
+    """Return the weight of each tenant named by `NAME=WEIGHT`, in one text or several; raises ValueError, which says
+    what is wrong."""
     weights: dict[str, float] = {}
-    for part in given:
+    for part in ",".join(given).split(",") if given else ():
         name, separator, text = part.rpartition("=")
         try:
             weight = float(text)

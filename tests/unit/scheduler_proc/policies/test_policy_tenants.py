@@ -240,4 +240,4 @@ def test_levels_and_shares_do_not_go_together() -> None:
 
 
 def test_names_may_hold_what_separates() -> None:
-    assert parse_tenant_weights(["a=b=2", "c=1e1"]) == {"a=b": 2.0, "c": 10.0}
+    assert parse_tenant_weights(["a=b=2", "c=1e1,d=3"]) == {"a=b": 2.0, "c": 10.0, "d": 3.0}

@@ -32,7 +32,12 @@ NEEDS = {
     "shed_hopeless": {"ttft_target_ms": "1000"},
 }
 """Settings that a setting is only allowed with."""
-SPECIAL = {"schedule_policy": "lof", "chunked_prefill_size": "64", "max_running_requests": "5"}
+SPECIAL = {
+    "schedule_policy": "lof",
+    "tenant_weights": "a=2,default=1",
+    "chunked_prefill_size": "64",
+    "max_running_requests": "5",
+}
 CHOSEN_BY_THE_ENGINE = {"chunked_prefill_size", "max_running_requests"}
 
 
@@ -88,7 +93,7 @@ def check_reported(config: SchedulerConfig, name: str) -> None:
     default = FIELDS[name].default
     given = getattr(config, name)
     assert given != default
-    assert effective(config)[name] == given
+    assert effective(config)[name] == (list(given) if isinstance(given, tuple) else given)
 
 
 @pytest.mark.parametrize("name", FIELDS)

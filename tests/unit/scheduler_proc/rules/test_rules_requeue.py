@@ -37,11 +37,11 @@ def test_ret18_lpm_aging_charges_a_request_that_came_back_with_its_number() -> N
     policy = bench.queue._policy._ordering._arrange  # type: ignore[attr-defined]
     a = bench.wait("a", 100, 0, 8)
     bench.queue.note_computed(1000)
-    bench.queue.begin_pass(bench.kv.tree, (), 0)
+    bench.queue.begin_pass(bench.kv.tree, (), 0, 0.0)
     bench.queue.order(0.0)
     assert policy._ahead and policy._allowance == 100.0
     a.timeline.retractions += 1
-    bench.queue.begin_pass(bench.kv.tree, (), 0)
+    bench.queue.begin_pass(bench.kv.tree, (), 0, 0.0)
     bench.queue.order(0.0)
     assert policy._allowance == 0.0
 
