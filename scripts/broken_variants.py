@@ -41,10 +41,10 @@ VARIANTS = (
     Variant(
         "token in flight dropped (RET-10)",
         f"{CORE}/retraction.py",
-        "        self._batch.leave(request, RequestState.WAITING)\n",
+        "        self._batch.leave(request, RequestState.WAITING, keeps_kv)\n",
         "        self._in_flight.by_generation.pop(request.generation, None)\n"
         "        request.in_flight = 0\n"
-        "        self._batch.leave(request, RequestState.WAITING)\n",
+        "        self._batch.leave(request, RequestState.WAITING, keeps_kv)\n",
     ),
     Variant(
         "lock not released (TREE-5)",

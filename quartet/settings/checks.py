@@ -107,6 +107,8 @@ def _check_scheduler(config: SchedulerConfig) -> None:
         raise ConfigError(f"--schedule-policy: {policy!r} is not one of {', '.join(POLICIES)}, multi:LEVELS{hint}")
     if policy == "shortest-prefill-first" and config.disable_radix_cache:
         raise ConfigError("--schedule-policy shortest-prefill-first needs the radix cache: drop --disable-radix-cache")
+    if config.retraction_keeps_kv and config.disable_radix_cache:
+        raise ConfigError("--retraction-keeps-kv needs the radix cache: drop --disable-radix-cache")
     if config.retraction_policy == "priority" and not config.enable_priority_scheduling:
         raise ConfigError("--retraction-policy priority needs --enable-priority-scheduling")
     if config.tbt_target_ms > 0 and config.step_order == "prefill_first":

@@ -78,6 +78,9 @@ class SchedulerConfig(Section, frozen=True):
         Literal["tail", "head", "age"],
         Meta(description="place of a retracted request in the queue; age: before all that came later"),
     ] = "tail"
+    retraction_keeps_kv: Annotated[
+        bool, Meta(description="a retracted request's KV stays cached until it is needed, and it comes back first")
+    ] = False
     radix_eviction_policy: Annotated[
         Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
         Meta(description="which cached prefixes are evicted first"),

@@ -29,15 +29,15 @@ The parts, in the order of one call of `handle`:
                                          up and has compiled their grammars
     Results          results.py          StepResult, Stopped, StepFailed: append, finish, undo
     PrefillPass      prefill.py          one pass over the queue: admission.py says what fits, peak.py at its peak
-    Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims
+    Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims;
+                                         thrash_guard.py for retraction that keeps KV
 
 A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py), a timeline
 (timeline.py) and, if they are wanted, the scores of its prompt (prompt_scores.py). What has one owner inside the
 request itself: `qseq`, `passes_at_entry` and `processed_at_entry` the queue, `matched_tokens`, `matched_node` and
-`is_deprioritized` its policy, `charged_outputs` the
-tenants' shares in it, `slot` and `launched` the batch, `generation` the steps in flight, `output_ids` the
-results, `suspicion` (suspicion.py) the suspects. `in_flight` is counted up by the batch and down by results. A
-retraction of everything (a lost worker) sets it to 0.
+`is_deprioritized` its policy, `charged_outputs` the tenants' shares in it, `slot`, `launched` and `launched_at_entry`
+the batch, `generation` the steps in flight, `output_ids` the results, `suspicion` (suspicion.py) the suspects.
+`in_flight` is counted up by the batch and down by results. A retraction of everything (a lost worker) sets it to 0.
 
 radix.py, radix_node.py, eviction.py, pages.py and page_log.py are the inside of the KV cache, policies/ and
 first_tokens.py that of the queue, deadlines.py and history.py (facts of ended requests) that of the request table,

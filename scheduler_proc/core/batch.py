@@ -57,17 +57,18 @@ class Batch:
     def enter(self, request: Request) -> None:
         """Give a request, which has pages, a slot and a generation; the caller has checked that a slot is free."""
         request.slot = self.free_slots.pop()
-        request.launched = len(request.output_ids)
+        request.launched = request.launched_at_entry = len(request.output_ids)
         self._in_flight.begin_generation(request)
 
-    def leave(self, request: Request, to: RequestState) -> None:
-        """Take a request out: place, slot and KV are given back; what a finished one computed stays cached."""
+    def leave(self, request: Request, to: RequestState, keeps_kv: bool = False) -> None:
+        """Take a request out: place, slot and KV are given back; what a finished one computed stays cached,
+        of another with `keeps_kv`."""
         if self.chunked is request:
             self.chunked = None
         self.running.pop(request.generation, None)
         self.is_full = False
         self.release_slot(request)
-        if to is RequestState.FINISHED:
+        if to is RequestState.FINISHED or keeps_kv:
             self._kv.finish(request.lease, request.key(), self._in_flight.last_step)
         else:
             self._kv.release(request.lease)

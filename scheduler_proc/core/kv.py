@@ -22,6 +22,7 @@ class KvCache:
         strategy: of eviction, a name of --radix-eviction-policy.
         by_priority: less urgent prefixes are evicted first to make room for a request (4.7).
         isolates: more urgent prefixes are not evicted at all.
+        cuts: of the last prefix evicted only as many pages go as are short (RET-19).
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class KvCache:
         strategy: str = "lru",
         by_priority: bool = False,
         isolates: bool = False,
+        cuts: bool = False,
     ) -> None:
         self.page_size = page_size
         self.is_sharing = is_sharing
         self._strategy = strategy
         self._by_priority = by_priority
         self._isolates = by_priority and isolates
+        self._cuts = cuts
         self._log: PageLog | None = None
         self.restart(page_count)
 
@@ -97,6 +100,10 @@ class KvCache:
             return 0
         return self.tree.evictable_tokens - self.tree.evictable_from(urgency)
 
+    def touch(self, key: bytes, namespace: Namespace) -> None:
+        """Count the cached prefix of `key` as just used."""
+        self.tree.match_length(key, len(key) // ID_BYTES, namespace)
+
     def sole_tokens(self, lease: Lease) -> int:
         """Return the tokens that can be had again once a lease ends: its own pages, and those that it alone locks."""
         node, count = lease.node, len(lease.pages) - lease.protected // self.page_size
@@ -109,7 +116,7 @@ class KvCache:
         """Evict only what is short of `tokens`; say whether they are available then."""
         shortage = tokens - self.pool.available_tokens
         if shortage > 0:
-            self.pool.free(self.tree.evict(shortage))
+            self.pool.free(self.tree.evict(shortage, self._cuts))
         return self.pool.available_tokens >= tokens
 
     def make_room_for(self, urgency: int, tokens: int, is_alone: bool) -> bool:
@@ -182,6 +189,7 @@ class KvCache:
         first = lease.protected // self.page_size
         if count > first:
             present, _, _ = self._insert(lease, key, length, step)
+            lease.inserted_tokens = max(lease.inserted_tokens, length)
             self.pool.free(lease.pages[first : max(first, present // self.page_size)])
         self.pool.free(lease.pages[max(first, count) :])
         self._unlock(lease)

@@ -17,6 +17,7 @@ _CAUSES = {
     "budget": PROMPTS,
     "prefill_max_requests": PROMPTS,
     "no_kv": KV,
+    "thrash_guard": KV,
     "no_slot": "queued_for_slot",
     "memory": "queued_for_memory",
     "probation": "queued_on_probation",

@@ -38,16 +38,13 @@ class PrefillPass:
         memory: MemoryLimit,
         lengths: ObservedLengths,
     ) -> None:
-        self._suspects, self._memory, self._lengths = suspects, memory, lengths
         self.chunk_tokens, self.is_mixing, self._mixed_tokens = -1, False, 0
-        self._config = config
-        self._queue, self._batch = queue, batch
-        self._kv, self._ratio = kv, ratio
-        self._counters = counters
-        self._retraction = retraction
-        self._decodes_owed = self._changes_when_full = 0
-        self._fits_below = 0.0
-        """The ratio below which what the last pass could not admit may fit."""
+        self._config, self._queue, self._batch = config, queue, batch
+        self._kv, self._ratio, self._counters = kv, ratio, counters
+        self._retraction, self._suspects = retraction, suspects
+        self._memory, self._lengths = memory, lengths
+        self._decodes_owed, self._changes_when_full, self._fits_below = 0, 0, 0.0
+        """The last: the ratio below which what the last pass could not admit may fit."""
 
     def restart(self, chunk_tokens: int, mixed_tokens: int = 0) -> None:
         """Begin with the budgets of a new worker; `mixed_tokens`: see WorkerHello."""
@@ -161,8 +158,7 @@ class PrefillPass:
             length = min(length, kv.pool.available_tokens - (-lease.num_computed_tokens % kv.page_size))
             if length <= 0:
                 return reserved
-        first = len(lease.pages)
-        pages = kv.extend(lease, lease.num_computed_tokens + length)
+        first, pages = len(lease.pages), kv.extend(lease, lease.num_computed_tokens + length)
         pass_batch.new_pages += [(request.slot, first + i, page) for i, page in enumerate(pages)]
         self._compute(request, length, pass_batch)
         return reserved
@@ -170,9 +166,9 @@ class PrefillPass:
     # The waiting queue
 
     def _admit_waiting(self, adder: PrefillAdder, pass_batch: PrefillBatch) -> None:
-        admitted: set[int] = set()
-        stop = None
-        for request in self._suspects.suspects_first(self._queue.waiting):
+        admitted, stop = set[int](), None
+        guard = self._retraction.guard
+        for request in guard.returning_first(self._suspects.suspects_first(self._queue.waiting)):
             reason = self._reason_to_stop(request, adder, pass_batch, len(admitted))
             if reason is None:
                 reason = self._admit(request, adder, pass_batch)
@@ -188,17 +184,19 @@ class PrefillPass:
         """Say why this pass must not even look at a candidate, or None."""
         if adder.verdict() is Verdict.OTHER:
             return "budget"
-        limit = self._config.prefill_max_requests
-        if limit and admitted >= limit:
+        if 0 < self._config.prefill_max_requests <= admitted:
             return "prefill_max_requests"
         if request.in_flight:
             return "token_in_flight"
         batch = self._batch
+        if self._retraction.guard.holds_back(request, batch.running.values()):
+            self._note_full(False, pass_batch, 0.0)
+            return "thrash_guard"
         if self._memory.is_full(len(batch.running) + (batch.chunked is not None) + admitted):
             return "memory"
         if not self._suspects.are_open:
             return None
-        on_board = [*self._batch.on_board(), *pass_batch.requests]
+        on_board = [*batch.on_board(), *pass_batch.requests]
         return "probation" if self._suspects.must_wait(request, on_board) else None
 
     def _admit(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> str | None:
@@ -216,15 +214,17 @@ class PrefillPass:
         if length:
             self._enter(request, length, pass_batch)
             return None
-        if verdict is not Verdict.OTHER:
-            self._fits_below = 0.0 if needs_slot else adder.ratio_that_fits(request)
+        fits_below = 0.0 if needs_slot or verdict is Verdict.OTHER else adder.ratio_that_fits(request)
         kv.unlock_match(request.lease)
         if verdict is Verdict.OTHER:
             return "budget"
-        # What this pass computes reserves less once it runs (RAT-6), so the next pass looks again.
-        batch.note_full(needs_slot or (bool(batch.running) and not pass_batch.chunks))
-        self._changes_when_full = self._queue.changes
+        self._note_full(needs_slot, pass_batch, fits_below)
         return "no_slot" if needs_slot else "no_kv"
+
+    def _note_full(self, needs_slot: bool, pass_batch: PrefillBatch, fits_below: float) -> None:
+        # What this pass computes reserves less once it runs (RAT-6), so the next pass looks again.
+        self._batch.note_full(needs_slot or (bool(self._batch.running) and not pass_batch.chunks))
+        self._changes_when_full, self._fits_below = self._queue.changes, fits_below
 
     def _test(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> tuple[int, Verdict]:
         kv = self._kv

@@ -199,13 +199,13 @@ class RadixTree:
                 self._evictables.offer(node)
             node = node.parent
 
-    def evict(self, tokens: int) -> list[int]:
-        """Remove whole leaves, in the strategy's order, until `tokens` are freed or none is left (TREE-6).
-
-        Returns the freed pages; may overshoot, may be fewer.
-        """
+    def evict(self, tokens: int, cuts: bool = False) -> list[int]:
+        """Remove whole leaves, or as many pages of the last as `cuts` says, in the strategy's order, until `tokens`
+        are freed or none is left (TREE-6, RET-19). Returns the freed pages; may overshoot, may be fewer."""
         freed: list[int] = []
         while len(freed) * self.page_size < tokens and (leaf := self._evictables.pop()) is not None:
+            if cuts and (surplus := len(freed) + len(leaf.pages) + -tokens // self.page_size) > 0:
+                self._split(leaf, surplus * self._page_bytes)
             freed += self._remove(leaf)
         return freed
 

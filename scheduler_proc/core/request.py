@@ -73,6 +73,7 @@ class Request:
         "is_deprioritized",
         "is_done",
         "launched",
+        "launched_at_entry",
         "lease",
         "matched_node",
         "matched_tokens",
@@ -140,7 +141,7 @@ class Request:
         self.in_flight = 0
         self.slot = -1
         self.generation = 0
-        self.launched = 0
+        self.launched = self.launched_at_entry = 0
         self.lease = Lease()
 
     def move_to(self, state: RequestState) -> None:

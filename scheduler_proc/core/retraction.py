@@ -18,6 +18,7 @@ from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.step_work import PrefillBatch, StepWork
+from scheduler_proc.core.thrash_guard import ThrashGuard
 
 FORCED_EVERY = 3
 """Decode steps from one retraction to the next with the setting test_retract (RET-16)."""
@@ -45,6 +46,7 @@ class Retraction:
         self._ratio = ratio
         self._table = table
         self._counters = counters
+        self.guard = ThrashGuard(config, kv)
         self._checks = 0
         self._policy = config.retraction_policy
         if self._policy == "auto":
@@ -55,7 +57,10 @@ class Retraction:
 
     def fits(self, rows: list[Request]) -> bool:
         """Evict what is short of the next token of each row; say whether they fit then (RET-1)."""
-        return self._kv.make_room(self._needed_tokens(rows))
+        needed = self._needed_tokens(rows)
+        if self.guard.keeps_kv and needed > self._kv.pool.available_tokens:
+            self.guard.refresh()
+        return self._kv.make_room(needed)
 
     def make_fit(self, rows: list[Request], now: float) -> tuple[list[Request], bool]:
         """Retract rows until the next token of the rest fits.
@@ -96,10 +101,14 @@ class Retraction:
         rows = list(rows)
         while True:
             shortage = self._needed_tokens(rows) - self._kv.pool.available_tokens
-            victim = pick_retracted(rows, self._policy)
+            if self.guard.keeps_kv:
+                victim = self.guard.pick(rows, self._policy == "priority")
+            else:
+                victim = pick_retracted(rows, self._policy)
             rows.remove(victim)
             self._retract(victim, shortage, now)
-            self._kv.make_room(self._config.retract_decode_steps * len(rows))
+            if not self.guard.keeps_kv:
+                self._kv.make_room(self._config.retract_decode_steps * len(rows))
             if self.fits(rows):
                 break
             if len(rows) == 1:
@@ -126,7 +135,8 @@ class Retraction:
         counters.retracted_input_tokens += request.prompt_tokens
         counters.retracted_output_tokens += len(request.output_ids)
         request.timeline.retractions += 1
-        self._leave(request, "retracted", {"shortage_tokens": shortage_tokens}, now)
+        self._leave(request, "retracted", {"shortage_tokens": shortage_tokens}, now, self.guard.keeps_kv)
+        self.guard.note(request)
         self._queue.requeue(request, now)
 
     # Preemption
@@ -182,10 +192,12 @@ class Retraction:
         self._kv.forget_written_since(step)
         return on_board
 
-    def _leave(self, request: Request, what: str, details: dict[str, object], now: float) -> None:
+    def _leave(
+        self, request: Request, what: str, details: dict[str, object], now: float, keeps_kv: bool = False
+    ) -> None:
         details = {**details, "outputs": len(request.output_ids)}
         request.timeline.on_requeued(now, what, request.lease.num_computed_tokens, details)
-        self._batch.leave(request, RequestState.WAITING)
+        self._batch.leave(request, RequestState.WAITING, keeps_kv)
 
 
 def pick_retracted(rows: Sequence[Request], policy: str) -> Request:

@@ -75,6 +75,7 @@ class Scheduler:
             config.radix_eviction_policy,
             config.enable_priority_scheduling,
             config.cache_priority_isolation,
+            config.retraction_keeps_kv,
         )
         self.queue = self._queue = queue = WaitingQueue(config)
         self.in_flight = self._in_flight = in_flight = StepsInFlight(config)

@@ -47,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 "preempt_accounting": st.sampled_from(["accurate", "compat"]),
                 "cache_priority_isolation": st.booleans(),
                 "reservation": st.sampled_from(["ratio", "ratio", "blocks", "full", "observed"]),
+                "retraction_keeps_kv": st.booleans(),
                 "requeue": st.sampled_from(["tail", "head", "age"]),
                 "prefill_decode_interval": st.integers(0, 2),
                 "tenant_weights": st.sampled_from([(), ("default=1",), ("a=3", "default=0.5")]),
@@ -72,6 +73,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         encoding: Literal["map", "array"],
         most_changes: int,
     ) -> None:
+        more["retraction_keeps_kv"] &= is_sharing
         if policy == "shortest-prefill-first" and not is_sharing:
             policy = "lpm"
         if policy.startswith("multi:"):
