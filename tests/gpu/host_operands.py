@@ -7,7 +7,7 @@ import functools
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -23,10 +23,9 @@ def with_host_operands(kernel: Callable[..., Any], device: torch.device, **fixed
     @functools.wraps(kernel)
     def call(*operands: Any, **options: Any) -> Any:
         sent = [_sent(operand, device) for operand in operands]
-        found = kernel(*sent, **{name: _sent(value, device) for name, value in options.items()}, **fixed)
-        for operand, there in zip(operands, sent, strict=True):
-            if isinstance(operand, torch.Tensor):
-                operand.copy_(there)
+        named = {name: _sent(value, device) for name, value in options.items()}
+        found = kernel(*sent, **named, **fixed)
+        _bring_back([*operands, *options.values()], [*sent, *named.values()])
         if isinstance(found, tuple):
             return tuple(one.cpu() for one in found)
         return None if found is None else found.cpu()
@@ -34,7 +33,22 @@ def with_host_operands(kernel: Callable[..., Any], device: torch.device, **fixed
     return call
 
 
+def _bring_back(operands: Iterable[Any], sent: Iterable[Any]) -> None:
+    for operand, there in zip(operands, sent, strict=True):
+        if isinstance(operand, torch.Tensor):
+            operand.copy_(there)
+        elif _is_group(operand):
+            _bring_back(operand, there)
+
+
+def _is_group(operand: Any) -> bool:
+    """Say whether an operand is a NamedTuple of tensors."""
+    return isinstance(operand, tuple) and hasattr(operand, "_fields") and isinstance(operand[0], torch.Tensor)
+
+
 def _sent(operand: Any, device: torch.device) -> Any:
+    if _is_group(operand):
+        return type(operand)(*(_sent(one, device) for one in operand))
     if not isinstance(operand, torch.Tensor):
         return operand
     return torch.empty_strided(operand.shape, operand.stride(), dtype=operand.dtype, device=device).copy_(operand)
