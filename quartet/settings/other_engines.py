@@ -16,6 +16,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "context_length": ("--max-model-len",),
     "max_running_requests": ("--max-num-seqs",),
     "max_queued_requests": ("--max-num-queued-reqs",),
+    "max_queued_tokens": ("--max-num-queued-tokens",),
     "max_prefill_tokens": ("--max-num-batched-tokens",),
     "mem_fraction_static": ("--gpu-memory-utilization", "--memory-ratio"),
     "page_size": ("--block-size",),
@@ -174,9 +175,6 @@ OTHER_FLAGS = (
     _never("use --cuda-graph-max-bs, the largest decode batch of a graph", "--max-seq-len-to-capture"),
     _never("llguidance compiles every grammar", "--structured-outputs-config"),
     _never("there is one sampler", "--sampling-backend"),
-    _never(
-        "use --max-queued-requests: the queue has a bound in requests", "--max-num-queued-tokens", "--max-queued-tokens"
-    ),
     _never("use --max-total-tokens, the KV capacity in tokens", "--kv-cache-memory-bytes"),
     _never("set HF_TOKEN in the environment", "--hf-token"),
     _never("set HF_HOME in the environment; models of a hub lie in its cache", "--download-dir"),

@@ -54,6 +54,7 @@ class SchedulerConfig(Section, frozen=True):
         int, Meta(ge=0, description="requests that run at once; 0: chosen by KV capacity")
     ] = 0
     max_queued_requests: Annotated[int, Meta(ge=0, description="waiting requests; beyond it new ones get 503")] = 2048
+    max_queued_tokens: Annotated[int, Meta(ge=0, description="prompt tokens that wait before new requests get 503")] = 0
     prefill_max_requests: Annotated[int, Meta(ge=0, description="requests in one prefill pass; 0: no limit")] = 0
     enable_priority_scheduling: Annotated[bool, Meta(description="priorities come first, and preempt")] = False
     schedule_low_priority_values_first: Annotated[bool, Meta(description="small numbers are urgent")] = False

@@ -161,7 +161,7 @@ class Intake:
                 raise RequestError(503, "draining", "The server is shutting down.", None, RETRY_AFTER_S)
             self._suspects.quarantine.check(submit.prompt_ids, submit.params, now)
             urgency = urgency_of(submit.priority, config)
-            self._table.make_place(urgency, len(self._grammars), now)
+            self._table.make_place(urgency, prompt_tokens, len(self._grammars), now)
             self._table.check_first_token(prompt_tokens, submit.accepted_s, urgency, now)
         return submit
 

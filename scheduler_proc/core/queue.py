@@ -104,23 +104,29 @@ class WaitingQueue:
         self._last_qseq += 1
         request.qseq = self._last_qseq
 
-    def displaced_by(self, urgency: int, held: int = 0) -> Request | None:
-        """Return the request that must leave so that a new one of that urgency can be queued, None if there is room.
+    def displaced_by(self, urgency: int, prompt_tokens: int, held: int = 0) -> list[Request]:
+        """Return the requests that must leave so that a new one of that urgency and length can be queued.
 
         Raises RequestError if the queue is full of requests that are no less urgent (PRI-4). Requests that have been
-        admitted before, or replayed, do not count; `held` ones, which are going to be queued, do.
+        admitted before, or replayed, do not count; `held` ones, which are going to be queued, do. By tokens a queue is
+        full only while something waits, so that no prompt is too long for it.
         """
-        if len(self.waiting) + held < self._config.max_queued_requests:
-            return None
+        most, most_tokens = self._config.max_queued_requests, self._config.max_queued_tokens
+        if not most_tokens and len(self.waiting) + held < most:
+            return []
         streams = ((request, request.stream) for request in self.waiting)
-        never_started = [request for request, stream in streams if not stream.is_open and stream.attempt == 0]
-        if len(never_started) + held + 1 <= self._config.max_queued_requests:
-            return None
-        worst = least_urgent(never_started)
-        if worst is None or urgency >= worst.urgency:
-            message = f"{len(never_started) + held} requests are waiting already; the queue is full."
-            raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
-        return worst
+        left = [request for request, stream in streams if not stream.is_open and stream.attempt == 0]
+        tokens = sum(request.prompt_tokens for request in left) + prompt_tokens if most_tokens else 0
+        displaced: list[Request] = []
+        while len(left) + held + 1 > most or (left and tokens > most_tokens > 0):
+            worst = least_urgent(left)
+            if worst is None or urgency >= worst.urgency:
+                message = f"{len(left) + held} requests are waiting already; the queue is full."
+                raise RequestError(503, "queue_full", message, None, RETRY_AFTER_S)
+            left.remove(worst)
+            displaced.append(worst)
+            tokens -= worst.prompt_tokens
+        return displaced
 
     # Prefill passes
 

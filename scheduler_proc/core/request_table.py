@@ -63,12 +63,11 @@ class RequestTable:
         if deadline_s is not None:
             self._deadlines.add(request, deadline_s)
 
-    def make_place(self, urgency: int, held: int, now: float) -> None:
-        """Let a less urgent request leave a full queue for a new one; raises RequestError if there is none (PRI-4).
+    def make_place(self, urgency: int, prompt_tokens: int, held: int, now: float) -> None:
+        """Let less urgent requests leave a full queue for a new one; raises RequestError if there are none (PRI-4).
 
         `held` is how many are going to be queued."""
-        displaced = self._queue.displaced_by(urgency, held)
-        if displaced is not None:
+        for displaced in self._queue.displaced_by(urgency, prompt_tokens, held):
             message = "Displaced from the full queue by a higher priority request."
             self.fail(displaced, 503, "queue_full", message, now)
 

@@ -101,6 +101,28 @@ def test_pri4_a_limit_of_zero_queues_no_request() -> None:
     assert rig.streams[rig.submit([1, 2], 4), 0].ending == "queue_full"
 
 
+def test_pri4_a_limit_in_prompt_tokens() -> None:
+    """PRI-4: prompts of 40 tokens, at most 100 waiting; a prompt of 300 is taken when nothing else waits."""
+    rig = CoreRig(pages=400, slots=1, max_queued_tokens=100)
+    rids = [rig.submit(own_tokens(number, 40), 4) for number in range(4)]
+    assert [rig.streams[rid, 0].ending for rid in rids] == [None, None, None, "queue_full"]
+    rig.run()
+    long = [rig.submit(own_tokens(number, 300), 4) for number in (7, 8, 9)]
+    assert [rig.streams[rid, 0].ending for rid in long] == [None, None, "queue_full"]
+    rig.run()
+    assert rig.streams[long[1], 0].ending == "length"
+
+
+def test_pri4_as_many_give_way_as_the_tokens_of_an_urgent_request_need() -> None:
+    """PRI-4: three of 40 tokens for one of 90, the newest of the least urgent first; none for one that is no better."""
+    rig = CoreRig(pages=400, slots=1, max_queued_tokens=120, **PRIORITY)  # type: ignore[arg-type]
+    rig.submit(own_tokens(1, 8), 40, priority=9)
+    waiting = [rig.submit(own_tokens(number, 40), 4, priority=0) for number in range(2, 5)]
+    assert rig.streams[rig.submit(own_tokens(8, 90), 4, priority=0), 0].ending == "queue_full"
+    urgent = rig.submit(own_tokens(9, 90), 4, priority=5)
+    assert [rig.streams[rid, 0].ending for rid in (*waiting, urgent)] == ["queue_full"] * 3 + [None]
+
+
 def test_pri4_a_second_attempt_is_exempt() -> None:
     """PRI-4: it is queued above the limit and does not count towards it."""
     rig, rids = full_queue(**PRIORITY)
