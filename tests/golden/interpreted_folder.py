@@ -6,7 +6,7 @@ A separate process, because the interpreter is enabled for a whole process. Args
 import sys
 from pathlib import Path
 
-from tests.golden.oracles import check_equal, load
+from tests.golden.oracles import check_equal, load_for_launch
 from tests.support.local_engine import LocalEngine, make_config
 
 _MOST_TOKENS = 33
@@ -15,11 +15,11 @@ _NEW_TOKENS = 4
 
 def main(folder: Path, tokenizer: Path) -> None:
     """Check the shorter prompts together, in chunks beside decode rows; raises AssertionError for a wrong id."""
-    oracles = [one for one in load(folder / "oracle.json") if len(one.prompt_ids) <= _MOST_TOKENS]
-    # Within this context, longrope takes the factors that transformers takes for these prompts.
+    oracles, context_length = load_for_launch(folder)
+    oracles = [one for one in oracles if len(one.prompt_ids) <= _MOST_TOKENS]
     settings = {"max_total_tokens": 512, "page_size": 16, "attention_backend": "triton"}
     scheduler = {"chunked_prefill_size": 16, "max_running_requests": len(oracles)}
-    config = make_config(folder, tokenizer=tokenizer, scheduler=scheduler, context_length=128, **settings)
+    config = make_config(folder, tokenizer=tokenizer, scheduler=scheduler, context_length=context_length, **settings)
     engine = LocalEngine(config)
     check_equal(oracles, engine.generate([one.prompt_ids for one in oracles], _NEW_TOKENS))
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+LONGROPE_TOKENS = {"phi3_longrope": 128}
+"""Where transformers changes the frequencies of a sequence that has become longer; Quartet chooses by the context."""
 NEAR_TIE = 0.25
 """In bf16 a row may leave the oracle only where the oracle's two best logits lie within this."""
 
@@ -26,6 +28,12 @@ def load(path: Path) -> list[Oracle]:
         Oracle(row.get("name", str(number)), row["prompt_ids"], row["output_ids"], row["margins"])
         for number, row in enumerate(prompts)
     ]
+
+
+def load_for_launch(folder: Path) -> tuple[list[Oracle], int]:
+    """Return the oracles of a model's folder that one launch gives, and its context length, 0 for the model's own."""
+    oracles, limit = load(folder / "oracle.json"), LONGROPE_TOKENS.get(folder.name, 0)
+    return [one for one in oracles if not limit or len(one.prompt_ids) <= limit], limit
 
 
 def check_equal(oracles: list[Oracle], outputs: list[list[int]]) -> None:

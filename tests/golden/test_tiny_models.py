@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 
 from quartet.checkpoint.families import SUPPORTED_ARCHITECTURES
-from tests.golden.oracles import FOLDER, check_equal, load
+from tests.golden.oracles import FOLDER, check_equal, load, load_for_launch
 from tests.support.local_engine import LocalEngine, make_config
 
 FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json"))
 TOKENIZER = FOLDER / "models" / "qwen3"
-
-
-# transformers changes the frequencies of longrope once a sequence is longer than this; Quartet chooses by the context.
-LONGROPE_TOKENS = 128
 
 
 def test_every_architecture_is_here() -> None:
@@ -31,11 +27,10 @@ def test_every_architecture_is_here() -> None:
     ids=lambda value: value.name if isinstance(value, Path) else "long" if value else "",
 )
 def test_torch_backend(folder: Path, is_long: bool) -> None:
-    oracles = load(folder / "oracle.json")
-    context_length = 0
-    if folder.name == "phi3_longrope":
-        oracles = [one for one in oracles if (len(one.prompt_ids) > LONGROPE_TOKENS) == is_long]
-        context_length = 0 if is_long else LONGROPE_TOKENS
+    oracles, context_length = load_for_launch(folder)
+    if is_long:
+        oracles = [one for one in load(folder / "oracle.json") if len(one.prompt_ids) > context_length]
+        context_length = 0
     config = make_config(folder, tokenizer=TOKENIZER, context_length=context_length, max_total_tokens=4096)
     engine = LocalEngine(config)
     prompts = [oracle.prompt_ids for oracle in oracles]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quartet.wire.frames import SamplingParams
-from tests.golden.oracles import FOLDER, load
+from tests.golden.oracles import FOLDER, load_for_launch
 from tests.gpu.model_ways import ENGINES, TORCH, Way, draw_params, greedy_params, make_prompts, ways
 from tests.support.ahead import Seen, generate_ahead
 from tests.support.local_engine import LocalEngine, make_config
@@ -79,8 +79,7 @@ class FolderRun:
 
     def __init__(self, name: str, path: Path, device: str, is_quick: bool) -> None:
         self._name, self._path, self._device, self._is_quick = name, path, device, is_quick
-        file = path / "oracle.json"
-        self._oracles = load(file) if file.exists() else []
+        self._oracles, self._context_length = load_for_launch(path) if (path / "oracle.json").exists() else ([], 0)
         if is_quick:
             self._oracles = self._oracles[2:3]
         vocab_size = json.loads((path / "config.json").read_text())["vocab_size"]
@@ -119,7 +118,9 @@ class FolderRun:
 
     def _engine(self, name: str, dtype: str = "float32") -> LocalEngine:
         settings = {"device": self._device, "attention_backend": "triton", **ENGINES[name]}
-        engine = LocalEngine(make_config(self._path, dtype, tokenizer=_TOKENIZER, **settings))
+        engine = LocalEngine(
+            make_config(self._path, dtype, tokenizer=_TOKENIZER, context_length=self._context_length, **settings)
+        )
         assert (engine.runner._decode_graphs is not None) == ("cuda_graph_max_bs" in settings)
         return engine
 

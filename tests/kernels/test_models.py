@@ -1,24 +1,25 @@
 """Every architecture through the Triton backend, token for token equal to transformers: interpreted, or on the GPU."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.golden.oracles import FOLDER, check_equal, load
+from tests.golden.oracles import FOLDER, check_equal, load_for_launch
 from tests.support.local_engine import LocalEngine, make_config
 
 FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json"))
 TOKENIZER = FOLDER / "models" / "qwen3"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SETTINGS: dict[str, Any] = {"tokenizer": TOKENIZER, "device": DEVICE, "attention_backend": "triton"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_triton_backend_interpreted(folder: Path) -> None:
-    oracles = load(folder / "oracle.json")[:4]
-    engine = LocalEngine(
-        make_config(folder, tokenizer=TOKENIZER, device=DEVICE, attention_backend="triton", max_total_tokens=1024)
-    )
+    oracles, context_length = load_for_launch(folder)
+    oracles = oracles[:4]
+    engine = LocalEngine(make_config(folder, context_length=context_length, max_total_tokens=1024, **SETTINGS))
     engine.restart(chunked_prefill_size=32)
     check_equal(oracles, engine.generate([oracle.prompt_ids for oracle in oracles], 6))
 
@@ -26,10 +27,8 @@ def test_triton_backend_interpreted(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_triton_backend_interpreted_at_length(folder: Path) -> None:
-    oracles = load(folder / "oracle.json")
-    engine = LocalEngine(
-        make_config(folder, tokenizer=TOKENIZER, device=DEVICE, attention_backend="triton", max_total_tokens=2048)
-    )
+    oracles, context_length = load_for_launch(folder)
+    engine = LocalEngine(make_config(folder, context_length=context_length, max_total_tokens=2048, **SETTINGS))
     for chunk in (16, 512):
         engine.restart(chunked_prefill_size=chunk)
         check_equal(oracles, engine.generate([oracle.prompt_ids for oracle in oracles], 24))
