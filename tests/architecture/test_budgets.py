@@ -59,6 +59,11 @@ def test_no_two_test_files_have_one_name() -> None:
     assert not [name for name, count in names.items() if count > 1]
 
 
+def test_no_file_is_a_link() -> None:
+    """A link leads out of the checkout, or to a file that has another name there."""
+    assert not [named(path) for path in TRACKED if path.is_symlink()]
+
+
 def test_files_are_short() -> None:
     lengths = {named(path): path.read_text().count("\n") for path in PYTHON}
     long_files = {name for name, lines in lengths.items() if lines > FILE_LINES}
