@@ -92,7 +92,9 @@ def test_an_error_is_one_line_whatever_it_quotes() -> None:
 
 # A launch
 
-PHASE = re.compile(r"\[ *[\d.]+ s\] [a-z]+-0: (ready|starting|loading weights|waiting)$")
+PHASE = re.compile(
+    r"\[ *[\d.]+ s\] ([a-z]+-0: (ready|starting|loading weights|waiting)$|memory: |settings that|  [a-z_]+  )"
+)
 
 
 def deep_config(folder: Path) -> None:

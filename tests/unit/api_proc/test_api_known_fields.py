@@ -73,7 +73,7 @@ async def test_unknown_names_are_accepted_and_logged_once_without_values(
         assert (await api.post(CHAT, {**CHAT_BODY, "frobnicate": "secret", "bad\nname": 1}))[0] == 200
     (record,) = [one for one in caplog.records if "frobnicate" in one.getMessage()]
     assert "secret" not in record.getMessage()
-    assert not [one for one in caplog.records if "bad" in one.getMessage()]
+    assert not [one for one in caplog.records if "bad" in one.getMessage() and one.name != "quartet.access"]
 
 
 async def test_the_names_that_are_logged_are_bounded(api: Any, caplog: pytest.LogCaptureFixture) -> None:
