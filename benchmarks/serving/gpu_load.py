@@ -23,9 +23,9 @@ from typing import Any
 from benchmarks.model_configs import MODELS, ROOT, TOKENIZER
 from benchmarks.report import describe_host
 from benchmarks.serving.full_vocabulary import write_tokenizer
-from benchmarks.serving.gpu_http import free_port, late_compiles, send_together, wait_until_ready
+from benchmarks.serving.gpu_http import free_port, late_compiles, nano_bodies, send_together, wait_until_ready
 from benchmarks.serving.gpu_launch import add_arguments, make_config, parse_settings, report_launches
-from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, draw_ids, nano_lengths
+from benchmarks.serving.gpu_traffic import nano_lengths
 
 PROMPT_TOKENS, OUTPUT_TOKENS, VOCABULARY = 512, 128, 10000
 CLIENT_PROCESSES = 2
@@ -89,19 +89,7 @@ def poisson(port: int, rate: float, seconds: float, folder: Path) -> dict[str, A
 def burst(port: int, number: int) -> dict[str, Any]:
     """Return tokens per second and pauses of nano's requests, sent at once; each pass has prompts of its own."""
     draw = random.Random(2 + number)
-    bodies = [
-        {
-            "prompt": draw_ids(draw, prompt),
-            "max_tokens": output,
-            "temperature": NANO_TEMPERATURE,
-            "seed": draw.randrange(1 << 30),
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        for prompt, output in nano_lengths()
-    ]
-    found = asyncio.run(send_together(port, bodies, 4))
+    found = asyncio.run(send_together(port, nano_bodies(draw, nano_lengths()), 4))
     return {
         "kind": "burst",
         "tokens_per_s": found["tokens_per_s"],

@@ -23,19 +23,7 @@ from quartet.checkpoint.shards import StoredShape, as_stored, write_shards
 from quartet.checkpoint.weight_files import find_tensors
 from quartet.cli.main import main
 
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("QUARTET_CACHE_DIR", str(folder))
-    return folder
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    gguf_models.write_gguf(path)
-    return path
+pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 def test_copies_and_times_of_a_file_share_its_entry(tiny: Path, tmp_path: Path) -> None:

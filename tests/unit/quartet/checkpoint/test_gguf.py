@@ -24,19 +24,7 @@ from quartet.checkpoint.resolve import resolve_model
 from quartet.wire.config import ModelConfig
 from quartet.wire.errors import ModelError
 
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("QUARTET_CACHE_DIR", str(folder))
-    return folder
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    gguf_models.write_gguf(path)
-    return path
+pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 def test_weights_come_back_under_their_names_and_in_their_order(tmp_path: Path) -> None:
