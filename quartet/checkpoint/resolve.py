@@ -18,6 +18,7 @@ from quartet.checkpoint.convert import EXIT_MODEL_ERROR
 from quartet.checkpoint.readable import check_readable, unreadable
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
 from quartet.checkpoint.spec import context_limit, parse_spec
+from quartet.checkpoint.text_part import other_parts, text_part
 from quartet.checkpoint.tokenizer_files import TOKENIZER_FILES
 from quartet.checkpoint.weight_files import check_tensors, find_tensors, other_files
 from quartet.runtime.home import expand_home
@@ -73,7 +74,11 @@ def _resolve(config: ModelConfig) -> ResolvedModel:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    files = model_folder.read_json(folder / "config.json")
+    whole = model_folder.read_json(folder / "config.json")
+    files = text_part(whole)
+    if files is not whole:
+        left_out = ", ".join(other_parts(whole)) or "the others"
+        logger.warning("%s: the text part alone is served, not %s", folder, left_out)
     if files:
         return files
     if (folder / "adapter_config.json").exists():

@@ -9,8 +9,8 @@ from typing import Any
 
 from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
 from quartet.checkpoint.families import FAMILIES, Family, QkNorm, refusal
-from quartet.checkpoint.model_folder import read_json
 from quartet.checkpoint.rotary import RopeSpec, extended_context, rope_spec
+from quartet.checkpoint.text_part import read_config
 from quartet.wire.errors import ModelError
 
 
@@ -57,7 +57,7 @@ def read_spec(folder: Path, context_length: int) -> ModelSpec:
     """Return the spec of the model in `folder`, to be run with at most `context_length` tokens.
 
     Raises ModelError in one line for a missing or malformed file and for unsupported settings."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     if not config:
         raise ModelError(f"{folder / 'config.json'} cannot be read: it is missing or empty")
     return parse_spec(config, context_length)

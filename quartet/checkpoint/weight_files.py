@@ -14,6 +14,7 @@ from quartet.checkpoint.bounded_json import MANY_VALUES, decode_json
 from quartet.checkpoint.model_folder import read_json
 from quartet.checkpoint.readable import open_file, unreadable
 from quartet.checkpoint.spec import ModelSpec, expected_shapes
+from quartet.checkpoint.text_part import text_name
 from quartet.wire.errors import ModelError
 
 _MAX_HEADER_BYTES = 100 << 20
@@ -28,9 +29,10 @@ _IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of a checkpoint; `dtype` as safetensors names it."""
+    """One tensor of a checkpoint; `name` in its file, `dtype` as safetensors names it."""
 
     path: Path
+    name: str
     shape: tuple[int, ...]
     dtype: str
 
@@ -64,13 +66,16 @@ def other_files(folder: Path) -> list[str]:
 
 
 def find_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of the folder's weights.
+    """Return every tensor of the text part of the folder's weights, by its name in a model of text alone.
 
     Raises ModelError in one line for a folder without weights, a missing shard, a damaged header, a file whose size
     contradicts its header (an incomplete download), or a tensor that two files hold."""
     found: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
-        for name, tensor in _read_header(path).items():
+        for stored, tensor in _read_header(path).items():
+            name = text_name(stored)
+            if name is None:
+                continue
             if name in found:
                 raise ModelError(f"tensor {name} is in {found[name].path.name} and in {path.name}: remove one of them")
             found[name] = tensor
@@ -163,6 +168,6 @@ def _parse_header(path: Path, header: dict[str, Any]) -> tuple[dict[str, StoredT
             shape, dtype = tuple(info["shape"]), info["dtype"]
             if not isinstance(dtype, str) or not all(type(extent) is int for extent in shape):
                 raise ValueError(f"tensor {name} has no usable type and shape")
-            tensors[name] = StoredTensor(path, shape, dtype)
+            tensors[name] = StoredTensor(path, name, shape, dtype)
             end = max(end, info["data_offsets"][1])
     return tensors, end

@@ -5,14 +5,20 @@ from pathlib import Path
 
 from quartet.checkpoint.families import FAMILIES
 from quartet.checkpoint.rotary import KINDS, OTHER_NAMES
+from quartet.checkpoint.text_part import TEXT_PARTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "models.md").read_text()
 
 
 def test_the_page_has_the_families_of_the_code() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \|$", PAGE.partition("\n## ")[0], re.MULTILINE)
     assert rows == [(name, family.models) for name, family in FAMILIES.items()]
+
+
+def test_the_page_has_the_text_parts_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", PAGE, re.MULTILINE)
+    assert rows == [(whole, kind, family) for (whole, kind), family in TEXT_PARTS.items()]
 
 
 def test_the_page_has_the_kinds_of_rotary_scaling() -> None:

@@ -144,13 +144,13 @@ class Loader:
         return [part[slice(*self._shard.span(len(part)))] for part in parts]
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
-        path, shape, _ = self._found[name]
+        path, stored, shape, _ = self._found[name]
         try:
             if split is None or self._shard.size == 1:
-                tensor: Tensor = self._files[path].get_tensor(name)
+                tensor: Tensor = self._files[path].get_tensor(stored)
                 return tensor
             first, end = self._shard.span(shape[split])
-            part = self._files[path].get_slice(name)
+            part = self._files[path].get_slice(stored)
             view: Tensor = part[first:end] if split == 0 else part[:, first:end]
             return view
         except (SafetensorError, ValueError) as error:
