@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.pdl import launch_dependents, pdl_options, prefetch_to_l2, wait_for_prior_kernel
 from kernels.skinny_hopper import ROWS, skinny_on_hopper
-from kernels.skinny_tiles import HopperTile, SkinnyTile, Tile
+from kernels.tiles import HopperTile, SkinnyTile, Tile
 
 # Bytes that a launch prefetches into the L2 cache (50 MB) while its predecessor runs.
 PREFETCH_BYTES = 16 << 20

@@ -1,31 +1,15 @@
-"""Launch parameters of the linears over few rows, by shape and device; timed by benchmarks/kernels/gpu_skinny.py."""
+"""Launch parameters of the linears over few rows: those of the card's table (tile_table), else by these rules.
 
-from typing import NamedTuple
+The rules were found on an H100 (docs/log.md); `quartet tune` measures another card.
+"""
+
+import functools
 
 import torch
 
+from kernels import tile_table
 from kernels.pdl import is_hopper
-
-
-class SkinnyTile(NamedTuple):
-    """Launch parameters: weight rows and depth of a tile, splits of the depth, warps, pipeline stages."""
-
-    block_n: int
-    block_k: int
-    splits: int
-    warps: int
-    stages: int
-
-
-class HopperTile(NamedTuple):
-    """Launch parameters of the Hopper kernel: depth of a tile, splits of the depth, tiles in flight."""
-
-    block_k: int
-    splits: int
-    stages: int
-
-
-Tile = SkinnyTile | HopperTile
+from kernels.tiles import HopperTile, SkinnyTile, Tile
 
 # With more rows the kernel would be bound by the product, not by reading the weight.
 MAX_ROWS = 64
@@ -34,15 +18,17 @@ MAX_ROWS_ON_HOPPER = 128
 WIDE_OUTPUTS = 65536
 # Depth of a split: a shorter one is dominated by start-up, a longer one leaves a narrow linear with too few programs.
 MIN_SPLIT_DEPTH, MAX_SPLIT_DEPTH = 768, 8192
-NUM_SMS = 132
 SHARED_BYTES = 220 << 10
 
 
 def unsplit_tile(weight: torch.Tensor, rows: int) -> Tile | None:
     """Return the tile of a linear without split-K, or None where cuBLAS is used instead."""
     width, depth = weight.shape
+    is_known, tile = tile_table.find("plain", weight, rows)
+    if is_known:
+        return tile
     if width < WIDE_OUTPUTS and _fits_hopper(weight, rows):
-        return _hopper_tile(width // 64, depth, 1, rows)
+        return _hopper_tile(weight, width // 64, depth, 1, rows)
     if not _fits(weight, rows):
         return None
     return SkinnyTile(64, 128, 1, 4, 4 if rows <= 32 else 3)
@@ -51,13 +37,16 @@ def unsplit_tile(weight: torch.Tensor, rows: int) -> Tile | None:
 def split_k_tile(weight: torch.Tensor, rows: int) -> Tile | None:
     """Return the tile of a linear whose consumer adds up split-K partial sums, or None where cuBLAS is used instead."""
     width, depth = weight.shape
+    is_known, tile = tile_table.find("split_k", weight, rows)
+    if is_known:
+        return tile
     blocks, splits = width // 64, 1
     if _fits_hopper(weight, rows):
         while splits < 8 and depth % (256 * splits) == 0 and depth // (2 * splits) >= MIN_SPLIT_DEPTH:
             if blocks * splits >= 64 and depth // splits <= MAX_SPLIT_DEPTH:
                 break
             splits *= 2
-        return _hopper_tile(blocks * splits, depth // splits, splits, rows)
+        return _hopper_tile(weight, blocks * splits, depth // splits, splits, rows)
     if not _fits(weight, rows):
         return None
     # Enough splits for one to two programs per multiprocessor, fewer when there are more rows.
@@ -69,8 +58,11 @@ def split_k_tile(weight: torch.Tensor, rows: int) -> Tile | None:
 
 def gated_tile(weight: torch.Tensor, rows: int) -> Tile | None:
     """Return the tile of the gated linear on weight [2 N, K], or None where two kernels are used instead."""
+    is_known, tile = tile_table.find("gated", weight, rows)
+    if is_known:
+        return tile
     if _fits_hopper(weight, rows):
-        return _hopper_tile(weight.shape[0] // 64, weight.shape[1], 1, rows)
+        return _hopper_tile(weight, weight.shape[0] // 64, weight.shape[1], 1, rows)
     if not _fits(weight, rows) or weight.shape[0] % 128:
         return None
     return SkinnyTile(64, 128, 1, 4, 4 if rows <= 32 else 3)
@@ -85,9 +77,15 @@ def _fits_hopper(weight: torch.Tensor, rows: int) -> bool:
     return weight.dtype.itemsize == 2 and rows <= MAX_ROWS_ON_HOPPER and is_whole and is_hopper(weight.device)
 
 
-def _hopper_tile(programs: int, part: int, splits: int, rows: int) -> HopperTile:
+def _hopper_tile(weight: torch.Tensor, programs: int, part: int, splits: int, rows: int) -> HopperTile:
     """Return a tile that uses a multiprocessor's whole shared memory for one program per multiprocessor, else half."""
     block_k = 64 if rows > 64 else 128
-    shared = SHARED_BYTES if programs <= NUM_SMS else SHARED_BYTES // 2
+    shared = SHARED_BYTES if programs <= _multiprocessors(weight.device) else SHARED_BYTES // 2
     stages = shared // (2 * block_k * (64 + max(8, 1 << (rows - 1).bit_length())))
     return HopperTile(block_k, splits, min(stages, part // block_k))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    # Shapes are looked up without a card by tests alone, for an H100.
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132

@@ -186,7 +186,9 @@ def choose_ops(
         raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
     set_kernel_cache()
     from worker_proc.ops.triton_ops import TritonOps
+    from worker_proc.tuning.tables import use_tables
 
+    use_tables(_device_name(device))
     return TritonOps(shape, dtype)
 
 

@@ -35,6 +35,7 @@ COMMANDS = (
     Command("why", "tell where the time of a request went, live or on a trace", "quartet.cli.why"),
     Command("top", "show load and processes of a running engine, live", "quartet.cli.top"),
     Command("bench", "measure a server or the offline engine", "quartet.cli.bench"),
+    Command("tune", "measure a model's linears on this GPU, and keep what is faster", "quartet.cli.tune"),
     Command("cache", "list the converted models on disk, and remove some", "quartet.cli.cache"),
     Command("simulate", "run the scheduler on virtual time", "quartet.cli.simulate"),
     Command("advise", "find the policy for a recorded trace", "quartet.cli.advise"),

@@ -34,7 +34,8 @@ from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_dec
 from kernels.paged_extend import paged_extend  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv  # noqa: E402
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference  # noqa: E402
-from kernels.skinny_tiles import SkinnyTile, gated_tile, split_k_tile, unsplit_tile  # noqa: E402
+from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile  # noqa: E402
+from kernels.tiles import SkinnyTile  # noqa: E402
 from tests.gpu.elementwise_errors import norm_error, rope_error, silu_error  # noqa: E402
 from tests.gpu.host_operands import LaunchCount, with_host_operands  # noqa: E402
 from tests.gpu.kernel_cases import ATTENTION_TOLERANCE, ROUNDING_TOLERANCE  # noqa: E402

@@ -6,7 +6,8 @@ from kernel_cases import BF16, FP16, FP32, assert_close, assert_within_two_round
 
 from kernels import skinny_tiles
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference
-from kernels.skinny_tiles import HopperTile, SkinnyTile, gated_tile, split_k_tile, unsplit_tile
+from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile
+from kernels.tiles import HopperTile, SkinnyTile
 
 TOLERANCE = {BF16: 3e-2, FP16: 4e-3}
 
