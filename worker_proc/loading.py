@@ -63,7 +63,7 @@ def share_weights(config: Config, progress: Callable[[], None], folder: Path, ep
     Raises ModelError for a damaged or unsupported model, ConfigError for a device that cannot share its memory."""
     model = config.require_model()
     device = choose_device(config.worker)
-    spec = read_spec(Path(model.folder), model.context_length)
+    spec = read_spec(Path(model.folder), model.context_length, config.model.quantization)
     dtype = choose_dtype(config.model, spec, device)
     _set_threads(config.worker)
     with torch.inference_mode():
@@ -100,7 +100,7 @@ def load_runner(
     Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine."""
     model = config.require_model()
     shard = Shard()
-    spec = read_spec(Path(model.folder), model.context_length)
+    spec = read_spec(Path(model.folder), model.context_length, config.model.quantization)
     device = choose_device(config.worker)
     dtype = choose_dtype(config.model, spec, device)
     _set_threads(config.worker)
@@ -135,8 +135,8 @@ def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: tor
     """Raise ModelError if weights and rotary table need more memory than the device has in all.
 
     The table is made of parts that together are twice as large."""
-    needed = weight_bytes(spec, dtype.itemsize, shard.size) + rotary_bytes(spec, context_length)
     is_cuda = device.type == "cuda"
+    needed = weight_bytes(spec, dtype.itemsize, shard.size, is_cuda) + rotary_bytes(spec, context_length)
     present = torch.cuda.mem_get_info(device)[1] if is_cuda else host_memory().total_bytes
     if needed > present:
         raise ModelError(

@@ -130,8 +130,6 @@ def refuse_unserved(
     values: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL, source: str = "config.json"
 ) -> None:
     """Raise ModelError naming the first of `values` that is in `neutral` and has a value that changes the output."""
-    if any(values.get(key) for key in _QUANTISED):
-        raise ModelError("quantised safetensors are not supported; take the unquantised model")
     for key in _effective(values, neutral):
         allowed = neutral[key]
         only = f"; only {' or '.join(map(str, allowed))} is" if allowed else ""

@@ -49,7 +49,7 @@ def _resolve(config: ModelConfig) -> ResolvedModel:
     files = _read_config(folder)
     architecture = model_folder.architecture(files, folder)
     context_length = _context_length(config, context_limit(files))
-    spec = parse_spec(files, context_length)
+    spec = parse_spec(files, context_length, config.quantization)
     if config.load_format != "dummy":
         check_tensors(find_tensors(folder), spec)
     tokenizer_folder = _tokenizer_folder(config, folder)

@@ -9,6 +9,8 @@ from typing import Any
 
 from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
 from quartet.checkpoint.families import FAMILIES, Family, QkNorm, refusal
+from quartet.checkpoint.quantization import Quantization
+from quartet.checkpoint.quantization_config import quantization_of
 from quartet.checkpoint.rotary import RopeSpec, extended_context, rope_spec
 from quartet.checkpoint.text_part import read_config
 from quartet.wire.errors import ModelError
@@ -46,6 +48,8 @@ class ModelSpec:
     logits_divisor: float = 1.0
     unrotated_layers: frozenset[int] = frozenset()
     """Layers without rotary embedding."""
+    quantization: Quantization | None = None
+    """How the worker holds the linears; None: as plain numbers."""
 
     @property
     def query_scale(self) -> float:
@@ -53,18 +57,19 @@ class ModelSpec:
         return self.attention_scale or float(self.head_dim**-0.5)
 
 
-def read_spec(folder: Path, context_length: int) -> ModelSpec:
-    """Return the spec of the model in `folder`, to be run with at most `context_length` tokens.
+def read_spec(folder: Path, context_length: int, quantization: str = "auto") -> ModelSpec:
+    """Return the spec of the model in `folder`, to be run with at most `context_length` tokens and --quantization.
 
-    Raises ModelError in one line for a missing or malformed file and for unsupported settings."""
+    Raises ModelError in one line for a missing or malformed file and for unsupported settings, ConfigError for a
+    quantisation that contradicts the model's."""
     config = read_config(folder)
     if not config:
         raise ModelError(f"{folder / 'config.json'} cannot be read: it is missing or empty")
-    return parse_spec(config, context_length)
+    return parse_spec(config, context_length, quantization)
 
 
-def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
-    """Return the spec in a parsed config.json; raises ModelError for unsupported settings."""
+def parse_spec(config: dict[str, Any], context_length: int, quantization: str = "auto") -> ModelSpec:
+    """Return the spec in a parsed config.json; raises as read_spec does."""
     architecture = (config.get("architectures") or ["(none)"])[0]
     if architecture not in FAMILIES:
         raise ModelError(refusal(str(architecture)))
@@ -94,6 +99,7 @@ def parse_spec(config: dict[str, Any], context_length: int) -> ModelSpec:
         has_norms_after=family.has_norms_after,
         **_scales(config, family),
         unrotated_layers=_unrotated_layers(config, family),
+        quantization=quantization_of(config, quantization),
     )
     if spec.num_heads % spec.num_kv_heads:
         raise ModelError(f"{spec.num_heads} heads are no multiple of {spec.num_kv_heads} KV heads")
@@ -183,7 +189,7 @@ def sliding_window(config: dict[str, Any]) -> int | None:
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor that a checkpoint of `spec` must hold."""
+    """Return the name and shape of every tensor that a checkpoint of `spec` must hold, if none is quantised."""
     hidden = spec.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (spec.vocab_size, hidden),

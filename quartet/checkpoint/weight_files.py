@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from quartet.checkpoint.bounded_json import MANY_VALUES, decode_json
 from quartet.checkpoint.model_folder import read_json
+from quartet.checkpoint.quantization import PLAIN_FLOATS, StoredPart
 from quartet.checkpoint.readable import open_file, unreadable
 from quartet.checkpoint.spec import ModelSpec, expected_shapes
 from quartet.checkpoint.text_part import text_name
@@ -23,7 +24,6 @@ _INDEX = "model.safetensors.index.json"
 # The same weights in the layout of Mistral's own programs, and LoRA adapters: neither is a part of the model.
 _OTHER_FILES = ("consolidated", "adapter")
 _LFS_POINTER = b"version "
-_PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
 # Buffers saved by old exports. With tied embeddings a saved lm_head repeats the embedding.
 _IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 
@@ -83,15 +83,40 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def check_tensors(found: Mapping[str, StoredTensor], spec: ModelSpec) -> None:
-    """Raise ModelError naming the first tensor that does not fit `spec` or is quantised."""
-    ignored = (*_IGNORED, "lm_head.weight") if spec.is_tied else _IGNORED
+    """Raise ModelError naming the first tensor that does not fit `spec`, by its shape or by how it is quantised."""
+    expected = stored_tensors(spec)
+    method = spec.quantization
+    unused = tuple(f".{ending}" for ending in method.unused) if method is not None else ()
+    ignored = (*_IGNORED, *unused, "lm_head.weight") if spec.is_tied else (*_IGNORED, *unused)
     for name, tensor in found.items():
-        if tensor.dtype not in _PLAIN_FLOATS and not name.endswith(ignored):
+        allowed = expected[name].dtypes if name in expected else PLAIN_FLOATS
+        if tensor.dtype not in allowed and not name.endswith(ignored):
+            asked = "an unquantised model" if allowed is PLAIN_FLOATS else f"{' or '.join(allowed)} in its place"
             raise ModelError(
-                f"tensor {name} in {tensor.path.name} is stored as {tensor.dtype}: "
-                "quantised safetensors are not supported; take the unquantised model"
+                f"tensor {name} in {tensor.path.name} is stored as {tensor.dtype}: config.json describes {asked}; "
+                "take a checkpoint whose config.json has its quantization_config, or the unquantised model"
             )
-    check_shapes({name: tensor.shape for name, tensor in found.items()}, spec, "config.json", ignored)
+    shapes = {name: _fitted(tensor.shape, expected.get(name)) for name, tensor in found.items()}
+    _check_shapes(shapes, {name: part.shape for name, part in expected.items()}, "config.json", ignored)
+
+
+def stored_tensors(spec: ModelSpec) -> dict[str, StoredPart]:
+    """Return the name, shape and types of every tensor that a checkpoint of `spec` must hold."""
+    stored: dict[str, StoredPart] = {}
+    for name, shape in expected_shapes(spec).items():
+        if spec.quantization is None or not spec.quantization.covers(name, shape):
+            stored[name] = StoredPart(shape)
+            continue
+        module = name.removesuffix("weight")
+        stored |= {f"{module}{ending}": part for ending, part in spec.quantization.stored(shape).items()}
+    return stored
+
+
+def _fitted(shape: tuple[int, ...], expected: StoredPart | None) -> tuple[int, ...]:
+    """Return the expected shape for one that differs from it by extents of 1: tools disagree about those of scales."""
+    if expected is None or [size for size in shape if size != 1] != [size for size in expected.shape if size != 1]:
+        return shape
+    return expected.shape
 
 
 def check_shapes(
@@ -100,7 +125,12 @@ def check_shapes(
     """Raise ModelError naming the first tensor that is missing, unexpected or of another shape than `spec` has.
 
     `source` is where the spec comes from; `ignored` are ends of names of tensors that the model does not need."""
-    expected = expected_shapes(spec)
+    _check_shapes(found, expected_shapes(spec), source, ignored)
+
+
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str, ignored: Iterable[str]
+) -> None:
     for name, shape in expected.items():
         if name not in found:
             raise ModelError(f"tensor {name} is missing from the checkpoint")

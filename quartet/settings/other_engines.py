@@ -13,6 +13,7 @@ from quartet.wire.errors import ConfigError
 ALIASES: dict[str, tuple[str, ...]] = {
     "model_path": ("--model",),
     "tokenizer_path": ("--tokenizer",),
+    "quantization": ("-q",),
     "context_length": ("--max-model-len",),
     "max_running_requests": ("--max-num-seqs",),
     "max_queued_requests": ("--max-num-queued-reqs",),
@@ -160,9 +161,6 @@ OTHER_FLAGS = (
     _switch("mixture-of-experts models are not supported", "--enable-expert-parallel", is_accepted=False),
     _switch("a request asks for it by stream_options.include_usage", "--enable-force-include-usage", is_accepted=False),
     _never("LoRA adapters are not supported", "--lora-modules", "--lora-paths", "--max-loras", "--max-lora-rank"),
-    _never(
-        "quantised weights are not supported; a .gguf file is dequantised when it is loaded", "--quantization", "-q"
-    ),
     _never(
         "speculative decoding is not supported",
         "--speculative-algorithm",

@@ -62,7 +62,7 @@ class Demand:
         if spec is None:
             return 0
         copied = 0 if self.is_cuda or not spec.is_tied else spec.vocab_size * spec.hidden_size
-        return weight_bytes(spec, self.item_bytes) + copied * self.item_bytes
+        return weight_bytes(spec, self.item_bytes, is_cuda=self.is_cuda) + copied * self.item_bytes
 
     @property
     def kv(self) -> int:

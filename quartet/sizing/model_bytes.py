@@ -17,9 +17,15 @@ CPU_KV_LIMIT_BYTES = 2 << 30
 
 
 @functools.lru_cache(maxsize=8)
-def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1) -> int:
-    """Return the bytes of one rank's weights with numbers of `item_bytes`."""
-    return sum(math.prod(shape) for shape in expected_shapes(spec).values()) // num_shards * item_bytes
+def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1, is_cuda: bool = False) -> int:
+    """Return the bytes of one rank's weights, those that are not quantised with numbers of `item_bytes`."""
+    method, total = spec.quantization, 0
+    for name, shape in expected_shapes(spec).items():
+        if method is not None and method.covers(name, shape):
+            total += method.held_bytes(shape, item_bytes, is_cuda)
+        else:
+            total += math.prod(shape) * item_bytes
+    return total // num_shards
 
 
 def page_bytes(spec: ModelSpec, page_size: int, item_bytes: int, num_shards: int = 1) -> int:

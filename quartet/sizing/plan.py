@@ -64,7 +64,11 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
     """Return the plan for a resolved configuration. Raises ConfigError, in one line with the numbers and one setting
     that works, if it does not fit."""
     model, worker = config.require_model(), config.worker
-    spec = None if worker.simulated_worker else read_spec(Path(model.folder), model.context_length)
+    spec = (
+        None
+        if worker.simulated_worker
+        else read_spec(Path(model.folder), model.context_length, config.model.quantization)
+    )
     dtype = "none" if spec is None else dtype_of(config, spec, device)
     demand = sized(_demand(config, spec, device, dtype), device)
     _check(demand, device)

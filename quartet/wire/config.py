@@ -54,6 +54,10 @@ class ModelConfig(Section, frozen=True):
         Literal["auto", "float32", "bfloat16", "float16"],
         Meta(description="type of the weights; auto: bfloat16 where native, on a CPU only if so stored, else float32"),
     ] = "auto"
+    quantization: Annotated[
+        Literal["auto", "fp8"],
+        Meta(description="format of the linears' weights; auto: as the checkpoint says, fp8: made of it on loading"),
+    ] = "auto"
     context_length: Annotated[int, Meta(ge=0, description="most tokens of a request; 0: the model's own limit")] = 0
     revision: Annotated[str, Meta(description="branch, tag or commit of a hub model")] = ""
     tokenizer_path: Annotated[str, Meta(description="folder with tokenizer.json; default: the model's")] = ""

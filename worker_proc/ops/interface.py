@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worker_proc.batch import ForwardBatch
+from worker_proc.weights.quantized import Weight
 
 AllReduce = Callable[[Tensor], Tensor]
 
@@ -72,11 +73,11 @@ class Ops(Protocol):
 
     name: str
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
+    def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """Pack weight [out, in]; the caller's tensor may be dropped afterwards."""
         ...
 
-    def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Mlp:
         """Pack gate_up [2 I, hidden] (gate first) and down [hidden, I]."""
         ...
 

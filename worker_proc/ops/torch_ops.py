@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quartet.checkpoint.quantization import is_kept_on
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
 from worker_proc.ops.linear import PackedLinear, PackedMlp, PlainLinear, PlainMlp, can_prepack
+from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.slots import IntArray
+from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
 
 # Queries of a chunk attend in blocks, so that later keys are not read and the mask stays small.
 _QUERY_BLOCK = 256
@@ -66,19 +69,26 @@ class TorchOps:
     def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = shape
         self._dtype = dtype
-        self._is_packed = device.type == "cpu" and can_prepack(dtype)
+        self._is_cpu = device.type == "cpu"
+        self._is_packed = self._is_cpu and can_prepack(dtype)
         self._scalars: dict[float, Tensor] = {}
         half = shape.head_dim // 2
         cos, sin = shape.cos_sin[:, :half], shape.cos_sin[:, half:]
         self._cos = torch.cat((cos, cos), dim=-1).unsqueeze(1)
         self._signed_sin = torch.cat((-sin, sin), dim=-1).unsqueeze(1)
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
+    def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
+        weight = self._loaded(weight)
+        if isinstance(weight, QuantizedWeight):
+            return DequantizingLinear(weight, bias, all_reduce)
         return (PackedLinear if self._is_packed else PlainLinear)(weight, bias, all_reduce)
 
-    def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Mlp:
         """See Ops.mlp."""
+        gate_up, down = self._loaded(gate_up), self._loaded(down)
+        if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
+            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
         return (PackedMlp if self._is_packed else PlainMlp)(gate_up, down, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -141,6 +151,11 @@ class TorchOps:
                 rows = self._decode(group, decode_query.index_select(0, group.rows), kv)
                 decode_out.index_copy_(0, group.rows, rows)
         return out
+
+    def _loaded(self, weight: Weight) -> Weight:
+        """Return a weight as it is held: the CPU computes from codes only where that is faster or smaller."""
+        is_kept = isinstance(weight, QuantizedWeight) and is_kept_on(weight.kind, is_cuda=not self._is_cpu)
+        return weight if is_kept else dequantized(weight, self._dtype)
 
     def _scalar(self, value: float) -> Tensor:
         found = self._scalars.get(value)

@@ -14,8 +14,10 @@ from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
+from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 from worker_proc.slots import IntArray
+from worker_proc.weights.quantized import QuantizedWeight, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,16 @@ class TritonOps:
         self._extend = paged_extend.paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
+    def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
+        if isinstance(weight, QuantizedWeight):
+            return DequantizingLinear(weight, bias, all_reduce)
         return SkinnyLinear(self._skinny, weight, bias, all_reduce)
 
-    def mlp(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None = None) -> Mlp:
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Mlp:
         """See Ops.mlp."""
+        if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
+            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
         return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -94,7 +100,7 @@ class TritonOps:
         self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
-        assert isinstance(linear, SkinnyLinear)
+        assert isinstance(linear, SkinnyLinear | DequantizingLinear)
         return self._norm.add_rms_norm(linear.partial_sums(x), residual, weight, eps)
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:

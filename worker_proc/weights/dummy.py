@@ -1,4 +1,4 @@
-"""Random weights in the shape of a spec, generated on the device: for measuring speed without a checkpoint."""
+"""Random weights in the shape and format of a spec, made on the device: for measuring speed without a checkpoint."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from quartet.checkpoint.spec import ModelSpec
+from worker_proc.weights.quantized import Weight, quantized
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 _STD = 0.02
@@ -19,6 +20,10 @@ def dummy_tensors(
 
     def normal(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, _STD, generator=generator)
+
+    def linear(name: str, *shape: int) -> Weight:
+        weight, method = normal(*shape), spec.quantization
+        return quantized(weight, method) if method is not None and method.covers(f"{name}.weight", shape) else weight
 
     def ones(size: int) -> Tensor:
         return torch.ones(size, dtype=dtype, device=device)
@@ -34,20 +39,20 @@ def dummy_tensors(
         for _ in range(spec.num_layers):
             yield LayerTensors(
                 attention_norm=ones(spec.hidden_size),
-                qkv=normal(q_size + 2 * kv_size, spec.hidden_size),
+                qkv=linear("model.layers.0.self_attn.q_proj", q_size + 2 * kv_size, spec.hidden_size),
                 qkv_bias=normal(q_size + 2 * kv_size) if spec.has_qkv_bias else None,
                 q_norm=qk_norm(q_size),
                 k_norm=qk_norm(kv_size),
-                output=normal(spec.hidden_size, q_size),
+                output=linear("model.layers.0.self_attn.o_proj", spec.hidden_size, q_size),
                 output_bias=normal(spec.hidden_size) if spec.has_output_bias else None,
                 mlp_norm=ones(spec.hidden_size),
-                gate_up=normal(2 * width, spec.hidden_size),
-                down=normal(spec.hidden_size, width),
+                gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size),
+                down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width),
             )
 
     return ModelTensors(
         embedding=normal(spec.vocab_size, spec.hidden_size),
         layers=layers(),
         final_norm=ones(spec.hidden_size),
-        lm_head=None if spec.is_tied else normal(spec.vocab_size, spec.hidden_size),
+        lm_head=None if spec.is_tied else linear("lm_head", spec.vocab_size, spec.hidden_size),
     )

@@ -3,16 +3,20 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quartet.checkpoint.spec import ModelSpec, norm_names
+from quartet.checkpoint.spec import ModelSpec, expected_shapes, norm_names
 from quartet.checkpoint.weight_files import check_tensors, find_tensors
 from quartet.wire.errors import ModelError
+from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized, joined, quantized, stored_weight
 from worker_proc.weights.staging import PinnedStaging
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
+
+_Rows = TypeVar("_Rows", bound=Weight)
 
 
 class Loader:
@@ -38,6 +42,7 @@ class Loader:
     ) -> None:
         self._spec, self._shard, self._dtype, self._device = spec, shard, dtype, device
         self._progress = progress
+        self._shapes = expected_shapes(spec)
         self._found = find_tensors(folder)
         check_tensors(self._found, spec)
         self._stack = ExitStack()
@@ -57,7 +62,7 @@ class Loader:
             embedding=self._read("model.embed_tokens.weight"),
             layers=self._layers(),
             final_norm=self._read("model.norm.weight"),
-            lm_head=None if self._spec.is_tied else self._read("lm_head.weight"),
+            lm_head=None if self._spec.is_tied else self._whole("lm_head"),
         )
 
     def _layers(self) -> Iterator[LayerTensors]:
@@ -71,52 +76,111 @@ class Loader:
         attention_norm, mlp_norm = (self._read(f"{prefix}{name}.weight") for name in norm_names(spec))
         return LayerTensors(
             attention_norm=attention_norm,
-            qkv=self._qkv(attention, "weight"),
-            qkv_bias=self._qkv(attention, "bias") if spec.has_qkv_bias else None,
+            qkv=self._qkv(attention),
+            qkv_bias=self._qkv_bias(attention) if spec.has_qkv_bias else None,
             q_norm=self._qk_norm(attention + "q_norm.weight"),
             k_norm=self._qk_norm(attention + "k_norm.weight"),
-            output=self._read(attention + "o_proj.weight", split=1),
+            output=self._whole(attention + "o_proj", split=1),
             output_bias=self._output_bias(attention) if spec.has_output_bias else None,
             mlp_norm=mlp_norm,
             gate_up=self._gate_up(mlp),
-            down=self._read(mlp + "down_proj.weight", split=1),
+            down=self._whole(mlp + "down_proj", split=1),
         )
 
-    def _qkv(self, prefix: str, kind: str) -> Tensor:
-        spec = self._spec
-        if spec.is_fused:
-            q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-            q, k, v = self._rows(f"{prefix}qkv_proj.{kind}", (q_size, kv_size, kv_size))
+    def _qkv(self, prefix: str) -> Weight:
+        if self._spec.is_fused:
+            q, k, v = self._parts(f"{prefix}qkv_proj", self._qkv_sizes())
         else:
-            q, k, v = (self._view(f"{prefix}{n}_proj.{kind}", split=0) for n in "qkv")
+            q, k, v = (self._linear(f"{prefix}{n}_proj", split=0) for n in "qkv")
+        return self._packed(f"{prefix}q_proj", [self._ordered(q), self._ordered(k), v])
+
+    def _qkv_sizes(self) -> tuple[int, int, int]:
+        spec = self._spec
+        kv_size = spec.num_kv_heads * spec.head_dim
+        return spec.num_heads * spec.head_dim, kv_size, kv_size
+
+    def _qkv_bias(self, prefix: str) -> Tensor:
+        if self._spec.is_fused:
+            q, k, v = self._rows(f"{prefix}qkv_proj.bias", self._qkv_sizes())
+        else:
+            q, k, v = (self._view(f"{prefix}{n}_proj.bias", split=0) for n in "qkv")
         return self._fused([self._ordered(q), self._ordered(k), v])
 
-    def _gate_up(self, prefix: str) -> Tensor:
+    def _gate_up(self, prefix: str) -> Weight:
         if self._spec.is_fused:
             width = self._spec.intermediate_size
-            return self._fused(self._rows(f"{prefix}gate_up_proj.weight", (width, width)))
-        return self._fused([self._view(f"{prefix}{n}_proj.weight", split=0) for n in ("gate", "up")])
+            parts = self._parts(f"{prefix}gate_up_proj", (width, width))
+        else:
+            parts = [self._linear(f"{prefix}{n}_proj", split=0) for n in ("gate", "up")]
+        return self._packed(f"{prefix}gate_proj", parts)
 
     def _qk_norm(self, name: str) -> Tensor | None:
         return None if self._spec.qk_norm == "none" else self._ordered(self._read(name))
 
-    def _ordered(self, tensor: Tensor) -> Tensor:
+    def _ordered(self, rows: _Rows) -> _Rows:
         """Return rows of whole heads with each head's dimensions in the order in which they are rotated."""
         head_dim = self._spec.head_dim
         order = self._spec.rope.head_order(head_dim)
         if order is None:
-            return tensor
-        return tensor.view(-1, head_dim, *tensor.shape[1:])[:, order].reshape(tensor.shape)
+            return rows
+        index = torch.arange(rows.shape[0]).view(-1, head_dim)[:, order].reshape(-1)
+        return cast(_Rows, rows.ordered(index) if isinstance(rows, QuantizedWeight) else rows[index])
 
     def _output_bias(self, attention: str) -> Tensor:
         bias = self._read(attention + "o_proj.bias")
         # The ranks' outputs are summed, so only one rank adds the bias.
         return bias if self._shard.rank == 0 else torch.zeros_like(bias)
 
+    def _whole(self, module: str, split: int | None = None) -> Weight:
+        """Return a linear on the device, or this rank's part of its rows (0) or columns (1)."""
+        return self._packed(module, [self._linear(module, split)])
+
+    def _packed(self, module: str, parts: list[Weight]) -> Weight:
+        """Return several linears' rows as one, on the device; `module` is the name of the first."""
+        kept = [part for part in parts if isinstance(part, QuantizedWeight)]
+        whole = joined(kept, self._moved) if len(kept) == len(parts) else None
+        if whole is None:
+            tensor = self._fused([dequantized(part, self._dtype) for part in parts])
+            method = self._spec.quantization
+            if method is None or not method.is_made_on_loading or not self._covers(module, tensor.shape):
+                return tensor
+            return quantized(tensor, method)
+        return whole
+
+    def _covers(self, module: str, shape: tuple[int, ...]) -> bool:
+        method = self._spec.quantization
+        return method is not None and method.covers(f"{module}.weight", shape)
+
+    def _linear(self, module: str, split: int | None = None) -> Weight:
+        """Return a linear as the checkpoint holds it, or this rank's part of its rows (0) or columns (1)."""
+        method, shape = self._spec.quantization, self._shapes[f"{module}.weight"]
+        if method is None or method.is_made_on_loading or not self._covers(module, shape):
+            return self._view(f"{module}.weight", split)
+        stored = {ending: self._view(f"{module}.{ending}") for ending in method.stored(shape)}
+        weight = stored_weight(method, shape, stored)
+        if split is None or self._shard.size == 1:
+            return weight
+        span = self._shard.span(shape[split])
+        return weight.columns(*span) if split else weight.rows(*span)
+
+    def _parts(self, module: str, sizes: tuple[int, ...]) -> list[Weight]:
+        """Return this rank's rows of each of the linears of `sizes` rows that one linear holds one after another."""
+        whole, parts, at = self._linear(module), list[Weight](), 0
+        for size in sizes:
+            first, end = self._shard.span(size)
+            span = at + first, at + end
+            parts.append(whole.rows(*span) if isinstance(whole, QuantizedWeight) else whole[slice(*span)])
+            at += size
+        return parts
+
     def _fused(self, parts: list[Tensor]) -> Tensor:
-        """Return several tensors' rows as one tensor, each converted directly into it."""
+        """Return several tensors' rows as one tensor in the model's dtype, each converted directly into it."""
+        return self._moved(parts, self._dtype)
+
+    def _moved(self, parts: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
+        """Return several tensors' rows as one tensor on the device, each converted directly into it."""
         rows = sum(part.shape[0] for part in parts)
-        fused = torch.empty((rows, *parts[0].shape[1:]), dtype=self._dtype, device=self._device)
+        fused = torch.empty((rows, *parts[0].shape[1:]), dtype=dtype or parts[0].dtype, device=self._device)
         at = 0
         for part in parts:
             self._copy(fused[at : at + part.shape[0]], part)

@@ -14,12 +14,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.quantization import WeightKind
 from worker_proc.weights.cuda_ipc import SharingError, allocation_of, export_allocation, open_allocation
+from worker_proc.weights.quantized import QuantizedWeight, Weight
 from worker_proc.weights.tensors import LayerTensors, ModelTensors
 
 MANIFEST = "weights.manifest"
@@ -39,19 +42,29 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     shape: tuple[int, ...]
+    dtype: str
     block: int
     offset_bytes: int
 
 
+class Quantized(msgspec.Struct, frozen=True, array_like=True):
+    """A quantised weight, whose tensors are the pieces `name`:codes and so on; see QuantizedWeight."""
+
+    name: str
+    kind: WeightKind
+    shape: tuple[int, int]
+    group: tuple[int, int]
+
+
 class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The weights of one holder, which is process `pid`, incarnation `epoch`; all of one dtype."""
+    """The weights of one holder, which is process `pid`, incarnation `epoch`."""
 
     pid: int
     epoch: int
     device: str
-    dtype: str
     blocks: list[Block]
     pieces: list[Piece]
+    quantized: list[Quantized]
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -75,27 +88,30 @@ def share(tensors: ModelTensors, epoch: int) -> tuple[Manifest, object]:
     """Return the manifest of these weights, and what keeps them: hold it as long as another process may map them.
 
     On the CPU each tensor is copied and let go of, layer by layer. Raises SharingError if the device cannot share."""
-    device, dtype = tensors.embedding.device.type, str(tensors.embedding.dtype).removeprefix("torch.")
-    blocks, pieces, kept = _share_allocations(tensors) if device == "cuda" else _share_file(tensors)
-    return Manifest(os.getpid(), epoch, device, dtype, blocks, pieces), kept
+    device, found = tensors.embedding.device.type, list[Quantized]()
+    named = _named(tensors, found)
+    blocks, pieces, kept = _share_allocations(named) if device == "cuda" else _share_file(named)
+    return Manifest(os.getpid(), epoch, device, blocks, pieces, found), kept
 
 
 def map_weights(manifest: Manifest) -> ModelTensors:
     """Return the weights of a manifest, in memory that the holder owns. Raises SharingError if that is gone."""
     blocks = [_open_file(manifest.pid, one) if one.file >= 0 else open_allocation(one.handle, one.size_bytes)
               for one in manifest.blocks]  # fmt: skip
-    dtype = getattr(torch, manifest.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise SharingError(f"the manifest of the shared weights names no dtype {manifest.dtype}")
-    named = {piece.name: _tensor(piece, blocks, dtype) for piece in manifest.pieces}
+    named: dict[str, Any] = {piece.name: _tensor(piece, blocks) for piece in manifest.pieces}
     try:
+        for one in manifest.quantized:
+            endings = [name for name in named if name.startswith(f"{one.name}:")]
+            parts = {name.partition(":")[2]: named.pop(name) for name in endings}
+            codes = parts.pop("codes")
+            named[one.name] = QuantizedWeight(one.kind, one.shape, one.group, codes, parts)
         return _assembled(named)
     except (KeyError, ValueError) as error:
         raise SharingError(f"the manifest of the shared weights describes no model: {error}") from error
 
 
-def _assembled(named: dict[str, Tensor]) -> ModelTensors:
-    layers: dict[int, dict[str, Tensor]] = {}
+def _assembled(named: dict[str, Any]) -> ModelTensors:
+    layers: dict[int, dict[str, Any]] = {}
     for name, tensor in named.items():
         if name.startswith("layers."):
             _, number, field = name.split(".")
@@ -108,22 +124,34 @@ def _assembled(named: dict[str, Tensor]) -> ModelTensors:
     )
 
 
-def _named(tensors: ModelTensors) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor with its name, e.g. layers.3.qkv, layer by layer."""
+def _named(tensors: ModelTensors, quantized: list[Quantized]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor with its name, e.g. layers.3.qkv, layer by layer; those of a quantised weight are listed."""
+    for name, weight in _weights(tensors):
+        if isinstance(weight, QuantizedWeight):
+            quantized.append(Quantized(name, weight.kind, weight.shape, weight.group))
+            yield from ((f"{name}:{part}", tensor.contiguous()) for part, tensor in weight.tensors.items())
+        else:
+            yield name, weight.contiguous()
+
+
+def _weights(tensors: ModelTensors) -> Iterator[tuple[str, Weight]]:
     for name in ("embedding", "final_norm", "lm_head"):
-        if (tensor := getattr(tensors, name)) is not None:
-            yield name, tensor
+        if (weight := getattr(tensors, name)) is not None:
+            yield name, weight
     for number, layer in enumerate(tensors.layers):
         for field in fields(layer):
-            if (tensor := getattr(layer, field.name)) is not None:
-                yield f"layers.{number}.{field.name}", tensor.contiguous()
+            if (weight := getattr(layer, field.name)) is not None:
+                yield f"layers.{number}.{field.name}", weight
 
 
-def _layer(found: dict[str, Tensor]) -> LayerTensors:
+def _layer(found: dict[str, Any]) -> LayerTensors:
     return LayerTensors(**{field.name: found.get(field.name) for field in fields(LayerTensors)})  # type: ignore[arg-type]
 
 
-def _tensor(piece: Piece, blocks: list[Tensor], dtype: torch.dtype) -> Tensor:
+def _tensor(piece: Piece, blocks: list[Tensor]) -> Tensor:
+    dtype = getattr(torch, piece.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SharingError(f"the manifest of the shared weights names no dtype {piece.dtype}")
     size = math.prod(piece.shape) * dtype.itemsize
     if not 0 <= piece.block < len(blocks) or min(piece.offset_bytes, *piece.shape) < 0:
         raise SharingError(f"the manifest of the shared weights names no memory for {piece.name}")
@@ -133,33 +161,37 @@ def _tensor(piece: Piece, blocks: list[Tensor], dtype: torch.dtype) -> Tensor:
     return block[piece.offset_bytes : piece.offset_bytes + size].view(dtype).view(piece.shape)
 
 
-def _share_allocations(tensors: ModelTensors) -> tuple[list[Block], list[Piece], object]:
+def _share_allocations(named: Iterator[tuple[str, Tensor]]) -> tuple[list[Block], list[Piece], object]:
     blocks: dict[int, tuple[int, Block]] = {}
     pieces, kept = [], []
-    for name, tensor in _named(tensors):
+    for name, tensor in named:
         base, size = allocation_of(tensor)
         if base not in blocks:
             blocks[base] = len(blocks), Block(size, export_allocation(base))
-        pieces.append(Piece(name, tuple(tensor.shape), blocks[base][0], tensor.data_ptr() - base))
+        pieces.append(Piece(name, tuple(tensor.shape), _name_of(tensor), blocks[base][0], tensor.data_ptr() - base))
         kept.append(tensor)
     torch.cuda.synchronize()
     return [block for _, block in blocks.values()], pieces, kept
 
 
-def _share_file(tensors: ModelTensors) -> tuple[list[Block], list[Piece], object]:
+def _share_file(named: Iterator[tuple[str, Tensor]]) -> tuple[list[Block], list[Piece], object]:
     descriptor = os.memfd_create("weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     pieces, end = [], 0
     with os.fdopen(descriptor, "wb", closefd=False) as file:
-        for name, tensor in _named(tensors):
+        for name, tensor in named:
             file.write(bytes(-end % _ALIGNMENT))
             end += -end % _ALIGNMENT
-            pieces.append(Piece(name, tuple(tensor.shape), 0, end))
+            pieces.append(Piece(name, tuple(tensor.shape), _name_of(tensor), 0, end))
             data = tensor.view(-1).view(torch.uint8).numpy()
             file.write(data.data)
             end += data.nbytes
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     return [Block(end, file=descriptor)], pieces, descriptor
+
+
+def _name_of(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _open_file(pid: int, block: Block) -> Tensor:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from worker_proc.weights.quantized import Weight
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -23,20 +25,20 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
-    """One layer of one rank, in the model's dtype. qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads;
+    """One layer of one rank, in the model's dtype or quantised. qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads;
     gate_up [2 I, hidden]: gate, then up; output [hidden, H D]; down [hidden, I]. The dimensions of q and k are in the
     order of RopeSpec.head_order."""
 
     attention_norm: Tensor
-    qkv: Tensor
+    qkv: Weight
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    output: Tensor
+    output: Weight
     output_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Weight
+    down: Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +49,4 @@ class ModelTensors:
     embedding: Tensor
     layers: Iterable[LayerTensors]
     final_norm: Tensor
-    lm_head: Tensor | None
+    lm_head: Weight | None

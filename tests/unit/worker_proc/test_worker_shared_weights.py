@@ -23,7 +23,7 @@ from worker_proc.holder import main
 from worker_proc.start_up import SharedWeights
 from worker_proc.weights.cuda_ipc import SharingError
 from worker_proc.weights.dummy import dummy_tensors
-from worker_proc.weights.shared import MANIFEST, Manifest, map_weights, read_manifest, share, write_manifest
+from worker_proc.weights.shared import MANIFEST, Manifest, Quantized, map_weights, read_manifest, share, write_manifest
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 CPU = torch.device("cpu")
@@ -112,7 +112,14 @@ def test_a_piece_outside_its_block_is_an_error(changes: dict[str, Any], manifest
         map_weights(msgspec.structs.replace(manifest, pieces=pieces))
 
 
-@pytest.mark.parametrize("changes", [{"dtype": "load"}, {"dtype": "no_such"}, {"pieces": []}])
+@pytest.mark.parametrize("dtype", ["load", "no_such"])
+def test_a_piece_of_no_dtype_is_an_error(dtype: str, manifest: Manifest) -> None:
+    pieces = [msgspec.structs.replace(manifest.pieces[0], dtype=dtype), *manifest.pieces[1:]]
+    with pytest.raises(SharingError, match="no dtype"):
+        map_weights(msgspec.structs.replace(manifest, pieces=pieces))
+
+
+@pytest.mark.parametrize("changes", [{"pieces": []}, {"quantized": [Quantized("layers.0.qkv", "fp8", (8, 8), (1, 8))]}])
 def test_a_manifest_that_describes_no_model_is_an_error(changes: dict[str, Any], manifest: Manifest) -> None:
     with pytest.raises(SharingError):
         map_weights(msgspec.structs.replace(manifest, **changes))

@@ -167,7 +167,7 @@ def test_dummy_weights_have_the_shapes_of_real_ones(name: str, tmp_path: Path) -
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"quantization_config": {"bits": 4}}, "quantised safetensors"),
+        ({"quantization_config": {"bits": 4}}, "quant_method .none. is not supported"),
         ({"num_key_value_heads": 3}, "4 heads are no multiple of 3 KV heads"),
     ],
 )

@@ -1,0 +1,47 @@
+"""Linears on quantised weights, for any device: the weight is dequantised for each product.
+
+A kind that a device computes faster has an entry of its own where that device's operations pack their linears.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from worker_proc.ops.interface import AllReduce, Linear
+from worker_proc.weights.quantized import QuantizedWeight, dequantized
+
+
+class DequantizingLinear:
+    """See Linear. Args: weight [out, in], bias [out], all_reduce over ranks."""
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
+        self._weight, self._bias, self._all_reduce = weight, bias, all_reduce
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, summed over ranks where the linear is split by rows."""
+        y = functional.linear(x, dequantized(self._weight, x.dtype), self._bias)
+        return y if self._all_reduce is None else self._all_reduce(y)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + x W^T + b."""
+        return residual + self(x)
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """Fill `out` with x W^T."""
+        torch.mm(x, dequantized(self._weight, x.dtype).t(), out=out)
+
+    def partial_sums(self, x: Tensor) -> Tensor:
+        """Return x W^T + b [T, out], for kernels.norm.add_rms_norm."""
+        return self(x)
+
+
+class QuantizedMlp:
+    """Gated MLP of two linears, of which either may be quantised."""
+
+    def __init__(self, gate_up: Linear, down: Linear) -> None:
+        self._gate_up, self.down = gate_up, down
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return silu(x G^T) * (x U^T)."""
+        gate, up = self._gate_up(x).chunk(2, dim=-1)
+        return functional.silu(gate) * up
