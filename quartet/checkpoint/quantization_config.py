@@ -1,6 +1,6 @@
 """What a model's config.json says of how its linears are quantised; what is not supported is refused by its field.
 
-A method, as tools name it, is one entry of _METHODS.
+A method, as tools name it, is one entry of METHODS.
 """
 
 import re
@@ -45,9 +45,9 @@ def checkpoint_quantization(config: Mapping[str, Any]) -> Quantization | None:
     if not isinstance(values, dict):
         raise ModelError(f"{field} in config.json is no object (found {values!r:.80})")
     method = str(values.get("quant_method") or ("compressed-tensors" if "config_groups" in values else "(none)"))
-    if method not in _METHODS:
-        raise ModelError(f"{field}.quant_method {method} is not supported; only {', '.join(_METHODS)} are: {_NEAREST}")
-    return _METHODS[method](_Fields(field, values))
+    if method not in METHODS:
+        raise ModelError(f"{field}.quant_method {method} is not supported; only {', '.join(METHODS)} are: {_NEAREST}")
+    return METHODS[method](_Fields(field, values))
 
 
 class _Fields:
@@ -141,7 +141,7 @@ def _read_fbgemm_fp8(fields: _Fields) -> Quantization:
     return Quantization("fbgemm_fp8", "fp8", "fp8", _GROUPS["channel"], unused=("input_scale_ub",), ignored=ignored)
 
 
-_METHODS: dict[str, Callable[[_Fields], Quantization]] = {
+METHODS: dict[str, Callable[[_Fields], Quantization]] = {
     "compressed-tensors": _read_compressed_tensors,
     "fp8": _read_fp8,
     "fbgemm_fp8": _read_fbgemm_fp8,

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from quartet.checkpoint.families import FAMILIES
+from quartet.checkpoint.quantization_config import METHODS
 from quartet.checkpoint.rotary import KINDS, OTHER_NAMES
 from quartet.checkpoint.text_part import TEXT_PARTS
 
@@ -25,6 +26,11 @@ def test_the_page_has_the_kinds_of_rotary_scaling() -> None:
     table = PAGE.partition("## Rotary scaling")[2]
     named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)))
     assert set(named) == (set(KINDS) | set(OTHER_NAMES)) - {"default"}
+
+
+def test_the_page_has_the_methods_of_quantised_checkpoints() -> None:
+    table = PAGE.partition("## Quantised weights")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)[1:] == list(METHODS)
 
 
 def test_the_readme_names_every_architecture() -> None:
