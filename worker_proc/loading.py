@@ -228,7 +228,8 @@ def _mixed_tokens(spec: ModelSpec, shard: Shard) -> int:
 def _tokens_in(seconds: float, spec: ModelSpec, shard: Shard) -> int:
     """Return how many tokens the linears compute in that time."""
     attention = 2 * spec.hidden_size * spec.head_dim * (spec.num_heads + spec.num_kv_heads)
-    weights = spec.num_layers * (attention + 3 * spec.hidden_size * spec.intermediate_size) // shard.size
+    widths = sum(map(spec.active_width, range(spec.num_layers)))
+    weights = (spec.num_layers * attention + 3 * spec.hidden_size * widths) // shard.size
     return max(1, int(seconds * _FLOPS / (2 * weights)))
 
 

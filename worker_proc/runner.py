@@ -234,8 +234,9 @@ class ModelRunner:
         self._has_bad_kv = True
 
     def _warm_up_runner(self) -> "ModelRunner":
-        """Return a runner of the model's first layer with a small pool: it launches every kernel that this one does."""
-        model = replace(self._model, decoder=self._model.decoder.first_layer(), num_layers=1)
+        """Return a runner of the model's first layers with a small pool: it launches every kernel of this one."""
+        decoder = self._model.decoder.first_layers()
+        model = replace(self._model, decoder=decoder, num_layers=decoder.num_layers)
         pages = min(self.capacity.page_count, max(_CUDA_WARM_UP) // self.capacity.page_size + 2)
         return ModelRunner(model, replace(self.capacity, page_count=pages), self._progress)
 

@@ -60,6 +60,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_local_experts": (0,),
     "n_routed_experts": (0,),
     "n_shared_experts": (0,),
+    "mlp_only_layers": (),
+    "decoder_sparse_step": (1,),
+    "routed_scaling_factor": (1,),
     "num_nextn_predict_layers": (0,),
     "pruned_heads": (),
     "chunk_size_feed_forward": (0,),
@@ -70,6 +73,7 @@ _READ = (
     *("architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "attention_bias", "qkv_bias"),
     *("max_position_embeddings", "original_max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters"),
+    *("num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "norm_topk_prob"),
     *("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "bos_token_id", "eos_token_id"),
     *("auto_map", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
 )
@@ -90,6 +94,7 @@ _WITHOUT_EFFECT = (
     *("is_decoder", "cross_attention_hidden_size", "tie_encoder_decoder", "decoder_start_token_id", "prefix"),
     *("sep_token_id", "unk_token_id", "cls_token_id", "mask_token_id", "tokenizer_class", "task_specific_params"),
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_commit_hash", "router_aux_loss_coef"),
+    *("output_router_logits", "router_jitter_noise"),
     *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "_flash_attn_2_enabled"),
     *("use_flash_attn", "use_flash_attention", "base_model_tp_plan", "unsloth_version", "unsloth_fixed", "max_length"),
     *("early_stopping", "diversity_penalty", "length_penalty", "num_return_sequences", "remove_invalid_values"),
@@ -154,6 +159,7 @@ def unknown_fields(config: Iterable[str]) -> list[str]:
 
 _LARGEST = {"num_hidden_layers": 10_000, "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16}
 _LARGEST |= dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 1 << 24) | {"head_dim": 1 << 16}
+_LARGEST |= dict.fromkeys(("num_experts", "num_local_experts"), 1 << 12)
 _LARGEST_OTHER = 2**31 - 1
 _LARGEST_NUMBER = 1e38
 """Above any model, and low enough that nothing which grows with a field takes long; the worker computes in float32."""

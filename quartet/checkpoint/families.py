@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from quartet.checkpoint.experts import ExpertNames
+
 QkNorm = Literal["none", "head", "projection"]
 """RMS norm of q and k before rotation: of each head, with one weight for all heads, or of all heads together."""
 
@@ -32,6 +34,8 @@ class Family:
     """Checkpoints hold q, k and v in one tensor, and gate and up in another."""
     has_norms_after: bool = False
     """Attention and MLP are followed by their norms instead of preceded: r + norm(f(r))."""
+    experts: ExpertNames | None = None
+    """Layers have experts instead of an MLP."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -76,6 +80,39 @@ FAMILIES: dict[str, Family] = {
         {"num_key_value_heads": 8, "head_dim": 128, "attention_bias": True},
         ("attention_out_bias",),
         output_bias="attention_out_bias",
+    ),
+    "Qwen3MoeForCausalLM": Family(
+        "Qwen3 (mixture of experts), Qwen3-Coder",
+        {"num_key_value_heads": 4, "sliding_window": 4096, "use_sliding_window": False},
+        ("mlp_only_layers", "decoder_sparse_step"),
+        qk_norm="head",
+        experts=ExpertNames(),
+    ),
+    "MixtralForCausalLM": Family(
+        "Mixtral",
+        {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0},
+        experts=ExpertNames(
+            width="intermediate_size",
+            normalised="",
+            router="block_sparse_moe.gate",
+            experts="block_sparse_moe.experts",
+            gate="w1",
+            up="w3",
+            down="w2",
+        ),
+    ),
+    "OlmoeForCausalLM": Family(
+        "OLMoE",
+        {"rms_norm_eps": 1e-5},
+        qk_norm="projection",
+        experts=ExpertNames(width="intermediate_size"),
+    ),
+    "Qwen2MoeForCausalLM": Family(
+        "Qwen1.5-MoE, Qwen2 (mixture of experts)",
+        {"num_key_value_heads": 16, "sliding_window": 4096, "use_sliding_window": False, "qkv_bias": True},
+        ("mlp_only_layers", "decoder_sparse_step"),
+        output_bias="",
+        experts=ExpertNames(shared_width="shared_expert_intermediate_size"),
     ),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
+from quartet.checkpoint.experts import COUNTS, ExpertsSpec, expert_shapes, experts_spec
 from quartet.checkpoint.families import FAMILIES, Family, QkNorm, refusal
 from quartet.checkpoint.quantization import Quantization
 from quartet.checkpoint.quantization_config import quantization_of
@@ -50,11 +51,31 @@ class ModelSpec:
     """Layers without rotary embedding."""
     quantization: Quantization | None = None
     """How the worker holds the linears; None: as plain numbers."""
+    experts: ExpertsSpec | None = None
 
     @property
     def query_scale(self) -> float:
         """Factor on q K^T."""
         return self.attention_scale or float(self.head_dim**-0.5)
+
+    def experts_of(self, layer: int) -> ExpertsSpec | None:
+        """Return the experts of the layer, or None if it has a dense MLP instead."""
+        return self.experts if self.experts is not None and layer in self.experts.layers else None
+
+    def mlp_width(self, layer: int) -> int:
+        """Return the width of the layer's dense MLP: the shared expert, 0 if there is none, where it has experts."""
+        experts = self.experts_of(layer)
+        return self.intermediate_size if experts is None else experts.shared_width
+
+    def active_width(self, layer: int) -> int:
+        """Return how wide a dense MLP with as many weights as one token uses in this layer would be."""
+        experts = self.experts_of(layer)
+        return self.intermediate_size if experts is None else experts.active_width
+
+    def step_numbers(self, layer: int) -> int:
+        """Return the most numbers that the layer's MLP keeps for a token: its halves, and what each expert returns."""
+        experts = self.experts_of(layer)
+        return 3 * self.active_width(layer) + (0 if experts is None else experts.top_k * self.hidden_size)
 
 
 def read_spec(folder: Path, context_length: int, quantization: str = "auto") -> ModelSpec:
@@ -74,7 +95,8 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
     if architecture not in FAMILIES:
         raise ModelError(refusal(str(architecture)))
     family = FAMILIES[architecture]
-    refuse_unserved(config, {key: value for key, value in NEUTRAL.items() if key not in family.honoured})
+    honoured = family.honoured if family.experts is None else (*family.honoured, *COUNTS)
+    refuse_unserved(config, {key: value for key, value in NEUTRAL.items() if key not in honoured})
     _check_window(config, context_length)
     config = {**family.defaults, **config}
     heads, head_dim = size(config, "num_attention_heads"), _head_dim(config)
@@ -100,7 +122,10 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         **_scales(config, family),
         unrotated_layers=_unrotated_layers(config, family),
         quantization=quantization_of(config, quantization),
+        experts=None if family.experts is None else experts_spec(config, family.experts, family.honoured),
     )
+    if spec.experts is not None and spec.quantization is not None:
+        raise ModelError("experts with quantised weights are not supported; take the model in bfloat16, without FP8")
     if spec.num_heads % spec.num_kv_heads:
         raise ModelError(f"{spec.num_heads} heads are no multiple of {spec.num_kv_heads} KV heads")
     return spec
@@ -197,8 +222,10 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     }
     if not spec.is_tied:
         shapes["lm_head.weight"] = (spec.vocab_size, hidden)
-    layer = _layer_shapes(spec)
+    attention = _attention_shapes(spec)
+    mlp, experts = _mlp_shapes(spec), {} if spec.experts is None else expert_shapes(spec.experts, hidden)
     for i in range(spec.num_layers):
+        layer = attention | (mlp if spec.experts_of(i) is None else experts)
         shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
     return shapes
 
@@ -210,25 +237,24 @@ def norm_names(spec: ModelSpec) -> tuple[str, str]:
     return "input_layernorm", "post_attention_layernorm"
 
 
-def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    hidden, width = spec.hidden_size, spec.intermediate_size
-    q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    if spec.is_fused:
-        attention = {"qkv": q_size + 2 * kv_size}
-        mlp = {"gate_up": 2 * width}
-    else:
-        attention = {"q": q_size, "k": kv_size, "v": kv_size}
-        mlp = {"gate": width, "up": width}
+def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return what every layer has: attention, and the norms of attention and MLP."""
+    hidden, q_size, kv_size = spec.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    projections = {"qkv": q_size + 2 * kv_size} if spec.is_fused else {"q": q_size, "k": kv_size, "v": kv_size}
     layer: dict[str, tuple[int, ...]] = {f"{name}.weight": (hidden,) for name in norm_names(spec)}
-    layer.update({f"self_attn.{n}_proj.weight": (rows, hidden) for n, rows in attention.items()})
-    layer.update({f"mlp.{n}_proj.weight": (rows, hidden) for n, rows in mlp.items()})
+    layer.update({f"self_attn.{n}_proj.weight": (rows, hidden) for n, rows in projections.items()})
     layer["self_attn.o_proj.weight"] = (hidden, q_size)
-    layer["mlp.down_proj.weight"] = (hidden, width)
     if spec.has_qkv_bias:
-        layer.update({f"self_attn.{n}_proj.bias": (rows,) for n, rows in attention.items()})
+        layer.update({f"self_attn.{n}_proj.bias": (rows,) for n, rows in projections.items()})
     if spec.has_output_bias:
         layer["self_attn.o_proj.bias"] = (hidden,)
     if spec.qk_norm != "none":
         sizes = (spec.head_dim, spec.head_dim) if spec.qk_norm == "head" else (q_size, kv_size)
         layer.update({f"self_attn.{n}_norm.weight": (rows,) for n, rows in zip("qk", sizes, strict=True)})
     return layer
+
+
+def _mlp_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    hidden, width = spec.hidden_size, spec.intermediate_size
+    rows = {"gate_up": 2 * width} if spec.is_fused else {"gate": width, "up": width}
+    return {"mlp.down_proj.weight": (hidden, width), **{f"mlp.{n}_proj.weight": (rows[n], hidden) for n in rows}}

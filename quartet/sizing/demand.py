@@ -90,7 +90,7 @@ class Demand:
             return 0
         qkv = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
         # Hidden states and residual, q, k and v with the output of attention, and both halves of the MLP.
-        widths = 3 * spec.hidden_size + 2 * qkv + 3 * spec.intermediate_size
+        widths = 3 * spec.hidden_size + 2 * qkv + max(map(spec.step_numbers, range(spec.num_layers)))
         logits = (self.graph_rows + _PREFILL_ROWS if self.is_cuda else self.slots) * spec.vocab_size
         numbers = self.prefill_tokens * widths + logits
         return numbers * self.item_bytes + (TRITON_SCRATCH_BYTES if self.is_cuda else 0)

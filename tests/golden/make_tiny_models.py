@@ -24,10 +24,14 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     SeedOssConfig,
     SmolLM3Config,
 )
@@ -120,10 +124,27 @@ def _dense_families() -> list[Tiny]:
     ]
 
 
+def _expert_families() -> list[Tiny]:
+    """Qwen3-MoE and Qwen2-MoE, the latter with a shared expert, each with a dense layer; Mixtral, OLMoE."""
+    plain_rope = {"rope_type": "default", "rope_theta": 10000.0}
+    shape = {**_SHAPE, "pad_token_id": 0, "rope_parameters": plain_rope, "tie_word_embeddings": False}
+    small = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+    shared = {"shared_expert_intermediate_size": 80, "decoder_sparse_step": 2}
+    few = {**shape, "intermediate_size": 48, "num_local_experts": 5, "num_experts_per_tok": 2}
+    many = {**shape, "intermediate_size": 32, "num_experts": 12, "num_experts_per_tok": 4, "norm_topk_prob": False}
+    qwen3 = Qwen3MoeConfig(**{**shape, "num_hidden_layers": 3}, **small, mlp_only_layers=[1], norm_topk_prob=True)
+    return [
+        Tiny("qwen3_moe", qwen3, is_old_form=True),
+        Tiny("mixtral", MixtralConfig(**few), is_old_form=True),
+        Tiny("olmoe", OlmoeConfig(**many), is_old_form=True),
+        Tiny("qwen2_moe", Qwen2MoeConfig(**{**shape, "num_hidden_layers": 4}, **small, **shared)),
+    ]
+
+
 def main() -> None:
     """Make the folders whose names are given, or all, afresh."""
     torch.set_num_threads(1)
-    for tiny in [*_models(), *_dense_families()]:
+    for tiny in [*_models(), *_dense_families(), *_expert_families()]:
         if sys.argv[1:] and tiny.name not in sys.argv[1:]:
             continue
         folder = _FOLDER / tiny.name
@@ -153,7 +174,7 @@ def _draw_weights(model, name: str) -> None:
         elif "embed_tokens" in parameter_name:
             parameter.copy_(noise if not model.config.tie_word_embeddings else 0.5 * noise)
         else:
-            parameter.copy_(noise * (1.5 / parameter.shape[1] ** 0.5))
+            parameter.copy_(noise * (1.5 / parameter.shape[-1] ** 0.5))
 
 
 def _put_into_old_form(path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.batch import ForwardBatch
-from worker_proc.ops.interface import HeadNorms, Linear, Mlp, Ops
+from worker_proc.ops.interface import Branch, HeadNorms, Linear, Ops
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 # A layer over this many tokens may take long on a CPU; each layer then counts as progress.
@@ -31,7 +31,7 @@ class Layer:
     projection_norms: HeadNorms | None
     output: Linear
     mlp_norm: Tensor
-    mlp: Mlp
+    mlp: Branch
     is_rotated: bool
 
 
@@ -120,8 +120,7 @@ class Decoder:
         for layer, plan, kv, next_norm in zip(self._layers, plans, kv_cache, following, strict=True):
             attended = self._attend(layer, plan, normed, kv)
             normed, residual = ops.add_norm(layer.output, attended, residual, layer.mlp_norm, eps)
-            hidden = layer.mlp.hidden(normed)
-            normed, residual = ops.add_norm(layer.mlp.down, hidden, residual, next_norm, eps)
+            normed, residual = ops.add_norm(layer.mlp, normed, residual, next_norm, eps)
             after_layer()
         return normed
 
@@ -133,8 +132,7 @@ class Decoder:
         for layer, plan, kv in zip(self._layers, plans, kv_cache, strict=True):
             attended = layer.output(self._attend(layer, plan, residual, kv))
             residual = residual + ops.rms_norm(attended, layer.attention_norm, eps)
-            hidden = layer.mlp.down(layer.mlp.hidden(residual))
-            residual = residual + ops.rms_norm(hidden, layer.mlp_norm, eps)
+            residual = residual + ops.rms_norm(layer.mlp(residual), layer.mlp_norm, eps)
             after_layer()
         return ops.rms_norm(residual, self._final_norm, eps)
 
@@ -146,10 +144,18 @@ class Decoder:
             k.copy_(ops.rms_norm(k, norms.k, norms.eps))
         return ops.attention(plan, qkv, kv, layer.head_norms)
 
-    def first_layer(self) -> "Decoder":
-        """Return a decoder of the first layer alone, on the same weights: it launches every kernel this one does."""
-        short = copy.copy(self)
-        short._layers = self._layers[:1]
+    @property
+    def num_layers(self) -> int:
+        """How many layers it runs."""
+        return len(self._layers)
+
+    def first_layers(self) -> "Decoder":
+        """Return a decoder of the first layer of each kind, on the same weights: it launches every kernel this one
+        does."""
+        short, kinds = copy.copy(self), dict[bool, Layer]()
+        for index, layer in enumerate(self._layers):
+            kinds.setdefault(self._spec.experts_of(index) is None, layer)
+        short._layers = [*kinds.values()]
         return short
 
     def _pack(self, index: int, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Layer:
@@ -163,9 +169,20 @@ class Decoder:
             projection_norms=norms if spec.qk_norm == "projection" else None,
             output=ops.linear(layer.output, layer.output_bias, all_reduce),
             mlp_norm=layer.mlp_norm,
-            mlp=ops.mlp(layer.gate_up, layer.down, all_reduce),
+            mlp=self._pack_mlp(index, layer, all_reduce),
             is_rotated=index not in spec.unrotated_layers,
         )
+
+    def _pack_mlp(self, index: int, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Branch:
+        ops, experts, dense = self._ops, self._spec.experts_of(index), None
+        has_experts = experts is not None and layer.experts is not None
+        if layer.gate_up is not None and layer.down is not None:
+            dense = ops.mlp(layer.gate_up, layer.down, None if has_experts else all_reduce)
+        if experts is not None and layer.experts is not None:
+            return ops.experts(experts, layer.experts, dense, all_reduce)
+        if dense is None:
+            raise ValueError(f"layer {index} has neither an MLP nor experts")
+        return dense
 
 
 def _do_nothing() -> None:

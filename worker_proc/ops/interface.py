@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.experts import ExpertsSpec
 from worker_proc.batch import ForwardBatch
 from worker_proc.weights.quantized import Weight
+from worker_proc.weights.tensors import ExpertTensors
 
 AllReduce = Callable[[Tensor], Tensor]
 
@@ -39,32 +41,23 @@ class HeadNorms:
     eps: float
 
 
-class Linear(Protocol):
-    """A packed weight."""
+class Branch(Protocol):
+    """What is added to the residual: attention's output linear, a gated MLP, experts."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x W^T + b, [T, out]."""
+        """Return its output [T, out], summed over ranks."""
         ...
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return residual + x W^T + b, summed over ranks, as a new tensor."""
+        """Return residual + its output, as a new tensor."""
         ...
+
+
+class Linear(Branch, Protocol):
+    """A packed weight; its output is x W^T + b."""
 
     def write(self, x: Tensor, out: Tensor) -> None:
         """Fill `out` [T, out] with x W^T; for the last linear, which has no bias."""
-        ...
-
-
-class Mlp(Protocol):
-    """The gated MLP's packed weights."""
-
-    @property
-    def down(self) -> Linear:
-        """The linear from I back to hidden."""
-        ...
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return silu(x G^T) * (x U^T), [T, I]."""
         ...
 
 
@@ -77,8 +70,16 @@ class Ops(Protocol):
         """Pack weight [out, in]; the caller's tensor may be dropped afterwards."""
         ...
 
-    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Mlp:
-        """Pack gate_up [2 I, hidden] (gate first) and down [hidden, I]."""
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
+        """Pack gate_up [2 I, hidden] (gate first) and down [hidden, I]: silu(x G^T) * (x U^T) times D^T."""
+        ...
+
+    def experts(
+        self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
+    ) -> Branch:
+        """Pack the experts of a layer; `shared` is the MLP that every token takes beside them, not summed over ranks.
+
+        A token's output depends on that token alone, up to rounding."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -86,9 +87,9 @@ class Ops(Protocol):
         ...
 
     def add_norm(
-        self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+        self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
-        """Return (norm(r), r) with r = residual + linear(x) rounded to the model's dtype."""
+        """Return (norm(r), r) with r = residual + branch(x) rounded to the model's dtype."""
         ...
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:

@@ -34,14 +34,21 @@ class PlainLinear:
 
 
 class PlainMlp:
-    """Gated MLP of one fused and one plain linear."""
+    """Gated MLP of one fused and one plain linear; see Branch."""
 
     def __init__(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
         self._gate_up = gate_up
-        self.down = PlainLinear(down, None, all_reduce)
+        self._down = PlainLinear(down, None, all_reduce)
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return silu(x G^T) * (x U^T)."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (silu(x G^T) * (x U^T)) D^T."""
+        return self._down(self._hidden(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """See Branch."""
+        return self._down.add(self._hidden(x), residual)
+
+    def _hidden(self, x: Tensor) -> Tensor:
         gate, up = functional.linear(x, self._gate_up).chunk(2, dim=-1)
         return functional.silu(gate) * up
 
@@ -90,16 +97,23 @@ class PackedLinear:
 
 
 class PackedMlp:
-    """Gated MLP of three prepacked linears: silu in the gate's epilogue, the product in up's."""
+    """Gated MLP of three prepacked linears: silu in the gate's epilogue, the product in up's; see Branch."""
 
     def __init__(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
         gate, up = gate_up.chunk(2)
         self._gate = PackedLinear(gate, None, None)
         self._up = PackedLinear(up, None, None)
-        self.down = PackedLinear(down, None, all_reduce)
+        self._down = PackedLinear(down, None, all_reduce)
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return silu(x G^T) * (x U^T)."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (silu(x G^T) * (x U^T)) D^T."""
+        return self._down(self._hidden(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """See Branch."""
+        return self._down.add(self._hidden(x), residual)
+
+    def _hidden(self, x: Tensor) -> Tensor:
         return self._up.binary(x, self._gate.unary(x, "swish"), "mul")
 
 

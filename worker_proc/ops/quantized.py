@@ -36,12 +36,23 @@ class DequantizingLinear:
 
 
 class QuantizedMlp:
-    """Gated MLP of two linears, of which either may be quantised."""
+    """Gated MLP of two linears, of which either may be quantised; see Branch."""
 
     def __init__(self, gate_up: Linear, down: Linear) -> None:
         self._gate_up, self.down = gate_up, down
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return silu(x G^T) * (x U^T)."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (silu(x G^T) * (x U^T)) D^T."""
+        return self.down(self._hidden(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """See Branch."""
+        return self.down.add(self._hidden(x), residual)
+
+    def partial_sums(self, x: Tensor) -> Tensor:
+        """Return the output [T, out], for kernels.norm.add_rms_norm."""
+        return self(x)
+
+    def _hidden(self, x: Tensor) -> Tensor:
         gate, up = self._gate_up(x).chunk(2, dim=-1)
         return functional.silu(gate) * up

@@ -42,7 +42,7 @@ class SkinnyLinear(PlainLinear):
 
 
 class SkinnyMlp:
-    """Gated MLP: one fused linear and its activation, in one kernel or two."""
+    """Gated MLP: one fused linear and its activation, in one kernel or two, and one linear back; see Branch."""
 
     def __init__(
         self,
@@ -55,10 +55,21 @@ class SkinnyMlp:
         self._run, self._tiles = kernel
         self._silu_mul = silu_mul
         self._gate_up = gate_up
-        self.down = SkinnyLinear(kernel, down, None, all_reduce)
+        self._down = SkinnyLinear(kernel, down, None, all_reduce)
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return silu(x G^T) * (x U^T)."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (silu(x G^T) * (x U^T)) D^T."""
+        return self._down(self._hidden(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """See Branch."""
+        return self._down.add(self._hidden(x), residual)
+
+    def partial_sums(self, x: Tensor) -> Tensor:
+        """Return the output, or its fp32 split-K partial sums; see SkinnyLinear."""
+        return self._down.partial_sums(self._hidden(x))
+
+    def _hidden(self, x: Tensor) -> Tensor:
         tile = self._tiles.gated_tile(self._gate_up, x.shape[0])
         if tile is None:
             return self._silu_mul(functional.linear(x, self._gate_up))

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.quantization import is_kept_on
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
-from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
+from worker_proc.ops.experts import TorchExperts
+from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear
 from worker_proc.ops.linear import PackedLinear, PackedMlp, PlainLinear, PlainMlp, can_prepack
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
+from worker_proc.weights.tensors import ExpertTensors
 
 # Queries of a chunk attend in blocks, so that later keys are not read and the mask stays small.
 _QUERY_BLOCK = 256
@@ -84,12 +87,18 @@ class TorchOps:
             return DequantizingLinear(weight, bias, all_reduce)
         return (PackedLinear if self._is_packed else PlainLinear)(weight, bias, all_reduce)
 
-    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Mlp:
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
         """See Ops.mlp."""
         gate_up, down = self._loaded(gate_up), self._loaded(down)
         if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
             return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
         return (PackedMlp if self._is_packed else PlainMlp)(gate_up, down, all_reduce)
+
+    def experts(
+        self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
+    ) -> Branch:
+        """See Ops.experts."""
+        return TorchExperts(spec, tensors, shared, all_reduce, self.mlp)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm; normalises over the last dimension."""
@@ -100,10 +109,10 @@ class TorchOps:
         return (wide * inverse).to(self._dtype).mul_(weight)
 
     def add_norm(
-        self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+        self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
-        residual = linear.add(x, residual)
+        residual = branch.add(x, residual)
         return self.rms_norm(residual, weight, eps), residual
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:

@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.experts import ExpertsSpec
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
-from quartet.wire.errors import ConfigError
+from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.batch import ForwardBatch
-from worker_proc.ops.interface import AllReduce, AttentionShape, HeadNorms, Linear, Mlp
+from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight
+from worker_proc.weights.tensors import ExpertTensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +88,28 @@ class TritonOps:
             return DequantizingLinear(weight, bias, all_reduce)
         return SkinnyLinear(self._skinny, weight, bias, all_reduce)
 
-    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Mlp:
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
         """See Ops.mlp."""
         if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
             return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
         return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)
+
+    def experts(
+        self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
+    ) -> Branch:
+        """See Ops.experts."""
+        raise ModelError("the triton backend has no mixtures of experts; give --attention-backend torch")
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm."""
         return self._norm.rms_norm(x, weight, eps)
 
     def add_norm(
-        self, linear: Linear, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+        self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
-        assert isinstance(linear, SkinnyLinear | DequantizingLinear)
-        return self._norm.add_rms_norm(linear.partial_sums(x), residual, weight, eps)
+        assert isinstance(branch, SkinnyLinear | SkinnyMlp | DequantizingLinear | QuantizedMlp)
+        return self._norm.add_rms_norm(branch.partial_sums(x), residual, weight, eps)
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, 2, Hkv, page_size, D]."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.weights.quantized import Weight, quantized
-from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
+from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors, Shard
 
 _STD = 0.02
 
@@ -30,13 +30,25 @@ def dummy_tensors(
 
     q_size = spec.num_heads * spec.head_dim // shard.size
     kv_size = spec.num_kv_heads * spec.head_dim // shard.size
-    width = spec.intermediate_size // shard.size
 
     def qk_norm(projection: int) -> Tensor | None:
         return None if spec.qk_norm == "none" else ones(spec.head_dim if spec.qk_norm == "head" else projection)
 
+    def experts(layer: int) -> ExpertTensors | None:
+        own, hidden = spec.experts_of(layer), spec.hidden_size
+        if own is None:
+            return None
+        width = own.width // shard.size
+        return ExpertTensors(
+            router=normal(own.count, hidden),
+            gate_up=normal(own.count, 2 * width, hidden),
+            down=normal(own.count, hidden, width),
+            shared_gate=normal(1, hidden) if own.shared_width else None,
+        )
+
     def layers() -> Iterator[LayerTensors]:
-        for _ in range(spec.num_layers):
+        for i in range(spec.num_layers):
+            width = spec.mlp_width(i) // shard.size
             yield LayerTensors(
                 attention_norm=ones(spec.hidden_size),
                 qkv=linear("model.layers.0.self_attn.q_proj", q_size + 2 * kv_size, spec.hidden_size),
@@ -46,8 +58,9 @@ def dummy_tensors(
                 output=linear("model.layers.0.self_attn.o_proj", spec.hidden_size, q_size),
                 output_bias=normal(spec.hidden_size) if spec.has_output_bias else None,
                 mlp_norm=ones(spec.hidden_size),
-                gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size),
-                down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width),
+                gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size) if width else None,
+                down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width) if width else None,
+                experts=experts(i),
             )
 
     return ModelTensors(

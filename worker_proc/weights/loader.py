@@ -9,12 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quartet.checkpoint.experts import SHARED_EXPERT, SHARED_GATE, ExpertsSpec
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, norm_names
 from quartet.checkpoint.weight_files import check_tensors, find_tensors
 from quartet.wire.errors import ModelError
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized, joined, quantized, stored_weight
 from worker_proc.weights.staging import PinnedStaging
-from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
+from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors, Shard
 
 _Rows = TypeVar("_Rows", bound=Weight)
 
@@ -68,11 +69,13 @@ class Loader:
     def _layers(self) -> Iterator[LayerTensors]:
         with self._stack:
             for i in range(self._spec.num_layers):
-                yield self._layer(f"model.layers.{i}.")
+                yield self._layer(i)
 
-    def _layer(self, prefix: str) -> LayerTensors:
-        spec = self._spec
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+    def _layer(self, index: int) -> LayerTensors:
+        spec, prefix = self._spec, f"model.layers.{index}."
+        attention, experts = prefix + "self_attn.", spec.experts_of(index)
+        mlp = prefix + ("mlp." if experts is None else SHARED_EXPERT)
+        has_mlp = spec.mlp_width(index) > 0
         attention_norm, mlp_norm = (self._read(f"{prefix}{name}.weight") for name in norm_names(spec))
         return LayerTensors(
             attention_norm=attention_norm,
@@ -83,9 +86,30 @@ class Loader:
             output=self._whole(attention + "o_proj", split=1),
             output_bias=self._output_bias(attention) if spec.has_output_bias else None,
             mlp_norm=mlp_norm,
-            gate_up=self._gate_up(mlp),
-            down=self._whole(mlp + "down_proj", split=1),
+            gate_up=self._gate_up(mlp) if has_mlp else None,
+            down=self._whole(mlp + "down_proj", split=1) if has_mlp else None,
+            experts=None if experts is None else self._experts(prefix, experts),
         )
+
+    def _experts(self, prefix: str, experts: ExpertsSpec) -> ExpertTensors:
+        names, width, hidden = experts.names, experts.width // self._shard.size, self._spec.hidden_size
+        gate_up, down = self._empty(experts.count, width, 2, hidden), self._empty(experts.count, hidden, width)
+        for expert in range(experts.count):
+            own = f"{prefix}{names.experts}.{expert}."
+            for half, name in enumerate((names.gate, names.up)):
+                # Staged copies need a contiguous target, and these rows are every second one.
+                gate_up[expert, :, half].copy_(self._read(f"{own}{name}.weight", split=0))
+            self._copy(down[expert], self._view(f"{own}{names.down}.weight", split=1))
+            self._progress()
+        return ExpertTensors(
+            router=self._read(f"{prefix}{names.router}.weight"),
+            gate_up=gate_up.view(experts.count, 2 * width, hidden),
+            down=down,
+            shared_gate=self._read(f"{prefix}{SHARED_GATE}.weight") if experts.shared_width else None,
+        )
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self._dtype, device=self._device)
 
     def _qkv(self, prefix: str) -> Weight:
         if self._spec.is_fused:
@@ -190,7 +214,7 @@ class Loader:
 
     def _read(self, name: str, split: int | None = None) -> Tensor:
         view = self._view(name, split)
-        tensor = torch.empty(view.shape, dtype=self._dtype, device=self._device)
+        tensor = self._empty(*view.shape)
         self._copy(tensor, view)
         self._progress()
         return tensor

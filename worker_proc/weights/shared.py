@@ -23,7 +23,7 @@ from torch import Tensor
 from quartet.checkpoint.quantization import WeightKind
 from worker_proc.weights.cuda_ipc import SharingError, allocation_of, export_allocation, open_allocation
 from worker_proc.weights.quantized import QuantizedWeight, Weight
-from worker_proc.weights.tensors import LayerTensors, ModelTensors
+from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors
 
 MANIFEST = "weights.manifest"
 _ALIGNMENT = 64
@@ -114,7 +114,7 @@ def _assembled(named: dict[str, Any]) -> ModelTensors:
     layers: dict[int, dict[str, Any]] = {}
     for name, tensor in named.items():
         if name.startswith("layers."):
-            _, number, field = name.split(".")
+            _, number, field = name.split(".", 2)
             layers.setdefault(int(number), {})[field] = tensor
     return ModelTensors(
         embedding=named["embedding"],
@@ -139,13 +139,25 @@ def _weights(tensors: ModelTensors) -> Iterator[tuple[str, Weight]]:
         if (weight := getattr(tensors, name)) is not None:
             yield name, weight
     for number, layer in enumerate(tensors.layers):
-        for field in fields(layer):
-            if (weight := getattr(layer, field.name)) is not None:
-                yield f"layers.{number}.{field.name}", weight
+        yield from _fields(layer, f"layers.{number}.")
+
+
+def _fields(record: LayerTensors | ExpertTensors, prefix: str) -> Iterator[tuple[str, Weight]]:
+    for field in fields(record):
+        part = getattr(record, field.name)
+        if isinstance(part, ExpertTensors):
+            yield from _fields(part, f"{prefix}{field.name}.")
+        elif part is not None:
+            yield prefix + field.name, part
 
 
 def _layer(found: dict[str, Any]) -> LayerTensors:
-    return LayerTensors(**{field.name: found.get(field.name) for field in fields(LayerTensors)})  # type: ignore[arg-type]
+    prefix = "experts."
+    parts: dict[str, Any] = {field.name: found.get(field.name) for field in fields(LayerTensors)}
+    if any(name.startswith(prefix) for name in found):
+        experts: dict[str, Any] = {field.name: found.get(prefix + field.name) for field in fields(ExpertTensors)}
+        parts["experts"] = ExpertTensors(**experts)
+    return LayerTensors(**parts)
 
 
 def _tensor(piece: Piece, blocks: list[Tensor]) -> Tensor:

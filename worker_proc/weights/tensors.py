@@ -24,10 +24,21 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertTensors:
+    """The experts of a layer. router [E, hidden]; gate_up [E, 2 I, hidden], rows of gate and up in turn; down
+    [E, hidden, I]; shared_gate [1, hidden] scores how much of the shared expert is added."""
+
+    router: Tensor
+    gate_up: Tensor
+    down: Tensor
+    shared_gate: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class LayerTensors:
     """One layer of one rank, in the model's dtype or quantised. qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads;
     gate_up [2 I, hidden]: gate, then up; output [hidden, H D]; down [hidden, I]. The dimensions of q and k are in the
-    order of RopeSpec.head_order."""
+    order of RopeSpec.head_order. Beside `experts` gate_up and down are the shared expert, or None."""
 
     attention_norm: Tensor
     qkv: Weight
@@ -37,8 +48,9 @@ class LayerTensors:
     output: Weight
     output_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Weight
-    down: Weight
+    gate_up: Weight | None
+    down: Weight | None
+    experts: ExpertTensors | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from tiny_models import CONTEXT, TINY, VARIANTS, make_weights, resolved, write_folder
+from tiny_models import CONTEXT, EXPERTS, TINY, VARIANTS, make_weights, resolved, write_folder
 
 from quartet.checkpoint.spec import parse_spec
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
@@ -33,10 +33,12 @@ def tiny(config: dict[str, Any] = TINY, dtype: torch.dtype = torch.float32) -> M
     return dummy_tensors(parse_spec(config, CONTEXT), Shard(), dtype, CPU)
 
 
-def named(tensors: ModelTensors) -> dict[str, torch.Tensor | None]:
+def named(tensors: ModelTensors) -> dict[str, Any]:
     found = {name: getattr(tensors, name) for name in ("embedding", "final_norm", "lm_head")}
     for number, layer in enumerate(tensors.layers):
         found |= {f"{number}.{field.name}": getattr(layer, field.name) for field in fields(LayerTensors)}
+        if (experts := found.pop(f"{number}.experts")) is not None:
+            found |= {f"{number}.experts.{field.name}": getattr(experts, field.name) for field in fields(experts)}
     return found
 
 
@@ -49,11 +51,12 @@ def manifest() -> Iterator[Manifest]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *EXPERTS])
 def test_mapped_weights_are_those_that_were_shared(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    made, descriptor = share(tiny(VARIANTS[name], dtype), 1)
+    config = (VARIANTS | EXPERTS)[name]
+    made, descriptor = share(tiny(config, dtype), 1)
     write_manifest(made, tmp_path)
-    mapped, expected = named(map_weights(read_manifest(tmp_path))), named(tiny(VARIANTS[name], dtype))
+    mapped, expected = named(map_weights(read_manifest(tmp_path))), named(tiny(config, dtype))
     assert mapped.keys() == expected.keys()
     for key, tensor in expected.items():
         other = mapped[key]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import CONTEXT, LLAMA3, TINY, VARIANTS, make_weights, write_folder
+from tiny_models import CONTEXT, EXPERTS, LLAMA3, TINY, VARIANTS, make_weights, write_folder
 
 from quartet.checkpoint.spec import parse_spec, read_spec
 from quartet.wire.config import WorkerConfig
@@ -17,13 +17,21 @@ from worker_proc.loading import choose_device
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
 from worker_proc.weights.staging import PinnedStaging
-from worker_proc.weights.tensors import ModelTensors, Shard
+from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors, Shard
 
 CPU = torch.device("cpu")
 
 
 def load(folder: Path, shard: Shard = Shard(), config: dict[str, Any] = TINY) -> ModelTensors:  # noqa: B008
     return Loader(folder, parse_spec(config, CONTEXT), shard, torch.float32, CPU, lambda: None).load()
+
+
+def shapes(record: LayerTensors | ExpertTensors) -> dict[str, Any]:
+    parts = {field: getattr(record, field) for field in record.__slots__}
+    return {
+        field: shapes(part) if isinstance(part, ExpertTensors) else None if part is None else part.shape
+        for field, part in parts.items()
+    }
 
 
 def flat(tensors: ModelTensors) -> list[torch.Tensor]:
@@ -146,16 +154,13 @@ def test_a_tied_model_may_repeat_its_head(tmp_path: Path) -> None:
     assert load(write_folder(tmp_path, config, weights), config=config).lm_head is None
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *EXPERTS])
 def test_dummy_weights_have_the_shapes_of_real_ones(name: str, tmp_path: Path) -> None:
-    config = VARIANTS[name]
+    config = (VARIANTS | EXPERTS)[name]
     real = load(write_folder(tmp_path, config, make_weights(config)), config=config)
     dummy = dummy_tensors(parse_spec(config, CONTEXT), Shard(), torch.float32, CPU)
     for one, other in zip(real.layers, dummy.layers, strict=True):
-        for field in one.__slots__:
-            real_part, dummy_part = getattr(one, field), getattr(other, field)
-            assert (real_part is None) == (dummy_part is None), field
-            assert real_part is None or real_part.shape == dummy_part.shape, field
+        assert shapes(one) == shapes(other)
 
 
 @pytest.mark.parametrize(

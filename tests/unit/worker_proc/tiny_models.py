@@ -52,6 +52,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mistral": {**TINY, "architectures": ["MistralForCausalLM"], "sliding_window": None, "num_key_value_heads": 1},
 }
 
+_MOE = {**TINY, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
+EXPERTS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {**_MOE, "architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": [1]},
+    "qwen2_moe": {**_MOE, "architectures": ["Qwen2MoeForCausalLM"], "shared_expert_intermediate_size": 24},
+}
+"""Mixtures of experts, for which dense_decoder is no reference."""
+
 
 def make_weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
     """Return random fp32 weights for `config`, norms and biases random too, wide enough that greedy outputs vary."""

@@ -274,8 +274,8 @@ def test_longrope_takes_one_list_of_factors_for_a_whole_launch() -> None:
 
 
 def test_a_family_that_is_not_in_the_table_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"Qwen3MoeForCausalLM is not supported; .*; the nearest is Qwen3ForCausalLM$"):
-        resolve(write_folder(tmp_path / "moe", architectures=["Qwen3MoeForCausalLM"]))
+    with pytest.raises(ModelError, match=r"Qwen3VLForCausalLM is not supported; .*; the nearest is Qwen3ForCausalLM$"):
+        resolve(write_folder(tmp_path / "vision", architectures=["Qwen3VLForCausalLM"]))
     with pytest.raises(ModelError, match=r"the nearest is GraniteForCausalLM$"):
         resolve(write_folder(tmp_path / "hybrid", architectures=["GraniteMoeHybridForCausalLM"]))
 
