@@ -24,7 +24,15 @@ from kernels.decode_partition import (
     partition_decode,
     units_per_split,
 )
-from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids
+from kernels.paged_tile import (
+    LOG2_E,
+    attend_tile,
+    check_paged,
+    dot_precision,
+    fold_part,
+    load_kv_tile,
+    page_ids,
+)
 from kernels.pdl import pdl_options, wait_for_prior_kernel
 
 # Splits whose partial results the reduce kernel loads at once.
@@ -37,16 +45,6 @@ def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
     A row has at least one and at most ceil(context / split_size) splits; split_size may be default_split_size.
     """
     return splits * heads * (head_dim + 2)
-
-
-@triton.jit
-def _fold(acc, peak, total, part, part_peak, part_total):
-    """Add one split to the splits before it, with explicit fused multiply-adds so that both callers round alike."""
-    new_peak = tl.maximum(peak, part_peak)
-    decay = tl.exp2(peak - new_peak)
-    weight = tl.exp2(part_peak - new_peak)
-    new_total = tl.fma(total, decay, part_total * weight)
-    return tl.fma(acc, tl.zeros_like(acc) + decay[:, None], part * weight[:, None]), new_peak, new_total
 
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "stride_table"])
@@ -112,7 +110,7 @@ def _split_kernel(
             ids = next_ids
             if start + BLOCK_N >= split_end:
                 if whole:
-                    row_acc, row_peak, row_total = _fold(row_acc, row_peak, row_total, acc, peak, total)
+                    row_acc, row_peak, row_total = fold_part(row_acc, row_peak, row_total, acc, peak, total)
                 else:
                     part_rows = slot.to(tl.int64) * (kv_heads * GROUP) + q_heads
                     tl.store(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_mask)
@@ -198,7 +196,7 @@ def _reduce_kernel(
             )
             parts = parts + (part,)  # noqa: RUF005
         for step in tl.static_range(BLOCK_S):
-            acc, peak, total = _fold(acc, peak, total, parts[step][0], parts[step][1], parts[step][2])
+            acc, peak, total = fold_part(acc, peak, total, parts[step][0], parts[step][1], parts[step][2])
     out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
 

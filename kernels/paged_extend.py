@@ -1,8 +1,9 @@
 """Causal attention of ragged sequences of new tokens over a paged KV cache that already holds them: chunked prefill.
 
 A program takes BLOCK_M rows of one sequence and kv head: BLOCK_M / GROUP tokens times the GROUP query heads that share
-the kv head. Tiles of keys sit at absolute positions, so the result's bits do not depend on how a prompt is chunked. The
-grid is bounded by shapes; each program finds its sequence by binary search, so the host reads no length.
+the kv head. Tiles of keys sit at absolute positions, so the result's bits do not depend on how a prompt is chunked,
+unless there are so few query tiles that they are cut along the keys. The grid is bounded by shapes; what each program
+computes is looked up in a partition that is made on the device (kernels.extend_partition): the host reads no length.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,29 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.paged_extend_hopper import GROUP_ROWS, extend_on_hopper
+from kernels.extend_merge import merge_parts, scratch
+from kernels.extend_partition import (
+    BEGIN,
+    CONTEXT,
+    END,
+    FIRST,
+    NEW,
+    PART,
+    SEQ,
+    SLOT,
+    START,
+    WIDTH,
+    ExtendPartition,
+    make_partition,
+)
+from kernels.paged_extend_hopper import (
+    BLOCK_N,
+    GROUP_ROWS,
+    HOPPER_DIMS,
+    HOPPER_DTYPES,
+    STAGES,
+    extend_on_hopper,
+)
 from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids, tile_key
 from kernels.pdl import is_hopper
 
@@ -53,42 +76,31 @@ def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_row
     return SMALL_TILES.get(key, large) if max_rows <= SMALL_ROWS else large
 
 
-@triton.jit
-def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
-    """Return the sequence that contains query block `block`; sequence s starts at block cu_q[s] // TOKENS + s."""
-    low = 0
-    high = num_seqs
-    while high - low > 1:
-        middle = (low + high) // 2
-        if tl.load(cu_q_ptr + middle) // TOKENS + middle <= block:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@triton.jit(do_not_specialize=["num_seqs", "stride_table"])
+@triton.jit(do_not_specialize=["stride_table"])
 def _extend_kernel(
-    q_ptr, cache_ptr, table_ptr, cu_q_ptr, lens_ptr, out_ptr, scale_log2, num_seqs, kv_heads,
+    q_ptr, cache_ptr, table_ptr, items_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, kv_heads,
     stride_q_token, stride_q_head, stride_page, stride_value, stride_head, stride_table,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = BLOCK_M // GROUP
-    # The last blocks of a sequence attend to the most keys: start those first, of all heads.
+    # The last tiles of a sequence attend to the most keys: start those first, of all heads.
     head = tl.program_id(0)
-    block = tl.num_programs(1) - 1 - tl.program_id(1)
-    seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
-    seq_start = tl.load(cu_q_ptr + seq)
-    new_tokens = tl.load(cu_q_ptr + seq + 1) - seq_start
-    first = (block - (seq_start // TOKENS + seq)) * TOKENS
-    if first >= new_tokens:
+    item = items_ptr + (tl.num_programs(1) - 1 - tl.program_id(1)) * WIDTH
+    last_tile = tl.load(item + END)
+    if last_tile == 0:
         return
+    seq = tl.load(item + SEQ)
+    seq_start = tl.load(item + START)
+    new_tokens = tl.load(item + NEW)
+    context = tl.load(item + CONTEXT)
+    first = tl.load(item + FIRST)
+    slot = tl.load(item + SLOT)
+    part = tl.load(item + PART)
 
     # Rows: token-major, the heads of one token side by side. Positions: cached | new, key n is seen by rows at >= n.
     rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    context = tl.load(lens_ptr + seq)
     local = first + rows // GROUP
     position = context - new_tokens + local
     row_mask = (rows < TOKENS * GROUP) & (local < new_tokens)
@@ -99,23 +111,24 @@ def _extend_kernel(
     q = tl.load(q_ptrs, mask=load_mask, other=0.0)
 
     first_position = context - new_tokens + first
-    end = tl.minimum(first_position + TOKENS, context)
-    unmasked_end = (first_position + 1) // BLOCK_N * BLOCK_N
+    begin = tl.load(item + BEGIN) * BLOCK_N
+    end = tl.minimum(tl.minimum(first_position + TOKENS, context), last_tile * BLOCK_N)
+    unmasked_end = tl.minimum((first_position + 1) // BLOCK_N * BLOCK_N, end)
     table_row = table_ptr + seq.to(tl.int64) * stride_table
     head_ptr = cache_ptr + head.to(tl.int64) * stride_head
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    ids = page_ids(table_row, 0, end, PAGE, BLOCK_N)
+    ids = page_ids(table_row, begin, end, PAGE, BLOCK_N)
     # Tiles that are unmasked for every row, then the tiles on the diagonal.
-    for start in range(0, unmasked_end, BLOCK_N):
+    for start in range(begin, unmasked_end, BLOCK_N):
         next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
         k, v = load_kv_tile(
             head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, False
         )
         acc, peak, total = attend_tile(q, k, v, True, acc, peak, total, scale_log2, False, PRECISION)
         ids = next_ids
-    for start in range(unmasked_end, end, BLOCK_N):
+    for start in range(tl.maximum(unmasked_end, begin), end, BLOCK_N):
         next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
         k, v = load_kv_tile(
             head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True
@@ -124,15 +137,34 @@ def _extend_kernel(
         acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
         ids = next_ids
 
+    if slot >= 0:
+        places = ((slot + part) * kv_heads + head).to(tl.int64) * BLOCK_M + rows
+        tl.store(partial_ptr + places[:, None] * HEAD_DIM + dims[None, :], acc, mask=load_mask)
+        tl.store(stats_ptr + places * 2, peak, mask=row_mask)
+        tl.store(stats_ptr + places * 2 + 1, total, mask=row_mask)
+        return
     out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     out_rows = token * (kv_heads * GROUP) + q_heads
     out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=load_mask)
 
 
+def partition_extend(
+    cu_q: torch.Tensor, context_lens: torch.Tensor, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, *,
+    total: int, max_q_len: int,
+) -> ExtendPartition:  # fmt: skip
+    """Return the partition of the step's work, for all calls of paged_extend with q [total, heads, head_dim] of `dtype`
+    and these arguments. No host sync."""
+    tile = _query_tile(heads, kv_heads, head_dim, dtype, cu_q.device, max_q_len)
+    group = heads // kv_heads
+    if group > tile.block_m:
+        raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
+    return make_partition(cu_q, context_lens, total, kv_heads, tile.block_m // group, tile.block_n)
+
+
 def paged_extend(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
-    scale: float, *, max_q_len: int, out: torch.Tensor | None = None,
+    scale: float, *, max_q_len: int, out: torch.Tensor | None = None, partition: ExtendPartition | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Return causal attention of each new token over cached and new tokens, [T, H, D] of q's dtype: `out`, contiguous,
     if that is given, otherwise a fresh tensor.
@@ -141,6 +173,7 @@ def paged_extend(
     [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy, with the new tokens' K/V written already. page_table
     [B, max_pages] int32; cu_q [B + 1] int32, ascending from 0; context_lens [B] int32, new tokens included; scale > 0.
     max_q_len: upper bound of a sequence's new tokens; it selects the tile only. Sequences of length 0 are allowed.
+    partition: of partition_extend for the same arguments; None makes one.
     Rows at or beyond cu_q[B] (padding) are not written. No host sync. Raises ValueError for shapes that do not fit.
     """
     total, heads, head_dim = q.shape
@@ -152,30 +185,44 @@ def paged_extend(
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     if total == 0 or batch == 0:
         return out
-    if fits_hopper(q, kv_cache):
-        extend_on_hopper(q, kv_cache, page_table, cu_q, context_lens, out, scale * LOG2_E, max_q_len)
-        return out
-    group = heads // kv_heads
-    tile = extend_tile(head_dim, q.dtype, q.device, max_q_len * group)
-    if group > tile.block_m:
-        raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
-    # Sequence s owns blocks from cu_q[s] // tokens + s: at least ceil(length / tokens) of them, some idle.
-    blocks = total // (tile.block_m // group) + batch
-    _extend_kernel[(kv_heads, blocks)](
-        q, kv_cache, page_table, cu_q, context_lens, out, scale * LOG2_E, batch, kv_heads,
-        q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
-        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group, BLOCK_M=tile.block_m,
-        PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype),
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    if partition is None:
+        shape = heads, kv_heads, head_dim, q.dtype
+        partition = partition_extend(cu_q, context_lens, *shape, total=total, max_q_len=max_q_len)
+    tile, group = _query_tile(heads, kv_heads, head_dim, q.dtype, q.device, max_q_len), heads // kv_heads
+    if (partition.tile_tokens, partition.block_n) != (tile.block_m // group, tile.block_n):
+        raise ValueError(f"a partition of {partition.tile_tokens} x {partition.block_n} tiles, not {tile}")
+    partial, stats = scratch(partition, kv_heads, tile.block_m, head_dim)
+    if fits_hopper(heads, kv_heads, head_dim, q.dtype, q.device):
+        extend_on_hopper(q, kv_cache, page_table, partition, tile.block_m, out, partial, stats, scale * LOG2_E)
+    else:
+        _extend_kernel[(kv_heads, partition.items.shape[0])](
+            q, kv_cache, page_table, partition.items, out, partial, stats, scale * LOG2_E, kv_heads,
+            q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
+            HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group, BLOCK_M=tile.block_m,
+            PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype),
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    if partition.slots:
+        merge_parts(partition, partial, stats, out, kv_heads, tile.block_m)
     return out
 
 
-def fits_hopper(q: torch.Tensor, kv_cache: torch.Tensor) -> bool:
-    """Return whether the Hopper kernel supports the GPU, the type, the shape and the cache's layout."""
-    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[2] not in (64, 128):
+def _query_tile(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, max_q_len: int
+) -> ExtendTile:
+    max_rows = max_q_len * (heads // kv_heads)
+    if not fits_hopper(heads, kv_heads, head_dim, dtype, device):
+        return extend_tile(head_dim, dtype, device, max_rows)
+    # For short sequences one group of query warps, which saves the other's idle multiplications.
+    groups = 1 if max_rows <= GROUP_ROWS else 2
+    return ExtendTile(groups * GROUP_ROWS, BLOCK_N, 4 * groups, STAGES)
+
+
+def fits_hopper(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether the Hopper kernel supports the GPU, the type and the shape."""
+    if dtype not in HOPPER_DTYPES or head_dim not in HOPPER_DIMS:
         return False
-    return q.shape[1] // kv_cache.shape[2] <= GROUP_ROWS and kv_cache.is_contiguous() and is_hopper(q.device)
+    return heads // kv_heads <= GROUP_ROWS and is_hopper(device)
 
 
 def paged_extend_reference(

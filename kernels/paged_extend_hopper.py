@@ -23,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from kernels.extend_partition import BEGIN, CONTEXT, END, FIRST, NEW, PART, SEQ, SLOT, START, WIDTH, ExtendPartition
 from kernels.gluon_versions import thread_barrier
 
 BLOCK_N = 128
@@ -32,24 +33,9 @@ STAGES = 2
 PANEL = 64
 COPY_REGISTERS = 24
 QUERY_REGISTERS = 240
-# A launch for short sequences uses one group of query warps, which saves the other's idle multiplications.
-SMALL_ROWS = 64
 # Values cleared at a time: a whole tile would take too many registers.
 CLEARED = gl.constexpr(32)
-
-
-@gluon.jit
-def _find_sequence(cu_q_ptr, block, num_seqs, TOKENS: gl.constexpr):
-    """Return the sequence that contains query block `block`; sequence s starts at block cu_q[s] // TOKENS + s."""
-    low = 0
-    high = num_seqs
-    while high - low > 1:
-        middle = (low + high) // 2
-        if gl.load(cu_q_ptr + middle) // TOKENS + middle <= block:
-            low = middle
-        else:
-            high = middle
-    return low
+HOPPER_DTYPES, HOPPER_DIMS = (torch.float16, torch.bfloat16), (64, 128)
 
 
 @gluon.jit
@@ -73,9 +59,11 @@ def _copy_tile(
 
 @gluon.jit
 def _copy(
-    desc, table_row, tiles, num_pages, key_row, value_row, page_rows, k_ring, v_ring, k_ready, k_free, v_ready, v_free,
+    source, k_ring, v_ring, ring,
     PAGE: gl.constexpr, PANEL: gl.constexpr, PANELS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    desc, table_row, tiles, num_pages, key_row, value_row, page_rows = source
+    _, _, k_ready, k_free, v_ready, v_free = ring
     for tile in range(tiles):
         _copy_tile(
             desc, table_row, tile, num_pages, key_row, page_rows, k_ring, k_ready, k_free,
@@ -126,12 +114,18 @@ def _step(
 
 @gluon.jit
 def _attend(
-    q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token, stride_q_head, scale_log2,
-    tiles, unmasked_tiles, q_rows, k, v, k_ready, k_free, v_ready, v_free,
+    query, q_rows, ring,
     OFFSET: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr,
     BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Run one group of four warps: query rows OFFSET to OFFSET + ROWS of the program."""
+    """Run one group of four warps: query rows OFFSET to OFFSET + ROWS of the program, keys from `origin` on.
+
+    With `part_row` the partial results go to that row of the scratch and the following ones."""
+    (
+        q_ptr, out_ptr, partial_ptr, stats_ptr, seq_start, first, new_tokens, origin, context, part_row, head,
+        kv_heads, stride_q_token, stride_q_head, scale_log2, tiles, unmasked_tiles,
+    ) = query  # fmt: skip
+    k, v, k_ready, k_free, v_ready, v_free = ring
     PLAIN: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -148,7 +142,8 @@ def _attend(
     fence_async_shared()
     thread_barrier()
     score_rows = OFFSET + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))
-    position = context - new_tokens + first + score_rows // GROUP
+    # Tiles are counted from `origin` on, and so are positions.
+    position = context - origin - new_tokens + first + score_rows // GROUP
 
     mbarrier.wait(k_ready.index(0), 0)
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, SCORES)
@@ -175,14 +170,15 @@ def _attend(
     last = tiles - 1
     stage = last % STAGES
     mbarrier.wait(v_ready.index(stage), last // STAGES & 1)
-    if tiles * BLOCK_N > context:
+    end = context - origin
+    if tiles * BLOCK_N > end:
         # A page may hold NaN past the last token, and 0 * NaN would reach the output: one group clears it.
         if OFFSET == 0:
             for part in gl.static_range(BLOCK_N // CLEARED):
                 tokens = last * BLOCK_N + part * CLEARED + gl.arange(0, CLEARED, layout=gl.SliceLayout(1, PLAIN))
                 place = v.index(stage).slice(part * CLEARED, CLEARED)
                 values = place.load(PLAIN)
-                place.store(gl.where((tokens < context)[:, None], values, gl.zeros_like(values)))
+                place.store(gl.where((tokens < end)[:, None], values, gl.zeros_like(values)))
             fence_async_shared()
             thread_barrier()
             mbarrier.arrive(v_free.index(STAGES), count=1)
@@ -190,15 +186,23 @@ def _attend(
             mbarrier.wait(v_free.index(STAGES), 0)
     acc = warpgroup_mma(weights, v.index(stage), acc, is_async=True)
     acc, weights = warpgroup_mma_wait(0, deps=[acc, weights])
-    sums = gl.convert_layout(gl.where(total > 0.0, total, 1.0), gl.SliceLayout(1, ACC))
-    out = gl.convert_layout((acc / sums[:, None]).to(k.dtype), PLAIN)
-    out_rows = token * (kv_heads * GROUP) + q_heads
-    gl.store(out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :], out, mask=mask)
+    if part_row >= 0:
+        acc_rows = part_row + OFFSET + gl.arange(0, ROWS, layout=gl.SliceLayout(1, ACC)).to(gl.int64)
+        acc_dims = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, ACC))
+        gl.store(partial_ptr + acc_rows[:, None] * HEAD_DIM + acc_dims[None, :], acc)
+        stats = stats_ptr + (part_row + score_rows) * 2
+        gl.store(stats, peak)
+        gl.store(stats + 1, total)
+    else:
+        sums = gl.convert_layout(gl.where(total > 0.0, total, 1.0), gl.SliceLayout(1, ACC))
+        out = gl.convert_layout((acc / sums[:, None]).to(k.dtype), PLAIN)
+        out_rows = token * (kv_heads * GROUP) + q_heads
+        gl.store(out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :], out, mask=mask)
 
 
-@gluon.jit(do_not_specialize=["num_seqs", "stride_table"])
+@gluon.jit(do_not_specialize=["stride_table"])
 def _extend_hopper_kernel(
-    q_ptr, desc, table_ptr, cu_q_ptr, lens_ptr, out_ptr, scale_log2, num_seqs, kv_heads,
+    q_ptr, desc, table_ptr, items_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, kv_heads,
     stride_q_token, stride_q_head, stride_table,
     HEAD_DIM: gl.constexpr, GROUP: gl.constexpr, PAGE: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     ROWS: gl.constexpr, GROUPS: gl.constexpr, PANEL: gl.constexpr, COPY_REGISTERS: gl.constexpr,
@@ -207,20 +211,24 @@ def _extend_hopper_kernel(
     TOKENS: gl.constexpr = ROWS * GROUPS // GROUP
     PANELS: gl.constexpr = HEAD_DIM // PANEL
     DTYPE: gl.constexpr = desc.dtype
-    # The last blocks of a sequence attend to the most keys: start those first, of all heads.
+    # The last tiles of a sequence attend to the most keys: start those first, of all heads.
     head = gl.program_id(0)
-    block = gl.num_programs(1) - 1 - gl.program_id(1)
-    seq = _find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
-    seq_start = gl.load(cu_q_ptr + seq)
-    new_tokens = gl.load(cu_q_ptr + seq + 1) - seq_start
-    first = (block - (seq_start // TOKENS + seq)) * TOKENS
-    if first < new_tokens:
-        context = gl.load(lens_ptr + seq)
-        first_position = context - new_tokens + first
-        end = gl.minimum(first_position + TOKENS, context)
-        tiles = (end + BLOCK_N - 1) // BLOCK_N
-        unmasked_tiles = (first_position + 1) // BLOCK_N
-        table_row = table_ptr + seq.to(gl.int64) * stride_table
+    item = items_ptr + (gl.num_programs(1) - 1 - gl.program_id(1)) * WIDTH
+    last_tile = gl.load(item + END)
+    if last_tile > 0:
+        seq = gl.load(item + SEQ)
+        seq_start = gl.load(item + START)
+        new_tokens = gl.load(item + NEW)
+        context = gl.load(item + CONTEXT)
+        first = gl.load(item + FIRST)
+        begin = gl.load(item + BEGIN)
+        slot = gl.load(item + SLOT)
+        part_row = (slot + gl.load(item + PART)) * kv_heads + head
+        part_row = gl.where(slot < 0, -1, part_row * (ROWS * GROUPS))
+        tiles = last_tile - begin
+        unmasked_tiles = gl.minimum((context - new_tokens + first + 1) // BLOCK_N - begin, tiles)
+        table_row = table_ptr + seq.to(gl.int64) * stride_table + begin * (BLOCK_N // PAGE)
+        origin = begin * BLOCK_N
 
         TILE: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
         q_rows = gl.allocate_shared_memory(DTYPE, [GROUPS, ROWS, HEAD_DIM], TILE)
@@ -244,55 +252,43 @@ def _extend_hopper_kernel(
 
         # Rows of the cache seen as [pages * 2 * kv heads * PAGE, HEAD_DIM].
         page_rows = 2 * kv_heads * PAGE
-        num_pages = (context + PAGE - 1) // PAGE
+        num_pages = (context - origin + PAGE - 1) // PAGE
+        query = (
+            q_ptr, out_ptr, partial_ptr, stats_ptr, seq_start, first, new_tokens, origin, context, part_row, head,
+            kv_heads, stride_q_token, stride_q_head, scale_log2, tiles, unmasked_tiles,
+        )  # fmt: skip
+        ring = (k, v, k_ready, k_free, v_ready, v_free)
+        source = (desc, table_row, tiles, num_pages, head * PAGE, (kv_heads + head) * PAGE, page_rows)
         if GROUPS == 1:
-            gl.warp_specialize(
-                [
-                    (_attend, (
-                        q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token,
-                        stride_q_head, scale_log2, tiles, unmasked_tiles, q_rows.index(0), k, v, k_ready, k_free,
-                        v_ready, v_free, 0, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
-                    (_copy, (
-                        desc, table_row, tiles, num_pages, head * PAGE, (kv_heads + head) * PAGE, page_rows, k_ring,
-                        v_ring, k_ready, k_free, v_ready, v_free, PAGE, PANEL, PANELS, BLOCK_N, STAGES)),
-                ],
-                [1], [COPY_REGISTERS],
-            )  # fmt: skip
+            gl.warp_specialize([
+                (_attend, (query, q_rows.index(0), ring, 0, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
+                (_copy, (source, k_ring, v_ring, ring, PAGE, PANEL, PANELS, BLOCK_N, STAGES)),
+            ], [1], [COPY_REGISTERS])  # fmt: skip
         else:
-            gl.warp_specialize(
-                [
-                    (_attend, (
-                        q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token,
-                        stride_q_head, scale_log2, tiles, unmasked_tiles, q_rows.index(0), k, v, k_ready, k_free,
-                        v_ready, v_free, 0, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
-                    (_attend, (
-                        q_ptr, out_ptr, seq_start, first, new_tokens, context, head, kv_heads, stride_q_token,
-                        stride_q_head, scale_log2, tiles, unmasked_tiles, q_rows.index(1), k, v, k_ready, k_free,
-                        v_ready, v_free, ROWS, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
-                    (_copy, (
-                        desc, table_row, tiles, num_pages, head * PAGE, (kv_heads + head) * PAGE, page_rows, k_ring,
-                        v_ring, k_ready, k_free, v_ready, v_free, PAGE, PANEL, PANELS, BLOCK_N, STAGES)),
-                ],
-                [4, 1], [QUERY_REGISTERS, COPY_REGISTERS],
-            )  # fmt: skip
+            gl.warp_specialize([
+                (_attend, (query, q_rows.index(0), ring, 0, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
+                (_attend, (query, q_rows.index(1), ring, ROWS, ROWS, TOKENS, GROUP, HEAD_DIM, BLOCK_N, STAGES)),
+                (_copy, (source, k_ring, v_ring, ring, PAGE, PANEL, PANELS, BLOCK_N, STAGES)),
+            ], [4, 1], [QUERY_REGISTERS, COPY_REGISTERS])  # fmt: skip
 
 
 def extend_on_hopper(
-    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
-    out: torch.Tensor, scale_log2: float, max_q_len: int,
+    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, partition: ExtendPartition, block_m: int,
+    out: torch.Tensor, partial: torch.Tensor, stats: torch.Tensor, scale_log2: float,
 ) -> None:  # fmt: skip
-    """Fill out [T, H, D] as paged_extend documents, for checked arguments that paged_extend routes to this kernel."""
-    total, heads, head_dim = q.shape
-    batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
-    group = heads // kv_heads
-    groups = 1 if max_q_len * group <= SMALL_ROWS else 2
-    blocks = total // (GROUP_ROWS * groups // group) + batch
+    """Fill out [T, H, D] as paged_extend documents, for checked arguments that paged_extend routes to this kernel:
+    query tiles of `block_m` rows, 64 or 128. The scratch is that of kernels.extend_merge."""
+    _, heads, head_dim = q.shape
+    kv_heads, page = kv_cache.shape[2], kv_cache.shape[3]
+    if not kv_cache.is_contiguous():
+        raise ValueError("the Hopper kernel copies pages of a contiguous cache")
     layout = gl.NVMMASharedLayout(128, 16, 2)
     rows = kv_cache.numel() // head_dim
     desc = TensorDescriptor(kv_cache, [rows, head_dim], [head_dim, 1], [page, PANEL], layout)
-    _extend_hopper_kernel[(kv_heads, blocks)](
-        q, desc, page_table, cu_q, context_lens, out, scale_log2, batch, kv_heads,
+    _extend_hopper_kernel[(kv_heads, partition.items.shape[0])](
+        q, desc, page_table, partition.items, out, partial, stats, scale_log2, kv_heads,
         q.stride(0), q.stride(1), page_table.stride(0),
-        HEAD_DIM=head_dim, GROUP=group, PAGE=page, BLOCK_N=BLOCK_N, STAGES=STAGES, ROWS=GROUP_ROWS, GROUPS=groups,
-        PANEL=PANEL, COPY_REGISTERS=COPY_REGISTERS, QUERY_REGISTERS=QUERY_REGISTERS, num_warps=4,
+        HEAD_DIM=head_dim, GROUP=heads // kv_heads, PAGE=page, BLOCK_N=partition.block_n, STAGES=STAGES,
+        ROWS=GROUP_ROWS, GROUPS=block_m // GROUP_ROWS, PANEL=PANEL, COPY_REGISTERS=COPY_REGISTERS,
+        QUERY_REGISTERS=QUERY_REGISTERS, num_warps=4,
     )  # fmt: skip

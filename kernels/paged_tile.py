@@ -100,3 +100,14 @@ def attend_tile(q, k, v, keep, acc, peak, total, scale_log2, MASKED: tl.constexp
     new_total = total * decay + tl.sum(weights, 1)
     new_acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
     return new_acc, new_peak, new_total
+
+
+@triton.jit
+def fold_part(acc, peak, total, part, part_peak, part_total):
+    """Add one part of a row's keys to the parts before it, with explicit fused multiply-adds so that all callers round
+    alike."""
+    new_peak = tl.maximum(peak, part_peak)
+    decay = tl.exp2(peak - new_peak)
+    weight = tl.exp2(part_peak - new_peak)
+    new_total = tl.fma(total, decay, part_total * weight)
+    return tl.fma(acc, tl.zeros_like(acc) + decay[:, None], part * weight[:, None]), new_peak, new_total

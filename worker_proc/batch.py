@@ -6,6 +6,7 @@ token of each last chunk, then all decode rows, as in StepRows.sampled.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ Upload = Callable[[Sequence[NDArray[np.generic]]], list[Tensor]]
 @dataclass(frozen=True, slots=True)
 class ChunkBatch:
     """The prefill part: C chunks. `lengths` and `context_lengths` are on the host, in tokens; a context length
-    includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32."""
+    includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32. `partition` is
+    added by operations that partition the chunks' attention over programs once for all layers."""
 
     lengths: list[int]
     context_lengths: list[int]
@@ -28,6 +30,7 @@ class ChunkBatch:
     context_lens: Tensor
     page_table: Tensor
     num_tokens: int
+    partition: Any = None
 
 
 @dataclass(frozen=True, slots=True)

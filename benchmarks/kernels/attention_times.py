@@ -24,7 +24,7 @@ from benchmarks.roofline import (
 from benchmarks.serving.speed_to_beat import FA3_DECODE, FA3_EXTEND, FA3_MIXED
 from kernels.decode_partition import partition_decode
 from kernels.paged_decode import paged_decode
-from kernels.paged_extend import paged_extend
+from kernels.paged_extend import paged_extend, partition_extend
 
 ROTATED_BYTES = 200 << 20
 SCALE = HEAD_DIM**-0.5
@@ -93,8 +93,9 @@ def timed_extend(
     cache, tables = make.regions(batch, new + cached, page, copies)
     q = make.normal(batch * new, heads, HEAD_DIM, dtype=BF16)
     lens, cu_q = make.integers([new + cached] * batch), make.integers(range(0, batch * new + 1, new))
+    plan = partition_extend(cu_q, lens, heads, KV_HEADS, HEAD_DIM, BF16, total=batch * new, max_q_len=new)
     us = graph_us([
-        lambda t=table: paged_extend(q, cache, t, cu_q, lens, SCALE, max_q_len=new) for table in tables
+        lambda t=table: paged_extend(q, cache, t, cu_q, lens, SCALE, max_q_len=new, partition=plan) for table in tables
     ])  # fmt: skip
     return {
         "case": f"extend {batch} x {new} on {cached} {heads}/{KV_HEADS} page {page}",
@@ -112,12 +113,13 @@ def timed_mixed(make: RandomInputs, heads: int, page: int = PAGE_SIZE) -> dict[s
     q = make.normal(chunk + rows, heads, HEAD_DIM, dtype=BF16)
     lens, chunk_lens = make.integers([context] * rows), make.integers([context + chunk])
     cu_q, partition = make.integers([0, chunk]), partition_decode(lens, KV_HEADS, heads // KV_HEADS, HEAD_DIM, BF16)
+    plan = partition_extend(cu_q, chunk_lens, heads, KV_HEADS, HEAD_DIM, BF16, total=chunk, max_q_len=chunk)
     calls = []
     for table in tables:
         own = table[rows:].reshape(1, -1)
 
         def call(table: torch.Tensor = table[:rows], own: torch.Tensor = own) -> None:
-            paged_extend(q[:chunk], cache, own, cu_q, chunk_lens, SCALE, max_q_len=chunk)
+            paged_extend(q[:chunk], cache, own, cu_q, chunk_lens, SCALE, max_q_len=chunk, partition=plan)
             paged_decode(q[chunk:], cache, table, lens, SCALE, partition=partition, metadata_ready=True)
 
         calls.append(call)

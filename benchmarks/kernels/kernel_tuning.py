@@ -55,11 +55,11 @@ def use_decode(tile: DecodeTile) -> None:
 def use_extend(variant: tuple[int, int] | ExtendTile) -> None:
     """Make paged_extend take the Hopper kernel with these keys per tile and stages, or the plain one with this tile."""
     if isinstance(variant, ExtendTile):
-        paged_extend.fits_hopper = lambda q, cache: False
+        paged_extend.fits_hopper = lambda *shape: False
         paged_extend.LARGE_TILES[HEAD_DIM, 2] = variant
     else:
         paged_extend.fits_hopper = HOPPER
-        paged_extend_hopper.BLOCK_N, paged_extend_hopper.STAGES = variant
+        paged_extend.BLOCK_N, paged_extend_hopper.STAGES = variant
 
 
 HOPPER = paged_extend.fits_hopper

@@ -52,7 +52,7 @@ def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
 
 
 def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(label, call) for decode and both extend tiles of each attention shape; rotary once per head dim."""
+    """(label, call) for decode and both extend tiles of each attention shape, and for few tokens, which are cut."""
     for heads, kv_heads, dim, page, dtype in ATTENTION:
         label = f"{heads}/{kv_heads} D{dim} page{page} {str(dtype)[6:]}"
         cache = empty(4096, 2, kv_heads, page, dim, dtype=dtype)
@@ -70,9 +70,9 @@ def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         if (dim, page, dtype) == (128, 16, BF16):
             short = table[:, :8].contiguous()
             yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
-        for longest in (4, 1024):
-            args = (q, cache, table, cu_q, lens)
-            yield f"extend<={longest} {label}", lambda a=args, n=longest: paged_extend(*a, 0.1, max_q_len=n)
+        for longest, tokens in ((4, 4096), (1024, 4096), (1024, 16)):
+            args = (q[:tokens], cache, table, cu_q, lens)
+            yield f"extend<={longest} of {tokens} {label}", lambda a=args, n=longest: paged_extend(*a, 0.1, max_q_len=n)
 
 
 def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:

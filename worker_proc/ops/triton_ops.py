@@ -13,7 +13,7 @@ from quartet.checkpoint.experts import ExpertsSpec
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError, ModelError
-from worker_proc.batch import ForwardBatch
+from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
 from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
@@ -79,7 +79,7 @@ class TritonOps:
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
         self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)
-        self._extend = paged_extend.paged_extend
+        self._paged_extend = paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
@@ -118,16 +118,29 @@ class TritonOps:
         return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
 
     def plan(self, batch: ForwardBatch) -> ForwardBatch:
-        """See Ops.plan: partitions the decode rows' attention over programs; the batch holds everything else."""
+        """See Ops.plan: partitions the attention of chunks and of decode rows over programs; the batch holds
+        everything else."""
+        return replace(batch, chunks=self._plan_chunks(batch.chunks), decode=self._plan_decode(batch.decode))
+
+    def _plan_chunks(self, chunks: ChunkBatch | None) -> ChunkBatch | None:
+        if chunks is None:
+            return None
         shape = self._shape
-        if batch.decode is None:
-            return batch
-        heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        decode, has_padding = batch.decode, batch.decode.first_row is not None
-        partition = self._partition_decode(
-            decode.context_lens, *heads, shape.head_dim, self._dtype, skip_empty=has_padding
+        heads, longest = (shape.num_heads, shape.num_kv_heads, shape.head_dim), max(chunks.lengths)
+        partition = self._paged_extend.partition_extend(
+            chunks.cu_q, chunks.context_lens, *heads, self._dtype, total=chunks.num_tokens, max_q_len=longest
         )
-        return replace(batch, decode=replace(decode, partition=partition))
+        return replace(chunks, partition=partition)
+
+    def _plan_decode(self, decode: DecodeBatch | None) -> DecodeBatch | None:
+        if decode is None:
+            return None
+        shape = self._shape
+        heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
+        partition = self._partition_decode(
+            decode.context_lens, *heads, shape.head_dim, self._dtype, skip_empty=decode.first_row is not None
+        )
+        return replace(decode, partition=partition)
 
     def unrotated(self, plan: ForwardBatch) -> ForwardBatch:
         """See Ops.unrotated."""
@@ -168,7 +181,9 @@ class TritonOps:
             chunks, at = plan.chunks, plan.chunks.num_tokens
             longest, table, lens = max(chunks.lengths), chunks.page_table, chunks.context_lens
             own = query[:at], kv, table, chunks.cu_q, lens
-            self._extend(*own, shape.scale, max_q_len=longest, out=out[:at])
+            self._paged_extend.paged_extend(
+                *own, shape.scale, max_q_len=longest, out=out[:at], partition=chunks.partition
+            )
         if plan.decode is not None:
             decode = plan.decode
             at = at if decode.first_row is None else 0

@@ -1,0 +1,121 @@
+"""Partition of extend attention over programs, computed once a step for all layers: which keys of which query tile.
+
+A query tile is a run of a sequence's new tokens. A program computes one *part* of a query tile: the tiles of keys from
+`begin` up to `end`. Where the query tiles of a step are too few for the GPU, those on long contexts are cut along the
+keys into several parts, whose partial results a second kernel merges in the order of their positions. The number of
+parts follows from the share of the step's work that a sequence has. A query tile that is not cut has one part, whose
+program writes the result.
+
+    items [N, 16] int32, an item for each part and kv head, by sequence, query tile and part; WIDTH columns:
+    seq | first row of the sequence in q | its new tokens | its context | first token of the tile | begin | end (0: no
+    part) | slot of the tile's first partial result, -1 without | part | parts
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+WIDTH = tl.constexpr(16)
+SEQ, START, NEW, CONTEXT, FIRST = (tl.constexpr(at) for at in range(5))
+BEGIN, END, SLOT, PART, PARTS = (tl.constexpr(at) for at in range(5, 10))
+# A part has as many tiles of keys at least: the merge of shorter ones takes longer than they do.
+MIN_PART_TILES = 4
+# Items that a program of the partition kernel makes.
+ITEM_BLOCK = 16
+# Few enough for the interpreter, and enough that query tiles are cut.
+PROGRAMS_WITHOUT_GPU = 8
+
+
+class ExtendPartition(NamedTuple):
+    """Items for query tiles of `tile_tokens` tokens and `block_n` keys a tile; at most `slots` partial results for each
+    kv head, 0 where nothing can be cut."""
+
+    items: torch.Tensor
+    tile_tokens: int
+    block_n: int
+    slots: int
+
+
+@triton.jit
+def _parts(key_tiles, slots, work, MIN_TILES: tl.constexpr):
+    """Parts of each query tile of a sequence: its share of the step's work in `slots`, rounded down, so that the parts
+    of all tiles that are cut are at most `slots`."""
+    return tl.maximum(tl.minimum(slots * key_tiles // work, key_tiles // MIN_TILES), 1)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "num_items", "slots"])
+def _partition_kernel(
+    cu_q_ptr, lens_ptr, items_ptr, num_seqs, num_items, slots,
+    TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, MIN_TILES: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    seqs = tl.arange(0, BLOCK_B)
+    is_seq = seqs < num_seqs
+    starts = tl.load(cu_q_ptr + seqs, mask=is_seq, other=0)
+    news = tl.load(cu_q_ptr + seqs + 1, mask=is_seq, other=0) - starts
+    query_tiles = (news + TOKENS - 1) // TOKENS
+    key_tiles = (tl.load(lens_ptr + seqs, mask=is_seq, other=0) + BLOCK_N - 1) // BLOCK_N
+    work = tl.maximum(tl.sum(query_tiles * key_tiles, 0), 1)
+    all_parts = query_tiles * _parts(key_tiles, slots, work, MIN_TILES)
+    ends = tl.cumsum(all_parts, 0)
+    used = tl.where(all_parts > query_tiles, all_parts, 0)
+
+    item = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    is_before = ends[None, :] <= item[:, None]
+    seq = tl.sum((is_before & is_seq[None, :]).to(tl.int32), 1)
+    is_live = seq < num_seqs
+    own = item - tl.max(tl.where(is_before, ends[None, :], 0), 1)
+    slot = tl.sum(tl.where(is_before, used[None, :], 0), 1)
+    start = tl.load(cu_q_ptr + seq, mask=is_live, other=0)
+    new = tl.load(cu_q_ptr + seq + 1, mask=is_live, other=0) - start
+    context = tl.load(lens_ptr + seq, mask=is_live, other=0)
+    most = _parts((context + BLOCK_N - 1) // BLOCK_N, slots, work, MIN_TILES)
+    part = own % most
+    slot += own - part
+    first = own // most * TOKENS
+    position = context - new + first
+    # Every row of a tile has a key in the tile of keys that the first row ends in: the last part begins no later.
+    common = position // BLOCK_N + 1
+    length = (common + most - 1) // most
+    parts = (common + length - 1) // length
+    last = (tl.minimum(position + TOKENS, context) + BLOCK_N - 1) // BLOCK_N
+    begin = part * length
+    end = tl.where(part == parts - 1, last, begin + length)
+    is_live &= part < parts
+    target = items_ptr + item * WIDTH
+    fits = item < num_items
+    tl.store(target + SEQ, seq, mask=fits)
+    tl.store(target + START, start, mask=fits)
+    tl.store(target + NEW, new, mask=fits)
+    tl.store(target + CONTEXT, context, mask=fits)
+    tl.store(target + FIRST, first, mask=fits)
+    tl.store(target + BEGIN, begin, mask=fits)
+    tl.store(target + END, tl.where(is_live, end, 0), mask=fits)
+    tl.store(target + SLOT, tl.where(is_live & (parts > 1), slot, -1), mask=fits)
+    tl.store(target + PART, part, mask=fits)
+    tl.store(target + PARTS, parts, mask=fits)
+
+
+def make_partition(
+    cu_q: torch.Tensor, context_lens: torch.Tensor, total: int, kv_heads: int, tile_tokens: int, block_n: int
+) -> ExtendPartition:
+    """Return the partition of sequences with at most `total` new tokens together, cu_q [B + 1] and context_lens [B]
+    int32. No host sync: as many items as there can be."""
+    batch, device = context_lens.shape[0], context_lens.device
+    full_tiles, slots = total // tile_tokens, _programs(device) // kv_heads
+    # With a query tile for each program nothing can be cut.
+    slots = slots if full_tiles < slots else 0
+    count = full_tiles + batch + slots
+    items = torch.empty((count, WIDTH.value), dtype=torch.int32, device=device)
+    _partition_kernel[(triton.cdiv(count, ITEM_BLOCK),)](
+        cu_q, context_lens, items, batch, count, slots, TOKENS=tile_tokens, BLOCK_N=block_n, MIN_TILES=MIN_PART_TILES,
+        BLOCK_B=max(16, triton.next_power_of_2(batch)), BLOCK=ITEM_BLOCK, num_warps=4,
+    )  # fmt: skip
+    return ExtendPartition(items, tile_tokens, block_n, slots)
+
+
+def _programs(device: torch.device) -> int:
+    if device.type != "cuda":
+        return PROGRAMS_WITHOUT_GPU
+    return torch.cuda.get_device_properties(device).multi_processor_count
