@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     engine, config = preset(options.preset), SchedulerConfig(max_queued_requests=UNBOUNDED_QUEUE)
     advice = advise(requests, engine, config, AUTO_CHUNK)
     bench = Bench([requests], engine, AUTO_CHUNK, None, 0.0)
-    found = ordered(bench.race(combinations(requests, config), ordered, 2))
+    found = ordered(bench.race(combinations(requests, config, engine.mixed_tokens), ordered, 2))
     best = found[0]
     answer = next(trial for trial in found if trial.flags == advice.flags)
     print(advice.reason)

@@ -27,6 +27,8 @@ LAYERS = {"llama-3.1-8b": 32, "qwen3-0.6b": 28}
 CONTEXT_LENGTH = {"llama-3.1-8b": 131_072, "qwen3-0.6b": 40_960}
 FIRST_TOKEN_FROM = {"llama-3.1-8b": 1024, "qwen3-0.6b": 4096}
 NAMES = {"llama-3.1-8b": "llama-8b", "qwen3-0.6b": "qwen3-0.6b"}
+MIXED_TOKENS = {"llama-3.1-8b": 1344, "qwen3-0.6b": 4096}
+"""What a worker on a GPU reports for the model (tests/unit/worker_proc/test_worker_step_sizes.py)."""
 KV_TOKENS_H100 = {"llama-3.1-8b": 444_528, "qwen3-0.6b": 650_432}
 
 
@@ -112,6 +114,7 @@ def make() -> str:
             presets[f"{name}-{device}"] = {
                 "kv_tokens": kv_tokens[model],
                 "context_length": CONTEXT_LENGTH[model],
+                "mixed_tokens": MIXED_TOKENS[model],
                 "steps": list(steps(model)),
             }
     return json.dumps(presets, indent=1) + "\n"

@@ -61,7 +61,7 @@ def advise(
     urgent = _most_urgent(requests, config) if len({request.priority for request in requests}) > 1 else None
     draws = windows(requests, WINDOWS, WINDOW_REQUESTS, config.random_seed)
     bench = Bench(draws, engine, chunk_tokens, urgent, config.tbt_target_ms / 1000)
-    trials = bench.race(combinations(requests, config), ordered, processes)
+    trials = bench.race(combinations(requests, config, engine.mixed_tokens), ordered, processes)
     return make_advice(trials, doubts(requests, draws, trials[0]), urgent, config.tbt_target_ms)
 
 

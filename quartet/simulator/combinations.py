@@ -21,16 +21,17 @@ class Combination(msgspec.Struct, frozen=True):
     config: SchedulerConfig
 
 
-def combinations(requests: Sequence[Workload], config: SchedulerConfig) -> list[Combination]:
+def combinations(requests: Sequence[Workload], config: SchedulerConfig, mixed_tokens: int = 0) -> list[Combination]:
     """Return the combinations of policy, step order, reservation and priority scheduling that a trace can tell apart.
 
     The first has the plain values: fcfs, prefill_first, ratio. Policies by prefix are left out where no prompt shares
-    one, `random` and the tutorial's variant always; step orders with a target take the one that `config` has.
+    one, `random` and the tutorial's variant always; step orders are varied if `config` has a target for the gaps
+    between tokens, because nothing else says what a gap is worth. `mixed_tokens` is the worker's (WorkerHello).
     """
     found = []
     has_priorities = len({request.priority for request in requests}) > 1
     for is_priority in (False, True) if has_priorities else (config.enable_priority_scheduling,):
-        for order in ("prefill_first", "decode_first", "slack") if config.tbt_target_ms else (config.step_order,):
+        for order, is_mixing in _step_orders(config, mixed_tokens):
             for reservation in sorted(RESERVATIONS, key=lambda name: name != "ratio"):
                 for policy in _policies(requests, config):
                     changed = msgspec.structs.replace(
@@ -38,11 +39,21 @@ def combinations(requests: Sequence[Workload], config: SchedulerConfig) -> list[
                         schedule_policy=policy,
                         reservation=reservation,
                         step_order=order,
+                        enable_mixed_chunk=is_mixing,
                         tbt_target_ms=0.0 if order == "prefill_first" else config.tbt_target_ms,
                         enable_priority_scheduling=is_priority,
                     )
                     found.append(Combination(_flags(changed), changed))
     return found
+
+
+def _step_orders(config: SchedulerConfig, mixed_tokens: int) -> list[tuple[str, bool | None]]:
+    """Return step orders, each with `enable_mixed_chunk`."""
+    if not config.tbt_target_ms:
+        return [(config.step_order, config.enable_mixed_chunk)]
+    mixing = (None, False) if mixed_tokens and config.enable_mixed_chunk is None else (config.enable_mixed_chunk,)
+    orders = [("prefill_first", is_mixing) for is_mixing in mixing]
+    return [*orders, ("decode_first", config.enable_mixed_chunk), ("slack", config.enable_mixed_chunk)]
 
 
 def _policies(requests: Sequence[Workload], config: SchedulerConfig) -> list[str]:
@@ -61,6 +72,8 @@ def _flags(config: SchedulerConfig) -> str:
     flags = [f"--schedule-policy {config.schedule_policy}"]
     if config.step_order != "prefill_first":
         flags.append(f"--step-order {config.step_order} --tbt-target-ms {config.tbt_target_ms:g}")
+    if config.enable_mixed_chunk is False:
+        flags.append("--no-enable-mixed-chunk")
     if config.reservation != "ratio":
         flags.append(f"--reservation {config.reservation}")
     if config.enable_priority_scheduling:

@@ -33,7 +33,8 @@ VOCAB_SIZE = 1
 
 
 class SimulatedEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine that is simulated: what its worker would report, and what its steps cost."""
+    """The engine that is simulated: what its worker would report (`mixed_tokens`: see WorkerHello), and what its steps
+    cost."""
 
     cost: StepCost
     kv_tokens: int
@@ -41,6 +42,7 @@ class SimulatedEngine(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int = 16
     max_slots: int = DEFAULT_SLOTS
     is_cpu: bool = False
+    mixed_tokens: int = 0
 
 
 def simulate(requests: Sequence[Workload], engine: SimulatedEngine, config: SchedulerConfig) -> Run:
@@ -119,6 +121,7 @@ def _hello(engine: SimulatedEngine) -> WorkerHello:
         vocab_size=VOCAB_SIZE,
         context_length=engine.context_length,
         device="cpu" if engine.is_cpu else "simulated",
+        mixed_tokens=engine.mixed_tokens,
     )
 
 

@@ -34,6 +34,7 @@ class MeasuredEngine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kv_tokens: int
     context_length: int
+    mixed_tokens: int
     steps: list[MeasuredStep]
 
 
@@ -52,7 +53,12 @@ def _smollm2_cpu() -> SimulatedEngine:
 
 def _measured(name: str) -> SimulatedEngine:
     found = measured_engines()[name]
-    return SimulatedEngine(cost=fit_steps(found.steps), kv_tokens=found.kv_tokens, context_length=found.context_length)
+    return SimulatedEngine(
+        cost=fit_steps(found.steps),
+        kv_tokens=found.kv_tokens,
+        context_length=found.context_length,
+        mixed_tokens=found.mixed_tokens,
+    )
 
 
 GPU_PRESETS = ("llama-8b-h100", "llama-8b-h200", "qwen3-0.6b-h100", "qwen3-0.6b-h200")

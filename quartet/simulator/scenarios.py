@@ -85,7 +85,7 @@ def priority(
     shape = Workload(arrival_s=0, max_tokens=output_tokens, output_tokens=output_tokens, own_tokens=input_tokens)
     # Slots are what is scarce here, so that no request waits for KV.
     sized = sized_to(engine, 2 * running * (input_tokens + output_tokens))
-    rate = rate or load * capacity(sized, [shape] * max(20 * running, 200), running)
+    rate = rate or load * capacity(sized, [shape] * max(20 * running, 200), fcfs(running))
     workload = []
     for at in poisson(rng, requests, rate):
         is_high = rng.random() < share_high
@@ -163,7 +163,7 @@ def cold_start(
     )
     own_tokens_each = own_tokens + output_tokens + 2 * engine.page_size
     sized = sized_to(engine, 2 * (prefix_tokens + engine.page_size) + running * own_tokens_each)
-    rate = rate or arrivals_per_admission * capacity(sized, [hot] * 200, running)
+    rate = rate or arrivals_per_admission * capacity(sized, [hot] * 200, fcfs(running))
     cold = msgspec.structs.replace(
         hot, prefix_group=None, prefix_tokens=0, own_tokens=prefix_tokens + own_tokens, class_name="cold"
     )
@@ -233,7 +233,7 @@ def steady(
     """
     rng = random.Random(seed)
     shape = Workload(arrival_s=0, max_tokens=output_tokens, output_tokens=output_tokens, own_tokens=input_tokens)
-    rate = rate or load * capacity(engine, [shape] * 1500)
+    rate = rate or load * capacity(engine, [shape] * 1500, fcfs())
     workload = [
         msgspec.structs.replace(shape, arrival_s=at, tenant=f"tenant-{rng.randrange(tenants)}" if tenants > 1 else "")
         for at in poisson(rng, requests, rate)

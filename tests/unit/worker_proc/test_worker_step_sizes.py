@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from quartet.checkpoint.spec import read_spec
+from quartet.simulator.presets import preset
 from worker_proc.graphs import specialization_sizes
 from worker_proc.loading import _max_graph_tokens, _mixed_tokens
 from worker_proc.prefill_graph_runner import TOKEN_SIZES, step_sizes
@@ -13,10 +14,15 @@ from worker_proc.weights.tensors import Shard
 MODELS = Path(__file__).resolve().parents[3] / "benchmarks" / "models"
 
 
-@pytest.mark.parametrize(("model", "expected"), [("llama-3.1-8b", 1344), ("qwen3-0.6b", 4096)])
-def test_a_step_with_decode_rows_is_as_long_as_a_reader_does_not_notice(model: str, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "simulated", "expected"), [("llama-3.1-8b", "llama-8b", 1344), ("qwen3-0.6b", "qwen3-0.6b", 4096)]
+)
+def test_a_step_with_decode_rows_is_as_long_as_a_reader_does_not_notice(
+    model: str, simulated: str, expected: int
+) -> None:
     spec = read_spec(MODELS / model, 4096)
     assert _mixed_tokens(spec, Shard()) == expected
+    assert {preset(f"{simulated}-{device}").mixed_tokens for device in ("h100", "h200")} == {expected}
     # Every such step has a graph.
     assert _max_graph_tokens(spec, Shard()) >= expected
     assert max(step_sizes(_max_graph_tokens(spec, Shard()), 512)) == (expected, 256)

@@ -4,6 +4,7 @@ import random
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 import quartet.simulator.driver as driver_module
@@ -137,6 +138,13 @@ def test_the_device_runs_the_rows_that_a_real_worker_would(
     run = simulate(requests, small, config)
     assert Checked.steps > 100 and run.counters["retractions"] > 0
     assert [outcome.output_tokens for outcome in run.outcomes] == [request.output_tokens for request in requests]
+
+
+def test_decode_rows_join_prompts_on_an_engine_whose_worker_mixes() -> None:
+    requests = [plain(0.0, out=12), plain(3.5, own=16)]
+    for mixed_tokens, longest_s in ((0, 2.0), (64, 1.0)):
+        mixing = msgspec.structs.replace(engine(), mixed_tokens=mixed_tokens)
+        assert max(simulate(requests, mixing, SchedulerConfig()).gaps["all"].seconds) == longest_s
 
 
 def test_every_request_ends_once_and_the_tokens_add_up() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from quartet.cli.main import main
-from quartet.simulator.capacity import capacity
+from quartet.simulator.capacity import capacity, fcfs
 from quartet.simulator.driver import simulate
 from quartet.simulator.plots import shown_requests
 from quartet.simulator.presets import preset
@@ -40,7 +40,7 @@ def test_priority_has_two_classes_at_the_wanted_share_of_capacity() -> None:
     assert {request.input_tokens for request in scenario.requests} == {512}
     rate = 2000 / scenario.requests[-1].arrival_s
     at_once = [msgspec.structs.replace(one, arrival_s=0.0, priority=None) for one in scenario.requests[:200]]
-    assert rate == pytest.approx(0.95 * capacity(scenario.engine, at_once, 8), rel=0.1)
+    assert rate == pytest.approx(0.95 * capacity(scenario.engine, at_once, fcfs(8)), rel=0.1)
 
 
 def test_overload_has_kv_for_its_share_of_peak_demand_and_long_tailed_outputs() -> None:

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 
 from quartet.settings import build_config
@@ -15,7 +16,8 @@ from quartet.wire.tenants import parse_tenant_weights, tenant_named
 from scheduler_proc.core.policies.tenants import MOST_IDLE_ACCOUNTS
 from tests.support.core_rig import CoreRig
 
-ENGINE = preset("llama-8b-h100")
+# Without mixed steps, so that a step is long enough for several tenants to wait at its end.
+ENGINE = msgspec.structs.replace(preset("llama-8b-h100"), mixed_tokens=0)
 
 
 def rig_of(**config: object) -> CoreRig:
