@@ -1,15 +1,17 @@
 """Runs a scenario on the real processes over HTTP and prints the metrics that `quartet simulate` prints.
 
     python -m benchmarks.serving.live_trace rag [--set NAME=VALUE ...] [--model smollm2] [any flag of quartet serve]
-    python -m benchmarks.serving.live_trace FILE [--first MINUTES] [--speed X] ...
+    python -m benchmarks.serving.live_trace FILE [--first MINUTES] [--speed X | --load SHARE --minutes M] ...
 
-FILE is a trace; of it only the requests that fit into the engine's context are sent. The engine gets the size of the
+FILE is a trace; of it only the requests that fit into the engine's context are sent. With --load it arrives so fast
+that it is that share of what the simulated engine can take with fcfs, for M minutes. The engine gets the size of the
 scenario (KV, slots); prompts are synthetic ids. `--compare` also simulates the same requests with the preset `--preset`
 and prints both.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -21,28 +23,33 @@ import msgspec
 
 from benchmarks.serving.served import get, served
 from quartet.cli.options import add_options
+from quartet.cli.simulate import sized_engine
 from quartet.settings import build_config
+from quartet.simulator.capacity import UNBOUNDED_QUEUE, at_speed, speed_for
 from quartet.simulator.cost import fit
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import preset
 from quartet.simulator.prompts import PromptMaker
-from quartet.simulator.report import make_report
+from quartet.simulator.report import make_report, summarise
 from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import Scenario, make_scenario
 from quartet.simulator.trace_source import TraceOptions, load_trace
+from quartet.wire.config import Config
 from quartet.wire.frames import unpack_ids
 from scheduler_proc.core.step_cost import StepCost
 
 IDS_KEPT_FREE = 1000
+JSON = {"Content-Type": "application/json"}
+LOAD_REQUESTS = 600
+"""Of the beginning of a trace, by which capacity is measured."""
 SNAPSHOT_S = 1.2
 """How long until the metrics cover everything that has ended: they are published each second."""
 
 
-async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, request: Workload, ids: list[int]) -> Any:
-    """Send one request at its time; returns (class, ttft, e2e, cached, input and output tokens, id)."""
-    await asyncio.sleep(max(0.0, start_s + request.arrival_s - time.perf_counter()))
+def body_of(request: Workload, prompt: bytes) -> bytes:
+    """Return the body that asks for a request; `prompt` is what PromptMaker gives."""
     body: dict[str, Any] = {
-        "prompt": ids,
+        "prompt": [token + IDS_KEPT_FREE for token in unpack_ids(prompt)],
         "max_tokens": request.output_tokens,
         "temperature": 0,
         # Fixes the length as ignore_eos would, which changes how much the scheduler reserves.
@@ -52,11 +59,17 @@ async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, requ
     }
     if request.priority is not None:
         body["priority"] = request.priority
+    return msgspec.json.encode(body)
+
+
+async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, request: Workload, body: bytes) -> Any:
+    """Send one request at its time; returns (class, ttft, e2e, cached, input and output tokens, id)."""
+    await asyncio.sleep(max(0.0, start_s + request.arrival_s - time.perf_counter()))
     arrived = time.perf_counter()
     first = 0.0
     usage: dict[str, Any] = {}
     name = ""
-    async with session.post(url + "/v1/completions", json=body) as response:
+    async with session.post(url + "/v1/completions", data=body, headers=JSON) as response:
         response.raise_for_status()
         async for line in response.content:
             if line.startswith(b"data: {"):
@@ -65,18 +78,28 @@ async def run_one(session: aiohttp.ClientSession, url: str, start_s: float, requ
                 usage, name = chunk.get("usage") or usage, chunk["id"].rpartition("-")[2]
     ended = time.perf_counter()
     cached = usage["prompt_tokens_details"]["cached_tokens"]
-    return request.label, first - arrived, ended - arrived, cached, len(ids), usage["completion_tokens"], name
+    return (
+        request.label,
+        first - arrived,
+        ended - arrived,
+        cached,
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        name,
+    )
 
 
 async def run_all(url: str, scenario: Scenario) -> dict[str, Any]:
     """Run every request and return the metrics."""
     maker = PromptMaker()
-    prompts = [[token + IDS_KEPT_FREE for token in unpack_ids(maker.make(one))] for one in scenario.requests]
+    bodies = [body_of(one, maker.make(one)) for one in scenario.requests]
+    # A collection that walks the bodies would delay what is being measured.
+    gc.freeze()
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
         start_s = time.perf_counter() + 0.5
         rows = await asyncio.gather(
-            *(run_one(session, url, start_s, one, ids) for one, ids in zip(scenario.requests, prompts, strict=True))
+            *(run_one(session, url, start_s, one, body) for one, body in zip(scenario.requests, bodies, strict=True))
         )
         duration_s = time.perf_counter() - start_s
     by_class: dict[str, list[float]] = {}
@@ -96,10 +119,8 @@ async def run_all(url: str, scenario: Scenario) -> dict[str, Any]:
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Return mean and percentiles."""
-    values = sorted(values)
-    at = lambda share: round(values[min(len(values) - 1, int(share * len(values)))], 4)  # noqa: E731
-    return {"mean": round(sum(values) / len(values), 4), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99)}
+    """Return mean and percentiles, as the simulator does."""
+    return {name: round(value, 5) for name, value in msgspec.to_builtins(summarise(values)).items()}
 
 
 def counters(url: str) -> dict[str, float]:
@@ -130,36 +151,61 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--compare", action="store_true", help="simulate the same requests too")
     parser.add_argument("--first", type=float, default=0.0, help="minutes of a trace")
     parser.add_argument("--speed", type=float, default=1.0, help="let a trace arrive so many times as fast")
+    parser.add_argument("--load", type=float, default=0.0, help="in place of --speed: share of capacity")
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long requests arrive with --load")
     parser.add_argument("--steps", default="", help="measured steps (fit_step_cost) in place of the preset")
-    parser.add_argument("--schedule-policy", default="fcfs")
     arguments, flags = parser.parse_known_args(argv)
-    given = dict(pair.split("=", 1) for pair in arguments.set)
-    engine = preset(arguments.preset)
-    if arguments.steps:
-        engine = msgspec.structs.replace(engine, cost=fit(Path(arguments.steps)))
-    if Path(arguments.scenario).is_file():
-        options = TraceOptions(first_minutes=arguments.first, speed=arguments.speed)
-        scenario = of_trace(Path(arguments.scenario), options, engine)
-    else:
-        scenario = make_scenario(arguments.scenario, engine, arguments.seed, given)
+    config = config_of(flags)
+    engine = engine_of(arguments, config)
+    scenario, speed = scenario_of(arguments, engine, config)
     size = ["--max-total-tokens", str(scenario.engine.kv_tokens)]
     if scenario.max_running_requests:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
-    with served(arguments.model, "--schedule-policy", arguments.schedule_policy, *size, *flags) as url:
+    with served(arguments.model, *size, *flags) as url:
         live = asyncio.run(run_all(url, scenario)) | counters(url)
         ids = live.pop("ids")
         if arguments.compare:
             live["admission_order"] = admission_order(url, ids)
-    print(json.dumps({"live": live, "policy": arguments.schedule_policy, "flags": flags, "set": given}))
+    print(json.dumps({"live": live, "flags": flags, "set": arguments.set, "speed": speed}))
     if arguments.compare:
-        print(json.dumps({"simulated": simulated(scenario, arguments.schedule_policy, flags)}))
+        print(json.dumps({"simulated": simulated(scenario, config)}))
     return 0
 
 
-def of_trace(path: Path, options: TraceOptions, engine: SimulatedEngine) -> Scenario:
-    """Return the requests of a trace that fit into the engine's context."""
-    found = [one for one in load_trace(path, options) if one.input_tokens + one.output_tokens < engine.context_length]
-    return Scenario(name=path.stem, engine=engine, requests=found)
+def config_of(flags: list[str]) -> Config:
+    """Return the configuration that flags of `quartet serve` give."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return build_config(vars(parser.parse_args(flags)), {})
+
+
+def engine_of(arguments: argparse.Namespace, config: Config) -> SimulatedEngine:
+    """Return the engine that is simulated; steps of the simulated worker all take the same time."""
+    engine = sized_engine(preset(arguments.preset), config)
+    if config.worker.simulated_worker:
+        step_s = config.worker.simulated_step_ms / 1000
+        return msgspec.structs.replace(engine, cost=StepCost(step_s, 0.0, 0.0, 0.0, 0.0), is_cpu=False, mixed_tokens=0)
+    return msgspec.structs.replace(engine, cost=fit(Path(arguments.steps))) if arguments.steps else engine
+
+
+def scenario_of(arguments: argparse.Namespace, engine: SimulatedEngine, config: Config) -> tuple[Scenario, float]:
+    """Return the requests with the engine that they want, and how many times as fast a trace arrives."""
+    path = Path(arguments.scenario)
+    if not path.is_file():
+        given = dict(pair.split("=", 1) for pair in arguments.set)
+        found = make_scenario(arguments.scenario, engine, arguments.seed, given)
+        return msgspec.structs.replace(found, engine=sized_engine(found.engine, config)), 1.0
+    trace = load_trace(path, TraceOptions(first_minutes=arguments.first))
+    requests = [one for one in trace if one.input_tokens + one.output_tokens < engine.context_length]
+    speed = arguments.speed
+    if arguments.load:
+        plain = {"schedule_policy": "fcfs", "max_queued_requests": UNBOUNDED_QUEUE}
+        scheduler = msgspec.structs.replace(config.scheduler, **plain)
+        speed = speed_for(arguments.load, engine, requests[:LOAD_REQUESTS], scheduler)
+    requests = at_speed(requests, speed)
+    if arguments.load:
+        requests = [one for one in requests if one.arrival_s < 60 * arguments.minutes]
+    return Scenario(name=path.stem, engine=engine, requests=requests), speed
 
 
 def admission_order(url: str, ids: list[str]) -> list[int]:
@@ -176,21 +222,13 @@ def admission_order(url: str, ids: list[str]) -> list[int]:
     return sorted(range(len(ids)), key=lambda number: admitted[ids[number][:8]][0])
 
 
-def simulated(scenario: Scenario, policy: str, flags: list[str]) -> dict[str, Any]:
+def simulated(scenario: Scenario, config: Config) -> dict[str, Any]:
     """Simulate the same requests with the same settings; the limit of each request is its true length."""
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    given = vars(parser.parse_args(flags)) | {"scheduler.schedule_policy": policy}
-    config = build_config(given, {})
-    engine = scenario.engine
-    if config.worker.simulated_worker:
-        step_s = config.worker.simulated_step_ms / 1000
-        engine = msgspec.structs.replace(engine, cost=StepCost(step_s, 0.0, 0.0, 0.0, 0.0), is_cpu=False)
     slots = config.scheduler.max_running_requests or scenario.max_running_requests
     scheduler = msgspec.structs.replace(config.scheduler, max_running_requests=slots)
     requests = [msgspec.structs.replace(one, max_tokens=one.output_tokens) for one in scenario.requests]
-    run = simulate(requests, engine, scheduler)
-    report = msgspec.to_builtins(make_report(run, engine, 512))
+    run = simulate(requests, scenario.engine, scheduler)
+    report = msgspec.to_builtins(make_report(run, scenario.engine, 512))
     times = [outcome.admitted_s for outcome in run.outcomes]
     report["admission_order"] = sorted(range(len(times)), key=lambda number: times[number])
     wanted = ("duration_s", "output_tokens_per_s", "prefix_hit_rate", "ttft_s", "tpot_s", "e2e_s_by_class")

@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from quartet.simulator.capacity import UNBOUNDED_QUEUE, capacity
+from quartet.simulator.capacity import UNBOUNDED_QUEUE, at_speed, fcfs, speed_for
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, preset
 from quartet.simulator.report import make_report
@@ -25,7 +23,8 @@ from quartet.wire.lengths import AUTO_CHUNK
 
 FIXED_CHUNK = 1024
 ORDERS: dict[str, dict[str, Any]] = {
-    "prefill_first": {},
+    "mixed, the default": {},
+    "separate steps": {"enable_mixed_chunk": False},
     "decode_first": {"step_order": "decode_first"},
     f"mixed chunks of {FIXED_CHUNK}": {"enable_mixed_chunk": True, "chunked_prefill_size": FIXED_CHUNK},
     "slack": {"step_order": "slack"},
@@ -58,12 +57,11 @@ def main(argv: list[str]) -> int:
     engine = preset(options.preset)
     for trace in options.traces:
         requests = load_trace(Path(trace), TraceOptions(first_minutes=options.minutes))
-        most = capacity(engine, [msgspec.structs.replace(one, arrival_s=0.0) for one in requests])
-        rate = len(requests) / (requests[-1].arrival_s - requests[0].arrival_s)
+        full_speed = speed_for(1.0, engine, requests, fcfs())
         for load in options.load:
-            speed = load * most / rate
-            scaled = [msgspec.structs.replace(one, arrival_s=one.arrival_s / speed) for one in requests]
-            print(f"\n{Path(trace).name}: {len(requests)} requests at {load:.0%} of {most:.2f}/s, speed {speed:.2f}\n")
+            speed = load * full_speed
+            scaled = at_speed(requests, speed)
+            print(f"\n{Path(trace).name}: {len(requests)} requests at {load:.0%} of capacity, speed {speed:.2f}\n")
             print(f"| step order | TTFT p50 | TTFT p99 | gap p99 | gaps > {options.target_ms:g} ms | output tokens/s |")
             print("|---|---|---|---|---|---|")
             for name, settings in ORDERS.items():
