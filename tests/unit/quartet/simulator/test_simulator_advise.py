@@ -155,6 +155,7 @@ def test_what_a_trace_cannot_tell_apart_is_not_tried() -> None:
     rich = [*requests(3, prefix_group="a", prefix_tokens=8, priority=1, routing_key="k"), *requests(3, priority=2)]
     names = {one.flags for one in combinations(rich, SchedulerConfig(step_order="slack", tbt_target_ms=50.0))}
     assert len(names) == 8 * len(RESERVATIONS) * 3 * 2
+    assert "--schedule-policy lpm --step-order slack --tbt-target-ms 50 --enable-priority-scheduling" in names
 
 
 def test_separate_steps_are_tried_where_the_worker_mixes_and_a_target_says_what_a_gap_is_worth() -> None:
@@ -163,7 +164,6 @@ def test_separate_steps_are_tried_where_the_worker_mixes_and_a_target_says_what_
     assert separate in {one.flags for one in combinations(requests(3), given, 1344)}
     for config, mixed_tokens in ((given, 0), (SchedulerConfig(), 1344)):
         assert separate not in {one.flags for one in combinations(requests(3), config, mixed_tokens)}
-    assert "--schedule-policy lpm --step-order slack --tbt-target-ms 50 --enable-priority-scheduling" in names
 
 
 def test_reports_are_markdown_or_html_by_the_ending(tmp_path: Path) -> None:
