@@ -1,4 +1,5 @@
-"""The gated activation of a Llama-style feed-forward block: SiLU of the first half times the second half.
+"""The gated activation of a Llama-style feed-forward block: SiLU of the first half times the second half; and the gate
+on the output of attention.
 
 Rounding follows the Hugging Face models: SiLU is rounded to the model dtype before the product.
 """
@@ -37,6 +38,41 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
         options = pdl_options(gate_up.device)
         _silu_mul_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4, **options)
     return y
+
+
+@triton.jit
+def _sigmoid_mul_kernel(
+    x_ptr, gate_ptr, y_ptr, stride_gate, WIDTH: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr
+):
+    wait_for_prior_kernel(USE_PDL)
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    model_dtype = y_ptr.dtype.element_ty
+    gate = tl.load(gate_ptr + row * stride_gate + columns, mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + row * WIDTH + columns, mask=mask, other=0.0).to(tl.float32)
+    sigmoid = (1.0 / (1.0 + tl.exp(-gate))).to(model_dtype).to(tl.float32)
+    tl.store(y_ptr + row * WIDTH + columns, (x * sigmoid).to(model_dtype), mask=mask)
+
+
+def sigmoid_mul(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Return x * sigmoid(gate) as a fresh [T, N] tensor of the inputs' dtype, fp32 maths.
+
+    x [T, N] contiguous, gate [T, N] with contiguous rows, of one dtype. Raises ValueError otherwise."""
+    rows, width = x.shape
+    if gate.shape != x.shape or gate.stride(1) != 1 or not x.is_contiguous():
+        raise ValueError(f"x {tuple(x.shape)} and gate {tuple(gate.shape)} need one shape and contiguous rows")
+    y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    if rows:
+        grid = (rows, triton.cdiv(width, BLOCK))
+        options = pdl_options(x.device)
+        _sigmoid_mul_kernel[grid](x, gate, y, gate.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4, **options)
+    return y
+
+
+def sigmoid_mul_reference(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """sigmoid_mul in plain torch."""
+    return x * torch.sigmoid(gate)
 
 
 def silu_mul_reference(gate_up: torch.Tensor) -> torch.Tensor:

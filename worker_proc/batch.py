@@ -21,14 +21,16 @@ Upload = Callable[[Sequence[NDArray[np.generic]]], list[Tensor]]
 @dataclass(frozen=True, slots=True)
 class ChunkBatch:
     """The prefill part: C chunks. `lengths` and `context_lengths` are on the host, in tokens; a context length
-    includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32. `partition` is
-    added by operations that partition the chunks' attention over programs once for all layers."""
+    includes the chunk. On the device: `cu_q` [C+1], `context_lens` [C] and `page_table` [C, n], int32, and `slots` [C],
+    int32 or int64. `partition` is added by operations that partition the chunks' attention over programs once for all
+    layers."""
 
     lengths: list[int]
     context_lengths: list[int]
     cu_q: Tensor
     context_lens: Tensor
     page_table: Tensor
+    slots: Tensor
     num_tokens: int
     partition: Any = None
 
@@ -36,14 +38,16 @@ class ChunkBatch:
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
     """The decode part: B rows of one token. `context_lengths` [B] on the host includes the token being computed; on the
-    device `context_lens` [B] and `page_table` [B, n], int32. `workspace` is scratch of the attention kernel at a fixed
-    address, if the caller has one that is large enough; then `context_lengths` is not used. `partition` is added by
-    operations that partition the rows over programs once for all layers. With `first_row` [1] int32 on the device, the
-    rows begin at that token, right after the chunks' last, and those of context length 0 at the end are none."""
+    device `context_lens` [B] and `page_table` [B, n], int32, and `slots` [B], int32 or int64. `workspace` is scratch of
+    the attention kernel at a fixed address, if the caller has one that is large enough; then `context_lengths` is not
+    used. `partition` is added by operations that partition the rows over programs once for all layers. With `first_row`
+    [1] int32 on the device, the rows begin at that token, right after the chunks' last, and those of context length 0
+    at the end are none."""
 
     context_lengths: IntArray
     context_lens: Tensor
     page_table: Tensor
+    slots: Tensor
     workspace: Tensor | None = None
     partition: Tensor | None = None
     first_row: Tensor | None = None
@@ -111,7 +115,8 @@ def build_batch(
     )
     input_ids, decode, chunks = last_token.index_select(0, decode_slots), None, None
     if len(rows.decode):
-        decode = DecodeBatch(rows.contexts, decode_lens, _page_rows(page_table, decode_slots, rows.contexts, page_size))
+        pages_of_rows = _page_rows(page_table, decode_slots, rows.contexts, page_size)
+        decode = DecodeBatch(rows.contexts, decode_lens, pages_of_rows, decode_slots)
     if rows.chunks:
         ids, chunks = _chunk_batch(layout, page_size, page_table, upload)
         input_ids = torch.cat((ids, input_ids))
@@ -154,7 +159,7 @@ def _chunk_batch(layout: _TokenLayout, page_size: int, page_table: Tensor, uploa
     contexts = layout.chunk_contexts
     slots, ids, cu_q, context_lens = upload((layout.chunk_slots, layout.chunk_ids, layout.cu_q, contexts))
     table = _page_rows(page_table, slots, contexts, page_size)
-    return ids, ChunkBatch(layout.lengths, contexts.tolist(), cu_q, context_lens, table, int(layout.cu_q[-1]))
+    return ids, ChunkBatch(layout.lengths, contexts.tolist(), cu_q, context_lens, table, slots, int(layout.cu_q[-1]))
 
 
 def _page_rows(page_table: Tensor, rows: Tensor, contexts: NDArray[np.integer], page_size: int) -> Tensor:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits of a runner. `page_count` excludes the dummy page 0. `mixed_tokens`: see WorkerHello."""
+    """The limits of a runner. `page_count` excludes the dummy page 0. `mixed_tokens` and `has_states`:
+    see WorkerHello."""
 
     page_size: int
     page_count: int
@@ -25,6 +26,7 @@ class Capacity:
     context_length: int
     device: str
     mixed_tokens: int = 0
+    has_states: bool = False
 
 
 class InFlightStep(Protocol):

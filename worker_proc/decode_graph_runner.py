@@ -147,8 +147,8 @@ class DecodeGraphRunner:
             host_positions=nothing,
             is_all_sampled=True,
             chunks=None,
-            decode=DecodeBatch(nothing, contexts, batch_page_table, self._scratch.workspace),
+            decode=DecodeBatch(nothing, contexts, batch_page_table, slots, self._scratch.workspace),
         )
-        logits = self._decoder.forward(batch, self._buffers.kv_cache, no_progress, self._logits[:size])
+        logits = self._decoder.forward(batch, self._buffers.caches, no_progress, self._logits[:size])
         assert logits is not None
         self._fused_sampler.sample(logits, slots, contexts, rings.outputs, rings.sequence)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worker_proc.completion_poller import CompletionPoller
 from worker_proc.device_step import LaunchedStep
+from worker_proc.ops.interface import LayerCache
 from worker_proc.slots import IntArray, StepRows
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ class GraphRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedBuffers:
-    """What graph runners share with the rest of the runner. On the device: one KV cache a layer, the page table
+    """What graph runners share with the rest of the runner. On the device: one cache a layer, the page table
     [slots + 1, pages] int32, whose last row is the dummy row, and the newest id of each slot [slots + 1] int64."""
 
-    kv_cache: list[Tensor]
+    caches: list[LayerCache]
     page_table: Tensor
     last_token: Tensor
     poller: CompletionPoller

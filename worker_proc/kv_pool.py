@@ -13,29 +13,43 @@ from quartet.wire.errors import ConfigError
 _FREEING_LIMIT_S, _FREEING_POLL_S = 3.0, 0.02
 
 
-def count_pages(config: WorkerConfig, device: torch.device, page_bytes: int, is_empty: bool = False) -> int:
+def pool_bytes(config: WorkerConfig, device: torch.device, is_empty: bool = False) -> int:
+    """Return the bytes for KV and the states of slots: on CUDA, `mem_fraction_static` of the GPU's memory less what is
+    in use, and on the CPU a quarter of the available memory, at most 2 GiB.
+
+    `is_empty` has what is in use on CUDA count as free: it belongs to the worker whose place this one may take."""
+    if device.type != "cuda":
+        return cpu_kv_bytes(host_memory().available_bytes)
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return cuda_kv_bytes(total_bytes, 0 if is_empty else total_bytes - free_bytes, config.mem_fraction_static)
+
+
+def count_pages(
+    config: WorkerConfig, device: torch.device, page_bytes: int, is_empty: bool = False, states_bytes: int = 0
+) -> int:
     """Return the number of pages of `page_bytes` (all layers of this rank) to allocate, dummy page excluded.
 
-    `max_total_tokens` decides if it is set. Otherwise the budget is, on CUDA, `mem_fraction_static` of the GPU's memory
-    less what is in use, and on the CPU a quarter of the available memory, at most 2 GiB. `is_empty` has what is in use
-    on CUDA count as free: it belongs to the worker whose place this one may take.
-    Raises ConfigError if not even one page fits."""
+    `max_total_tokens` decides if it is set. Otherwise the budget is that of `pool_bytes` less `states_bytes`, which are
+    for the states of slots. Raises ConfigError if not even one page fits."""
     if config.max_total_tokens:
         pages = config.max_total_tokens // config.page_size
         if pages < 1:
             raise ConfigError(f"max_total_tokens {config.max_total_tokens} is less than a page ({config.page_size})")
         return pages
+    budget = pool_bytes(config, device, is_empty) - states_bytes
     if device.type == "cuda":
-        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-        budget = cuda_kv_bytes(total_bytes, 0 if is_empty else total_bytes - free_bytes, config.mem_fraction_static)
         advice = f"raise --mem-fraction-static ({config.mem_fraction_static}) or take a smaller model"
     else:
-        budget = cpu_kv_bytes(host_memory().available_bytes)
         advice = "free memory or take a smaller model"
     # One page of the budget is the dummy page.
     pages = budget // page_bytes - 1
     if pages < 1:
-        raise ConfigError(f"no memory is left for KV ({budget >> 20} MiB, one page takes {page_bytes} bytes): {advice}")
+        states = f"; {states_bytes >> 20} MiB are for states, fewer --max-running-requests free some" * bool(
+            states_bytes
+        )
+        raise ConfigError(
+            f"no memory is left for KV ({budget >> 20} MiB, one page takes {page_bytes} bytes{states}): {advice}"
+        )
     return pages
 
 

@@ -13,7 +13,7 @@ from worker_proc.sampler import Sampler
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device, ready to run: `facts` are for the ready line, `num_layers` for the KV pool.
+    """A model on its device, ready to run: `facts` are for the ready line.
 
     `max_graph_rows` is the largest decode batch with a CUDA graph, 0 for no graphs at all; `max_graph_tokens` the
     largest step with prefill chunks that has one. `count_pages` returns the page count that the free memory holds."""
@@ -23,7 +23,6 @@ class LoadedModel:
     sampler: Sampler
     device: torch.device
     dtype: torch.dtype
-    num_layers: int
     max_graph_rows: int
     max_graph_tokens: int
     facts: dict[str, str | int | float]

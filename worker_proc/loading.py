@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,20 @@ import torch
 from quartet.checkpoint.grammar_tokenizer import load_grammar_tokenizer
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.sizing.host_memory import host_memory
-from quartet.sizing.model_bytes import default_slots, page_bytes, rotary_bytes, weight_bytes
+from quartet.sizing.model_bytes import (
+    default_slots,
+    page_bytes,
+    rotary_bytes,
+    slots_for_states,
+    state_bytes,
+    weight_bytes,
+)
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache, share_triton_hash
 from worker_proc.contract import Capacity, Start
 from worker_proc.grammar.compiler import GrammarCompiler
-from worker_proc.kv_pool import count_pages, wait_for_memory
+from worker_proc.kv_pool import count_pages, pool_bytes, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
 from worker_proc.models.decoder import Decoder
 from worker_proc.models.rope import cos_sin_table
@@ -114,20 +122,24 @@ def load_runner(
         else:
             tensors = map_weights(device)
         decoder = Decoder(spec, ops, tensors, shard)
-    pages = partial(_count_pages, config, spec, shard, dtype, device)
     if start is Start.RECOVERY:
         wait_for_memory(device)
-    capacity = _capacity(config, spec, pages(is_empty=start is Start.STANDBY), device)
+    is_empty = start is Start.STANDBY
+    slots = _slots(config, spec, dtype, device, is_empty)
+    pages = partial(_count_pages, config, spec, shard, dtype, device, slots)
+    capacity = _capacity(config, spec, pages(is_empty=is_empty), slots, device)
     sampler = Sampler(capacity.max_slots, spec.vocab_size, model.context_length, model.eos_token_ids, device)
     facts: dict[str, str | int | float] = {
         "device": _device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
         "attention": ops.name,
     }
+    if spec.linear is not None:
+        facts["slots"], facts["state_bytes_per_slot"] = slots, state_bytes(spec, dtype.itemsize)
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
     tokens = _max_graph_tokens(spec, shard)
     grammars = GrammarCompiler(partial(load_grammar_tokenizer, config))
-    loaded = LoadedModel(decoder, ops, sampler, device, dtype, spec.num_layers, rows, tokens, facts, pages, grammars)
+    loaded = LoadedModel(decoder, ops, sampler, device, dtype, rows, tokens, facts, pages, grammars)
     return ModelRunner(loaded, capacity, progress, start)
 
 
@@ -181,7 +193,7 @@ def choose_ops(
     if backend == "auto":
         backend = "triton" if device.type == "cuda" else "torch"
     if backend == "torch":
-        return TorchOps(shape, dtype, device)
+        return TorchOps(shape, dtype, device, spec.linear)
     if device.type != "cuda" and not _is_interpreting():
         raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
     set_kernel_cache()
@@ -189,26 +201,44 @@ def choose_ops(
     from worker_proc.tuning.tables import use_tables
 
     use_tables(_device_name(device))
-    return TritonOps(shape, dtype)
+    return TritonOps(shape, dtype, spec.linear)
 
 
 def _count_pages(
-    config: Config, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, is_empty: bool = False
+    config: Config,
+    spec: ModelSpec,
+    shard: Shard,
+    dtype: torch.dtype,
+    device: torch.device,
+    slots: int,
+    is_empty: bool = False,
 ) -> int:
-    size = page_bytes(spec, config.worker.page_size, dtype.itemsize, shard.size)
-    return count_pages(config.worker, device, size, is_empty)
+    size, states = page_bytes(spec, config.worker.page_size, dtype.itemsize, shard.size), 0
+    if spec.linear is not None:
+        states = (slots + 1) * state_bytes(spec, dtype.itemsize)
+    return count_pages(config.worker, device, size, is_empty, states)
 
 
-def _capacity(config: Config, spec: ModelSpec, page_count: int, device: torch.device) -> Capacity:
+def _slots(config: Config, spec: ModelSpec, dtype: torch.dtype, device: torch.device, is_empty: bool) -> int:
+    """Return the slots that are asked for, or those whose states fit; 0 leaves it to the number of pages."""
+    wanted = config.scheduler.max_running_requests
+    if wanted or spec.linear is None:
+        return wanted
+    most = default_slots(config.worker.max_total_tokens or sys.maxsize, device.type == "cpu")
+    return slots_for_states(most, pool_bytes(config.worker, device, is_empty), state_bytes(spec, dtype.itemsize))
+
+
+def _capacity(config: Config, spec: ModelSpec, page_count: int, slots: int, device: torch.device) -> Capacity:
     model, page_size = config.require_model(), config.worker.page_size
     return Capacity(
         page_size=page_size,
         page_count=page_count,
-        max_slots=config.scheduler.max_running_requests or default_slots(page_count * page_size, device.type == "cpu"),
+        max_slots=slots or default_slots(page_count * page_size, device.type == "cpu"),
         vocab_size=spec.vocab_size,
         context_length=model.context_length,
         device=_device_name(device),
         mixed_tokens=_mixed_tokens(spec, Shard()) if device.type == "cuda" else 0,
+        has_states=spec.linear is not None,
     )
 
 

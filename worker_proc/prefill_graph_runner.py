@@ -209,6 +209,8 @@ class PrefillGraphRunner:
         )
         step = slots, contexts, table, self._buffers.last_token
         self._make_inputs(layout, *ring, cu_q, *step, *outs, self._capacity.page_size)
+        chunks = contexts[:MAX_CHUNKS], page_rows[:MAX_CHUNKS], slots[:MAX_CHUNKS]
+        decode = contexts[MAX_CHUNKS:], page_rows[MAX_CHUNKS:], slots[MAX_CHUNKS:]
         batch = ForwardBatch(
             num_tokens=tokens,
             input_ids=ids,
@@ -219,12 +221,13 @@ class PrefillGraphRunner:
             sample_positions=sample_positions,
             host_positions=_NOTHING,
             is_all_sampled=False,
-            chunks=ChunkBatch([tokens], [], cu_q, contexts[:MAX_CHUNKS], page_rows[:MAX_CHUNKS], tokens),
-            decode=self._decode_batch(contexts[MAX_CHUNKS:], page_rows[MAX_CHUNKS:]) if rows else None,
+            chunks=ChunkBatch([tokens], [], cu_q, *chunks, tokens),
+            decode=self._decode_batch(*decode) if rows else None,
         )
-        logits = self._decoder.forward(batch, self._buffers.kv_cache, no_progress, self._logits[:used])
+        logits = self._decoder.forward(batch, self._buffers.caches, no_progress, self._logits[:used])
         assert logits is not None
         self._fused_sampler.sample(logits, slots, sample_positions, rings.outputs, rings.sequence)
 
-    def _decode_batch(self, contexts: Tensor, page_rows: Tensor) -> DecodeBatch:
-        return DecodeBatch(_NOTHING, contexts, page_rows, self._scratch.workspace, first_row=self._cu_q[MAX_CHUNKS:])
+    def _decode_batch(self, contexts: Tensor, page_rows: Tensor, slots: Tensor) -> DecodeBatch:
+        first, scratch = self._cu_q[MAX_CHUNKS:], self._scratch.workspace
+        return DecodeBatch(_NOTHING, contexts, page_rows, slots, scratch, first_row=first)

@@ -24,6 +24,7 @@ from worker_proc.grammar.slots import GrammarSlots
 from worker_proc.graphs import GraphRunner, SharedBuffers
 from worker_proc.kv_pool import wait_for_memory
 from worker_proc.loaded_model import LoadedModel
+from worker_proc.ops.interface import LayerCache
 from worker_proc.prompt_scorer import InFlightScores, PromptScorer
 from worker_proc.slots import SlotTable, StepRows
 from worker_proc.step_sampler import StepSampler
@@ -58,7 +59,7 @@ class ModelRunner:
         self._has_kernels = False
         self._model = model
         self._progress = progress
-        self._kv_cache: list[torch.Tensor] = []
+        self._caches: list[LayerCache] = []
         self._upload = Uploader(model.device)
         self._downloader = Downloader(model.device, capacity.max_slots)
         self._poller = CompletionPoller(model.device)
@@ -109,9 +110,9 @@ class ModelRunner:
         """Make the KV pool and, at a first start, run every kind of step once and capture every graph.
 
         Raises RuntimeError for another count than before."""
-        if self._kv_cache and page_count != self.capacity.page_count:
+        if self._caches and page_count != self.capacity.page_count:
             raise RuntimeError(f"{self.capacity.page_count} pages are allocated, the scheduler wants {page_count}")
-        if self._kv_cache:
+        if self._caches:
             return
         self.capacity = replace(self.capacity, page_count=page_count)
         started = time.perf_counter()
@@ -188,7 +189,7 @@ class ModelRunner:
             prepared = time.perf_counter()
             # Queued before the ids: when they have arrived on the host, so have the scores.
             score = partial(self._scorer.score, rows, self._slots.generation, scores)
-            logits = self._model.decoder.forward(batch, self._kv_cache, self._progress, on_hidden=score)
+            logits = self._model.decoder.forward(batch, self._caches, self._progress, on_hidden=score)
             computed = time.perf_counter()
             sampled = self._step_sampler.sample(rows.sampled, batch, logits)
         times = StepTimes(wait_s, prepared - started, computed - prepared, time.perf_counter() - computed)
@@ -224,8 +225,9 @@ class ModelRunner:
             self._page_table.index_put_((writes[:, 0], writes[:, 1]), writes[:, 2].int())
         if self._has_bad_kv and len(rows.fresh_pages):
             (pages,) = self._upload([rows.fresh_pages])
-            for kv in self._kv_cache:
-                kv.index_fill_(0, pages, 0.0)
+            for cache in self._caches:
+                if isinstance(cache, torch.Tensor):
+                    cache.index_fill_(0, pages, 0.0)
 
     def _on_bad_rows(self) -> None:
         """Clear pages before use from here on: masked keys have weight 0, but 0 * NaN is NaN.
@@ -235,15 +237,15 @@ class ModelRunner:
 
     def _warm_up_runner(self) -> "ModelRunner":
         """Return a runner of the model's first layers with a small pool: it launches every kernel of this one."""
-        decoder = self._model.decoder.first_layers()
-        model = replace(self._model, decoder=decoder, num_layers=decoder.num_layers)
+        model = replace(self._model, decoder=self._model.decoder.first_layers())
         pages = min(self.capacity.page_count, max(_CUDA_WARM_UP) // self.capacity.page_size + 2)
         return ModelRunner(model, replace(self.capacity, page_count=pages), self._progress)
 
     def _prepare(self) -> None:
         """Make what steps need and, at a first start, run the steps that no graph runner takes."""
         model = self._model
-        self._kv_cache = model.ops.allocate_kv(model.num_layers, self.capacity.page_count + 1, model.dtype)
+        pages, slots = self.capacity.page_count + 1, self.capacity.max_slots + 1
+        self._caches = model.decoder.allocate_caches(pages, slots, model.dtype)
         self._make_slots()
         if self._start is Start.FIRST:
             lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
@@ -274,7 +276,7 @@ class ModelRunner:
 
         assert isinstance(model.ops, TritonOps)
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
-        buffers = SharedBuffers(self._kv_cache, self._page_table, self._last_token, self._poller)
+        buffers = SharedBuffers(self._caches, self._page_table, self._last_token, self._poller)
         scratch = ops.decode_scratch(rows, self._page_table.shape[1])
         parts = decoder, scratch, sampler, buffers, capacity, dtype
         self._decode_graphs = DecodeGraphRunner(*parts, rows)

@@ -109,6 +109,7 @@ class Session:
             context_length=capacity.context_length,
             device=capacity.device,
             mixed_tokens=capacity.mixed_tokens,
+            has_states=capacity.has_states,
             session=self._served,
             query=query,
             last_step=self._last_step,

@@ -144,8 +144,9 @@ def measure(model: str, batches: list[int], context: int, settings: dict[str, An
     runner.allocate(runner.capacity.page_count)
     warm = time.perf_counter()
     with torch.inference_mode():
-        for kv in runner._kv_cache:
-            kv.normal_()
+        for cache in runner._caches:
+            for kept in (cache,) if isinstance(cache, torch.Tensor) else (cache.window, cache.matrix):
+                kept.normal_()
     results = []
     for rows in batches:
         batch = Batch(runner, rows, context, temperature)

@@ -105,7 +105,7 @@ def measure(model: str, rows: int, counts: list[int], settings: dict[str, Any], 
     runner = load_runner(config, lambda: None)
     runner.allocate(runner.capacity.page_count)
     with torch.inference_mode():
-        for kv in runner._kv_cache:
+        for kv in runner._caches:
             kv.normal_()
     started = time.perf_counter()
     compiled = runner.grammars.matcher(SOURCE)

@@ -47,6 +47,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "query_pre_attn_scalar": (),
     "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
+    "attn_output_gate": (False,),
     "clip_qkv": (0,),
     "logits_scaling": (1,),
     "logit_scale": (1,),
@@ -75,7 +76,9 @@ _READ = (
     *("max_position_embeddings", "original_max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters"),
     *("num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "norm_topk_prob"),
     *("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "bos_token_id", "eos_token_id"),
-    *("auto_map", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+    *("full_attention_interval", "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim"),
+    *("linear_value_head_dim", "linear_conv_kernel_dim", "auto_map"),
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
 )
 # The dtype is chosen by --dtype. pretraining_tp splits matrices without changing their product. Most of the rest is
 # about training, and about how transformers runs a model and what it returns beside the logits.
@@ -98,7 +101,8 @@ _WITHOUT_EFFECT = (
     *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "_flash_attn_2_enabled"),
     *("use_flash_attn", "use_flash_attention", "base_model_tp_plan", "unsloth_version", "unsloth_fixed", "max_length"),
     *("early_stopping", "diversity_penalty", "length_penalty", "num_return_sequences", "remove_invalid_values"),
-    *("max_sequence_length", "model_max_length"),
+    *("max_sequence_length", "model_max_length", "mamba_ssm_dtype", "mtp_num_hidden_layers"),
+    "mtp_use_dedicated_embeddings",
 )
 
 

@@ -36,6 +36,10 @@ class Family:
     """Attention and MLP are followed by their norms instead of preceded: r + norm(f(r))."""
     experts: ExpertNames | None = None
     """Layers have experts instead of an MLP."""
+    has_centred_norms: bool = False
+    """One is added to the weights of norms."""
+    is_hybrid: bool = False
+    """Most layers have linear attention; the others have a gate on the output of theirs, in the projection of q."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -113,6 +117,25 @@ FAMILIES: dict[str, Family] = {
         ("mlp_only_layers", "decoder_sparse_step"),
         output_bias="",
         experts=ExpertNames(shared_width="shared_expert_intermediate_size"),
+    ),
+    "Qwen3_5ForCausalLM": Family(
+        "Qwen3.5, Qwen3.6, Qwen3.8 (dense)",
+        {
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "partial_rotary_factor": 0.25,
+            "full_attention_interval": 4,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "linear_conv_kernel_dim": 4,
+        },
+        # A token of text has the same position in all sections of a multimodal rotary embedding.
+        ("partial_rotary_factor", "mrope_section", "mrope_interleaved", "attn_output_gate"),
+        qk_norm="head",
+        has_centred_norms=True,
+        is_hybrid=True,
     ),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
 from quartet.checkpoint.experts import COUNTS, ExpertsSpec, expert_shapes, experts_spec
 from quartet.checkpoint.families import FAMILIES, Family, QkNorm, refusal
+from quartet.checkpoint.linear_attention import LinearSpec, linear_layers, linear_spec
 from quartet.checkpoint.quantization import Quantization
 from quartet.checkpoint.quantization_config import quantization_of
 from quartet.checkpoint.rotary import RopeSpec, extended_context, rope_spec
@@ -52,6 +53,19 @@ class ModelSpec:
     quantization: Quantization | None = None
     """How the worker holds the linears; None: as plain numbers."""
     experts: ExpertsSpec | None = None
+    has_centred_norms: bool = False
+    """See Family."""
+    is_gated: bool = False
+    """The output of attention is multiplied by the sigmoid of a gate. In a checkpoint, q_proj holds of each head the
+    rows of q, then those of its gate."""
+    linear: LinearSpec | None = None
+    linear_layers: frozenset[int] = frozenset()
+    """Layers with linear attention, whose sizes are `linear`."""
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return self.num_layers - len(self.linear_layers)
 
     @property
     def query_scale(self) -> float:
@@ -123,6 +137,10 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         unrotated_layers=_unrotated_layers(config, family),
         quantization=quantization_of(config, quantization),
         experts=None if family.experts is None else experts_spec(config, family.experts, family.honoured),
+        has_centred_norms=family.has_centred_norms,
+        is_gated=family.is_hybrid and switch(config, "attn_output_gate", True),
+        linear=linear_spec(config) if family.is_hybrid else None,
+        linear_layers=linear_layers(config) if family.is_hybrid else frozenset(),
     )
     if spec.experts is not None and spec.quantization is not None:
         raise ModelError("experts with quantised weights are not supported; take the model in bfloat16, without FP8")
@@ -190,7 +208,10 @@ def sliding_window(config: dict[str, Any]) -> int | None:
     Raises ModelError for kinds of attention that are not supported."""
     architecture = (config.get("architectures") or [None])[0]
     is_qwen = architecture in ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
-    defaults = FAMILIES[architecture].defaults if architecture in FAMILIES else {}
+    family = FAMILIES.get(architecture, Family(""))
+    defaults, served = family.defaults, {"full_attention", "sliding_attention"}
+    if family.is_hybrid:
+        served.add("linear_attention")
     config = {**defaults, **config}
     is_used = switch(config, "use_sliding_window", bool(defaults.get("use_sliding_window", True)))
     window = config.get("sliding_window")
@@ -200,7 +221,7 @@ def sliding_window(config: dict[str, Any]) -> int | None:
     if kinds is not None:
         if not isinstance(kinds, list):
             raise ModelError(f"layer_types in config.json is no list (found {kinds!r:.80})")
-        unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+        unknown = sorted({str(kind) for kind in kinds} - served)
         if unknown:
             raise ModelError(f"layer_types in config.json names {unknown[0]}, which is not supported")
         if "sliding_attention" not in kinds:
@@ -222,10 +243,12 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     }
     if not spec.is_tied:
         shapes["lm_head.weight"] = (spec.vocab_size, hidden)
-    attention = _attention_shapes(spec)
+    norms = {f"{name}.weight": (hidden,) for name in norm_names(spec)}
+    attention, linear = _attention_shapes(spec), {} if spec.linear is None else spec.linear.shapes(hidden)
     mlp, experts = _mlp_shapes(spec), {} if spec.experts is None else expert_shapes(spec.experts, hidden)
     for i in range(spec.num_layers):
-        layer = attention | (mlp if spec.experts_of(i) is None else experts)
+        layer = norms | (linear if i in spec.linear_layers else attention)
+        layer |= mlp if spec.experts_of(i) is None else experts
         shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
     return shapes
 
@@ -238,12 +261,12 @@ def norm_names(spec: ModelSpec) -> tuple[str, str]:
 
 
 def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return what every layer has: attention, and the norms of attention and MLP."""
     hidden, q_size, kv_size = spec.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    projections = {"qkv": q_size + 2 * kv_size} if spec.is_fused else {"q": q_size, "k": kv_size, "v": kv_size}
-    layer: dict[str, tuple[int, ...]] = {f"{name}.weight": (hidden,) for name in norm_names(spec)}
+    projections = {"q": q_size * (1 + spec.is_gated), "k": kv_size, "v": kv_size}
+    if spec.is_fused:
+        projections = {"qkv": q_size + 2 * kv_size}
+    layer: dict[str, tuple[int, ...]] = {"self_attn.o_proj.weight": (hidden, q_size)}
     layer.update({f"self_attn.{n}_proj.weight": (rows, hidden) for n, rows in projections.items()})
-    layer["self_attn.o_proj.weight"] = (hidden, q_size)
     if spec.has_qkv_bias:
         layer.update({f"self_attn.{n}_proj.bias": (rows,) for n, rows in projections.items()})
     if spec.has_output_bias:

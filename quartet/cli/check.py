@@ -59,6 +59,7 @@ def check(config: Config) -> Report:
     """Return what a launch of that configuration would meet. A model of the hub is downloaded, a GGUF converted."""
     from quartet.checkpoint.cache import cache_root
     from quartet.checkpoint.resolve import resolve_model
+    from quartet.checkpoint.spec import read_spec
     from quartet.runtime.installed import require_torch
     from quartet.sizing.device import Device, find_device, torch_version
     from quartet.supervisor.listener import open_listener
@@ -74,7 +75,9 @@ def check(config: Config) -> Report:
     def model() -> str:
         found = resolve_model(config.model)
         resolved.append(msgspec.structs.replace(config, resolved=found))
-        return f"{found.name} in {found.folder}: {found.architecture}, supported, context {found.context_length}"
+        spec = read_spec(Path(found.folder), found.context_length)
+        note = "" if spec.linear is None else "; linear attention, so no prefix is shared"
+        return f"{found.name} in {found.folder}: {found.architecture}, supported, context {found.context_length}{note}"
 
     def device() -> str:
         devices.append(find_device(config))

@@ -10,6 +10,8 @@ from quartet.sizing.model_bytes import (
     cuda_kv_bytes,
     page_bytes,
     rotary_bytes,
+    slots_for_states,
+    state_bytes,
     weight_bytes,
 )
 
@@ -70,6 +72,16 @@ class Demand:
         return int((self.kv_tokens + self.page_size) * self.token_bytes)
 
     @property
+    def slot_state(self) -> int:
+        """What layers with linear attention keep for one slot."""
+        return 0 if self.spec is None else state_bytes(self.spec, self.item_bytes)
+
+    @property
+    def states(self) -> int:
+        """What they keep for all slots, and for the rows that are padding."""
+        return self.slot_state and (self.slots + 1) * self.slot_state
+
+    @property
     def tables(self) -> int:
         """What grows with the context and the slots: the table of angles, page tables, sampling parameters."""
         pages = -(-(self.context_length + 1) // self.page_size)
@@ -103,19 +115,27 @@ class Demand:
     @property
     def total(self) -> int:
         """Everything."""
-        return self.before_kv + self.steps + self.kv
+        return self.before_kv + self.steps + self.states + self.kv
 
 
 def sized(demand: Demand, device: Device) -> Demand:
     """Return the demand with the KV pool that the worker will make of what is left, unless its size is given."""
     if demand.kv_tokens:
         return demand
+    # One page of it is the dummy page.
+    pages = max(0, (pool_bytes(demand, device) - demand.states) // int(demand.token_bytes * demand.page_size) - 1)
+    return replace(demand, kv_tokens=pages * demand.page_size)
+
+
+def with_fitting_slots(demand: Demand, device: Device) -> Demand:
+    """Return the demand with the slots that the worker chooses by itself."""
+    return replace(demand, slots=slots_for_states(demand.slots, pool_bytes(demand, device), demand.slot_state))
+
+
+def pool_bytes(demand: Demand, device: Device) -> int:
+    """Return what is left for the KV pool and the states of slots."""
     left = max(0, device.free_bytes - demand.before_kv)
     if device.is_cuda:
         in_use = device.total_bytes - device.free_bytes + demand.before_kv
-        left = min(left, cuda_kv_bytes(device.total_bytes, in_use, demand.mem_fraction_static))
-    else:
-        left = cpu_kv_bytes(left)
-    # One page of it is the dummy page.
-    pages = max(0, left // int(demand.token_bytes * demand.page_size) - 1)
-    return replace(demand, kv_tokens=pages * demand.page_size)
+        return min(left, cuda_kv_bytes(device.total_bytes, in_use, demand.mem_fraction_static))
+    return cpu_kv_bytes(left)

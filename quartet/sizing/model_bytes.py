@@ -14,6 +14,9 @@ SIMULATED_TOKENS = 1 << 18
 """KV capacity of a simulated worker without --max-total-tokens."""
 CPU_KV_SHARE = 4
 CPU_KV_LIMIT_BYTES = 2 << 30
+STATES_SHARE = 3
+"""Of the memory for KV, one part in so many at most is for the states of slots, unless --max-running-requests says
+otherwise."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -30,7 +33,12 @@ def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1, is_cuda:
 
 def page_bytes(spec: ModelSpec, page_size: int, item_bytes: int, num_shards: int = 1) -> int:
     """Return the bytes of a KV page of `page_size` tokens in all layers of one rank."""
-    return spec.num_layers * 2 * (spec.num_kv_heads // num_shards) * spec.head_dim * page_size * item_bytes
+    return spec.num_attention_layers * 2 * (spec.num_kv_heads // num_shards) * spec.head_dim * page_size * item_bytes
+
+
+def state_bytes(spec: ModelSpec, item_bytes: int) -> int:
+    """Return the bytes that the layers with linear attention keep for a slot."""
+    return 0 if spec.linear is None else len(spec.linear_layers) * spec.linear.state_bytes(item_bytes)
 
 
 def rotary_bytes(spec: ModelSpec, context_length: int) -> int:
@@ -46,6 +54,14 @@ def cuda_kv_bytes(total_bytes: int, in_use_bytes: int, mem_fraction_static: floa
 def cpu_kv_bytes(available_bytes: int) -> int:
     """Return the bytes for KV of a machine that has so many left beside the weights."""
     return min(available_bytes // CPU_KV_SHARE, CPU_KV_LIMIT_BYTES)
+
+
+def slots_for_states(wanted: int, budget_bytes: int, bytes_a_slot: int) -> int:
+    """Return how many of `wanted` slots run at once if each keeps a state: a share of what is left beside the weights
+    holds those of all slots and of one more."""
+    if not bytes_a_slot:
+        return wanted
+    return max(1, min(wanted, budget_bytes // STATES_SHARE // bytes_a_slot - 1))
 
 
 def default_slots(capacity_tokens: int, is_cpu: bool) -> int:

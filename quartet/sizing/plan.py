@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from quartet.checkpoint.spec import ModelSpec, read_spec
-from quartet.sizing.demand import Demand, sized
+from quartet.sizing.demand import Demand, sized, with_fitting_slots
 from quartet.sizing.device import Device
 from quartet.sizing.model_bytes import ITEM_BYTES, SIMULATED_TOKENS, default_slots
 from quartet.sizing.remedy import remedy
@@ -39,6 +39,7 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     weights_bytes: int
     graphs_bytes: int
     kv_bytes: int
+    states_bytes: int
     kv_bytes_per_token: int
     kv_tokens: int
     page_size: int
@@ -50,12 +51,14 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     @property
     def line(self) -> str:
         """The plan in one line."""
-        used = self.weights_bytes + self.graphs_bytes + self.kv_bytes
+        used = self.weights_bytes + self.graphs_bytes + self.kv_bytes + self.states_bytes
+        states = f" + states {_gib(self.states_bytes)}" if self.states_bytes else ""
         what = "graphs" if self.device not in ("cpu", "simulated") else "steps"
         limit = f"; a request may have {self.largest_context}" if self.largest_context < self.context_length else ""
         return (
-            f"memory: weights {_gib(self.weights_bytes)} + {what} {_gib(self.graphs_bytes)} + KV {_gib(self.kv_bytes)} "
-            f"= {_gib(used)} of {_gib(self.free_bytes)} GiB free on {self.device}; KV cache {self.kv_tokens} tokens "
+            f"memory: weights {_gib(self.weights_bytes)} + {what} {_gib(self.graphs_bytes)} + KV {_gib(self.kv_bytes)}"
+            f"{states} = {_gib(used)} of {_gib(self.free_bytes)} GiB free on {self.device}; "
+            f"KV cache {self.kv_tokens} tokens "
             f"({self.requests_at_full_context} requests of {self.context_length}{limit})"
         )
 
@@ -70,7 +73,10 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         else read_spec(Path(model.folder), model.context_length, config.model.quantization)
     )
     dtype = "none" if spec is None else dtype_of(config, spec, device)
-    demand = sized(_demand(config, spec, device, dtype), device)
+    demand = _demand(config, spec, device, dtype)
+    if not config.scheduler.max_running_requests:
+        demand = with_fitting_slots(demand, device)
+    demand = sized(demand, device)
     _check(demand, device)
     tokens = demand.kv_tokens
     return MemoryPlan(
@@ -81,6 +87,7 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         weights_bytes=demand.weights,
         graphs_bytes=demand.tables + demand.runtime + demand.steps,
         kv_bytes=demand.kv,
+        states_bytes=demand.states,
         kv_bytes_per_token=demand.kv_token_bytes,
         kv_tokens=tokens,
         page_size=worker.page_size,
@@ -126,6 +133,7 @@ def _check(demand: Demand, device: Device) -> None:
         f"weights of {8 * demand.item_bytes} bits": demand.weights,
         f"a context of {demand.context_length} tokens with {demand.slots} requests": demand.tables,
         "the worker and its steps": demand.runtime + demand.steps,
+        f"the states of {demand.slots} requests": demand.states,
         f"a KV cache of {needed.kv_tokens} tokens": needed.kv,
     }
     listed = " + ".join(f"{_gib(size)} for {name}" for name, size in parts.items() if size > GIB >> 5)

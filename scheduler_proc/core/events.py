@@ -23,13 +23,15 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp:
-    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens`: see WorkerHello."""
+    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens` and `has_states`: see
+    WorkerHello."""
 
     epoch: Epoch
     page_count: int
     max_slots: int
     is_cpu: bool
     mixed_tokens: int = 0
+    has_states: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class KvCache:
         cuts: bool = False,
     ) -> None:
         self.page_size = page_size
-        self.is_sharing = is_sharing
+        self._may_share = is_sharing
         self._strategy = strategy
         self._by_priority = by_priority
         self._isolates = by_priority and isolates
@@ -44,8 +44,9 @@ class KvCache:
         self._log: PageLog | None = None
         self.restart(page_count)
 
-    def restart(self, page_count: int) -> None:
-        """Begin with the empty cache of a new worker."""
+    def restart(self, page_count: int, has_states: bool = False) -> None:
+        """Begin with the empty cache of a new worker. With states, which pages do not hold, nothing is shared."""
+        self.is_sharing = self._may_share and not has_states
         self.pool = PagePool(page_count, self.page_size)
         self.tree = RadixTree(self.page_size, self._strategy)
         self.tree.log = self._log

@@ -109,7 +109,7 @@ class PrefillPass:
         """
         adder = self._adder(mixed_rows, token_cap)
         pass_batch = PrefillBatch(step, now)
-        tree = None if self._config.disable_radix_cache else self._kv.tree
+        tree = self._kv.tree if self._kv.is_sharing else None
         self._queue.begin_pass(tree, self._batch.running.values(), self._counters.output_tokens, now)
         reserved, chunked = 0, self._batch.chunked
         if chunked is not None:

@@ -31,6 +31,7 @@ def settings_in_force(
         "max_running_requests": batch.max_slots,
         "chunked_prefill_size": prefill.chunk_tokens,
         "enable_mixed_chunk": prefill.is_mixing,
+        "disable_radix_cache": not kv.is_sharing,
         "page_size": kv.page_size,
         "kv_capacity_tokens": kv.capacity_tokens,
         "effective_new_token_ratio": {

@@ -232,7 +232,7 @@ class Scheduler:
     def _on_worker_up(self, event: WorkerUp, now: float) -> None:
         self._on_worker_lost(None, now)
         kv, config = self._kv, self._config
-        kv.restart(event.page_count)
+        kv.restart(event.page_count, event.has_states)
         self._in_flight.start(event.epoch)
         self._queue.waits.switch(STEP, now)
         self._batch.restart(slots_in_force(config, event.max_slots, kv.capacity_tokens, event.is_cpu))

@@ -30,6 +30,7 @@ from transformers import (
     Phi3Config,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     SeedOssConfig,
@@ -141,10 +142,18 @@ def _expert_families() -> list[Tiny]:
     ]
 
 
+def _hybrids() -> list[Tiny]:
+    """Qwen3.5: linear attention in three layers of four, with more value heads than key heads."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+    shape = {**_SHAPE, "num_hidden_layers": 4, "head_dim": 32, "linear_value_head_dim": 32, "rope_parameters": rope}
+    return [Tiny("qwen3_5", Qwen3_5TextConfig(**shape, **heads, tie_word_embeddings=False))]
+
+
 def main() -> None:
     """Make the folders whose names are given, or all, afresh."""
     torch.set_num_threads(1)
-    for tiny in [*_models(), *_dense_families(), *_expert_families()]:
+    for tiny in [*_models(), *_dense_families(), *_expert_families(), *_hybrids()]:
         if sys.argv[1:] and tiny.name not in sys.argv[1:]:
             continue
         folder = _FOLDER / tiny.name
@@ -163,12 +172,15 @@ def main() -> None:
 
 @torch.no_grad()
 def _draw_weights(model, name: str) -> None:
-    """Matrices keep the size of what flows through them, embeddings are of unit size, norms lie around one."""
+    """Matrices keep the size of what flows through them, embeddings are of unit size, norms lie around one, or around
+    zero where one is added to them; the states of linear attention fade over tens of tokens."""
     for parameter_name, parameter in sorted(model.named_parameters()):
         generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{parameter_name}".encode()))
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in parameter_name:
-            parameter.copy_(1.0 + 0.3 * noise)
+            parameter.copy_(parameter.mean().round() + 0.3 * noise)
+        elif parameter_name.endswith("A_log"):
+            parameter.copy_(noise - 3.0)
         elif parameter_name.endswith("bias"):
             parameter.copy_(0.5 * noise)
         elif "embed_tokens" in parameter_name:

@@ -22,7 +22,10 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kernels.activation import silu_mul
+from kernels.activation import sigmoid_mul, silu_mul
+from kernels.delta_decode import delta_decode
+from kernels.delta_prefill import delta_prefill
+from kernels.delta_rule import DeltaSizes, DeltaWeights
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
@@ -108,6 +111,27 @@ def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             yield "prompt inputs", lambda a=args: prefill_inputs(*a)
 
 
+def delta_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for linear attention and the gate beside it, of a large model and of a small one."""
+    for heads, dtype in (((16, 48, 128, 128), BF16), ((16, 32, 128, 128), FP16), ((2, 4, 64, 64), FP32)):
+        sizes = DeltaSizes(*heads, 4)
+        label = f"{heads[0]}/{heads[1]} {str(dtype)[6:]}"
+        wide = sizes.channels + heads[1] * (sizes.value_dim + 2)
+        projected, out = empty(512, wide, dtype=dtype), empty(512, heads[1] * sizes.value_dim, dtype=dtype)
+        decay = empty(2, heads[1], dtype=FP32)
+        weights = DeltaWeights(empty(4, sizes.channels, dtype=dtype), decay, empty(sizes.value_dim, dtype=dtype), 1e-6)
+        window, matrix = empty(65, 4, sizes.channels, dtype=dtype), empty(65, *sizes[1:4], dtype=FP32)
+        for kind in (torch.int32, torch.int64):
+            slots, lens = empty(16, dtype=kind), empty(17, dtype=torch.int32)
+            first = lens[16:] if kind == torch.int32 else None
+            states = projected, window, matrix
+            args = *states, slots, lens[:16], sizes, weights, out
+            yield f"delta decode {label}", lambda a=args, f=first: delta_decode(*a, first_row=f)
+            args = *states, lens, slots, lens[:16], sizes, weights, out
+            yield f"delta prompts {label}", lambda a=args: delta_prefill(*a)
+    yield "gate", lambda: sigmoid_mul(empty(64, 6144), empty(64, 14336)[:, 8192:])
+
+
 def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(label, call) for the linears of few rows: of a small and a large model, and a last one."""
     for width, depth in ((1024, 3072), (4096, 4096), (28672, 4096), (151936, 1024)):
@@ -167,7 +191,7 @@ def main() -> None:
 
     JITFunction.run = compile_only
     results = []
-    for label, call in [*attention_calls(), *small_calls(), *linear_calls()]:
+    for label, call in [*attention_calls(), *small_calls(), *delta_calls(), *linear_calls()]:
         if wanted in label:
             compiled.clear()
             call()

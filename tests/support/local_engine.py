@@ -81,17 +81,30 @@ class LocalEngine:
         for name in ("api-0", "detok-0"):
             self._pump.add(name, API, self._client)
         self._pump.add("scheduler-0", Source(Role.SCHEDULER, 0, EPOCH), self._scheduler)
-        worker = WorkerCore(EPOCH, self.runner, clock, max_in_flight=self.max_in_flight)
-        self._pump.add("worker-0", Source(Role.WORKER, 0, EPOCH), worker)
-        self._pump.announce(ProcessTable([ProcessStatus(Role.SCHEDULER, 0, 1, EPOCH, "ready", "", 0)], False))
+        self._clock, self._worker_epoch = clock, Epoch(EPOCH - 1)
+        self._begin_worker()
         self._pump.run()
 
-    def generate(self, prompts: list[list[int]], new_tokens: int, **params: Any) -> list[list[int]]:
-        """Submit all prompts at once and run them to their ends; returns the output ids in order."""
-        streams = self.run(prompts, [{"max_new_tokens": new_tokens, **params}] * len(prompts))
+    def _begin_worker(self) -> None:
+        """Add a worker, in the place of another one if there is any."""
+        self._worker_epoch = epoch = Epoch(self._worker_epoch + 1)
+        worker = WorkerCore(epoch, self.runner, self._clock, max_in_flight=self.max_in_flight)
+        self._pump.add("worker-0", Source(Role.WORKER, 0, epoch), worker)
+        processes = [ProcessStatus(Role.SCHEDULER, 0, 1, EPOCH, "ready", "", 0)]
+        if epoch > EPOCH:
+            processes.append(ProcessStatus(Role.WORKER, 0, 1, epoch, "starting", "", 0))
+        self._pump.announce(ProcessTable(processes, False))
+
+    def generate(
+        self, prompts: list[list[int]], new_tokens: int, worker_lives: int = 0, **params: Any
+    ) -> list[list[int]]:
+        """Submit all prompts at once and run them to their ends; returns the output ids in order.
+
+        With `worker_lives` the worker dies after so many frames."""
+        streams = self.run(prompts, [{"max_new_tokens": new_tokens, **params}] * len(prompts), worker_lives)
         return [stream.outputs for stream in streams]
 
-    def run(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> list[ClientStream]:
+    def run(self, prompts: list[list[int]], params: list[dict[str, Any]], worker_lives: int = 0) -> list[ClientStream]:
         """Submit all prompts at once, each with parameters of its own, and run them to their ends."""
         streams = []
         for prompt, own in zip(prompts, params, strict=True):
@@ -102,6 +115,10 @@ class LocalEngine:
             stream = self._client.streams[rid, 0] = ClientStream(submit)
             streams.append(stream)
             self._pump.send(API, [("scheduler-0", submit)])
+        for _ in range(worker_lives):
+            assert self._pump.deliver()
+        if worker_lives:
+            self._begin_worker()
         self._pump.run()
         assert self._scheduler.is_idle() and self._client.is_idle()
         wrong = [stream.ending for stream in streams if stream.ending not in ("stop", "length")]

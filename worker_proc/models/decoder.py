@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.batch import ForwardBatch
-from worker_proc.ops.interface import Branch, HeadNorms, Linear, Ops
+from worker_proc.ops.interface import Branch, HeadNorms, LayerCache, Linear, LinearState, LinearWeights, Ops
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 # A layer over this many tokens may take long on a CPU; each layer then counts as progress.
@@ -23,10 +24,11 @@ _PROGRESS_TOKENS = 128
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer, its linears packed for the device. `head_norms` act on each q and k head, `projection_norms` on all q
-    heads and all k heads together."""
+    heads and all k heads together. `linear` is there if the layer has linear attention."""
 
     attention_norm: Tensor
     qkv: Linear
+    linear: LinearWeights | None
     head_norms: HeadNorms | None
     projection_norms: HeadNorms | None
     output: Linear
@@ -56,10 +58,14 @@ class Decoder:
     ) -> None:
         if shard.size > 1 and all_reduce is None:
             raise ValueError(f"{shard.size} ranks need an all_reduce")
+        if shard.size > 1 and spec.linear is not None:
+            raise ValueError("linear attention runs on one rank")
         if shard.size > 1 and spec.qk_norm == "projection":
             raise ValueError("q and k are normalised over all heads, which one rank does not have")
         self._spec = spec
         self._ops = ops
+        heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
+        self._qkv_size = (heads + 2 * kv_heads) * spec.head_dim
         self._embedding = tensors.embedding
         # The residual is kept divided by residual_scale, so that attention and MLP are added to it as they are: a norm
         # of it is the same, with a smaller eps.
@@ -74,7 +80,7 @@ class Decoder:
     def forward(
         self,
         batch: ForwardBatch,
-        kv_cache: list[Tensor],
+        caches: list[LayerCache],
         progress: Callable[[], None],
         logits: Tensor | None = None,
         on_hidden: Callable[[Tensor], None] | None = None,
@@ -83,7 +89,7 @@ class Decoder:
 
         The result is `logits` if that is given, otherwise a fresh tensor. `on_hidden` is called with what the logits
         of any token are made from, [T, hidden]."""
-        hidden = self._hidden(batch, kv_cache, progress)
+        hidden = self._hidden(batch, caches, progress)
         if on_hidden is not None:
             on_hidden(hidden)
         if not len(batch.sample_rows):
@@ -98,7 +104,7 @@ class Decoder:
         """Return the logits [R, vocab] of rows [R, hidden]."""
         return self._lm_head(hidden)
 
-    def _hidden(self, batch: ForwardBatch, kv_cache: list[Tensor], progress: Callable[[], None]) -> Tensor:
+    def _hidden(self, batch: ForwardBatch, caches: list[LayerCache], progress: Callable[[], None]) -> Tensor:
         plan = self._ops.plan(batch)
         unrotated = self._ops.unrotated(plan) if self._spec.unrotated_layers else plan
         residual = functional.embedding(batch.input_ids, self._embedding)
@@ -108,53 +114,63 @@ class Decoder:
         is_long = batch.num_tokens >= _PROGRESS_TOKENS
         after_layer = progress if is_long else _do_nothing
         run = self._run_norms_after if self._spec.has_norms_after else self._run_norms_before
-        return run(residual, plans, kv_cache, after_layer)
+        return run(residual, plans, caches, after_layer)
 
     def _run_norms_before(
-        self, residual: Tensor, plans: list[Any], kv_cache: list[Tensor], after_layer: Callable[[], None]
+        self, residual: Tensor, plans: list[Any], caches: list[LayerCache], after_layer: Callable[[], None]
     ) -> Tensor:
         """Return the final norm of the residual [T, hidden] after all layers: r + f(norm(r)), twice a layer."""
         ops, eps = self._ops, self._residual_eps
         normed = ops.rms_norm(residual, self._layers[0].attention_norm, eps)
         following = [layer.attention_norm for layer in self._layers[1:]] + [self._final_norm]
-        for layer, plan, kv, next_norm in zip(self._layers, plans, kv_cache, following, strict=True):
-            attended = self._attend(layer, plan, normed, kv)
+        for layer, plan, cache, next_norm in zip(self._layers, plans, caches, following, strict=True):
+            attended = self._attend(layer, plan, normed, cache)
             normed, residual = ops.add_norm(layer.output, attended, residual, layer.mlp_norm, eps)
             normed, residual = ops.add_norm(layer.mlp, normed, residual, next_norm, eps)
             after_layer()
         return normed
 
     def _run_norms_after(
-        self, residual: Tensor, plans: list[Any], kv_cache: list[Tensor], after_layer: Callable[[], None]
+        self, residual: Tensor, plans: list[Any], caches: list[LayerCache], after_layer: Callable[[], None]
     ) -> Tensor:
         """Return the final norm of the residual [T, hidden] after all layers: r + norm(f(r)), twice a layer."""
         ops, eps = self._ops, self._spec.norm_eps
-        for layer, plan, kv in zip(self._layers, plans, kv_cache, strict=True):
-            attended = layer.output(self._attend(layer, plan, residual, kv))
+        for layer, plan, cache in zip(self._layers, plans, caches, strict=True):
+            attended = layer.output(self._attend(layer, plan, residual, cache))
             residual = residual + ops.rms_norm(attended, layer.attention_norm, eps)
             residual = residual + ops.rms_norm(layer.mlp(residual), layer.mlp_norm, eps)
             after_layer()
         return ops.rms_norm(residual, self._final_norm, eps)
 
-    def _attend(self, layer: Layer, plan: Any, x: Tensor, kv: Tensor) -> Tensor:
-        ops, qkv, norms = self._ops, layer.qkv(x), layer.projection_norms
+    def _attend(self, layer: Layer, plan: Any, x: Tensor, cache: LayerCache) -> Tensor:
+        ops, projected, norms = self._ops, layer.qkv(x), layer.projection_norms
+        if layer.linear is not None:
+            assert isinstance(cache, LinearState)
+            return ops.linear_attention(plan, projected, cache, layer.linear)
+        assert isinstance(cache, Tensor)
+        qkv, gate = projected[:, : self._qkv_size], projected[:, self._qkv_size :]
         if norms is not None:
             q, k, _ = qkv.tensor_split((len(norms.q), len(norms.q) + len(norms.k)), dim=-1)
             q.copy_(ops.rms_norm(q, norms.q, norms.eps))
             k.copy_(ops.rms_norm(k, norms.k, norms.eps))
-        return ops.attention(plan, qkv, kv, layer.head_norms)
+        attended = ops.attention(plan, qkv, cache, layer.head_norms)
+        return ops.gate(attended, gate) if self._spec.is_gated else attended
 
-    @property
-    def num_layers(self) -> int:
-        """How many layers it runs."""
-        return len(self._layers)
+    def allocate_caches(self, num_pages: int, num_slots: int, dtype: torch.dtype) -> list[LayerCache]:
+        """Return the empty cache of each layer: `num_pages` of keys and values, the dummy page included, or `num_slots`
+        states, the one for padding included."""
+        pages = iter(self._ops.allocate_kv(sum(one.linear is None for one in self._layers), num_pages, dtype))
+        return [
+            next(pages) if layer.linear is None else self._ops.allocate_state(num_slots, dtype)
+            for layer in self._layers
+        ]
 
     def first_layers(self) -> "Decoder":
         """Return a decoder of the first layer of each kind, on the same weights: it launches every kernel this one
         does."""
-        short, kinds = copy.copy(self), dict[bool, Layer]()
+        short, kinds = copy.copy(self), dict[tuple[bool, bool], Layer]()
         for index, layer in enumerate(self._layers):
-            kinds.setdefault(self._spec.experts_of(index) is None, layer)
+            kinds.setdefault((self._spec.experts_of(index) is None, layer.linear is None), layer)
         short._layers = [*kinds.values()]
         return short
 
@@ -162,9 +178,13 @@ class Decoder:
         ops, spec, norms = self._ops, self._spec, None
         if layer.q_norm is not None and layer.k_norm is not None:
             norms = HeadNorms(layer.q_norm, layer.k_norm, spec.norm_eps)
+        linear = None
+        if layer.linear is not None:
+            linear = LinearWeights(layer.linear.conv, layer.linear.decay, layer.linear.norm, spec.norm_eps)
         return Layer(
             attention_norm=layer.attention_norm,
             qkv=ops.linear(layer.qkv, layer.qkv_bias),
+            linear=linear,
             head_norms=norms if spec.qk_norm == "head" else None,
             projection_norms=norms if spec.qk_norm == "projection" else None,
             output=ops.linear(layer.output, layer.output_bias, all_reduce),

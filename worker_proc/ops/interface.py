@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.linear_attention import LinearSpec
 from worker_proc.batch import ForwardBatch
 from worker_proc.weights.quantized import Weight
 from worker_proc.weights.tensors import ExpertTensors
@@ -39,6 +40,39 @@ class HeadNorms:
     q: Tensor
     k: Tensor
     eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinearWeights:
+    """What a layer with linear attention has between its projections: see LinearTensors. `eps` is of the norm."""
+
+    conv: Tensor
+    decay: Tensor
+    norm: Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinearState:
+    """The states of a layer with linear attention, one a slot, the last one for padding.
+
+    `window` [slots + 1, width, channels] in the model's dtype: what has gone into the convolution, that of position p
+    in row p % width. `matrix` [slots + 1, Hv, Dk, Dv] fp32. A sequence at position 0 reads neither."""
+
+    window: Tensor
+    matrix: Tensor
+
+
+def zero_states(spec: LinearSpec, num_slots: int, dtype: torch.dtype, device: torch.device) -> LinearState:
+    """Return the states of one layer, of `num_slots` slots with the one for padding."""
+    return LinearState(
+        torch.zeros((num_slots, spec.conv_width, spec.channels), dtype=dtype, device=device),
+        torch.zeros((num_slots, spec.num_value_heads, spec.key_dim, spec.value_dim), device=device),
+    )
+
+
+LayerCache = Tensor | LinearState
+"""What a layer keeps of past tokens: pages of keys and values, or states."""
 
 
 class Branch(Protocol):
@@ -106,4 +140,17 @@ class Ops(Protocol):
 
     def attention(self, plan: Any, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
         """Rotate q and k, write k and v to their pages, attend; returns [T, H * D]. May overwrite qkv."""
+        ...
+
+    def gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Return x * sigmoid(gate), [T, n]; the rows of the gate may be a part of wider ones."""
+        ...
+
+    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
+        """Return the zeroed states of one layer; `num_slots` includes the one for padding."""
+        ...
+
+    def linear_attention(self, plan: Any, projected: Tensor, state: LinearState, weights: LinearWeights) -> Tensor:
+        """Convolve the projections' channels, take each token into the state of its slot in order, and return the
+        gated norm of what it reads there, [T, Hv Dv]. `projected` [T, n] is in the order of LayerTensors.qkv."""
         ...

@@ -13,20 +13,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.linear_attention import LinearSpec
 from quartet.checkpoint.quantization import is_kept_on
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
 from worker_proc.ops.experts import TorchExperts
-from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear
+from worker_proc.ops.interface import (
+    AllReduce,
+    AttentionShape,
+    Branch,
+    HeadNorms,
+    Linear,
+    LinearState,
+    LinearWeights,
+    zero_states,
+)
+from worker_proc.ops.length_groups import group_by_length
 from worker_proc.ops.linear import PackedLinear, PackedMlp, PlainLinear, PlainMlp, can_prepack
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
+from worker_proc.ops.torch_linear_attention import TorchLinearAttention
 from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
 from worker_proc.weights.tensors import ExpertTensors
 
 # Queries of a chunk attend in blocks, so that later keys are not read and the mask stays small.
 _QUERY_BLOCK = 256
-# Decode rows attend in groups of similar length, if that saves this many padded tokens.
-_WASTED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +62,10 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TorchPlan:
-    """The attention plan of a step, shared by all layers. `cos` and `signed_sin` are [T, 1, D] fp32, the first half of
-    the sine negated."""
+    """The attention plan of a step, `batch`, shared by all layers. `cos` and `signed_sin` are [T, 1, D] fp32, the first
+    half of the sine negated."""
 
+    batch: ForwardBatch
     cos: Tensor
     signed_sin: Tensor
     slot_mapping: Tensor
@@ -65,12 +76,16 @@ class TorchPlan:
 
 
 class TorchOps:
-    """See Ops. Args: the attention's shape, and the model's dtype and device."""
+    """See Ops. Args: the attention's shape, the model's dtype and device, and the sizes of linear attention if the
+    model has such layers."""
 
     name = "torch"
 
-    def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: AttentionShape, dtype: torch.dtype, device: torch.device, linear: LinearSpec | None = None
+    ) -> None:
         self._shape = shape
+        self._linear_spec, self._linear = linear, None if linear is None else TorchLinearAttention(linear)
         self._dtype = dtype
         self._is_cpu = device.type == "cpu"
         self._is_packed = self._is_cpu and can_prepack(dtype)
@@ -128,6 +143,7 @@ class TorchOps:
     def plan(self, batch: ForwardBatch) -> TorchPlan:
         """Gather rotation angles and compute pages and masks, once for all layers."""
         return TorchPlan(
+            batch=batch,
             cos=self._cos.index_select(0, batch.positions),
             signed_sin=self._signed_sin.index_select(0, batch.positions),
             slot_mapping=batch.slot_mapping,
@@ -143,9 +159,9 @@ class TorchOps:
 
     def attention(self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
         """See Ops.attention."""
-        shape, num_q = self._shape, self._shape.num_heads * self._shape.head_dim
+        num_q = self._shape.num_heads * self._shape.head_dim
         self._rotate(plan, qkv, norms)
-        kv.view(-1, 2 * shape.num_kv_heads * shape.head_dim).index_copy_(0, plan.slot_mapping, qkv[:, num_q:])
+        kv.view(-1, qkv.shape[1] - num_q).index_copy_(0, plan.slot_mapping, qkv[:, num_q:])
         query = qkv[:, :num_q]
         if plan.num_tokens > plan.num_chunk_tokens and not plan.chunks and plan.groups[0].rows is None:
             return self._decode(plan.groups[0], query, kv)
@@ -165,6 +181,22 @@ class TorchOps:
         """Return a weight as it is held: the CPU computes from codes only where that is faster or smaller."""
         is_kept = isinstance(weight, QuantizedWeight) and is_kept_on(weight.kind, is_cuda=not self._is_cpu)
         return weight if is_kept else dequantized(weight, self._dtype)
+
+    def gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        """See Ops.gate."""
+        return x * gate.sigmoid()
+
+    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
+        """See Ops.allocate_state."""
+        assert self._linear_spec is not None
+        return zero_states(self._linear_spec, num_slots, dtype, self._shape.cos_sin.device)
+
+    def linear_attention(
+        self, plan: TorchPlan, projected: Tensor, state: LinearState, weights: LinearWeights
+    ) -> Tensor:
+        """See Ops.linear_attention."""
+        assert self._linear is not None
+        return self._linear(plan.batch, projected, state, weights)
 
     def _scalar(self, value: float) -> Tensor:
         found = self._scalars.get(value)
@@ -246,7 +278,7 @@ class TorchOps:
 
     def _plan_groups(self, decode: DecodeBatch) -> list[_Group]:
         lengths = decode.context_lengths
-        parts = _group_by_length(lengths)
+        parts = group_by_length(lengths)
         if len(parts) == 1:
             return [self._group(decode, lengths, None)]
         return [self._group(decode, lengths[rows], rows) for rows in parts]
@@ -266,17 +298,3 @@ class TorchOps:
             mask = torch.zeros(hidden.shape, dtype=self._dtype, device=device).masked_fill_(hidden, float("-inf"))
             mask = mask[:, None, None, :]
         return _Group(device_rows, table.reshape(-1), mask, width)
-
-
-def _group_by_length(lengths: IntArray) -> list[IntArray]:
-    """Return the rows in groups of similar length; one group if splitting saves too little padding."""
-    longest = int(lengths.max())
-    if longest * len(lengths) - int(lengths.sum()) <= _WASTED_TOKENS:
-        return [np.arange(len(lengths))]
-    order = np.argsort(-lengths, kind="stable")
-    groups, first = [], 0
-    for i in range(1, len(order) + 1):
-        if i == len(order) or lengths[order[i]] * 2 < lengths[order[first]]:
-            groups.append(np.sort(order[first:i]))
-            first = i
-    return groups

@@ -10,13 +10,24 @@ import torch
 from torch import Tensor
 
 from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.linear_attention import LinearSpec
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
-from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear
+from worker_proc.ops.interface import (
+    AllReduce,
+    AttentionShape,
+    Branch,
+    HeadNorms,
+    Linear,
+    LinearState,
+    LinearWeights,
+    zero_states,
+)
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
+from worker_proc.ops.triton_linear_attention import TritonLinearAttention
 from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight
 from worker_proc.weights.tensors import ExpertTensors
@@ -53,11 +64,12 @@ def check_kernels_package() -> None:
 
 
 class TritonOps:
-    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device; the model's dtype."""
+    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device; the model's dtype, and the sizes of linear
+    attention if the model has such layers."""
 
     name = "triton"
 
-    def __init__(self, shape: AttentionShape, dtype: torch.dtype) -> None:
+    def __init__(self, shape: AttentionShape, dtype: torch.dtype, linear: LinearSpec | None = None) -> None:
         if shape.page_size not in TRITON_PAGE_SIZES:
             raise ConfigError(f"page_size {shape.page_size}: the triton backend takes one of {TRITON_PAGE_SIZES}")
         check_kernels_package()
@@ -73,7 +85,8 @@ class TritonOps:
         )
 
         self._shape, self._dtype = shape, dtype
-        self._silu_mul = activation.silu_mul
+        self._linear_spec, self._linear = linear, None if linear is None else TritonLinearAttention(linear)
+        self._silu_mul, self._sigmoid_mul = activation.silu_mul, activation.sigmoid_mul
         self._norm = norm
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._paged_decode = paged_decode
@@ -200,3 +213,19 @@ class TritonOps:
                 first_row=decode.first_row,
             )
         return out.view(plan.num_tokens, -1)
+
+    def gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        """See Ops.gate."""
+        return self._sigmoid_mul(x, gate)
+
+    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
+        """See Ops.allocate_state."""
+        assert self._linear_spec is not None
+        return zero_states(self._linear_spec, num_slots, dtype, self._shape.cos_sin.device)
+
+    def linear_attention(
+        self, plan: ForwardBatch, projected: Tensor, state: LinearState, weights: LinearWeights
+    ) -> Tensor:
+        """See Ops.linear_attention. The metadata is ready, as in `attention`."""
+        assert self._linear is not None
+        return self._linear(plan, projected, state, weights)

@@ -1,13 +1,22 @@
 """Random weights in the shape and format of a spec, made on the device: for measuring speed without a checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.linear_attention import LinearSpec
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.weights.quantized import Weight, quantized
-from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors, Shard
+from worker_proc.weights.tensors import (
+    PROJECTION_ROWS,
+    ExpertTensors,
+    LayerTensors,
+    LinearTensors,
+    ModelTensors,
+    Shard,
+)
 
 _STD = 0.02
 
@@ -34,33 +43,27 @@ def dummy_tensors(
     def qk_norm(projection: int) -> Tensor | None:
         return None if spec.qk_norm == "none" else ones(spec.head_dim if spec.qk_norm == "head" else projection)
 
-    def experts(layer: int) -> ExpertTensors | None:
-        own, hidden = spec.experts_of(layer), spec.hidden_size
-        if own is None:
-            return None
-        width = own.width // shard.size
-        return ExpertTensors(
-            router=normal(own.count, hidden),
-            gate_up=normal(own.count, 2 * width, hidden),
-            down=normal(own.count, hidden, width),
-            shared_gate=normal(1, hidden) if own.shared_width else None,
-        )
+    def attention() -> dict[str, Any]:
+        rows = q_size * (1 + spec.is_gated) + 2 * kv_size
+        return {
+            "qkv": linear("model.layers.0.self_attn.q_proj", rows, spec.hidden_size),
+            "qkv_bias": normal(rows) if spec.has_qkv_bias else None,
+            "q_norm": qk_norm(q_size),
+            "k_norm": qk_norm(kv_size),
+            "output": linear("model.layers.0.self_attn.o_proj", spec.hidden_size, q_size),
+            "output_bias": normal(spec.hidden_size) if spec.has_output_bias else None,
+        }
 
     def layers() -> Iterator[LayerTensors]:
         for i in range(spec.num_layers):
-            width = spec.mlp_width(i) // shard.size
+            width, shape = spec.mlp_width(i) // shard.size, spec.linear if i in spec.linear_layers else None
             yield LayerTensors(
                 attention_norm=ones(spec.hidden_size),
-                qkv=linear("model.layers.0.self_attn.q_proj", q_size + 2 * kv_size, spec.hidden_size),
-                qkv_bias=normal(q_size + 2 * kv_size) if spec.has_qkv_bias else None,
-                q_norm=qk_norm(q_size),
-                k_norm=qk_norm(kv_size),
-                output=linear("model.layers.0.self_attn.o_proj", spec.hidden_size, q_size),
-                output_bias=normal(spec.hidden_size) if spec.has_output_bias else None,
+                **(attention() if shape is None else _linear_attention(shape, spec.hidden_size, normal, linear)),
                 mlp_norm=ones(spec.hidden_size),
                 gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size) if width else None,
                 down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width) if width else None,
-                experts=experts(i),
+                experts=_experts(spec, i, shard, normal),
             )
 
     return ModelTensors(
@@ -69,3 +72,33 @@ def dummy_tensors(
         final_norm=ones(spec.hidden_size),
         lm_head=None if spec.is_tied else linear("lm_head", spec.vocab_size, spec.hidden_size),
     )
+
+
+def _experts(spec: ModelSpec, layer: int, shard: Shard, normal: Callable[..., Tensor]) -> ExpertTensors | None:
+    own, hidden = spec.experts_of(layer), spec.hidden_size
+    if own is None:
+        return None
+    width = own.width // shard.size
+    return ExpertTensors(
+        router=normal(own.count, hidden),
+        gate_up=normal(own.count, 2 * width, hidden),
+        down=normal(own.count, hidden, width),
+        shared_gate=normal(1, hidden) if own.shared_width else None,
+    )
+
+
+def _linear_attention(
+    shape: LinearSpec, hidden: int, normal: Callable[..., Tensor], linear: Callable[..., Weight]
+) -> dict[str, Any]:
+    rows, conv = sum(shape.projections), normal(shape.conv_width, shape.channels)
+    decay = torch.ones((2, shape.num_value_heads), device=conv.device)
+    norm = torch.ones(shape.value_dim, dtype=conv.dtype, device=conv.device)
+    return {
+        "qkv": linear("model.layers.0.linear_attn.in_proj_qkv", rows + -rows % PROJECTION_ROWS, hidden),
+        "qkv_bias": None,
+        "q_norm": None,
+        "k_norm": None,
+        "output": linear("model.layers.0.linear_attn.out_proj", hidden, shape.values),
+        "output_bias": None,
+        "linear": LinearTensors(conv, decay, norm),
+    }

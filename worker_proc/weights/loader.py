@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,11 +13,17 @@ from quartet.checkpoint.experts import SHARED_EXPERT, SHARED_GATE, ExpertsSpec
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, norm_names
 from quartet.checkpoint.weight_files import check_tensors, find_tensors
 from quartet.wire.errors import ModelError
+from worker_proc.weights.head_rows import Rows, heads_in_turns, ordered_heads
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized, joined, quantized, stored_weight
 from worker_proc.weights.staging import PinnedStaging
-from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors, Shard
-
-_Rows = TypeVar("_Rows", bound=Weight)
+from worker_proc.weights.tensors import (
+    PROJECTION_ROWS,
+    ExpertTensors,
+    LayerTensors,
+    LinearTensors,
+    ModelTensors,
+    Shard,
+)
 
 
 class Loader:
@@ -62,7 +68,7 @@ class Loader:
         return ModelTensors(
             embedding=self._read("model.embed_tokens.weight"),
             layers=self._layers(),
-            final_norm=self._read("model.norm.weight"),
+            final_norm=self._norm("model.norm.weight"),
             lm_head=None if self._spec.is_tied else self._whole("lm_head"),
         )
 
@@ -73,23 +79,42 @@ class Loader:
 
     def _layer(self, index: int) -> LayerTensors:
         spec, prefix = self._spec, f"model.layers.{index}."
-        attention, experts = prefix + "self_attn.", spec.experts_of(index)
+        experts, is_linear = spec.experts_of(index), index in spec.linear_layers
         mlp = prefix + ("mlp." if experts is None else SHARED_EXPERT)
         has_mlp = spec.mlp_width(index) > 0
-        attention_norm, mlp_norm = (self._read(f"{prefix}{name}.weight") for name in norm_names(spec))
+        attention_norm, mlp_norm = (self._norm(f"{prefix}{name}.weight") for name in norm_names(spec))
         return LayerTensors(
             attention_norm=attention_norm,
-            qkv=self._qkv(attention),
-            qkv_bias=self._qkv_bias(attention) if spec.has_qkv_bias else None,
-            q_norm=self._qk_norm(attention + "q_norm.weight"),
-            k_norm=self._qk_norm(attention + "k_norm.weight"),
-            output=self._whole(attention + "o_proj", split=1),
-            output_bias=self._output_bias(attention) if spec.has_output_bias else None,
+            **(self._linear_attention if is_linear else self._attention)(prefix),
             mlp_norm=mlp_norm,
             gate_up=self._gate_up(mlp) if has_mlp else None,
             down=self._whole(mlp + "down_proj", split=1) if has_mlp else None,
             experts=None if experts is None else self._experts(prefix, experts),
         )
+
+    def _attention(self, layer: str) -> dict[str, Any]:
+        spec, prefix = self._spec, layer + "self_attn."
+        return {
+            "qkv": self._qkv(prefix),
+            "qkv_bias": self._qkv_bias(prefix) if spec.has_qkv_bias else None,
+            "q_norm": self._qk_norm(prefix + "q_norm.weight"),
+            "k_norm": self._qk_norm(prefix + "k_norm.weight"),
+            "output": self._whole(prefix + "o_proj", split=1),
+            "output_bias": self._output_bias(prefix) if spec.has_output_bias else None,
+        }
+
+    def _linear_attention(self, layer: str) -> dict[str, Any]:
+        prefix = layer + "linear_attn."
+        parts = [self._linear(f"{prefix}in_proj_{name}") for name in ("qkv", "z", "b", "a")]
+        padding = torch.zeros((-sum(part.shape[0] for part in parts) % PROJECTION_ROWS, self._spec.hidden_size))
+        conv = self._view(prefix + "conv1d.weight").squeeze(1).t().contiguous().to(self._device, self._dtype)
+        decay = torch.stack((self._view(prefix + "A_log").float().exp(), self._view(prefix + "dt_bias").float()))
+        return {
+            "qkv": self._packed(prefix + "in_proj_qkv", [*parts, padding]),
+            **dict.fromkeys(("qkv_bias", "q_norm", "k_norm", "output_bias")),
+            "output": self._whole(prefix + "out_proj"),
+            "linear": LinearTensors(conv, decay.to(self._device), self._read(prefix + "norm.weight")),
+        }
 
     def _experts(self, prefix: str, experts: ExpertsSpec) -> ExpertTensors:
         names, width, hidden = experts.names, experts.width // self._shard.size, self._spec.hidden_size
@@ -116,7 +141,12 @@ class Loader:
             q, k, v = self._parts(f"{prefix}qkv_proj", self._qkv_sizes())
         else:
             q, k, v = (self._linear(f"{prefix}{n}_proj", split=0) for n in "qkv")
-        return self._packed(f"{prefix}q_proj", [self._ordered(q), self._ordered(k), v])
+        return self._packed(f"{prefix}q_proj", self._qkv_rows(q, k, v))
+
+    def _qkv_rows(self, q: Rows, k: Rows, v: Rows) -> list[Rows]:
+        """Return q, k and v as they are packed; with gates q holds those of each head after the head's own rows."""
+        q, *gates = heads_in_turns(q, self._spec.head_dim) if self._spec.is_gated else (q,)
+        return [self._ordered(q), self._ordered(k), v, *gates]
 
     def _qkv_sizes(self) -> tuple[int, int, int]:
         spec = self._spec
@@ -128,7 +158,7 @@ class Loader:
             q, k, v = self._rows(f"{prefix}qkv_proj.bias", self._qkv_sizes())
         else:
             q, k, v = (self._view(f"{prefix}{n}_proj.bias", split=0) for n in "qkv")
-        return self._fused([self._ordered(q), self._ordered(k), v])
+        return self._fused(self._qkv_rows(q, k, v))
 
     def _gate_up(self, prefix: str) -> Weight:
         if self._spec.is_fused:
@@ -139,16 +169,11 @@ class Loader:
         return self._packed(f"{prefix}gate_proj", parts)
 
     def _qk_norm(self, name: str) -> Tensor | None:
-        return None if self._spec.qk_norm == "none" else self._ordered(self._read(name))
+        return None if self._spec.qk_norm == "none" else self._ordered(self._norm(name))
 
-    def _ordered(self, rows: _Rows) -> _Rows:
-        """Return rows of whole heads with each head's dimensions in the order in which they are rotated."""
+    def _ordered(self, rows: Rows) -> Rows:
         head_dim = self._spec.head_dim
-        order = self._spec.rope.head_order(head_dim)
-        if order is None:
-            return rows
-        index = torch.arange(rows.shape[0]).view(-1, head_dim)[:, order].reshape(-1)
-        return cast(_Rows, rows.ordered(index) if isinstance(rows, QuantizedWeight) else rows[index])
+        return ordered_heads(rows, head_dim, self._spec.rope.head_order(head_dim))
 
     def _output_bias(self, attention: str) -> Tensor:
         bias = self._read(attention + "o_proj.bias")
@@ -218,6 +243,11 @@ class Loader:
         self._copy(tensor, view)
         self._progress()
         return tensor
+
+    def _norm(self, name: str) -> Tensor:
+        """Return what a norm multiplies by."""
+        weight = self._read(name)
+        return (weight.float() + 1.0).to(self._dtype) if self._spec.has_centred_norms else weight
 
     def _copy(self, target: Tensor, source: Tensor) -> None:
         if self._staging is None:

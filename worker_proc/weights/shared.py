@@ -23,7 +23,7 @@ from torch import Tensor
 from quartet.checkpoint.quantization import WeightKind
 from worker_proc.weights.cuda_ipc import SharingError, allocation_of, export_allocation, open_allocation
 from worker_proc.weights.quantized import QuantizedWeight, Weight
-from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors
+from worker_proc.weights.tensors import ExpertTensors, LayerTensors, LinearTensors, ModelTensors
 
 MANIFEST = "weights.manifest"
 _ALIGNMENT = 64
@@ -38,7 +38,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor, contiguous: where it begins in which block."""
+    """One tensor, contiguous: where it begins in which block; `dtype` as torch names it."""
 
     name: str
     shape: tuple[int, ...]
@@ -142,21 +142,21 @@ def _weights(tensors: ModelTensors) -> Iterator[tuple[str, Weight]]:
         yield from _fields(layer, f"layers.{number}.")
 
 
-def _fields(record: LayerTensors | ExpertTensors, prefix: str) -> Iterator[tuple[str, Weight]]:
+def _fields(record: LayerTensors | ExpertTensors | LinearTensors, prefix: str) -> Iterator[tuple[str, Weight]]:
     for field in fields(record):
         part = getattr(record, field.name)
-        if isinstance(part, ExpertTensors):
+        if isinstance(part, ExpertTensors | LinearTensors):
             yield from _fields(part, f"{prefix}{field.name}.")
         elif part is not None:
             yield prefix + field.name, part
 
 
 def _layer(found: dict[str, Any]) -> LayerTensors:
-    prefix = "experts."
     parts: dict[str, Any] = {field.name: found.get(field.name) for field in fields(LayerTensors)}
-    if any(name.startswith(prefix) for name in found):
-        experts: dict[str, Any] = {field.name: found.get(prefix + field.name) for field in fields(ExpertTensors)}
-        parts["experts"] = ExpertTensors(**experts)
+    for name, kind in (("experts", ExpertTensors), ("linear", LinearTensors)):
+        if any(one.startswith(f"{name}.") for one in found):
+            inner: dict[str, Any] = {field.name: found.get(f"{name}.{field.name}") for field in fields(kind)}
+            parts[name] = kind(**inner)
     return LayerTensors(**parts)
 
 

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from worker_proc.weights.quantized import Weight
 
+PROJECTION_ROWS = 64
+"""Kernels of linears take weights of whole blocks of so many rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -35,10 +38,25 @@ class ExpertTensors:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearTensors:
+    """Linear attention between its projections. conv [width, channels], the tap of the newest token last; decay [2, Hv]
+    fp32: the rate, and what is added to the projection; norm [Dv]."""
+
+    conv: Tensor
+    decay: Tensor
+    norm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class LayerTensors:
-    """One layer of one rank, in the model's dtype or quantised. qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads;
-    gate_up [2 I, hidden]: gate, then up; output [hidden, H D]; down [hidden, I]. The dimensions of q and k are in the
-    order of RopeSpec.head_order. Beside `experts` gate_up and down are the shared expert, or None."""
+    """One layer of one rank, in the model's dtype or quantised. gate_up [2 I, hidden]: gate, then up; down [hidden, I].
+    Beside `experts` gate_up and down are the shared expert, or None. Norms are what is multiplied by.
+
+    A layer with attention has qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads, and with gates H D more rows, one
+    for each output; output [hidden, H D]. The dimensions of q and k are in the order of RopeSpec.head_order.
+
+    One with linear attention has `linear`; qkv are the rows that LinearSpec.projections lists, and zeros up to a
+    multiple of PROJECTION_ROWS; output [hidden, Hv Dv]."""
 
     attention_norm: Tensor
     qkv: Weight
@@ -51,6 +69,7 @@ class LayerTensors:
     gate_up: Weight | None
     down: Weight | None
     experts: ExpertTensors | None
+    linear: LinearTensors | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ class WorkerHello(Frame, frozen=True, tag=30):
     `query` are those of the SchedulerHello that it answers. `last_step` is the last step that was taken, of which the
     last `steps_in_flight` have no result yet; results and hellos arrive in the order in which they were sent.
     `mixed_tokens` is the size of a step up to which prompts pause decode rows that join it by no more than a reader
-    notices, by the model's size; 0 on a device where joining gains nothing.
+    notices, by the model's size; 0 on a device where joining gains nothing. With `has_states` the model has layers that
+    keep a state for each slot: pages alone are no prefix that another request could start from.
     """
 
     scheduler_epoch: Epoch
@@ -34,6 +35,7 @@ class WorkerHello(Frame, frozen=True, tag=30):
     last_step: int = 0
     steps_in_flight: int = 0
     mixed_tokens: int = 0
+    has_states: bool = False
 
 
 class SchedulerHello(Frame, frozen=True, tag=31):

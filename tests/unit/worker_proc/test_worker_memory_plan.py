@@ -9,15 +9,17 @@ import torch
 
 from quartet.checkpoint.spec import read_spec
 from quartet.sizing import demand
+from quartet.sizing.demand import Demand, sized, with_fitting_slots
 from quartet.sizing.device import Device, find_device
 from quartet.sizing.host_memory import HostMemory
-from quartet.sizing.model_bytes import page_bytes, weight_bytes
+from quartet.sizing.model_bytes import page_bytes, slots_for_states, state_bytes, weight_bytes
 from quartet.sizing.plan import dtype_of, plan_memory
 from quartet.wire.config import Config
 from tests.golden.oracles import FOLDER
 from tests.support.local_engine import make_config
 from worker_proc import kv_pool
 from worker_proc.loading import choose_dtype, load_runner, load_tensors
+from worker_proc.ops.interface import LinearState
 from worker_proc.simulated import SimulatedRunner
 from worker_proc.weights.tensors import Shard
 
@@ -42,7 +44,7 @@ def test_the_bytes_of_weights_and_pages_are_those_that_are_loaded(model: str, dt
     assert weight_bytes(spec, kind.itemsize) == sum(part.nbytes for part in parts if part is not None)
     runner = load_runner(config, lambda: None)
     runner.allocate(16)
-    assert page_bytes(spec, 16, kind.itemsize) * 17 == sum(layer.nbytes for layer in runner._kv_cache)
+    assert page_bytes(spec, 16, kind.itemsize) * 17 == sum(layer.nbytes for layer in runner._caches)
 
 
 @pytest.mark.parametrize("free_gib", [2, 6, 60])
@@ -89,3 +91,36 @@ def test_the_simulated_pool(tokens: int) -> None:
     plan = plan_memory(config, device)
     assert (capacity.page_count, capacity.max_slots) == (planned(config, device), plan.max_running_requests)
     assert msgspec.structs.asdict(plan)["weights_bytes"] == 0
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_states_take_their_share_of_the_pool(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan and the worker choose the same slots, a third of the pool holds their states, and pages get the rest."""
+    config = make_config(
+        FOLDER / "models" / "qwen3_5", "float32", tokenizer=FOLDER / "models" / "qwen3", max_total_tokens=0
+    )
+    spec = read_spec(Path(config.require_model().folder), 512)
+    assert spec.linear is not None
+    spec = replace(spec, linear=replace(spec.linear, key_dim=512, value_dim=4096, num_value_heads=8))
+    one = state_bytes(spec, 4)
+    assert one == 3 * 4 * (8 * 512 * 4096 + 4 * spec.linear.channels)
+    device = Device(kind, kind, 80 * GIB, 79 * GIB, True)
+    asked = Demand(spec, kind == "cuda", 4, 16, 512, 256, 0, 512, 0, 0.5)
+    pool = demand.pool_bytes(asked, device)
+    planned_for = sized(with_fitting_slots(asked, device), device)
+    assert 1 < planned_for.slots == slots_for_states(256, pool, one) < 256
+    assert 0.8 * pool / 3 < planned_for.states == (planned_for.slots + 1) * one <= pool / 3
+    monkeypatch.setattr(kv_pool, "pool_bytes", lambda *_: pool)
+    counted = kv_pool.count_pages(config.worker, CPU, page_bytes(spec, 16, 4), False, planned_for.states)
+    assert 0.99 * counted <= planned_for.kv_tokens // 16 <= 1.01 * counted
+
+
+def test_the_states_that_are_allocated() -> None:
+    config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3", max_total_tokens=256)
+    runner = load_runner(config, lambda: None)
+    runner.allocate(16)
+    spec = read_spec(Path(config.require_model().folder), 512)
+    states = [layer for layer in runner._caches if isinstance(layer, LinearState)]
+    found = sum(one.window.nbytes + one.matrix.nbytes for one in states)
+    assert found == (runner.capacity.max_slots + 1) * state_bytes(spec, 4)
+    assert sum(one.nbytes for one in runner._caches if isinstance(one, torch.Tensor)) == 17 * page_bytes(spec, 16, 4)

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from quartet.wire.errors import ConfigError
 from worker_proc.ops.interface import AttentionShape
+from worker_proc.ops.length_groups import group_by_length
 from worker_proc.ops.linear import PackedLinear, PlainLinear, can_prepack
-from worker_proc.ops.torch_ops import TorchOps, _group_by_length
+from worker_proc.ops.torch_ops import TorchOps
 
 needs_packing = pytest.mark.skipif(not can_prepack(torch.float32), reason="this torch has no prepacked linears")
 
@@ -61,9 +62,9 @@ def test_rms_norm_rounds_before_it_scales_and_leaves_its_input_alone(dtype: torc
 
 
 def test_rows_are_grouped_only_where_it_saves_padding() -> None:
-    assert [g.tolist() for g in _group_by_length(np.array([5, 9, 300]))] == [[0, 1, 2]]
+    assert [g.tolist() for g in group_by_length(np.array([5, 9, 300]))] == [[0, 1, 2]]
     lengths = np.array([10, 4000, 30, 3000, 12])
-    assert [g.tolist() for g in _group_by_length(lengths)] == [[1, 3], [2], [0, 4]]
+    assert [g.tolist() for g in group_by_length(lengths)] == [[1, 3], [2], [0, 4]]
 
 
 def test_a_foreign_kernels_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
