@@ -14,8 +14,9 @@ PAGE_BLOCK = 256
 
 @triton.jit
 def _decode_inputs_kernel(
-    slots_ptr, contexts_ptr, table_ptr, last_token_ptr, ids_ptr, positions_ptr, mapping_ptr, batch_page_table_ptr,
-    stride_table, stride_batch_table, PAGE: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr,
+    slots_ptr, contexts_ptr, given_ptr, table_ptr, last_token_ptr, ids_ptr, positions_ptr, mapping_ptr,
+    batch_page_table_ptr, stride_table, stride_batch_table, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_prior_kernel(USE_PDL)
     row = tl.program_id(0)
@@ -24,7 +25,8 @@ def _decode_inputs_kernel(
     position = tl.maximum(context - 1, 0)
     source = table_ptr + slot * stride_table
     page = tl.load(source + position // PAGE).to(tl.int64)
-    tl.store(ids_ptr + row, tl.load(last_token_ptr + slot))
+    given = tl.load(given_ptr + row).to(tl.int64)
+    tl.store(ids_ptr + row, tl.where(given < 0, tl.load(last_token_ptr + slot), given))
     tl.store(positions_ptr + row, position.to(tl.int64))
     tl.store(mapping_ptr + row, tl.where(context > 0, page * PAGE + position % PAGE, -1))
     target = batch_page_table_ptr + row.to(tl.int64) * stride_batch_table
@@ -35,30 +37,30 @@ def _decode_inputs_kernel(
 
 
 def decode_inputs(
-    slots: torch.Tensor, contexts: torch.Tensor, page_table: torch.Tensor, last_token: torch.Tensor,
-    ids: torch.Tensor, positions: torch.Tensor, slot_mapping: torch.Tensor, batch_page_table: torch.Tensor,
-    page_size: int,
+    slots: torch.Tensor, contexts: torch.Tensor, given: torch.Tensor, page_table: torch.Tensor,
+    last_token: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor, slot_mapping: torch.Tensor,
+    batch_page_table: torch.Tensor, page_size: int,
 ) -> None:  # fmt: skip
     """Fill ids, positions and slot_mapping [B] int64, and the used part of batch_page_table [B, pages] int32.
 
-    slots and contexts [B] int32, page_table [slots + 1, pages] int32, last_token [slots + 1] int64. A row with context
-    length 0 gets slot_mapping -1.
+    slots, contexts and given [B] int32, page_table [slots + 1, pages] int32, last_token [slots + 1] int64. A row's id
+    is the given one, or its slot's newest if that is negative. A row with context length 0 gets slot_mapping -1.
     """
     _decode_inputs_kernel[(slots.shape[0],)](
-        slots, contexts, page_table, last_token, ids, positions, slot_mapping, batch_page_table,
+        slots, contexts, given, page_table, last_token, ids, positions, slot_mapping, batch_page_table,
         page_table.stride(0), batch_page_table.stride(0), PAGE=page_size, BLOCK=PAGE_BLOCK, num_warps=2,
         **pdl_options(ids.device),
     )  # fmt: skip
 
 
 def decode_inputs_reference(
-    slots: torch.Tensor, contexts: torch.Tensor, page_table: torch.Tensor, last_token: torch.Tensor,
-    ids: torch.Tensor, positions: torch.Tensor, slot_mapping: torch.Tensor, batch_page_table: torch.Tensor,
-    page_size: int,
+    slots: torch.Tensor, contexts: torch.Tensor, given: torch.Tensor, page_table: torch.Tensor,
+    last_token: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor, slot_mapping: torch.Tensor,
+    batch_page_table: torch.Tensor, page_size: int,
 ) -> None:  # fmt: skip
     """decode_inputs in plain torch."""
     rows, at = slots.long(), (contexts.long() - 1).clamp(min=0)
-    ids.copy_(last_token[rows])
+    ids.copy_(torch.where(given < 0, last_token[rows], given.long()))
     positions.copy_(at)
     places = page_table[rows, at // page_size].long() * page_size + at % page_size
     slot_mapping.copy_(torch.where(contexts > 0, places, -1))

@@ -7,15 +7,15 @@ import triton
 import triton.language as tl
 
 from kernels.decode_inputs import PAGE_BLOCK
-from kernels.step_descriptor import CONTEXTS, ENDS, ROWS, SLOTS, StepLayout
+from kernels.step_descriptor import CONTEXTS, ENDS, GIVEN, ROWS, SLOTS, StepLayout
 
 TOKEN_BLOCK = 64
 
 
 @triton.jit(do_not_specialize=["ring", "width", "ids_at", "tokens"])
 def _prefill_tokens_kernel(
-    ring_ptr, sequence_ptr, cu_q_ptr, slots_ptr, contexts_ptr, table_ptr, last_token_ptr, ids_ptr, positions_ptr,
-    mapping_ptr, stride_table, ring, width, ids_at, tokens,
+    ring_ptr, sequence_ptr, cu_q_ptr, slots_ptr, contexts_ptr, given_ptr, table_ptr, last_token_ptr, ids_ptr,
+    positions_ptr, mapping_ptr, stride_table, ring, width, ids_at, tokens,
     CHUNKS: tl.constexpr, BLOCK_C: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     descriptor = ring_ptr + (tl.load(sequence_ptr) % ring) * width
@@ -35,6 +35,8 @@ def _prefill_tokens_kernel(
     slot = tl.load(slots_ptr + seq, mask=real, other=0).to(tl.int64)
     position = tl.where(real, tl.load(contexts_ptr + seq, mask=real, other=0) - left, 0)
     newest = tl.load(last_token_ptr + slot, mask=real, other=0)
+    given = tl.load(given_ptr + seq, mask=real & (token >= chunk_tokens), other=-1).to(tl.int64)
+    newest = tl.where(given < 0, newest, given)
     page = tl.load(table_ptr + slot * stride_table + position // PAGE, mask=real, other=0).to(tl.int64)
     tl.store(ids_ptr + token, tl.where(in_chunk, ids.to(tl.int64), newest), mask=mask)
     tl.store(positions_ptr + token, position.to(tl.int64), mask=mask)
@@ -57,8 +59,9 @@ def _page_rows_kernel(
 
 def prefill_inputs(
     layout: StepLayout, ring: torch.Tensor, sequence: torch.Tensor, cu_q: torch.Tensor, slots: torch.Tensor,
-    contexts: torch.Tensor, page_table: torch.Tensor, last_token: torch.Tensor, ids: torch.Tensor,
-    positions: torch.Tensor, slot_mapping: torch.Tensor, batch_page_table: torch.Tensor, page_size: int,
+    contexts: torch.Tensor, given: torch.Tensor, page_table: torch.Tensor, last_token: torch.Tensor,
+    ids: torch.Tensor, positions: torch.Tensor, slot_mapping: torch.Tensor, batch_page_table: torch.Tensor,
+    page_size: int,
 ) -> None:  # fmt: skip
     """Fill ids, positions, slot_mapping [T] int64 and the used part of batch_page_table [C + rows, pages] int32 from
     the descriptor unpacked last.
@@ -67,7 +70,7 @@ def prefill_inputs(
     """
     seqs, tokens = slots.shape[0], ids.shape[0]
     _prefill_tokens_kernel[(triton.cdiv(tokens, TOKEN_BLOCK),)](
-        ring, sequence, cu_q, slots, contexts, page_table, last_token, ids, positions, slot_mapping,
+        ring, sequence, cu_q, slots, contexts, given, page_table, last_token, ids, positions, slot_mapping,
         page_table.stride(0), ring.shape[0], layout.width, layout.ids_at, tokens, CHUNKS=layout.chunks,
         BLOCK_C=triton.next_power_of_2(layout.chunks), PAGE=page_size, BLOCK=TOKEN_BLOCK, num_warps=2,
     )  # fmt: skip
@@ -82,7 +85,7 @@ def prefill_inputs_reference(
     page_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return ids, positions and slot_mapping [tokens] of a descriptor (one row of the ring), in plain torch."""
-    slots, contexts = (layout.section(descriptor, name).tolist() for name in (SLOTS, CONTEXTS))
+    slots, contexts, own = (layout.section(descriptor, name).tolist() for name in (SLOTS, CONTEXTS, GIVEN))
     ends = layout.section(descriptor, ENDS)[: layout.chunks].tolist()
     rows = range(layout.chunks, layout.chunks + int(descriptor[ROWS.value]))
     bounds = [0, *ends, *(ends[-1] + 1 + row for row in range(len(rows)))]
@@ -93,7 +96,8 @@ def prefill_inputs_reference(
         for token in range(bounds[seq], bounds[seq + 1]):
             position = context - (bounds[seq + 1] - token)
             given = descriptor[layout.ids_at + token]
-            ids[token] = last_token[slot] if seq in rows else given
+            newest = last_token[slot] if own[seq] < 0 else own[seq]
+            ids[token] = newest if seq in rows else given
             positions[token] = position
             mapping[token] = int(page_table[slot, position // page_size]) * page_size + position % page_size
     return ids, positions, mapping

@@ -8,12 +8,13 @@ last one unpacked.
 A step has C prompt chunks, of T tokens together, and M decode rows of one token; each is a sequence with a slot and a
 context length that includes its new tokens. int32, with S = C + M sequences, the chunks first, and W page table writes:
 
-    rows | writes | .. 8 | slots [S] | contexts [S] | ends [S] | sample rows [S] | sample positions [S] | ids [T]
-    | writes [W, 3]: (slot, index, page)
+    rows | writes | .. 8 | slots [S] | contexts [S] | given [S] | ends [S] | sample rows [S] | sample positions [S]
+    | ids [T] | writes [W, 3]: (slot, index, page)
 
 `ends` are the ends of the chunks among their tokens; those of chunks that are absent are the token count. Sample rows
 are tokens, sample positions the indices of the sampled tokens in their sequences, 0 where a chunk does not sample. The
-last three of the sections are written for chunks only; a layout without chunks lacks them.
+last three of the sections are written for chunks only; a layout without chunks lacks them. `given`, for decode rows, is
+the id of the row's token, or -1 for the one that its slot has sampled last.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -24,9 +25,9 @@ import triton.language as tl
 
 HEADER = tl.constexpr(8)
 ROWS, WRITES = tl.constexpr(0), tl.constexpr(1)
-SLOTS, CONTEXTS, ENDS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-SAMPLE_ROWS, SAMPLE_POSITIONS = tl.constexpr(3), tl.constexpr(4)
-SECTIONS, SECTIONS_WITHOUT_CHUNKS = 5, 2
+SLOTS, CONTEXTS, GIVEN, ENDS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+SAMPLE_ROWS, SAMPLE_POSITIONS = tl.constexpr(4), tl.constexpr(5)
+SECTIONS, SECTIONS_WITHOUT_CHUNKS = 6, 3
 WRITE_BLOCK = 128
 
 Array = TypeVar("Array", torch.Tensor, Any)
@@ -70,6 +71,12 @@ class StepLayout(NamedTuple):
         """Write the header."""
         descriptor[ROWS.value], descriptor[WRITES.value] = rows, writes
 
+    def set_rows(self, descriptor: Any, slots: Any, contexts: Any, given: Any | None) -> None:
+        """Write the decode rows; `given` None stands for -1 in each."""
+        end = self.chunks + len(slots)
+        for index, values in ((SLOTS, slots), (CONTEXTS, contexts), (GIVEN, -1 if given is None else given)):
+            self.section(descriptor, index)[self.chunks : end] = values
+
 
 @triton.jit
 def section(descriptor, seqs, INDEX: tl.constexpr):
@@ -79,8 +86,8 @@ def section(descriptor, seqs, INDEX: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "dummy_slot", "ring", "seqs", "writes_at", "width"])
 def _unpack_kernel(
-    ring_ptr, sequence_ptr, slots_ptr, contexts_ptr, cu_q_ptr, sample_rows_ptr, sample_positions_ptr, table_ptr,
-    stride_table, rows, dummy_slot, ring, seqs, writes_at, width,
+    ring_ptr, sequence_ptr, slots_ptr, contexts_ptr, given_ptr, cu_q_ptr, sample_rows_ptr, sample_positions_ptr,
+    table_ptr, stride_table, rows, dummy_slot, ring, seqs, writes_at, width,
     CHUNKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr, WRITE_BLOCK: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.load(sequence_ptr) + 1
@@ -93,6 +100,7 @@ def _unpack_kernel(
     at = CHUNKS + row
     slots = tl.load(section(descriptor, seqs, SLOTS) + at, mask=row < rows, other=0)
     contexts = tl.load(section(descriptor, seqs, CONTEXTS) + at, mask=row < rows, other=0)
+    given = tl.load(section(descriptor, seqs, GIVEN) + at, mask=row < rows, other=-1)
     is_real = row < count
     contexts = tl.where(is_real, contexts, 0)
     if CHUNKS > 0:
@@ -114,6 +122,7 @@ def _unpack_kernel(
         tl.store(sample_positions_ptr + at, contexts, mask=row < rows)
     tl.store(slots_ptr + at, tl.where(is_real, slots, dummy_slot), mask=row < rows)
     tl.store(contexts_ptr + at, contexts, mask=row < rows)
+    tl.store(given_ptr + at, tl.where(is_real, given, -1), mask=row < rows)
     writes = descriptor + writes_at
     for start in range(0, num_writes, WRITE_BLOCK):
         write = start + tl.arange(0, WRITE_BLOCK)
@@ -135,10 +144,10 @@ class ChunkOutputs(NamedTuple):
 
 def unpack_step_descriptor(
     layout: StepLayout, ring: torch.Tensor, sequence: torch.Tensor, slots: torch.Tensor, contexts: torch.Tensor,
-    page_table: torch.Tensor, *, dummy_slot: int, chunks: ChunkOutputs | None = None,
+    given: torch.Tensor, page_table: torch.Tensor, *, dummy_slot: int, chunks: ChunkOutputs | None = None,
 ) -> None:  # fmt: skip
-    """Unpack the next descriptor: fill slots and contexts [C + rows] int32 and `chunks` of the same length, and apply
-    the page table writes. A decode row that is absent gets the dummy slot and context length 0.
+    """Unpack the next descriptor: fill slots, contexts and given [C + rows] int32 and `chunks` of the same length, and
+    apply the page table writes. A decode row that is absent gets the dummy slot, context length 0 and no given id.
 
     ring [descriptors, layout.width] int32, readable by the device; sequence [1] int32 on the device, the sequence
     number of the last descriptor unpacked, incremented. page_table [slots + 1, pages] int32, mutated.
@@ -146,7 +155,7 @@ def unpack_step_descriptor(
     rows = slots.shape[0] - layout.chunks
     cu_q, sample_rows, positions = chunks or (contexts, contexts, contexts)
     _unpack_kernel[(1,)](
-        ring, sequence, slots, contexts, cu_q, sample_rows, positions, page_table, page_table.stride(0), rows,
+        ring, sequence, slots, contexts, given, cu_q, sample_rows, positions, page_table, page_table.stride(0), rows,
         dummy_slot, ring.shape[0], layout.seqs, layout.writes_at, layout.width, CHUNKS=layout.chunks,
         BLOCK_C=triton.next_power_of_2(max(1, layout.chunks)), BLOCK=triton.next_power_of_2(max(1, layout.rows)),
         WRITE_BLOCK=WRITE_BLOCK, num_warps=4,
@@ -155,7 +164,7 @@ def unpack_step_descriptor(
 
 def unpack_step_descriptor_reference(
     layout: StepLayout, ring: torch.Tensor, sequence: torch.Tensor, slots: torch.Tensor, contexts: torch.Tensor,
-    page_table: torch.Tensor, *, dummy_slot: int, chunks: ChunkOutputs | None = None,
+    given: torch.Tensor, page_table: torch.Tensor, *, dummy_slot: int, chunks: ChunkOutputs | None = None,
 ) -> None:  # fmt: skip
     """unpack_step_descriptor in plain torch."""
     sequence += 1
@@ -166,6 +175,8 @@ def unpack_step_descriptor_reference(
     contexts[layout.chunks :] = 0
     slots[:used] = layout.section(descriptor, SLOTS)[:used]
     contexts[:used] = layout.section(descriptor, CONTEXTS)[:used]
+    given[layout.chunks :] = -1
+    given[layout.chunks : used] = layout.section(descriptor, GIVEN)[layout.chunks : used]
     if chunks is not None:
         count = layout.chunks
         chunks.cu_q[0] = 0

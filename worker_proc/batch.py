@@ -99,7 +99,7 @@ def build_batch(
         last_token: newest id of each slot, on the device, int64.
         upload: copies host arrays to the device without waiting.
     """
-    layout = _lay_out(rows, table)
+    layout = _lay_out(rows)
     pages = table.pages_at(layout.slots, layout.positions)
     host_positions = layout.positions[layout.sample_rows] + 1
     positions, mapping, sample_rows, sample_slots, sample_positions, decode_slots, decode_lens = upload(
@@ -114,6 +114,9 @@ def build_batch(
         )
     )
     input_ids, decode, chunks = last_token.index_select(0, decode_slots), None, None
+    if rows.given is not None:
+        (given,) = upload([rows.given])
+        input_ids = torch.where(given < 0, input_ids, given)
     if len(rows.decode):
         pages_of_rows = _page_rows(page_table, decode_slots, rows.contexts, page_size)
         decode = DecodeBatch(rows.contexts, decode_lens, pages_of_rows, decode_slots)
@@ -135,7 +138,7 @@ def build_batch(
     )
 
 
-def _lay_out(rows: StepRows, table: SlotTable) -> _TokenLayout:
+def _lay_out(rows: StepRows) -> _TokenLayout:
     chunks, decode = rows.chunks, rows.decode
     lengths = [len(chunk.ids) for chunk in chunks]
     chunk_slots = np.array([chunk.slot for chunk in chunks], dtype=np.int64)
@@ -145,7 +148,7 @@ def _lay_out(rows: StepRows, table: SlotTable) -> _TokenLayout:
     positions = [np.arange(start, start + n) for start, n in zip(starts.tolist(), lengths, strict=True)]
     return _TokenLayout(
         slots=np.concatenate((np.repeat(chunk_slots, lengths), decode)),
-        positions=np.concatenate((*positions, table.kv_length[decode])),
+        positions=np.concatenate((*positions, rows.contexts - 1)),
         sample_rows=np.concatenate((last_rows, np.arange(cu_q[-1], cu_q[-1] + len(decode)))).astype(np.int64),
         lengths=lengths,
         chunk_slots=chunk_slots,

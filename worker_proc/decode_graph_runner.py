@@ -68,7 +68,7 @@ class DecodeGraphRunner:
         self._scratch = scratch
         self._layout = step_descriptor.StepLayout(max_rows, self.max_page_writes)
         self._rings = PinnedRings(self._layout.width, max_rows, device, buffers.poller)
-        self._slots, self._contexts = torch.zeros((2, max_rows), dtype=torch.int32, device=device)
+        self._slots, self._contexts, self._given = torch.zeros((3, max_rows), dtype=torch.int32, device=device)
         self._ids, self._positions, self._mapping = torch.zeros((3, max_rows), dtype=torch.int64, device=device)
         self._batch_page_table = torch.zeros((max_rows, max_pages), dtype=torch.int32, device=device)
         self._logits = torch.zeros((max_rows, capacity.vocab_size), dtype=dtype, device=device)
@@ -114,10 +114,9 @@ class DecodeGraphRunner:
     def launch(self, rows: StepRows, page_writes: IntArray) -> LaunchedStep:
         """See GraphRunner."""
         count, num_writes = len(rows.decode), len(page_writes)
-        descriptor, layout, form = self._rings.begin(), self._layout, self._format
+        descriptor, layout = self._rings.begin(), self._layout
         layout.set_counts(descriptor, count, num_writes)
-        layout.section(descriptor, form.SLOTS)[:count] = rows.decode
-        layout.section(descriptor, form.CONTEXTS)[:count] = rows.contexts
+        layout.set_rows(descriptor, rows.decode, rows.contexts, rows.given)
         if num_writes:
             descriptor[layout.writes_at :][: 3 * num_writes] = page_writes.reshape(-1)
         size = self._padded_rows[count]
@@ -127,14 +126,14 @@ class DecodeGraphRunner:
 
     def _run(self, size: int) -> None:
         rings, table, last_token = self._rings, self._buffers.page_table, self._buffers.last_token
-        slots, contexts = self._slots[:size], self._contexts[:size]
+        slots, contexts, given = self._slots[:size], self._contexts[:size], self._given[:size]
         ids, positions, mapping = self._ids[:size], self._positions[:size], self._mapping[:size]
         batch_page_table = self._batch_page_table[:size]
         ring = rings.descriptors, rings.sequence
         dummy_slot = self._capacity.max_slots
-        self._format.unpack_step_descriptor(self._layout, *ring, slots, contexts, table, dummy_slot=dummy_slot)
+        self._format.unpack_step_descriptor(self._layout, *ring, slots, contexts, given, table, dummy_slot=dummy_slot)
         outs = ids, positions, mapping, batch_page_table
-        self._make_inputs(slots, contexts, table, last_token, *outs, self._capacity.page_size)
+        self._make_inputs(slots, contexts, given, table, last_token, *outs, self._capacity.page_size)
         nothing = np.empty(0, dtype=np.int64)
         batch = ForwardBatch(
             num_tokens=size,

@@ -100,7 +100,8 @@ class PrefillGraphRunner:
         device = table.device
         self._rings = PinnedRings(self._layout.width, seqs, device, buffers.poller)
         self._cu_q = torch.zeros(MAX_CHUNKS + 1, dtype=torch.int32, device=device)
-        self._slots, self._contexts, self._sample_positions = torch.zeros((3, seqs), dtype=torch.int32, device=device)
+        self._slots, self._contexts, self._given = torch.zeros((3, seqs), dtype=torch.int32, device=device)
+        self._sample_positions = torch.zeros(seqs, dtype=torch.int32, device=device)
         self._sample_rows = torch.zeros(seqs, dtype=torch.int64, device=device)
         self._ids, self._positions, self._mapping = torch.zeros((3, self._max_tokens), dtype=torch.int64, device=device)
         self._batch_page_table = torch.zeros((seqs, table.shape[1]), dtype=torch.int32, device=device)
@@ -185,8 +186,7 @@ class PrefillGraphRunner:
         sections = form.SLOTS, form.CONTEXTS, form.ENDS, form.SAMPLE_ROWS, form.SAMPLE_POSITIONS
         for name, values in zip(sections, fields, strict=True):
             layout.section(descriptor, name)[:MAX_CHUNKS] = values
-        layout.section(descriptor, form.SLOTS)[MAX_CHUNKS:][:count] = rows.decode
-        layout.section(descriptor, form.CONTEXTS)[MAX_CHUNKS:][:count] = rows.contexts
+        layout.set_rows(descriptor, rows.decode, rows.contexts, rows.given)
         descriptor[layout.writes_at :][: page_writes.size] = page_writes.reshape(-1)
         return end + count, np.concatenate((positions, rows.contexts))
 
@@ -195,7 +195,8 @@ class PrefillGraphRunner:
         rings, table, layout = self._rings, self._buffers.page_table, self._layout
         ids, positions, mapping = self._ids[:tokens], self._positions[:tokens], self._mapping[:tokens]
         cu_q, used = self._cu_q, MAX_CHUNKS + rows
-        slots, contexts, page_rows = self._slots[:used], self._contexts[:used], self._batch_page_table[:used]
+        slots, contexts, given = self._slots[:used], self._contexts[:used], self._given[:used]
+        page_rows = self._batch_page_table[:used]
         sample_rows, sample_positions = self._sample_rows[:used], self._sample_positions[:used]
         ring, outs = (rings.descriptors, rings.sequence), (ids, positions, mapping, page_rows)
         self._format.unpack_step_descriptor(
@@ -203,11 +204,12 @@ class PrefillGraphRunner:
             *ring,
             slots,
             contexts,
+            given,
             table,
             dummy_slot=self._capacity.max_slots,
             chunks=self._format.ChunkOutputs(cu_q, sample_rows, sample_positions),
         )
-        step = slots, contexts, table, self._buffers.last_token
+        step = slots, contexts, given, table, self._buffers.last_token
         self._make_inputs(layout, *ring, cu_q, *step, *outs, self._capacity.page_size)
         chunks = contexts[:MAX_CHUNKS], page_rows[:MAX_CHUNKS], slots[:MAX_CHUNKS]
         decode = contexts[MAX_CHUNKS:], page_rows[MAX_CHUNKS:], slots[MAX_CHUNKS:]

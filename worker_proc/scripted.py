@@ -15,7 +15,7 @@ from worker_proc.slots import Entered, IntArray
 
 
 class Script:
-    """Replies to prompts that contain a text, and the rest of the reply of each slot.
+    """Replies to prompts that contain a text, and the reply of each slot by position.
 
     Of the entries whose text the prompt contains, the one holds whose text ends last in it, of these the longest: in
     a conversation it is the newest message that counts. An entry with an empty text holds where no other does.
@@ -35,7 +35,7 @@ class Script:
             (entry.contains, (*self._tokenizer.encode(entry.reply, add_special_tokens=False).ids, *end))
             for entry in config.script
         ]
-        self._rest: dict[int, list[int]] = {}
+        self._replies: dict[int, tuple[int, tuple[int, ...]]] = {}
 
     def reply(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """Return the ids that answer a prompt, end of sequence included; empty if no entry holds."""
@@ -44,21 +44,18 @@ class Script:
         return max(holding, key=lambda entry: _rank(text, entry[0]))[1] if holding else ()
 
     def begin(self, entered: Entered) -> None:
-        """Find the reply of a sequence that enters a slot, and how much of it is out."""
+        """Find the reply of a sequence that enters a slot."""
         length = entered.frame.prompt_length
-        out = len(entered.ids) - length
-        rest = self.reply(entered.ids[:length].tolist())[out:]
-        # Reversed, so that the next id is taken from the end.
-        self._rest[entered.slot] = [*reversed(rest)]
+        self._replies[entered.slot] = length, self.reply(entered.ids[:length].tolist())
 
-    def replace(self, slots: IntArray, ids: IntArray) -> NDArray[np.bool_]:
-        """Put the next id of the reply of each slot [n] that has one in the place of its sampled id [n]; return which
-        have [n]."""
+    def replace(self, slots: IntArray, positions: IntArray, ids: IntArray) -> NDArray[np.bool_]:
+        """Put the ids of replies in the place of sampled ids [n], which stand at `positions` [n] of the sequences in
+        `slots` [n]; return which rows have one [n]."""
         is_scripted = np.zeros(len(slots), dtype=np.bool_)
-        for row in range(len(slots)):
-            rest = self._rest.get(int(slots[row]))
-            if rest:
-                ids[row] = rest.pop()
+        for row, (slot, position) in enumerate(zip(slots.tolist(), positions.tolist(), strict=True)):
+            start, reply = self._replies.get(slot, (0, ()))
+            if start <= position < start + len(reply):
+                ids[row] = reply[position - start]
                 is_scripted[row] = True
         return is_scripted
 

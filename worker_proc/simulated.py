@@ -172,7 +172,7 @@ class SimulatedRunner:
             self._check_released(step)
             rows = self._slots.apply(step)
             ids = self._run(rows)
-            is_scripted = None if self._script is None else self._script.replace(rows.sampled, ids)
+            is_scripted = None if self._script is None else self._script.replace(rows.sampled, rows.positions, ids)
             errors = self._grammars.constrain(rows.sampled, ids, is_scripted, self._hashes)
             self._keep(rows, ids)
             self._slots.commit(rows)
@@ -217,10 +217,23 @@ class SimulatedRunner:
             self._kv_states[chunk.slot] = self.model.extend(int(self._kv_states[chunk.slot]), chunk.ids)
         for entered in rows.entered:
             self._check_cached(entered)
+        if rows.given is not None:
+            return self._run_given(rows, rows.given)
         if len(decode):
             self._write(decode, slots.kv_length[decode], self._newest[decode])
             self._kv_states[decode] = self._states[decode]
         return self.model.sample(self._states[rows.sampled])
+
+    def _run_given(self, rows: StepRows, given: IntArray) -> IntArray:
+        """Compute rows that the step names: each follows what the pages hold before it."""
+        states = self._states[rows.sampled]
+        first = len(states) - len(rows.decode)
+        for at, (slot, context) in enumerate(zip(rows.decode.tolist(), rows.contexts.tolist(), strict=True)):
+            token = np.array([given[at] if given[at] >= 0 else self._newest[slot]], dtype=np.int64)
+            self._write(np.array([slot]), np.array([context - 1]), token)
+            state = self.model.extend(0, self._read(slot, context))
+            states[first + at] = self._kv_states[slot] = self._states[slot] = state
+        return self.model.sample(states)
 
     def _hashes(self, slots: IntArray) -> list[int]:
         return [int(number) for number in self.model.hash(self._states[slots])]

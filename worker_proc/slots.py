@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from quartet.wire.frames import Chunk, Enter, Step
 from worker_proc.contract import Capacity, StepError
+from worker_proc.given_rows import given_rows
 
 IntArray = NDArray[np.int64]
 _WIRE = np.dtype("<i4")
@@ -67,9 +68,10 @@ class StepRows:
     """The rows of one step, resolved against the slots on the host.
 
     `page_writes` are the changed (slot, index, page) entries of the page table, [n, 3]; `fresh_pages` are those of
-    their pages that hold nothing yet, which excludes cached ones. `decode` are the slots that decode one token,
-    ascending, and `contexts` their lengths including that token. `sampled` are the slots of the sampled rows: those of
-    the last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result.
+    their pages that hold nothing yet, which excludes cached ones. `decode` are the slots of the rows that decode one
+    token, ascending, and `contexts` their lengths including that token. `given` are the ids of those tokens, -1 for one
+    that the slot has sampled last; None if all have been. `sampled` are the slots of the sampled rows: those of the
+    last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result.
     """
 
     released: Sequence[int]
@@ -81,6 +83,13 @@ class StepRows:
     contexts: IntArray
     sampled: IntArray
     owners: RowOwners
+    given: IntArray | None = None
+
+    @property
+    def positions(self) -> IntArray:
+        """The index in its sequence of the id that each sampled row samples."""
+        ends = [chunk.start + len(chunk.ids) for chunk in self.chunks if chunk.is_last]
+        return np.concatenate((np.array(ends, dtype=np.int64), self.contexts))
 
 
 def ids_of(data: bytes) -> IntArray:
@@ -131,7 +140,12 @@ class SlotTable:
         if step.pages:
             writes.append(self._write_pages(ids_of(step.pages)))
             fresh.append(writes[-1][:, 2])
-        decode, owners = self._decode_rows(step)
+        if step.rows:
+            decode, contexts, given = given_rows(ids_of(step.rows), self._state == DECODE, self._capacity)
+            owners = self._owners(decode)
+        else:
+            (decode, owners), given = self._decode_rows(step), None
+            contexts = self.kv_length[decode] + 1
         if len(step.chunks) > 1 and len({chunk.slot for chunk in step.chunks}) < len(step.chunks):
             raise StepError("two chunks of one slot in a step")
         chunks = [self._chunk(chunk) for chunk in step.chunks]
@@ -141,8 +155,7 @@ class SlotTable:
             sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS)
             owners = self._owners(sampled)
         page_writes, fresh_pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
-        contexts = self.kv_length[decode] + 1
-        return StepRows(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, owners)
+        return StepRows(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, owners, given)
 
     def commit(self, rows: StepRows) -> None:
         """Count the tokens of a launched step as being in KV."""

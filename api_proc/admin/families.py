@@ -99,6 +99,8 @@ SECTIONS: dict[str, tuple[Family, ...]] = {
         Family("gen_throughput", GAUGE, "Output tokens per second since it was last asked for."),
         Family("prefill_tokens", COUNTER, "Prompt tokens computed, those computed again included."),
         Family("recomputed_tokens", COUNTER, "Tokens computed again after a retraction."),
+        Family("drafted_tokens", COUNTER, "Tokens drafted by --speculative-tokens."),
+        Family("accepted_tokens", COUNTER, "Drafted tokens that held."),
         Family("retracted_input_tokens", COUNTER, "Prompt tokens of retracted requests."),
         Family("retracted_output_tokens", COUNTER, "Output tokens of retracted requests."),
     ),

@@ -10,9 +10,11 @@ import msgspec
 from quartet.cli.bench_workload import COUNT
 from quartet.runtime.installed import require_torch
 from quartet.settings import configure
+from quartet.wire.config import ModelConfig
 from quartet.wire.errors import ConfigError
 
 if TYPE_CHECKING:
+    from quartet.checkpoint.spec import ModelSpec
     from worker_proc.tuning.tune import Outcome
 
 
@@ -48,8 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write; returns the exit code. Raises ConfigError without a CUDA device, and ModelError."""
-    from quartet.checkpoint.resolve import resolve_model
-    from quartet.checkpoint.spec import read_spec
     from quartet.sizing.device import find_device
 
     require_torch()
@@ -57,8 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = find_device(config)
     if device is not None and not device.is_cuda:
         raise ConfigError("quartet tune measures a GPU, and there is none; on a CPU there is nothing to tune")
-    model = resolve_model(config.model)
-    spec = read_spec(Path(model.folder), model.context_length)
+    spec = _spec_of(config.model)
     from worker_proc.tuning.card import Card
     from worker_proc.tuning.tables import add_to, tuned_path
     from worker_proc.tuning.tune import better, sizes, step_us
@@ -91,6 +90,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(result)
     return 0
+
+
+def _spec_of(config: ModelConfig) -> "ModelSpec":
+    """Return the shape of the model; of a folder config.json is enough."""
+    from quartet.checkpoint.model_folder import read_json
+    from quartet.checkpoint.resolve import resolve_model
+    from quartet.checkpoint.spec import context_limit, read_spec
+
+    folder = Path(config.model_path)
+    if folder.is_dir():
+        return read_spec(folder, context_limit(read_json(folder / "config.json")))
+    model = resolve_model(config)
+    return read_spec(Path(model.folder), model.context_length)
 
 
 def _line(outcome: Any) -> str:

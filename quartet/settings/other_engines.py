@@ -162,7 +162,7 @@ OTHER_FLAGS = (
     _switch("a request asks for it by stream_options.include_usage", "--enable-force-include-usage", is_accepted=False),
     _never("LoRA adapters are not supported", "--lora-modules", "--lora-paths", "--max-loras", "--max-lora-rank"),
     _never(
-        "speculative decoding is not supported",
+        "drafts come from the request's own text: give --speculative-tokens N",
         "--speculative-algorithm",
         "--speculative-config",
         "--speculative-draft-model-path",

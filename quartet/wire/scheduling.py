@@ -145,6 +145,9 @@ class SchedulerConfig(Section, frozen=True):
     req_running_timeout: Annotated[
         float, Meta(description="seconds a request may run; 0 or less: without limit")
     ] = -1.0
+    speculative_tokens: Annotated[
+        int, Meta(ge=0, le=32, description="tokens drafted from a request's own text and checked in one step; 0: off")
+    ] = 0
     stream_interval: Annotated[int, Meta(ge=1, description="output tokens from one flush to the next")] = 1
     allow_auto_truncate: Annotated[bool, Meta(description="cut prompts that are too long instead of refusing them")] = (
         False

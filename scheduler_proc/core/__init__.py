@@ -22,6 +22,8 @@ the one exception is the hot loop of results.py, which adds to columns and takes
                                          refused for it
     GrammarQueue       grammars.py       requests whose grammar is not compiled,  Intake
                                          which grammars are
+    Speculation        speculation.py    texts of running requests, whether       -
+                                         drafts are made, which lengths are stale
 
 The parts, in the order of one call of `handle`:
 
@@ -31,6 +33,7 @@ The parts, in the order of one call of `handle`:
     PrefillPass      prefill.py          one pass over the queue: admission.py says what fits, peak.py at its peak
     Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims;
                                          thrash_guard.py for retraction that keeps KV
+    Speculation      speculation.py      drafts of a request's own text, found by text_match.py
 
 A request (request.py, with the literal table of its states) has a lease (lease.py), a stream (stream.py), a timeline
 (timeline.py) and, if they are wanted, the scores of its prompt (prompt_scores.py). What has one owner inside the

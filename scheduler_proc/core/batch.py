@@ -3,10 +3,12 @@
 waiting ──enter──► chunked (at most one) ──last chunk──► running ──leave──► waiting, finished, aborted, failed
 """
 
+from collections.abc import Iterable
+
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.request import Request, RequestState
-from scheduler_proc.core.step_work import LaterWrite, PageWrite
+from scheduler_proc.core.step_work import LaterWrite, PageWrite, StepWork
 
 
 class Batch:
@@ -108,8 +110,8 @@ class Batch:
             lease = request.lease
             computed = lease.num_computed_tokens
             if computed % page_size == 0:
-                (page,) = kv.extend(lease, computed + 1)
-                writes.append((request.slot, len(lease.pages) - 1, page))
+                # None is new where a draft that did not hold has left one.
+                writes += [(request.slot, len(lease.pages) - 1, page) for page in kv.extend(lease, computed + 1)]
             lease.num_computed_tokens = computed + 1
             request.in_flight += 1
             request.launched = launched = request.launched + 1
@@ -117,6 +119,29 @@ class Batch:
             if launched >= request.max_new_tokens:
                 complete.append(request)
         return writes
+
+    def launch_drafts(self, work: StepWork, drafts: Iterable[tuple[Request, list[int]]]) -> None:
+        """Launch drafted tokens after the rows of a step, in pages that are their own or free; a page for each row is
+        left free (STEP-20)."""
+        kv, reserve = self._kv, len(work.rows) * self._kv.page_size
+        for request, ids in drafts:
+            lease, first = request.lease, len(request.lease.pages)
+            room = first * kv.page_size - lease.num_computed_tokens + max(0, kv.pool.available_tokens - reserve)
+            count = min(len(ids), room)
+            if count < 1:
+                continue
+            lease.num_computed_tokens += count
+            pages = kv.extend(lease, lease.num_computed_tokens)
+            request.launched += count
+            request.in_flight += count
+            work.page_writes += [(request.slot, first + at, page) for at, page in enumerate(pages)]
+            work.drafts[request.generation] = ids[:count]
+
+    def take_back(self, request: Request, count: int) -> None:
+        """The last `count` tokens launched of a request do not hold; their pages are for those that come instead."""
+        if request.slot >= 0 and request.state is RequestState.RUNNING:
+            request.lease.num_computed_tokens -= count
+            request.launched -= count
 
     def withdraw_preempted(self, rows: list[Request], writes: list[PageWrite]) -> tuple[list[Request], list[PageWrite]]:
         """Leave out launched rows that the prefill pass has preempted: slot and pages are given back already."""

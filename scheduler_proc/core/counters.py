@@ -19,6 +19,8 @@ class SchedulerCounters:
     preemptions: int = 0
     worker_losses: int = 0
     wasted_rows: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class DecodeGaps:

@@ -23,7 +23,7 @@ MAX_STEPS = 2
 @dataclass(slots=True)
 class IssuedStep:
     """A step in flight: its number, when it was issued, what it computes; whether rows decode in it; whose chunks it
-    computes, with their generations, and whether each is the last."""
+    computes, with their generations, and whether each is the last; its drafts by generation."""
 
     step: int
     issued_s: float
@@ -31,6 +31,7 @@ class IssuedStep:
     prefill_tokens: int = 0
     has_rows: bool = False
     prefilled: list[tuple[Request, int, bool]] = field(default_factory=list)
+    drafts: dict[int, list[int]] = field(default_factory=dict)
 
 
 class StepsInFlight:
@@ -42,6 +43,7 @@ class StepsInFlight:
     def __init__(self, config: SchedulerConfig) -> None:
         self.worker_epoch: Epoch | None = None
         self.last_step = 0
+        self._limit = MAX_STEPS
         self.steps: collections.deque[IssuedStep] = collections.deque()
         self.by_generation: dict[int, Request] = {}
         self._target_s = config.tbt_target_ms / 1000
@@ -54,12 +56,17 @@ class StepsInFlight:
     @property
     def has_room(self) -> bool:
         """Say whether the worker may be given another step."""
-        return self.worker_epoch is not None and len(self.steps) < MAX_STEPS
+        return self.worker_epoch is not None and len(self.steps) < self._limit
 
     @property
     def oldest(self) -> IssuedStep | None:
         """The step whose result is due next."""
         return self.steps[0] if self.steps else None
+
+    def overlap(self, is_wanted: bool) -> None:
+        """Have two steps in flight from here on, or one; none goes with one that has drafts (STEP-19)."""
+        has_drafts = bool(self.steps) and bool(self.steps[-1].drafts)
+        self._limit = MAX_STEPS if is_wanted and not has_drafts else 1
 
     def start(self, epoch: Epoch) -> None:
         """A worker is up."""
@@ -93,12 +100,12 @@ class StepsInFlight:
         self.last_step += 1
         # A request whose last chunk is launched is running.
         chunks = [(request, request.generation, request.state is RequestState.RUNNING) for request in prefill.requests]
-        self.steps.append(IssuedStep(self.last_step, now, load, prefill.tokens, bool(rows), chunks))
+        self.steps.append(IssuedStep(self.last_step, now, load, prefill.tokens, bool(rows), chunks, work.drafts))
 
-    def take(self, step: int, now: float) -> bool:
-        """The result of a step has come; say whether it is that of the oldest step in flight."""
+    def take(self, step: int, now: float) -> IssuedStep | None:
+        """The result of a step has come; return the step if it is the oldest in flight."""
         if not self.steps or self.steps[0].step != step:
-            return False
+            return None
         done = self.steps.popleft()
         # The device began when the step was issued, or else when the one before it was done.
         took_s = now - max(done.issued_s, self._last_result_s)
@@ -113,7 +120,7 @@ class StepsInFlight:
                 if is_last:
                     request.timeline.on_prefilled(now, self._device)
         self._last_result_s = now
-        return True
+        return done
 
     def find(self, step: int) -> IssuedStep | None:
         """Return a step that is in flight."""

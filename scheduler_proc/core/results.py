@@ -4,11 +4,12 @@ from quartet.quarantine import fingerprint
 from quartet.wire.frames import ScoredChunk, StepFailed, StepResult, Stopped, TokenLogprobs, unpack_ids
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.delivery import Delivery
-from scheduler_proc.core.in_flight import StepsInFlight
+from scheduler_proc.core.in_flight import IssuedStep, StepsInFlight
 from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.speculation import settle
 from scheduler_proc.core.suspects import Suspects
 
 Failure = tuple[str, str]
@@ -37,7 +38,8 @@ class Results:
 
     def on_result(self, result: StepResult, now: float) -> None:
         """Apply one step's sampled ids, in row order."""
-        if not self._in_flight.take(result.step, now):
+        issued = self._in_flight.take(result.step, now)
+        if issued is None:
             return
         logprobs = dict(result.logprobs)
         failures = _failures(result) if result.bad_rows or result.grammar_errors else {}
@@ -47,6 +49,7 @@ class Results:
             self._take_scores(result.scored)
         detok, columns, taken = "", delivery.columns(""), 0
         generations, ids = unpack_ids(result.generations), unpack_ids(result.ids)
+        rejected = self._settle_drafts(issued, generations, ids, failures) if issued.drafts else ()
         # The hot loop: what almost every row needs stands here, the rest in _take_row.
         for row, (generation, token_id) in enumerate(zip(generations, ids, strict=True)):
             request = by_generation.get(generation)
@@ -55,6 +58,8 @@ class Results:
             request.in_flight -= 1
             if request.slot < 0 and not request.in_flight:
                 del by_generation[generation]
+            if rejected and row in rejected:
+                continue
             stream = request.stream
             if not is_plain or request.is_done or stream.first_token_s < 0 or request.suspicion:
                 self._take_row(request, token_id, failures.get(row), logprobs.get(row), now)
@@ -75,6 +80,20 @@ class Results:
         self._memory.on_result()
         self._counters.output_tokens += taken
         delivery.flush_tokens(result.step)
+
+    def _settle_drafts(
+        self, issued: IssuedStep, generations: list[int], ids: list[int], failures: dict[int, Failure]
+    ) -> set[int]:
+        """Take back the drafts that do not hold; return the rows that mean nothing."""
+        rejected, lost = settle(issued, generations, ids, failures)
+        for generation, count in lost.items():
+            request = self._in_flight.by_generation.get(generation)
+            if request is not None and count:
+                self._retraction.drop_drafts(request, count)
+        drafted = sum(map(len, issued.drafts.values()))
+        self._counters.drafted_tokens += drafted
+        self._counters.accepted_tokens += drafted - sum(lost.values())
+        return rejected
 
     def _take_scores(self, chunks: list[ScoredChunk]) -> None:
         """Take log-probabilities of prompts; they go ahead of the step's tokens."""

@@ -94,7 +94,9 @@ class Retraction:
 
     def _needed_tokens(self, rows: list[Request]) -> int:
         page_size = self._kv.page_size
-        return page_size * len([1 for request in rows if request.lease.num_computed_tokens % page_size == 0])
+        full = [request.lease for request in rows if request.lease.num_computed_tokens % page_size == 0]
+        # Drafts that did not hold may have left a page to a row.
+        return page_size * len([1 for lease in full if len(lease.pages) * page_size == lease.num_computed_tokens])
 
     def _shrink(self, rows: list[Request], now: float) -> list[Request]:
         """Take victims until the rest fits (RET-2, RET-3, RET-5); returns the survivors."""
@@ -138,6 +140,10 @@ class Retraction:
         self._leave(request, "retracted", {"shortage_tokens": shortage_tokens}, now, self.guard.keeps_kv)
         self.guard.note(request)
         self._queue.requeue(request, now)
+
+    def drop_drafts(self, request: Request, count: int) -> None:
+        """Take back the last `count` tokens launched of a request: drafts that do not hold (STEP-18)."""
+        self._batch.take_back(request, count)
 
     # Preemption
 

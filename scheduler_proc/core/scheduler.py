@@ -41,6 +41,7 @@ from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
+from scheduler_proc.core.speculation import Speculation
 from scheduler_proc.core.step_work import PrefillBatch, StepWork
 from scheduler_proc.core.suspects import Suspects
 
@@ -90,6 +91,7 @@ class Scheduler:
         self.memory = memory
         retraction = self._retraction
         self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, retraction, suspects, memory, lengths)
+        self._speculation = Speculation(config.speculative_tokens)
         self._results = Results(in_flight, delivery, table, self._retraction, suspects, memory, counters)
         self.grammars = GrammarQueue()
         self._intake = Intake(config, eos_token_ids, table, delivery, suspects, self.grammars, worker_name)
@@ -139,10 +141,16 @@ class Scheduler:
 
     def _schedule(self, now: float) -> None:
         """Issue steps until two are in flight or there is nothing to run."""
+        speculation = self._speculation
+        if speculation.is_wanted:
+            speculation.look_at(self._batch.rows())
+            self._in_flight.overlap(not speculation.is_on)
         while self._in_flight.has_room:
             had_rows = bool(self._batch.running)
             work = self._next_step(now)
             if work is not None:
+                if speculation.is_on and not self._in_flight.steps:
+                    self._batch.launch_drafts(work, speculation.drafts(work))
                 self._issue(work, now)
             elif not had_rows or self._batch.running:
                 break
@@ -217,6 +225,7 @@ class Scheduler:
             pack_ids([number for write in page_writes for number in write]),
             prefill.chunks,
             bool(rows),
+            self._speculation.given_rows(work),
         )
         self._delivery.send_step(self._worker_name, step)
         batch.on_issued(prefill.requests, prefill.later_writes, prefill.replaced)

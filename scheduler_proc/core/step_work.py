@@ -41,8 +41,10 @@ class PrefillBatch:
 
 @dataclass(slots=True)
 class StepWork:
-    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both."""
+    """What a step computes: the chunks of a prefill pass, one token for each of `rows`, or both. `drafts` are by
+    generation: tokens that are computed after the newest one of a row."""
 
     prefill: PrefillBatch
     rows: list[Request] = field(default_factory=list)
     page_writes: list[PageWrite] = field(default_factory=list)
+    drafts: dict[int, list[int]] = field(default_factory=dict)

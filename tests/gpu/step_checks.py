@@ -14,6 +14,7 @@ from kernels.prefill_inputs import prefill_inputs, prefill_inputs_reference
 from kernels.step_descriptor import (
     CONTEXTS,
     ENDS,
+    GIVEN,
     SAMPLE_POSITIONS,
     SAMPLE_ROWS,
     ChunkOutputs,
@@ -71,6 +72,7 @@ def write_descriptor(layout: StepLayout, sequences: list[Sequence], rows: int, w
         values = (slot, context, len(tokens), len(tokens) - 1, context)
         for section, value in zip(sections, values if at < chunks else values[:2], strict=False):
             section[place] = value
+        layout.section(body, GIVEN)[place] = 70 + at if at % 2 else -1
     if layout.chunks:
         sections[2][chunks : layout.chunks] = len(tokens)
         body[layout.ids_at :][: len(tokens)] = ids(*tokens)
@@ -81,16 +83,16 @@ def unpacked(
     layout: StepLayout, ring: torch.Tensor, bucket: int, device: torch.device
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return what kernel and reference make of a descriptor for a graph of `bucket` rows: sequence, slots, contexts,
-    page table, and for chunks cu_q, sample rows and positions."""
+    given ids, page table, and for chunks cu_q, sample rows and positions."""
     results = []
     for run in (with_host_operands(unpack_step_descriptor, device), unpack_step_descriptor_reference):
         count = layout.chunks + bucket
-        outs = [ids(1), full(99, count), full(99, count), page_table()]
+        outs = [ids(1), full(99, count), full(99, count), full(99, count), page_table()]
         chunks = None
         if layout.chunks:
             more = full(99, layout.chunks + 1), full(99, count, dtype=torch.int64), full(99, count)
             outs, chunks = [*outs, *more], ChunkOutputs(*more)
-        run(layout, ring, *outs[:4], dummy_slot=SLOTS - 1, chunks=chunks)
+        run(layout, ring, *outs[:5], dummy_slot=SLOTS - 1, chunks=chunks)
         results.append(outs)
     return results[0], results[1]
 
@@ -108,7 +110,7 @@ def decode_rows(device: torch.device) -> float:
     newest, results = torch.arange(100, 100 + SLOTS), []
     for made in (with_host_operands(decode_inputs, device), decode_inputs_reference):
         results.append([*(full(-9, 5, dtype=torch.int64) for _ in range(3)), full(-9, 5, PAGES)])
-        made(slots, contexts, page_table(), newest, *results[-1], PAGE)
+        made(slots, contexts, ids(-1, 7, -1, -1, 0), page_table(), newest, *results[-1], PAGE)
     return verdict(*results)
 
 
@@ -119,14 +121,14 @@ def prompt_descriptor(runs: list[Sequence], rows: list[tuple[int, int]], writes:
     sequences = [*runs, *((slot, list[int](), context) for slot, context in rows)]
     ring = write_descriptor(layout, sequences, len(rows), writes)
     found, expected = unpacked(layout, ring, bucket, device)
-    sequence, slots, contexts, table, cu_q, *_ = expected
+    sequence, slots, contexts, given, table, cu_q, *_ = expected
     newest, copied = torch.arange(1000, 1001 + SLOTS), full(-9, 4 + bucket, PAGES)
     for at, (slot, context) in enumerate(zip(slots.tolist(), contexts.tolist(), strict=True)):
         pages = -(-context // PAGE)
         copied[at, :pages] = table[slot, :pages]
     outs = [*(full(-9, 192, dtype=torch.int64) for _ in range(3)), full(-9, 4 + bucket, PAGES)]
     with_host_operands(prefill_inputs, device)(
-        layout, ring, sequence, cu_q, slots, contexts, table, newest, *outs, PAGE
+        layout, ring, sequence, cu_q, slots, contexts, given, table, newest, *outs, PAGE
     )
     inputs = prefill_inputs_reference(layout, ring[2], table, newest, 192, PAGE)
     return verdict([*found, *outs], [*expected, *inputs, copied])

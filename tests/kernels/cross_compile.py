@@ -100,14 +100,14 @@ def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             rows + layout.chunks,
         )
         chunks = ChunkOutputs(ids32[:17], ids64[:seqs], ids32[:seqs]) if layout.chunks else None
-        step = ring, ids32[:1], ids32[:seqs], ids32[:seqs], table
+        step = ring, ids32[:1], ids32[:seqs], ids32[:seqs], ids32[:seqs], table
         yield (
             f"descriptor {layout.chunks}",
             lambda a=(layout, *step), c=chunks: unpack_step_descriptor(*a, dummy_slot=512, chunks=c),
         )
         if chunks is not None:
             outs = ids64, ids64, ids64, empty(seqs, 512, dtype=torch.int32)
-            args = layout, ring, ids32[:1], chunks.cu_q, ids32[:seqs], ids32[:seqs], table, ids64, *outs, 16
+            args = layout, ring, ids32[:1], chunks.cu_q, *step[2:], ids64, *outs, 16
             yield "prompt inputs", lambda a=args: prefill_inputs(*a)
 
 

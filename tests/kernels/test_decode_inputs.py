@@ -6,8 +6,6 @@ from kernel_cases import integers
 
 from kernels.decode_inputs import decode_inputs, decode_inputs_reference
 from kernels.step_descriptor import (
-    CONTEXTS,
-    SLOTS,
     StepLayout,
     unpack_step_descriptor,
     unpack_step_descriptor_reference,
@@ -23,19 +21,24 @@ def descriptor_ring(rows, writes, sequence):
     ring = torch.full((3, LAYOUT.width), -7, dtype=torch.int32)
     descriptor = ring[sequence % 3]
     LAYOUT.set_counts(descriptor, len(rows), len(writes))
-    for at, (slot, context) in enumerate(rows):
-        LAYOUT.section(descriptor, SLOTS)[at], LAYOUT.section(descriptor, CONTEXTS)[at] = slot, context
+    LAYOUT.set_rows(descriptor, *(torch.tensor(column) for column in zip(*rows, strict=True)), given_ids(rows))
     flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
     descriptor[LAYOUT.writes_at :][: len(flat)] = flat
     return ring.to(DEVICE)
 
 
+def given_ids(rows):
+    """Every other row has an id of its own."""
+    return torch.tensor([70 + at if at % 2 else -1 for at in range(len(rows))])
+
+
 def unpacked(function, ring, sequence, batch_size):
     counter = integers([sequence - 1])
-    slots, contexts = torch.full((2, ROWS), 99, dtype=torch.int32, device=DEVICE)
+    slots, contexts, given = torch.full((3, ROWS), 99, dtype=torch.int32, device=DEVICE)
     table = torch.arange(COUNT * PAGES, dtype=torch.int32, device=DEVICE).view(COUNT, PAGES).clone()
-    function(LAYOUT, ring, counter, slots[:batch_size], contexts[:batch_size], table, dummy_slot=COUNT - 1)
-    return [tensor.cpu() for tensor in (counter, slots, contexts, table)]
+    rows = (tensor[:batch_size] for tensor in (slots, contexts, given))
+    function(LAYOUT, ring, counter, *rows, table, dummy_slot=COUNT - 1)
+    return [tensor.cpu() for tensor in (counter, slots, contexts, given, table)]
 
 
 @pytest.mark.parametrize("sequence", [1, 2, 5])
@@ -53,7 +56,8 @@ def test_descriptors_are_unpacked_by_sequence_number(rows, writes, batch_size, s
     expected = unpacked(unpack_step_descriptor_reference, ring, sequence, batch_size)
     for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got, wanted)
-    _, slots, contexts, table = found
+    _, slots, contexts, given, table = found
+    assert given[:batch_size].tolist() == given_ids(rows).tolist() + [-1] * (batch_size - len(rows))
     assert slots.tolist() == [slot for slot, _ in rows] + [COUNT - 1] * (batch_size - len(rows)) + [99] * (
         ROWS - batch_size
     )
@@ -63,18 +67,18 @@ def test_descriptors_are_unpacked_by_sequence_number(rows, writes, batch_size, s
 
 def test_decode_inputs_match_the_reference():
     contexts = integers([1, 16, 17, 0, 280 * PAGE])
-    slots = integers([2, 0, 4, 5, 1])
+    slots, given = integers([2, 0, 4, 5, 1]), integers([-1, 7, -1, -1, 0])
     table = torch.randperm(COUNT * PAGES).to(torch.int32).view(COUNT, PAGES).to(DEVICE)
     last_token = torch.arange(100, 100 + COUNT, device=DEVICE)
     found, expected = [], []
     for function, outs in ((decode_inputs, found), (decode_inputs_reference, expected)):
         outs += [torch.full((5,), -9, dtype=torch.int64, device=DEVICE) for _ in range(3)]
         outs.append(torch.full((5, PAGES), -9, dtype=torch.int32, device=DEVICE))
-        function(slots, contexts, table, last_token, *outs, PAGE)
+        function(slots, contexts, given, table, last_token, *outs, PAGE)
     for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got.cpu(), wanted.cpu())
     ids, positions, mapping, batch_page_table = found
-    assert ids.tolist() == [102, 100, 104, 105, 101]
+    assert ids.tolist() == [102, 7, 104, 105, 0]
     assert positions.tolist() == [0, 15, 16, 0, 280 * PAGE - 1]
     assert mapping[3] == -1 and mapping[2] == int(table[4, 1]) * PAGE
     assert (batch_page_table[3] == -9).all() and batch_page_table[2, :3].tolist() == [*table[4, :2].tolist(), -9]

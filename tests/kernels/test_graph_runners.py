@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from scheduler_proc.core import speculation, text_match
 from tests.golden.oracles import FOLDER
 from tests.support.grammars import regex, tiny_tokenizer
 from tests.support.local_engine import LocalEngine, make_config
@@ -115,3 +116,20 @@ def test_a_runner_that_is_dropped_frees_its_memory_at_once() -> None:
         assert graphs() is None, "the warm-up runner's memory waits for the garbage collector"
     finally:
         gc.enable()
+
+
+def test_drafted_rows_have_the_tokens_they_have_alone(monkeypatch) -> None:
+    """Rows of one slot at following positions, with ids that the step gives; one token is enough for a match."""
+    for name in ("START_RATE", "STOP_RATE", "LEAST_RATE"):
+        monkeypatch.setattr(speculation, name, 0.0)
+    monkeypatch.setattr(text_match, "_GRAM_BYTES", 4)
+    settings = {"device": DEVICE, "attention_backend": "triton", "max_total_tokens": 512, "cuda_graph_max_bs": 8}
+    engine = LocalEngine(
+        make_config(FOLDER / "models" / "llama", tokenizer=FOLDER / "models" / "qwen3", **settings), max_in_flight=2
+    )
+    found = []
+    for most in (0, 3):
+        engine.restart(speculative_tokens=most)
+        found.append(engine.generate([[5, 7, 9, 7, 9, 9, 7]], 6, logit_bias=((7, 30.0), (9, 30.0))))
+    assert found[0] == found[1]
+    assert engine.counters()["drafted_tokens"] > 0

@@ -36,8 +36,9 @@ def descriptor_of(chunks, rows, writes):
         for section, value in zip(sections, values, strict=True):
             section[at] = value
     sections[2][len(chunks) : CHUNKS] = end
-    for at, (slot, context) in enumerate(rows):
-        sections[0][CHUNKS + at], sections[1][CHUNKS + at] = slot, context
+    if rows:
+        own = torch.tensor([70 + at if at % 2 else -1 for at in range(len(rows))])
+        LAYOUT.set_rows(descriptor, *(torch.tensor(column) for column in zip(*rows, strict=True)), own)
     descriptor[LAYOUT.ids_at :][: len(ids)] = torch.tensor(ids, dtype=torch.int32)
     LAYOUT.set_counts(descriptor, len(rows), len(writes))
     flat = torch.tensor(writes, dtype=torch.int32).reshape(-1)
@@ -50,16 +51,16 @@ def page_table():
 
 
 def unpacked(function, ring, graph_rows, device):
-    """What `function` fills for a graph of so many decode rows: counter, slots, contexts, cu_q, sample rows and
-    positions, page table."""
+    """What `function` fills for a graph of so many decode rows: counter, slots, contexts, given ids, cu_q,
+    sample rows and positions, page table."""
     used = CHUNKS + graph_rows
     sequence = torch.tensor([4], dtype=torch.int32, device=device)
-    slots, contexts, positions = torch.full((3, used), 99, dtype=torch.int32, device=device)
+    slots, contexts, given, positions = torch.full((4, used), 99, dtype=torch.int32, device=device)
     rows = torch.full((used,), 99, dtype=torch.int64, device=device)
     cu_q = torch.full((CHUNKS + 1,), 99, dtype=torch.int32, device=device)
     table, chunks = page_table().to(device), ChunkOutputs(cu_q, rows, positions)
-    function(LAYOUT, ring, sequence, slots, contexts, table, dummy_slot=COUNT - 1, chunks=chunks)
-    return [sequence, slots, contexts, cu_q, rows, positions, table]
+    function(LAYOUT, ring, sequence, slots, contexts, given, table, dummy_slot=COUNT - 1, chunks=chunks)
+    return [sequence, slots, contexts, given, cu_q, rows, positions, table]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_descriptor_becomes_the_inputs_of_its_sequences(chunks, rows, graph_ro
     expected = unpacked(unpack_step_descriptor_reference, ring, graph_rows, torch.device("cpu"))
     for got, wanted in zip(found, expected, strict=True):
         assert torch.equal(got.cpu(), wanted)
-    sequence, slots, contexts, cu_q, sample_rows, sample_positions, table = found
+    sequence, slots, contexts, given, cu_q, sample_rows, sample_positions, table = found
     assert int(sequence) == 5 and int(cu_q[CHUNKS]) == chunk_tokens
     assert sample_rows[CHUNKS:][: len(rows)].tolist() == [chunk_tokens + at for at in range(len(rows))]
     assert sample_positions[CHUNKS:].tolist() == [context for _, context in rows] + [0] * (graph_rows - len(rows))
@@ -95,7 +96,7 @@ def test_a_descriptor_becomes_the_inputs_of_its_sequences(chunks, rows, graph_ro
     ids, positions, mapping = torch.full((3, 192), 99, dtype=torch.int64, device=DEVICE)
     batch_page_table = torch.full((CHUNKS + graph_rows, PAGES), -9, dtype=torch.int32, device=DEVICE)
     outs = ids, positions, mapping, batch_page_table
-    prefill_inputs(LAYOUT, ring.to(DEVICE), sequence, cu_q, slots, contexts, table, last_token, *outs, PAGE)
+    prefill_inputs(LAYOUT, ring.to(DEVICE), sequence, cu_q, slots, contexts, given, table, last_token, *outs, PAGE)
     wanted = prefill_inputs_reference(LAYOUT, descriptor, table.cpu(), last_token.cpu(), 192, PAGE)
     for got, one in zip((ids, positions, mapping), wanted, strict=True):
         assert torch.equal(got.cpu(), one)

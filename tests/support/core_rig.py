@@ -1,7 +1,7 @@
 """A scheduler core, a strict worker and its clients on one pump, for unit and property tests."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,10 +17,11 @@ from scheduler_proc.core.events import Event, WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.stream_client import ClientStream as Stream
 from tests.support.stream_client import StreamClient
-from tests.support.strict_worker import StrictWorker
+from tests.support.strict_worker import StrictWorker, next_token
 
 TEST = Source(Role.API, 0, Epoch(1))
 VOCAB = 97
+Oracle = Callable[[Sequence[int], int], int]
 EOS = 0
 
 
@@ -83,7 +84,15 @@ class ManualWorker:
 class CoreRig:
     """Drives a Scheduler; audits after every event and keeps what each stream has received. It is its own clock."""
 
-    def __init__(self, pages: int = 64, page_size: int = 4, slots: int = 8, context: int = 4096, **config: Any) -> None:
+    def __init__(
+        self,
+        pages: int = 64,
+        page_size: int = 4,
+        slots: int = 8,
+        context: int = 4096,
+        oracle: Oracle = next_token,
+        **config: Any,
+    ) -> None:
         config.setdefault("chunked_prefill_size", 4 * page_size)
         self.config = SchedulerConfig(max_running_requests=slots, **config)
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))
@@ -100,6 +109,7 @@ class CoreRig:
         for name in ("api-0", "detok-0"):
             self._pump.add(name, TEST, self.client)
         self.epoch = 0
+        self.oracle = oracle
         self.worker: StrictWorker | None = None
         self.worker_up()
 
@@ -118,7 +128,7 @@ class CoreRig:
 
     def worker_up(self, mixed_tokens: int = 0) -> None:
         self.epoch += 1
-        self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB)
+        self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB, self.oracle)
         self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True, mixed_tokens))
 
     def worker_lost(self, was_killed: bool = True) -> None:

@@ -1,5 +1,6 @@
 """Scheduler and real runner in one process: token ids in, token ids out, no tokenizer, process or socket."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,10 @@ class LocalEngine:
         wrong = [stream.ending for stream in streams if stream.ending not in ("stop", "length")]
         assert not wrong, wrong
         return streams
+
+    def counters(self) -> Mapping[str, float]:
+        """Return what the scheduler has counted since the last restart."""
+        return self._scheduler.metrics().counters
 
     def cached_tokens(self) -> int:
         """Return how many prompt tokens came from the tree so far."""

@@ -5,7 +5,7 @@ position it reads must hold the hash of the row's own prefix, so a page that is 
 caught at once, whatever the scheduler's own books say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from quartet.wire.frames import Step, StepResult, StepTimes, pack_ids, unpack_ids
@@ -48,9 +48,20 @@ class _Slot:
 
 
 class StrictWorker:
-    """Applies Steps in order; `run` returns the StepResult. Raises AssertionError for any breach of the protocol."""
+    """Applies Steps in order; `run` returns the StepResult. Raises AssertionError for any breach of the protocol.
 
-    def __init__(self, epoch: Epoch, page_count: int, page_size: int, max_slots: int, vocab_size: int) -> None:
+    `oracle` returns the token that follows some ids, for a vocabulary."""
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        page_count: int,
+        page_size: int,
+        max_slots: int,
+        vocab_size: int,
+        oracle: Callable[[Sequence[int], int], int] = next_token,
+    ) -> None:
+        self.oracle = oracle
         self.epoch = epoch
         self.page_count = page_count
         self.page_size = page_size
@@ -67,7 +78,7 @@ class StrictWorker:
         self.apply_changes(step)
         rows: list[tuple[int, int]] = []
         written: dict[tuple[int, int], int] = {}
-        samples: list[int] = []
+        samples: list[tuple[int, int]] = []
         for chunk in step.chunks:
             slot = self.slots[chunk.slot]
             assert slot.is_prefilling and chunk.length > 0
@@ -77,17 +88,43 @@ class StrictWorker:
             slot.is_prefilling = not chunk.is_last
             rows.append((chunk.slot, end))
             if chunk.is_last:
-                samples.append(chunk.slot)
+                samples.append((chunk.slot, end))
         if step.decode:
-            for number, slot in self.slots.items():
-                if not slot.is_prefilling and number not in samples:
+            chunked = [number for number, _ in samples]
+            decoding = [
+                number for number, slot in self.slots.items() if not slot.is_prefilling and number not in chunked
+            ]
+            for number in self._given(step, decoding) if step.rows else decoding:
+                slot = self.slots[number]
+                if not step.rows:
                     slot.ids.append(slot.last_token)
-                    self._write(slot, slot.num_computed_tokens + 1, written)
-                    rows.append((number, slot.num_computed_tokens))
-                    samples.append(number)
+                self._write(slot, slot.num_computed_tokens + 1, written)
+                rows.append((number, slot.num_computed_tokens))
+                samples.append((number, slot.num_computed_tokens))
         for number, end in rows:
             self._check_reads(self.slots[number], end)
         return self._sample(step, samples)
+
+    def _given(self, step: Step, decoding: list[int]) -> Iterator[int]:
+        """Yield the slot of each row that a step names, with its token as the slot's last one that is not computed."""
+        flat = unpack_ids(step.rows)
+        triples = [tuple(flat[at : at + 3]) for at in range(0, len(flat), 3)]
+        assert triples == sorted(triples, key=lambda row: row[:2]) and {row[0] for row in triples} == set(decoding)
+        seen: set[int] = set()
+        for number, context, token in triples:
+            slot = self.slots[number]
+            if number in seen:
+                assert context == slot.num_computed_tokens + 1 and token >= 0
+            else:
+                assert len(slot.ids) >= context - 1, "a row beyond what has been computed"
+                del slot.ids[context - 1 :]
+                slot.num_computed_tokens = context - 1
+                right = self.oracle(slot.ids, self.vocab_size)
+                assert token in (right, -1), "a row does not begin with what its slot has sampled"
+                token = right
+            seen.add(number)
+            slot.ids.append(token)
+            yield number
 
     def apply_changes(self, step: Step) -> None:
         """Apply everything but the computation."""
@@ -126,16 +163,17 @@ class StrictWorker:
             place = (slot.pages[position // self.page_size], position % self.page_size)
             assert self.kv.get(place) == state, f"position {position} reads a page that holds something else"
 
-    def _sample(self, step: Step, samples: list[int]) -> StepResult:
-        for number in samples:
-            slot = self.slots[number]
-            slot.last_token = next_token(slot.ids, self.vocab_size)
+    def _sample(self, step: Step, samples: list[tuple[int, int]]) -> StepResult:
+        """Sample the token after the first `end` ids of each (slot, end)."""
+        found = [self.oracle(self.slots[number].ids[:end], self.vocab_size) for number, end in samples]
+        for (number, _), token in zip(samples, found, strict=True):
+            self.slots[number].last_token = token
         return StepResult(
             Epoch(1),
             step.step,
-            pack_ids(samples),
-            pack_ids([self.slots[number].generation for number in samples]),
-            pack_ids([self.slots[number].last_token for number in samples]),
+            pack_ids([number for number, _ in samples]),
+            pack_ids([self.slots[number].generation for number, _ in samples]),
+            pack_ids(found),
             [],
             [],
             StepTimes(0.0, 0.0, 0.0, 0.0),

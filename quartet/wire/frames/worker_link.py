@@ -77,7 +77,11 @@ class Step(Frame, frozen=True, tag=32):
     """What changed since the step before, and what to run. Applied in field order.
 
     `release`: slots that become inactive (int32 bytes). `pages`: page table writes, triples (slot, index, page).
-    `decode`: whether active slots that are not in mid-prefill decode one token in this step.
+    `decode`: whether active slots that are not in mid-prefill decode one token in this step. `rows`, if there are any,
+    say which rows decode instead: triples (slot, context length, id) by slot and length, where the id -1 stands for
+    the one sampled last. A slot may have several rows, one after the other: all but the first compute drafted tokens,
+    and those that the sampled ids contradict count as never computed. The next step in which such a slot decodes has
+    `rows`, too, which say from where it goes on.
     """
 
     worker_epoch: Epoch
@@ -87,9 +91,10 @@ class Step(Frame, frozen=True, tag=32):
     pages: bytes
     chunks: list[Chunk]
     decode: bool
+    rows: bytes = b""
 
     def __post_init__(self) -> None:
-        check_ids(self.release, self.pages)
+        check_ids(self.release, self.pages, self.rows)
 
 
 class StepTimes(Frame, frozen=True):

@@ -72,7 +72,7 @@ def test_what_means_the_same(line: str, same: str) -> None:
         ("--kv-cache-dtype fp8", "--dtype"),
         ("--quantization awq", "is not one of auto, fp8"),
         ("--swap-space 4", "computed again"),
-        ("--speculative-algorithm EAGLE", "not supported"),
+        ("--speculative-algorithm EAGLE", "--speculative-tokens"),
         ("--hf-token x", "HF_TOKEN"),
         ("--priority-sign 0", "-1"),
         ("--num-gpu-blocks-override many", "'many' is not an integer"),
