@@ -23,6 +23,22 @@ class Dimensions(NamedTuple):
     vocab: int
 
 
+class Experts(NamedTuple):
+    """The sizes of a model's experts."""
+
+    hidden: int
+    width: int
+    count: int
+    top_k: int
+
+
+def experts(model: str) -> Experts:
+    """Return the sizes of the experts of a model below benchmarks/models that has some."""
+    config = json.loads((FOLDER / model / "config.json").read_text())
+    sizes = (config[name] for name in ("hidden_size", "moe_intermediate_size", "num_experts", "num_experts_per_tok"))
+    return Experts(*sizes)
+
+
 def dimensions(model: str) -> Dimensions:
     """Return the dimensions of a model of MODELS."""
     config = json.loads((FOLDER / model / "config.json").read_text())

@@ -29,7 +29,7 @@ def _rms_norm_kernel(
     x = tl.load(x_ptr + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
     if SPLITS > 1:
         for split in tl.static_range(1, SPLITS):
-            x += tl.load(x_ptr + split * stride_split + row * stride_x + columns, mask=mask, other=0.0)
+            x += tl.load(x_ptr + split * stride_split + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
         x = x.to(model_dtype).to(tl.float32)
     if ADD:
         residual = tl.load(residual_ptr + row * stride_residual + columns, mask=mask, other=0.0).to(tl.float32)
@@ -62,8 +62,8 @@ def add_rms_norm(
     """Return (rms_norm(x + residual), x + residual), both fresh [T, N] tensors of x's dtype; the inputs stay unchanged.
 
     x and residual [T, N] of one dtype with contiguous rows, weight [N]. The sum is rounded to that dtype, then
-    normalised. x may also be [splits, T, N] fp32: split-K partial sums, which are added in order and rounded to the
-    residual's dtype first. Raises ValueError for other shapes.
+    normalised. x may also be [splits, T, N], fp32 or of that dtype: split-K partial sums or what each expert adds,
+    which are added in order in fp32 and rounded to the residual's dtype first. Raises ValueError for other shapes.
     """
     return _launch(x, residual, weight, eps)
 
@@ -73,7 +73,7 @@ def add_rms_norm_reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """add_rms_norm in plain torch."""
     if x.dim() == 3:
-        x = x.sum(0).to(residual.dtype)
+        x = x.sum(0, dtype=torch.float32).to(residual.dtype)
     new_residual = x + residual
     return rms_norm_reference(new_residual, weight, eps), new_residual
 
@@ -84,8 +84,8 @@ def _launch(
     rows, width = x.shape[-2:]
     splits = x.shape[0] if x.dim() == 3 else 1
     other = x if residual is None else residual
-    dtype = torch.float32 if x.dim() == 3 else other.dtype
-    if weight.shape != (width,) or other.shape != (rows, width) or x.dtype != dtype or width > MAX_WIDTH:
+    dtypes = (torch.float32, other.dtype) if x.dim() == 3 else (other.dtype,)
+    if weight.shape != (width,) or other.shape != (rows, width) or x.dtype not in dtypes or width > MAX_WIDTH:
         raise ValueError(f"x {tuple(x.shape)}, residual {tuple(other.shape)}, weight {tuple(weight.shape)} do not fit")
     if x.stride(-1) != 1 or other.stride(1) != 1 or weight.stride(0) != 1:
         raise ValueError("rows of x and the residual, and the weight, must be contiguous")

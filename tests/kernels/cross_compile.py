@@ -26,6 +26,9 @@ from kernels.activation import sigmoid_mul, silu_mul
 from kernels.delta_decode import delta_decode
 from kernels.delta_prefill import delta_prefill
 from kernels.delta_rule import DeltaSizes, DeltaWeights
+from kernels.expert_linear import experts_down, experts_hidden
+from kernels.expert_routing import Routing, route, router_scores
+from kernels.expert_tiles import expert_tiles
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
@@ -145,6 +148,25 @@ def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
                     yield f"linear {kind} {rows} x {width} x {depth}", call
 
 
+def expert_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for routing and both products: of Qwen3-30B-A3B, of few wide experts, of an odd width."""
+    shapes = ((128, 8, 2048, 768, (1, 64, 500, 4096)), (8, 2, 4096, 14336, (16, 1024)), (60, 4, 2880, 1408, (20, 4096)))
+    for count, top_k, hidden, width, sizes in shapes:
+        gate_up, down, router = empty(count, 2 * width, hidden), empty(count, hidden, width), empty(count, hidden)
+        for rows in sizes:
+            label, x = f"{count} x {width}, {rows} rows", empty(rows, hidden)
+            tiles = expert_tiles(rows, top_k, count, BF16)
+            scores = empty(8, rows, count, dtype=FP32)
+            order = empty(rows * top_k, dtype=torch.int32)
+            weights, listed = empty(rows, top_k, dtype=FP32), empty(64, 3, dtype=torch.int32)
+            routing = Routing(weights, order, listed, tiles.block_m)
+            yield f"experts scores {label}", lambda x=x, r=router: router_scores(x, r)
+            yield f"experts route {label}", lambda s=scores, k=top_k, t=tiles: route(s, k, t.block_m, normalised=True)
+            yield f"experts hidden {label}", lambda a=(x, gate_up, routing, tiles.hidden): experts_hidden(*a)
+            h = empty(rows * top_k, width)
+            yield f"experts down {label}", lambda a=(h, down, routing, tiles.down): experts_down(*a, FP32)
+
+
 def stub_driver() -> SimpleNamespace:
     """The three methods of a driver that a launch calls before it compiles."""
     return SimpleNamespace(
@@ -191,7 +213,7 @@ def main() -> None:
 
     JITFunction.run = compile_only
     results = []
-    for label, call in [*attention_calls(), *small_calls(), *delta_calls(), *linear_calls()]:
+    for label, call in [*attention_calls(), *small_calls(), *delta_calls(), *linear_calls(), *expert_calls()]:
         if wanted in label:
             compiled.clear()
             call()

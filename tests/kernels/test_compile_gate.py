@@ -84,6 +84,13 @@ def test_decode_programs_fit_a_multiprocessor(compiled):
         assert programs * entry["registers"] * 32 * entry["warps"] <= SM_REGISTERS, entry
 
 
+def test_products_over_experts_multiply_on_the_wide_unit_and_load_ahead(compiled):
+    entries = of(compiled, "experts hidden", "_hidden_kernel") + of(compiled, "experts down", "_down_kernel")
+    assert len(entries) > 12
+    for entry in entries:
+        assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["cp_async"] > 0, entry
+
+
 def test_linears_of_few_rows_multiply_on_the_wide_unit_from_tma_copies(compiled):
     entries = of(compiled, "linear", "_skinny_hopper_kernel")
     assert len(entries) > 15

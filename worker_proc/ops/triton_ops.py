@@ -13,7 +13,7 @@ from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.linear_attention import LinearSpec
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
-from quartet.wire.errors import ConfigError, ModelError
+from quartet.wire.errors import ConfigError
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
 from worker_proc.ops.interface import (
     AllReduce,
@@ -27,6 +27,7 @@ from worker_proc.ops.interface import (
 )
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
+from worker_proc.ops.triton_experts import TritonExperts
 from worker_proc.ops.triton_linear_attention import TritonLinearAttention
 from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight
@@ -76,6 +77,9 @@ class TritonOps:
         from kernels import (
             activation,
             decode_partition,
+            expert_linear,
+            expert_routing,
+            expert_tiles,
             norm,
             paged_decode,
             paged_extend,
@@ -89,6 +93,7 @@ class TritonOps:
         self._silu_mul, self._sigmoid_mul = activation.silu_mul, activation.sigmoid_mul
         self._norm = norm
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
+        self._experts = expert_routing, expert_linear, expert_tiles
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
         self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)
@@ -111,7 +116,7 @@ class TritonOps:
         self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
     ) -> Branch:
         """See Ops.experts."""
-        raise ModelError("the triton backend has no mixtures of experts; give --attention-backend torch")
+        return TritonExperts(self._experts, spec, tensors, shared, all_reduce)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm."""
@@ -121,7 +126,7 @@ class TritonOps:
         self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """See Ops.add_norm."""
-        assert isinstance(branch, SkinnyLinear | SkinnyMlp | DequantizingLinear | QuantizedMlp)
+        assert isinstance(branch, SkinnyLinear | SkinnyMlp | DequantizingLinear | QuantizedMlp | TritonExperts)
         return self._norm.add_rms_norm(branch.partial_sums(x), residual, weight, eps)
 
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:

@@ -1,0 +1,43 @@
+"""Launch parameters of the products over experts, by rows and shape; timed by benchmarks/kernels/gpu_experts.py."""
+
+from typing import NamedTuple
+
+import torch
+
+from kernels.expert_linear import ExpertTile
+
+
+class ExpertTiles(NamedTuple):
+    """Rows of a tile, and the launch parameters of both products."""
+
+    block_m: int
+    hidden: ExpertTile
+    down: ExpertTile
+
+
+# By the most rows of an average expert; the last is for all others.
+_STREAMED = ExpertTile(64, 128, 4, 4, True)
+TABLE: tuple[tuple[int, ExpertTiles], ...] = (
+    (8, ExpertTiles(16, _STREAMED, _STREAMED)),
+    (16, ExpertTiles(32, _STREAMED, _STREAMED)),
+    (32, ExpertTiles(64, ExpertTile(128, 64, 8, 4, True), ExpertTile(128, 64, 8, 4, True))),
+    (64, ExpertTiles(64, ExpertTile(128, 64, 4, 4, False), ExpertTile(128, 64, 4, 4, False))),
+    (0, ExpertTiles(128, ExpertTile(128, 64, 8, 4, False), ExpertTile(128, 64, 8, 4, False))),
+)
+# Steps with more rows take the tiles of this many, for which kernels are compiled before the first request.
+_MOST_ROWS = 2048
+# Numbers of 4 bytes, which no tensor core takes without rounding.
+_EXACT = ExpertTile(128, 64, 4, 2, True)
+
+
+def expert_tiles(rows: int, top_k: int, count: int, dtype: torch.dtype) -> ExpertTiles:
+    """Return the tiles for `rows` tokens, each of which takes `top_k` of `count` experts.
+
+    They change at powers of two of the rows alone, as in worker_proc.graphs.specialization_sizes."""
+    if dtype.itemsize == 4:
+        return ExpertTiles(16, _EXACT, _EXACT)
+    padded = min(_MOST_ROWS, 1 << max(0, rows - 1).bit_length())
+    for most, tiles in TABLE[:-1]:
+        if padded * top_k <= most * count:
+            return tiles
+    return TABLE[-1][1]
