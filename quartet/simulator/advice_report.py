@@ -14,9 +14,11 @@ from quartet.wire.errors import ConfigError
 STYLE = "body{font:15px sans-serif;max-width:75em;margin:2em auto}td,th{padding:.2em .7em;text-align:right}\
 td:first-child,td:nth-child(2){text-align:left}tr:nth-child(even){background:#f2f2f2}"
 LEGEND = (
-    "Each value is the mean over windows of the trace, +- half of its 95 % interval. TTFT: time to first token, of "
+    "The long run is the trace from its beginning. Each other value is the mean over windows, +- half of its 95 % "
+    "interval. TTFT: time to first token, of "
     "{of}. Gap: time between tokens; end to end and longest wait: of all requests; fairness: Jain's index over tenants "
-    "(1: equal). A row with fewer windows was worse in those and left the race. `=`: a tie with the answer."
+    "(1: equal). A row with fewer windows was worse in those and left the race; those that are left ran the long "
+    "run, which decides. `=`: a tie with the answer."
 )
 
 
@@ -24,14 +26,24 @@ def header(advice: Advice) -> list[str]:
     """Return the names of the columns."""
     late = [f"gaps > {advice.target_ms:g} ms"] if advice.target_ms else []
     of = advice.class_name
-    columns = ("", "configuration", "out tok/s", f"TTFT p50, {of}", f"TTFT p99, {of}", "gap p99", *late)
+    columns = (
+        "",
+        "configuration",
+        "long run: tok/s",
+        "TTFT p99",
+        "out tok/s",
+        f"TTFT p50, {of}",
+        f"TTFT p99, {of}",
+        "gap p99",
+        *late,
+    )
     return [*columns, "e2e p99, all", "longest wait", "fair", "retr.", "windows"]
 
 
 def rows(advice: Advice) -> list[list[str]]:
     """Return a row for each configuration, those that ran the most windows and then the best first."""
     ranked = sorted(
-        advice.trials, key=lambda trial: (trial.flags != advice.flags, -len(trial.windows), trial.mean("ttft_p99_s"))
+        advice.trials, key=lambda trial: (trial.flags != advice.flags, -len(trial.windows), trial.value("ttft_p99_s"))
     )
     return [_row(advice, trial) for trial in ranked]
 
@@ -39,9 +51,11 @@ def rows(advice: Advice) -> list[list[str]]:
 def _row(advice: Advice, trial: Trial) -> list[str]:
     mark = "*" if trial.flags == advice.flags else "=" if trial.flags in advice.ties else ""
     late = [f"{trial.mean('late_gaps'):.2%}"] if advice.target_ms else []
+    long = trial.long
     return [
         mark,
         trial.flags.replace("--schedule-policy ", "").replace("--enable-priority-scheduling", "+ priority"),
+        *(("-", "-") if long is None else (f"{long.output_tokens_per_s:.0f}", f"{long.ttft_p99_s:.3f}")),
         _value(trial, "output_tokens_per_s", ".0f"),
         _value(trial, "ttft_p50_s", ".3f"),
         _value(trial, "ttft_p99_s", ".3f"),

@@ -1,5 +1,9 @@
 """Which configuration suits a trace: every sensible one runs windows of it, and a stated criterion picks one.
 
+Policies differ by what a queue becomes, which takes longer than a window where the engine is overloaded. So the best of
+the windows also run the trace from its beginning, to its end or for LONG_REQUESTS, and are judged by that; the windows
+say how sure a difference is.
+
 The criterion. First, every request is served. Second, with a target between tokens, at most LATE of the gaps are above
 it, if any configuration manages that. Third, the throughput is within TIE of the best. Of those that are left the
 shortest p99 time to first token wins, of the most urgent class where the trace has priorities; what is within CLOSE of
@@ -21,8 +25,11 @@ from quartet.wire.config import SchedulerConfig
 TIE = 0.02
 CLOSE = 0.02
 LATE = 0.01
+DIFFERENT = 0.05
+"""On the long run more than this is a difference of this trace, however much its windows vary."""
 WINDOWS = 6
 WINDOW_REQUESTS = 400
+LONG_REQUESTS = 3000
 FEW_REQUESTS = 200
 SPANS = 3
 """A window lasts so many times as long as a request, or its end is most of it."""
@@ -60,9 +67,16 @@ def advise(
     """Run the sensible configurations on windows of a trace and recommend one."""
     urgent = _most_urgent(requests, config) if len({request.priority for request in requests}) > 1 else None
     draws = windows(requests, WINDOWS, WINDOW_REQUESTS, config.random_seed)
-    bench = Bench(draws, engine, chunk_tokens, urgent, config.tbt_target_ms / 1000)
-    trials = bench.race(combinations(requests, config, engine.mixed_tokens), ordered, processes)
-    return make_advice(trials, doubts(requests, draws, trials[0]), urgent, config.tbt_target_ms)
+    long = list(requests[:LONG_REQUESTS])
+    bench = Bench(draws, long, engine, chunk_tokens, urgent, config.tbt_target_ms / 1000)
+    tried = combinations(requests, config, engine.mixed_tokens)
+    trials = bench.race(tried, ordered, processes)
+    notes = doubts(requests, draws, trials[0])
+    if len(requests) > len(long):
+        notes.append(f"The long run is of the first {len(long)} of {len(requests)} requests.")
+    if len(trials) < len(tried):
+        notes.append(f"Not tried: {len(tried) - len(trials)} configurations whose reservation changes nothing here.")
+    return make_advice(trials, notes, urgent, config.tbt_target_ms)
 
 
 def _most_urgent(requests: Sequence[Workload], config: SchedulerConfig) -> str:
@@ -73,14 +87,14 @@ def _most_urgent(requests: Sequence[Workload], config: SchedulerConfig) -> str:
 
 def ordered(trials: Sequence[Trial]) -> list[Trial]:
     """Return trials from the best to the worst by the module's criterion; those of equal worth stay in order."""
-    served = max(trial.mean("finished") for trial in trials)
-    on_time = min(trial.mean("late_gaps") for trial in trials) <= LATE
-    fastest = max(trial.mean("output_tokens_per_s") for trial in trials)
+    served = max(trial.value("finished") for trial in trials)
+    on_time = min(trial.value("late_gaps") for trial in trials) <= LATE
+    fastest = max(trial.value("output_tokens_per_s") for trial in trials)
 
     def worth(trial: Trial) -> tuple[bool, bool, bool, float]:
-        is_late = on_time and trial.mean("late_gaps") > LATE
-        is_slow = trial.mean("output_tokens_per_s") < (1 - TIE) * fastest
-        return trial.mean("finished") < served, is_late, is_slow, trial.mean("ttft_p99_s")
+        is_late = on_time and trial.value("late_gaps") > LATE
+        is_slow = trial.value("output_tokens_per_s") < (1 - TIE) * fastest
+        return trial.value("finished") < served, is_late, is_slow, trial.value("ttft_p99_s")
 
     return sorted(trials, key=worth)
 
@@ -109,18 +123,19 @@ def make_advice(trials: list[Trial], notes: list[str], urgent: str | None, targe
 
 def _is_tie(one: Trial, other: Trial, target_ms: float) -> bool:
     names = (*COMPARED, "gap_p99_s") if target_ms else COMPARED
-    return one.mean("finished") == other.mean("finished") and all(
-        difference(one, other, name).is_within(TIE) for name in names
-    )
+    changes = [difference(one, other, name) for name in names]
+    has_long = one.long is not None and other.long is not None
+    is_close = not has_long or all(abs(change.mean) <= DIFFERENT for change in changes)
+    return is_close and difference(one, other, "finished").mean == 0.0 and all(one.is_within(TIE) for one in changes)
 
 
 def _is_as_good(trial: Trial, best: Trial) -> bool:
     """Say whether a trial is as good as the best in every respect, by its means alone."""
     return (
-        trial.mean("finished") == best.mean("finished")
-        and trial.mean("late_gaps") <= max(LATE, best.mean("late_gaps"))
-        and trial.mean("output_tokens_per_s") >= (1 - TIE / 2) * best.mean("output_tokens_per_s")
-        and trial.mean("ttft_p99_s") <= (1 + CLOSE) * best.mean("ttft_p99_s")
+        trial.value("finished") == best.value("finished")
+        and trial.value("late_gaps") <= max(LATE, best.value("late_gaps"))
+        and trial.value("output_tokens_per_s") >= (1 - TIE / 2) * best.value("output_tokens_per_s")
+        and trial.value("ttft_p99_s") <= (1 + CLOSE) * best.value("ttft_p99_s")
     )
 
 
@@ -157,21 +172,22 @@ def _reason(chosen: Trial, plain: Trial, is_indifferent: bool, count: int, urgen
         found = difference(chosen, plain, name)
         is_tie = ", a tie" if found.is_within(TIE) else ""
         parts.append(f"{title} {found.mean:+.1%} +- {found.half_width:.1%}{is_tie}")
-    if plain.mean("late_gaps") or chosen.mean("late_gaps"):
-        parts.append(f"gaps above the target {chosen.mean('late_gaps'):.2%} instead of {plain.mean('late_gaps'):.2%}")
+    if plain.value("late_gaps") or chosen.value("late_gaps"):
+        parts.append(f"gaps above the target {chosen.value('late_gaps'):.2%} instead of {plain.value('late_gaps'):.2%}")
     return f"{chosen.flags}: {figures}. Against {plain.flags}: {'; '.join(parts)}."
 
 
 def _cost(chosen: Trial, finalists: Sequence[Trial]) -> str:
-    fastest = max(finalists, key=lambda trial: trial.mean("output_tokens_per_s"))
-    lost = 1 - chosen.mean("output_tokens_per_s") / fastest.mean("output_tokens_per_s")
-    shortest = min(finalists, key=lambda trial: trial.mean("e2e_p99_s"))
+    fastest = max(finalists, key=lambda trial: trial.value("output_tokens_per_s"))
+    lost = 1 - chosen.value("output_tokens_per_s") / fastest.value("output_tokens_per_s")
+    shortest = min(finalists, key=lambda trial: trial.value("e2e_p99_s"))
     return (
         f"What it costs: {lost:.1%} of the highest throughput ({fastest.flags}); p99 end to end of all requests "
-        f"{chosen.mean('e2e_p99_s'):.2f} s, the shortest is {shortest.mean('e2e_p99_s'):.2f} s ({shortest.flags}); "
-        f"the longest wait for a first token is {chosen.mean('longest_wait_s'):.2f} s."
+        f"{chosen.value('e2e_p99_s'):.2f} s, the shortest is {shortest.value('e2e_p99_s'):.2f} s ({shortest.flags}); "
+        f"the longest wait for a first token is {chosen.value('longest_wait_s'):.2f} s."
     )
 
 
 def _with_interval(trial: Trial, name: str, form: str) -> str:
-    return f"{trial.mean(name):{form}} +- {trial.half_width(name):{form}}"
+    windows = f"{trial.mean(name):{form}} +- {trial.half_width(name):{form}}"
+    return windows if trial.long is None else f"{trial.value(name):{form}} (windows: {windows})"

@@ -14,6 +14,8 @@ from quartet.simulator.report import Summary, make_report
 from quartet.simulator.request import Workload
 
 FINALISTS = 6
+SAME = 0.01
+"""A reservation that changes less than this on the first window, under the plain policy, is not tried with others."""
 Task = tuple[Combination, int]
 """A configuration and the number of a window."""
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -42,14 +44,22 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     most_waiting: int
 
 
-class Trial(msgspec.Struct, frozen=True):
-    """One configuration with what was measured, in the order of the windows: as many as it stayed in the race for."""
+class Trial(msgspec.Struct):
+    """One configuration with what was measured, in the order of the windows: as many as it stayed in the race for.
+
+    `long` is what a finalist did on the long run.
+    """
 
     flags: str
     windows: list[Measured]
+    long: Measured | None = None
+
+    def value(self, name: str) -> float:
+        """Return what configurations are judged by: the value on the long run, until that the mean over windows."""
+        return self.mean(name) if self.long is None else float(getattr(self.long, name))
 
     def mean(self, name: str) -> float:
-        """Return the mean of a measured value."""
+        """Return the mean of a measured value over the windows."""
         return statistics.fmean(getattr(one, name) for one in self.windows)
 
     def half_width(self, name: str) -> float:
@@ -77,12 +87,17 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def difference(one: Trial, other: Trial, name: str) -> Difference:
-    """Compare two trials window by window, so that what differs between windows does not count."""
-    changes = []
-    for mine, theirs in zip(one.windows, other.windows, strict=False):
-        mine_value, their_value = getattr(mine, name), getattr(theirs, name)
-        changes.append(mine_value / their_value - 1.0 if their_value else float(mine_value > 0))
-    return Difference(statistics.fmean(changes), half_width(changes))
+    """Compare two trials: on the long run if both ran it, with the interval of the differences window by window, in
+    which what differs between windows does not count."""
+    pairs = zip(one.windows, other.windows, strict=False)
+    changes = [_change(getattr(mine, name), getattr(theirs, name)) for mine, theirs in pairs]
+    has_long = one.long is not None and other.long is not None
+    change = _change(one.value(name), other.value(name)) if has_long else statistics.fmean(changes)
+    return Difference(change, half_width(changes))
+
+
+def _change(value: float, other: float) -> float:
+    return value / other - 1.0 if other else float(value > 0)
 
 
 class Bench:
@@ -90,6 +105,7 @@ class Bench:
 
     Args:
         windows: of the trace.
+        long: the long run.
         engine: the engine's size and cost.
         chunk_tokens: the prefill chunk.
         urgent: the class whose time to first token counts; None: all.
@@ -99,20 +115,21 @@ class Bench:
     def __init__(
         self,
         windows: list[list[Workload]],
+        long: list[Workload],
         engine: SimulatedEngine,
         chunk_tokens: int,
         urgent: str | None,
         target_s: float,
     ) -> None:
-        self.windows = windows
+        self._stretches = [*windows, long]
         self._engine = engine
         self._chunk_tokens = chunk_tokens
         self._urgent = urgent
         self._target_s = target_s
 
     def measure(self, combination: Combination, number: int) -> Measured:
-        """Run one combination on one window."""
-        run = simulate(self.windows[number], self._engine, combination.config)
+        """Run one combination on a window, or, with the number after the last one's, on the long run."""
+        run = simulate(self._stretches[number], self._engine, combination.config)
         report = make_report(run, self._engine, self._chunk_tokens)
         all_first = report.ttft_s
         first = all_first if self._urgent is None else report.ttft_s_by_class.get(self._urgent, Summary())
@@ -135,22 +152,35 @@ class Bench:
     def race(
         self, combinations: Sequence[Combination], order: Callable[[Sequence[Trial]], list[Trial]], processes: int
     ) -> list[Trial]:
-        """Run all on the first window, the better half on the second, the best FINALISTS on all windows.
+        """Run all on the first window, the better half on the second, the best FINALISTS on all and on the long run.
 
-        The first combination stays in to the end. Returns the trials in the order given.
+        The first combination, the plain one, stays in to the end. A reservation that changes nothing with it is tried
+        with no other. Returns the trials in the order given.
         """
         trials = {one.flags: Trial(one.flags, []) for one in combinations}
-        left = list(combinations)
-        for first, last in ((0, 1), (1, 2), (2, len(self.windows))):
-            tasks = [(one, number) for one in left for number in range(first, min(last, len(self.windows)))]
-            for (one, _), found in zip(tasks, self._measured(tasks, processes), strict=True):
-                trials[one.flags].windows.append(found)
-            ranked = [trial.flags for trial in order([trials[one.flags] for one in left])]
-            kept = {*ranked[: max(FINALISTS, len(left) // 2) if first == 0 else FINALISTS], combinations[0].flags}
-            left = [one for one in left if one.flags in kept]
-        return list(trials.values())
 
-    def _measured(self, tasks: Sequence[Task], processes: int) -> list[Measured]:
+        def run(chosen: Sequence[Combination], first: int, last: int) -> None:
+            tasks = [(one, number) for one in chosen for number in range(first, last)]
+            for (one, _), found in zip(tasks, self.measured(tasks, processes), strict=True):
+                trials[one.flags].windows.append(found)
+
+        count = len(self._stretches) - 1
+        plain, *others = combinations
+        probes = [one for one in others if _is_but_for_reservation(one, plain)]
+        run([plain, *probes], 0, 1)
+        idle = {one.config.reservation for one in probes if _is_same(trials[one.flags], trials[plain.flags])}
+        left = [one for one in combinations if one.config.reservation not in idle]
+        run([one for one in left if not trials[one.flags].windows], 0, 1)
+        for first, last, most in ((1, 2, max(FINALISTS, len(left) // 2)), (2, count, FINALISTS)):
+            kept = {trial.flags for trial in order([trials[one.flags] for one in left])[:most]} | {plain.flags}
+            left = [one for one in left if one.flags in kept]
+            run(left, min(first, count), min(last, count))
+        tasks = [(one, count) for one in left]
+        for one, found in zip(left, self.measured(tasks, processes), strict=True):
+            trials[one.flags].long = found
+        return [trial for trial in trials.values() if trial.windows]
+
+    def measured(self, tasks: Sequence[Task], processes: int) -> list[Measured]:
         """Return what each task measures; they are dealt out to this process and forks of it."""
         pipes = [self._forked(tasks[share::processes]) for share in range(1, processes)]
         shares = [[self.measure(*task) for task in tasks[::processes]]]
@@ -175,6 +205,16 @@ class Bench:
                 file.write(msgspec.json.encode([self.measure(*task) for task in tasks]))
         finally:
             os._exit(0)
+
+
+def _is_but_for_reservation(one: Combination, other: Combination) -> bool:
+    return msgspec.structs.replace(one.config, reservation=other.config.reservation) == other.config
+
+
+def _is_same(one: Trial, other: Trial) -> bool:
+    """Say whether every measured value is about the same on the windows of both."""
+    values = [(getattr(one.windows[0], name), getattr(other.windows[0], name)) for name in Measured.__struct_fields__]
+    return all(abs(mine - theirs) <= SAME * max(mine, theirs) for mine, theirs in values)
 
 
 def _late_gaps(run: Run, target_s: float) -> float:

@@ -113,6 +113,25 @@ def test_the_cost_names_the_throughput_lost_and_the_end_to_end_of_all() -> None:
     assert "3.00 s, the shortest is 2.00 s (fastest)" in found.cost
 
 
+def on_long_run(one: Trial, tokens_per_s: float, p99_s: float) -> Trial:
+    long = msgspec.structs.replace(MEASURED, requests=900, finished=900)
+    one.long = msgspec.structs.replace(long, output_tokens_per_s=tokens_per_s, ttft_p99_s=p99_s)
+    return one
+
+
+def test_the_long_run_decides_over_the_windows() -> None:
+    plain = on_long_run(trial(PLAIN, 100, 1.0), 100, 90.0)
+    short_queues, long_queues = on_long_run(trial("a", 110, 0.5), 90, 99.0), on_long_run(trial("b", 99, 1.1), 104, 40.0)
+    found = make_advice([plain, short_queues, long_queues, trial("left the race", 80, 3.0)], [], None, 0.0)
+    assert found.flags == "b" and "-55.6%" in found.reason and "104 (windows: 99 +- 0)" in found.reason
+
+
+def test_more_than_a_twentieth_on_the_long_run_is_a_difference_although_the_windows_vary() -> None:
+    plain, noisy = on_long_run(trial(PLAIN), 100, 1.0), on_long_run(trial("noisy", 100, 0.9, jitter=0.5), 100, 0.9)
+    assert make_advice([plain, noisy], [], None, 0.0).flags == "noisy"
+    assert make_advice([plain, on_long_run(noisy, 100, 0.96)], [], None, 0.0).is_indifferent
+
+
 def test_the_interval_is_students() -> None:
     assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
     assert half_width([1.0]) == math.inf
@@ -182,7 +201,10 @@ def test_the_command_runs_every_combination(tmp_path: Path, capsys: pytest.Captu
     write_trace(trace, [msgspec.structs.replace(one, priority=at % 2) for at, one in enumerate(requests(12, **shared))])
     assert main(["advise", str(trace), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found["trials"]) == 2 * 7 * len(RESERVATIONS)
+    # Twelve requests fill no cache: each reservation is tried once.
+    assert len(found["trials"]) == 2 * 7 + len(RESERVATIONS) - 1
+    assert any("whose reservation changes nothing here" in note for note in found["notes"])
+    assert all(one["long"]["requests"] == 12 for one in found["trials"] if len(one["windows"]) == 6)
     assert found["flags"] in [one["flags"] for one in found["trials"]]
     assert found["class_name"] == "priority 1" and "too short" in found["notes"][0]
     steps.write_text('{"prefill_tokens": 8, "seconds": 2}\n{"decode_rows": 1, "seconds": 1}\n')
