@@ -14,13 +14,14 @@ from quartet.cli.simulate import SIMULATED, add_simulation_arguments, chunk_toke
 from quartet.settings import build_config
 from quartet.simulator.advise import Advice, advise
 from quartet.simulator.capacity import UNBOUNDED_QUEUE
-from quartet.simulator.cost import fit
+from quartet.simulator.cost import read_steps
 from quartet.simulator.driver import SimulatedEngine
 from quartet.simulator.presets import preset
 from quartet.simulator.trace_source import FORMATS
 from quartet.simulator.workload import SimulationError
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
+from scheduler_proc.core.step_cost import fit_steps, residuals
 
 PROCESSES = 2
 
@@ -28,7 +29,12 @@ PROCESSES = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the trace and the scheduler's settings."""
     parser.add_argument("trace", metavar="TRACE", help=f"a workload: {FORMATS}")
-    parser.add_argument("--fit", metavar="FILE", help="fit what steps cost to measured steps, instead of a preset's")
+    parser.add_argument(
+        "--fit",
+        metavar="FILE|URL",
+        help="fit what steps cost to measured steps, instead of a preset's: a file, or a running engine that serves "
+        "nobody else, on which a short load measures them and whose size is taken",
+    )
     parser.add_argument("--report", metavar="FILE", help="write a report: FILE.html or FILE.md")
     add_simulation_arguments(parser)
 
@@ -36,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the configurations and print the recommendation; returns the exit code. Raises ConfigError."""
     config = build_config(vars(arguments), names=SIMULATED)
-    advice = _advice(arguments, config, _engine(arguments, config))
+    engine, notes = _engine(arguments, config)
+    advice = _advice(arguments, config, engine)
+    advice = msgspec.structs.replace(advice, notes=[*advice.notes, *notes])
     if arguments.report:
         from quartet.simulator.advice_report import write_report
 
@@ -50,14 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(arguments: argparse.Namespace, config: Config) -> SimulatedEngine:
-    engine = sized_engine(preset(arguments.preset), config)
+def _engine(arguments: argparse.Namespace, config: Config) -> tuple[SimulatedEngine, list[str]]:
+    """Return the engine, and what is to be said of its step costs."""
+    engine = preset(arguments.preset)
     if not arguments.fit:
-        return engine
-    try:
-        return msgspec.structs.replace(engine, cost=fit(Path(arguments.fit)))
-    except OSError as error:
-        raise ConfigError(f"--fit: {arguments.fit}: {error.strerror}") from error
+        return sized_engine(engine, config), []
+    if arguments.fit.startswith(("http://", "https://")):
+        from quartet.cli.calibration import calibrated
+
+        engine, steps = calibrated(arguments.fit, engine)
+    else:
+        try:
+            steps = read_steps(Path(arguments.fit))
+        except OSError as error:
+            raise ConfigError(f"--fit: {arguments.fit}: {error.strerror}") from error
+        engine = msgspec.structs.replace(engine, cost=fit_steps(steps))
+    worst = max(abs(error) for _, error in residuals(engine.cost, steps))
+    note = f"Step costs are fitted to {len(steps)} steps of {arguments.fit}; the fit is within {worst:.0%} of each."
+    return sized_engine(engine, config), [note]
 
 
 def _advice(arguments: argparse.Namespace, config: Config, engine: SimulatedEngine) -> Advice:

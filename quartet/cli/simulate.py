@@ -21,7 +21,7 @@ from quartet.simulator.scenarios import SCENARIOS, Scenario, make_scenario
 from quartet.simulator.trace import TraceError, write_trace
 from quartet.simulator.trace_source import FORMATS, TraceOptions, load_trace
 from quartet.simulator.workload import SimulationError
-from quartet.wire.config import Config
+from quartet.wire.config import Config, WorkerConfig
 from quartet.wire.errors import ConfigError
 from quartet.wire.lengths import AUTO_CHUNK, AUTO_CHUNK_CPU
 
@@ -151,7 +151,8 @@ def _positive(flag: str, text: str | float) -> float:
 
 def sized_engine(engine: SimulatedEngine, config: Config) -> SimulatedEngine:
     """Return the engine with the size that the command line gives."""
-    page_size = config.worker.page_size
+    given = config.worker.page_size
+    page_size = engine.page_size if given == WorkerConfig().page_size else given
     return msgspec.structs.replace(
         engine,
         page_size=page_size,
