@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit",
         metavar="FILE|URL",
-        help="fit what steps cost to measured steps, instead of a preset's: a file, or a running engine that serves "
-        "nobody else, on which a short load measures them and whose size is taken",
+        help="fit what steps cost to measured steps, instead of a preset's: a file, or a running engine without other "
+        "load, on which a short one measures them and whose size is taken",
     )
     parser.add_argument("--report", metavar="FILE", help="write a report: FILE.html or FILE.md")
     add_simulation_arguments(parser)

@@ -2,7 +2,7 @@
 
 The scheduler tells of each request how long the steps took that computed its prompt, and those that decoded it (GET
 /requests/{id}/timeline). Prompts that come alone, and rows of one length that decode together, give steps of known
-content. The engine must serve nobody else meanwhile.
+content. The engine must have no other load meanwhile.
 """
 
 import asyncio
