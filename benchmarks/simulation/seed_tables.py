@@ -12,23 +12,31 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
+
+from quartet.simulator.capacity import capacity, fcfs
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import DEFAULT_PRESET, preset
 from quartet.simulator.report import Report, make_report
+from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import make_scenario
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.lengths import AUTO_CHUNK
+from scheduler_proc.core.step_cost import StepCost
 
 POLICIES = ("fcfs", "lpm", "lpm-aging")
-LIVE_REQUESTS, LIVE_INPUT, LIVE_OUTPUT, LIVE_SLOTS, LIVE_LOAD = 300, 128, 32, 8, 0.95
+LIVE_REQUESTS, LIVE_INPUT, LIVE_OUTPUT, LIVE_SLOTS, LIVE_LOAD = 600, 128, 32, 8, 0.95
 
 
 def live_priority(step_s: float) -> list[str]:
     """Return the parameters of the live run: LIVE_LOAD of what the slots can take when every step lasts `step_s`.
 
-    A request decodes in LIVE_OUTPUT - 1 steps, and each slot's prompt takes a step of its own meanwhile.
+    That is measured, because prompts that come together share a step.
     """
-    rate = LIVE_LOAD * LIVE_SLOTS / ((LIVE_OUTPUT - 1 + LIVE_SLOTS) * step_s)
+    cost = StepCost(step_s, 0.0, 0.0, 0.0, 0.0)
+    engine = msgspec.structs.replace(preset("smollm2-cpu"), cost=cost, is_cpu=False)
+    shape = Workload(arrival_s=0.0, max_tokens=LIVE_OUTPUT, output_tokens=LIVE_OUTPUT, own_tokens=LIVE_INPUT)
+    rate = LIVE_LOAD * capacity(engine, [shape] * LIVE_REQUESTS, fcfs(LIVE_SLOTS))
     given = {"requests": LIVE_REQUESTS, "input_tokens": LIVE_INPUT, "output_tokens": LIVE_OUTPUT, "rate": f"{rate:.3f}"}
     return [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
 

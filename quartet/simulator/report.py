@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     e2e_s_by_class: dict[str, Summary]
     ttft_s_by_class: dict[str, Summary]
     gap_s_by_class: dict[str, Summary]
+    ttft_s_by_tenant: dict[str, Summary]
     overtaken: Summary
     overtaken_by_class: dict[str, Summary]
     retractions: int
@@ -82,11 +83,12 @@ def make_report(run: Run, engine: SimulatedEngine, chunk_tokens: int) -> Report:
         tpot_s=summarise(_tpot(outcome) for outcome in finished if outcome.output_tokens > 1),
         e2e_s=summarise(_e2e(outcome) for outcome in finished),
         gap_s=summarise_gaps(run.gaps.values()),
-        e2e_s_by_class=_by_class((outcome, _e2e(outcome)) for outcome in finished),
-        ttft_s_by_class=_by_class((outcome, _ttft(outcome)) for outcome in finished),
+        e2e_s_by_class=_by_name((one.request.label, _e2e(one)) for one in finished),
+        ttft_s_by_class=_by_name((one.request.label, _ttft(one)) for one in finished),
+        ttft_s_by_tenant=_by_name((one.request.tenant, _ttft(one)) for one in finished),
         gap_s_by_class={name: summarise_gaps([gaps]) for name, gaps in sorted(run.gaps.items())},
         overtaken=summarise(map(float, overtaken.values())),
-        overtaken_by_class=_by_class((outcomes[number], float(count)) for number, count in overtaken.items()),
+        overtaken_by_class=_by_name((outcomes[number].request.label, float(n)) for number, n in overtaken.items()),
         retractions=int(run.counters["retractions"]),
         preemptions=int(run.counters["preemptions"]),
         recomputed_tokens=sum(outcome.recomputed_tokens for outcome in outcomes),
@@ -115,11 +117,11 @@ def _tpot(outcome: Outcome) -> float:
     return (outcome.end_s - outcome.first_token_s) / (outcome.output_tokens - 1)
 
 
-def _by_class(values: Iterable[tuple[Outcome, float]]) -> dict[str, Summary]:
-    classes: dict[str, list[float]] = {}
-    for outcome, value in values:
-        classes.setdefault(outcome.request.label, []).append(value)
-    return {name: summarise(found) for name, found in sorted(classes.items())}
+def _by_name(values: Iterable[tuple[str, float]]) -> dict[str, Summary]:
+    named: dict[str, list[float]] = {}
+    for name, value in values:
+        named.setdefault(name, []).append(value)
+    return {name: summarise(found) for name, found in sorted(named.items())}
 
 
 def _slow_down_by_tenant(finished: Sequence[Outcome], engine: SimulatedEngine, chunk_tokens: int) -> list[float]:

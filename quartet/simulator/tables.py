@@ -58,6 +58,8 @@ def _times(report: Report) -> list[tuple[str, Summary]]:
         rows += [(f"  first token, {name}", summary) for name, summary in report.ttft_s_by_class.items()]
         rows += [(f"  gap, {name}", summary) for name, summary in report.gap_s_by_class.items()]
         rows += [(f"  end to end, {name}", summary) for name, summary in report.e2e_s_by_class.items()]
+    if len(report.ttft_s_by_tenant) > 1:
+        rows += [(f"  first token, tenant {name or '-'}", summary) for name, summary in report.ttft_s_by_tenant.items()]
     return rows
 
 

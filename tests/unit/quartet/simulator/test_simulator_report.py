@@ -7,6 +7,7 @@ from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.record import Gaps, Run, Sample, Timeline
 from quartet.simulator.report import Summary, count_overtaken, jain, make_report, percentile, summarise, summarise_gaps
 from quartet.simulator.request import Workload
+from quartet.simulator.tables import print_report
 from quartet.wire.config import SchedulerConfig
 from scheduler_proc.core.step_cost import StepCost
 
@@ -35,7 +36,7 @@ def workload(at: float, tenant: str = "", **fields: object) -> Workload:
     )
 
 
-def test_a_tiny_run_by_hand() -> None:
+def test_a_tiny_run_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     run = simulate([workload(0.0, "x"), workload(0.0, "y")], ENGINE, SchedulerConfig())
     report = make_report(run, ENGINE, 64)
     # The first request takes seconds 0 to 3, the second 3 to 6; alone each takes 3.
@@ -46,6 +47,9 @@ def test_a_tiny_run_by_hand() -> None:
     assert report.fairness == pytest.approx((1 + 2) ** 2 / (2 * (1 + 4)))
     assert set(msgspec.to_builtins(report)) >= KEYS
     assert set(report.e2e_s_by_class) == {"all"}
+    assert {name: found.p99 for name, found in report.ttft_s_by_tenant.items()} == {"x": 1.0, "y": 4.0}
+    print_report(report, "title")
+    assert "first token, tenant y" in capsys.readouterr().out
 
 
 def test_recomputed_tokens_are_what_retractions_cost() -> None:
