@@ -47,6 +47,7 @@ class ExpertsSpec:
     width: int
     is_normalised: bool
     layers: frozenset[int]
+    has_dense_layers: bool
     shared_width: int = 0
 
     @property
@@ -64,13 +65,15 @@ def experts_spec(config: Mapping[str, Any], names: ExpertNames, honoured: Collec
         raise ModelError(f"{count} experts in each of {config['num_hidden_layers']} layers are more than a model has")
     if top_k > count:
         raise ModelError(f"num_experts_per_tok {top_k} in config.json is more than the {count} experts")
+    layers = _layers(config, honoured)
     return ExpertsSpec(
         names=names,
         count=count,
         top_k=top_k,
         width=size(config, names.width),
         is_normalised=not names.normalised or switch(config, names.normalised),
-        layers=_layers(config, honoured),
+        layers=layers,
+        has_dense_layers=len(layers) < size(config, "num_hidden_layers"),
         shared_width=size(config, names.shared_width) if names.shared_width else 0,
     )
 

@@ -42,6 +42,21 @@ class Family:
     """Most layers have linear attention; the others have a gate on the output of theirs, in the projection of q."""
 
 
+_QWEN3_5 = {
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+}
+# A token of text has the same position in all sections of a multimodal rotary embedding.
+_QWEN3_5_FIELDS = ("partial_rotary_factor", "mrope_section", "mrope_interleaved", "attn_output_gate")
+
+
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family("Llama 1 to 3.x, SmolLM2"),
     "MistralForCausalLM": Family("Mistral", {"num_key_value_heads": 8, "sliding_window": 4096}),
@@ -120,20 +135,18 @@ FAMILIES: dict[str, Family] = {
     ),
     "Qwen3_5ForCausalLM": Family(
         "Qwen3.5, Qwen3.6, Qwen3.8 (dense)",
-        {
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "partial_rotary_factor": 0.25,
-            "full_attention_interval": 4,
-            "linear_num_key_heads": 16,
-            "linear_num_value_heads": 32,
-            "linear_key_head_dim": 128,
-            "linear_value_head_dim": 128,
-            "linear_conv_kernel_dim": 4,
-        },
-        # A token of text has the same position in all sections of a multimodal rotary embedding.
-        ("partial_rotary_factor", "mrope_section", "mrope_interleaved", "attn_output_gate"),
+        _QWEN3_5,
+        _QWEN3_5_FIELDS,
         qk_norm="head",
+        has_centred_norms=True,
+        is_hybrid=True,
+    ),
+    "Qwen3_5MoeForCausalLM": Family(
+        "Qwen3.5, Qwen3.6, Qwen3.8 (mixture of experts)",
+        {**_QWEN3_5, "num_key_value_heads": 2},
+        _QWEN3_5_FIELDS,
+        qk_norm="head",
+        experts=ExpertNames(normalised="", shared_width="shared_expert_intermediate_size"),
         has_centred_norms=True,
         is_hybrid=True,
     ),

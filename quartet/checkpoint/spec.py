@@ -26,6 +26,7 @@ class ModelSpec:
     vocab_size: int
     hidden_size: int
     intermediate_size: int
+    """Of dense MLPs; 0 if no layer has one."""
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -115,11 +116,12 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
     config = {**family.defaults, **config}
     heads, head_dim = size(config, "num_attention_heads"), _head_dim(config)
     has_bias = switch(config, "attention_bias")
+    experts = None if family.experts is None else experts_spec(config, family.experts, family.honoured)
     spec = ModelSpec(
         architecture=architecture,
         vocab_size=size(config, "vocab_size"),
         hidden_size=size(config, "hidden_size"),
-        intermediate_size=size(config, "intermediate_size"),
+        intermediate_size=size(config, "intermediate_size") if experts is None or experts.has_dense_layers else 0,
         num_layers=size(config, "num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=size(config, "num_key_value_heads", heads),
@@ -136,7 +138,7 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         **_scales(config, family),
         unrotated_layers=_unrotated_layers(config, family),
         quantization=quantization_of(config, quantization),
-        experts=None if family.experts is None else experts_spec(config, family.experts, family.honoured),
+        experts=experts,
         has_centred_norms=family.has_centred_norms,
         is_gated=family.is_hybrid and switch(config, "attn_output_gate", True),
         linear=linear_spec(config) if family.is_hybrid else None,

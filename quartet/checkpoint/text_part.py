@@ -14,6 +14,7 @@ from quartet.wire.errors import ModelError
 TEXT_PARTS: dict[tuple[str, str], str] = {
     ("Mistral3ForConditionalGeneration", "mistral"): "MistralForCausalLM",
     ("Qwen3_5ForConditionalGeneration", "qwen3_5_text"): "Qwen3_5ForCausalLM",
+    ("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text"): "Qwen3_5MoeForCausalLM",
 }
 """The family of a text part, by the architecture of the whole and the model_type in its text_config."""
 

@@ -3,6 +3,7 @@
 Start-up checks names, shapes and types of all tensors; the worker reads the data. Imports no torch.
 """
 
+import itertools
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -26,15 +27,20 @@ _OTHER_FILES = ("consolidated", "adapter")
 _LFS_POINTER = b"version "
 # Buffers saved by old exports. With tied embeddings a saved lm_head repeats the embedding.
 _IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
+# Stacks of all experts of a layer, and what their rows are.
+_STACKED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+_MOST_STACKED = 1 << 12
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of a checkpoint; `name` in its file, `dtype` as safetensors names it."""
+    """One tensor of a checkpoint; `name` in its file, `dtype` as safetensors names it. `part` is set for rows of a
+    stack [E, rows, columns] in the file: which of its matrices, and the first row."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    part: tuple[int, int] | None = None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -79,7 +85,23 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
             if name in found:
                 raise ModelError(f"tensor {name} is in {found[name].path.name} and in {path.name}: remove one of them")
             found[name] = tensor
-    return found
+    return _unstacked(found)
+
+
+def _unstacked(found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the tensors with those of all experts of a layer taken apart, as other checkpoints have them."""
+    parts: dict[str, StoredTensor] = {}
+    for name, tensor in found.items():
+        module, _, last = name.rpartition(".")
+        names, shape = _STACKED.get(last, ()), tensor.shape
+        if not names or not module.endswith(".experts") or len(shape) != 3 or shape[0] > _MOST_STACKED:
+            parts[name] = tensor
+            continue
+        rows = shape[1] // len(names)
+        for expert, (place, own) in itertools.product(range(shape[0]), enumerate(names)):
+            own_part = tensor._replace(shape=(rows, shape[2]), part=(expert, place * rows))
+            parts[f"{module}.{expert}.{own}.weight"] = own_part
+    return parts
 
 
 def check_tensors(found: Mapping[str, StoredTensor], spec: ModelSpec) -> None:

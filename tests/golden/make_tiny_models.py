@@ -30,6 +30,7 @@ from transformers import (
     Phi3Config,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3_5MoeTextConfig,
     Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
@@ -65,13 +66,15 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True, slots=True)
 class Tiny:
-    """One folder. `is_old_form`: config.json as transformers 4 wrote it. `shard`: largest size of one weights file."""
+    """One folder. `is_old_form`: config.json as transformers 4 wrote it. `shard`: largest size of one weights file.
+    `is_stacked`: all experts of a layer in one tensor."""
 
     name: str
     config: object
     is_old_form: bool = False
     shard: str = "100MB"
     has_tokenizer: bool = False
+    is_stacked: bool = False
 
 
 def _models() -> list[Tiny]:
@@ -147,7 +150,12 @@ def _hybrids() -> list[Tiny]:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
     heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
     shape = {**_SHAPE, "num_hidden_layers": 4, "head_dim": 32, "linear_value_head_dim": 32, "rope_parameters": rope}
-    return [Tiny("qwen3_5", Qwen3_5TextConfig(**shape, **heads, tie_word_embeddings=False))]
+    dense = Qwen3_5TextConfig(**shape, **heads, tie_word_embeddings=False)
+    small = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+    shared = {**small, "shared_expert_intermediate_size": 80}
+    few = {**{key: value for key, value in shape.items() if key != "intermediate_size"}, **heads}
+    experts = Qwen3_5MoeTextConfig(**few, **shared, tie_word_embeddings=False)
+    return [Tiny("qwen3_5", dense), Tiny("qwen3_5_moe", experts, is_stacked=True)]
 
 
 def main() -> None:
@@ -160,7 +168,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         model = AutoModelForCausalLM.from_config(tiny.config, dtype=torch.float32)
         _draw_weights(model, tiny.name)
-        model.save_pretrained(folder, max_shard_size=tiny.shard)
+        model.save_pretrained(folder, max_shard_size=tiny.shard, save_original_format=not tiny.is_stacked)
         if tiny.is_old_form:
             _put_into_old_form(folder / "config.json")
         if tiny.has_tokenizer:

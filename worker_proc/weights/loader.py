@@ -262,14 +262,17 @@ class Loader:
         return [part[slice(*self._shard.span(len(part)))] for part in parts]
 
     def _view(self, name: str, split: int | None = None) -> Tensor:
-        path, stored, shape, _ = self._found[name]
+        path, stored, shape, _, part = self._found[name]
         try:
-            if split is None or self._shard.size == 1:
+            if part is None and (split is None or self._shard.size == 1):
                 tensor: Tensor = self._files[path].get_tensor(stored)
                 return tensor
-            first, end = self._shard.span(shape[split])
-            part = self._files[path].get_slice(stored)
-            view: Tensor = part[first:end] if split == 0 else part[:, first:end]
-            return view
+            spans = [self._shard.span(extent) if at == split else (0, extent) for at, extent in enumerate(shape)]
+            held = self._files[path].get_slice(stored)
+            if part is not None:
+                matrix, row = part
+                spans = [(matrix, matrix + 1), (row + spans[0][0], row + spans[0][1]), spans[1]]
+            view: Tensor = held[tuple(slice(*span) for span in spans)]
+            return view if part is None else view.squeeze(0)
         except (SafetensorError, ValueError) as error:
             raise ModelError(f"tensor {name} in {path.name} cannot be read: {error}") from error

@@ -70,3 +70,19 @@ def test_two_ranks_add_up_to_the_whole(name: str, tmp_path: Path) -> None:
     weights, x = make_weights(config), torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
     parts = [packed(config, first_layer(config, weights, tmp_path / str(i), Shard(i, 2)))(x) for i in (0, 1)]
     torch.testing.assert_close(parts[0] + parts[1], expected(config, weights, x).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)])
+def test_experts_in_one_tensor_read_as_those_apart(shard: Shard, tmp_path: Path) -> None:
+    config = EXPERTS["qwen2_moe"]
+    weights = make_weights(config)
+    apart = first_layer(config, weights, tmp_path / "apart", shard)
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.mlp.experts."
+        own = [{n: weights.pop(f"{prefix}{i}.{n}_proj.weight") for n in ("gate", "up", "down")} for i in range(6)]
+        weights[f"{prefix}gate_up_proj"] = torch.stack([torch.cat((one["gate"], one["up"])) for one in own])
+        weights[f"{prefix}down_proj"] = torch.stack([one["down"] for one in own])
+    stacked = first_layer(config, weights, tmp_path / "stacked", shard)
+    assert apart.experts is not None and stacked.experts is not None
+    assert torch.equal(apart.experts.gate_up, stacked.experts.gate_up)
+    assert torch.equal(apart.experts.down, stacked.experts.down)
