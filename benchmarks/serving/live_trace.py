@@ -42,6 +42,7 @@ IDS_KEPT_FREE = 1000
 JSON = {"Content-Type": "application/json"}
 LOAD_REQUESTS = 600
 """Of the beginning of a trace, by which capacity is measured."""
+TOLD_REQUESTS = 1000
 SNAPSHOT_S = 1.2
 """How long until the metrics cover everything that has ended: they are published each second."""
 
@@ -211,8 +212,11 @@ def scenario_of(arguments: argparse.Namespace, engine: SimulatedEngine, config: 
 def admission_order(url: str, ids: list[str]) -> list[int]:
     """Return the numbers of the requests in the order in which they first took a slot, from the engine's trace.
 
-    Requests that enter in the same step stand in the order of their numbers. The trace holds the last thousand.
+    Requests that enter in the same step stand in the order of their numbers. Empty for more than the thousand requests
+    of which the engine tells.
     """
+    if len(ids) > TOLD_REQUESTS:
+        return []
     trace = json.loads(get(url + "/trace"))
     rows = {event["tid"]: event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
     admitted: dict[str, tuple[float, int]] = {}

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.model_configs import FOLDER, TOKENIZER
+from benchmarks.model_configs import FOLDER, TOKENIZER, dimensions
 from benchmarks.report import describe_host
+from benchmarks.serving.full_vocabulary import write_tokenizer
 
-DUMMY = ["--load-format", "dummy", "--tokenizer-path", str(TOKENIZER)]
+SMOLLM2, SIMULATED = "smollm2-135m", "llama-3.1-8b"
 LONG_CONTEXT, CHUNK = 131_072, 2048
 POLICIES = ("fcfs", "lpm", "lpm-aging", "hrrn", "shortest-prefill-first")
 POLICY_STEP_MS, POLICY_LOAD, POLICY_ROOM = 30, 1.1, 4_000_000
@@ -50,9 +51,9 @@ def legs(threads: int) -> list[Leg]:
     found = []
     for step_ms, slots in ((10, 16), (30, 32), (60, 32)):
         simulated = ("--simulated-worker", "--simulated-step-ms", str(step_ms), "--max-running-requests", str(slots))
-        found.append(Leg(f"azure-{step_ms}ms", "azure", "llama-3.1-8b", LOAD, (*simulated, *_room(400_000))))
+        found.append(Leg(f"azure-{step_ms}ms", "azure", SIMULATED, LOAD, (*simulated, *_room(400_000))))
         long = (*simulated, *_room(800_000), "--chunked-prefill-size", str(CHUNK))
-        found.append(Leg(f"mooncake-{step_ms}ms", "mooncake", "llama-3.1-8b", LOAD, long))
+        found.append(Leg(f"mooncake-{step_ms}ms", "mooncake", SIMULATED, LOAD, long))
         if step_ms == POLICY_STEP_MS:
             for policy in POLICIES:
                 flags = (
@@ -63,9 +64,18 @@ def legs(threads: int) -> list[Leg]:
                     "--schedule-policy",
                     policy,
                 )
-                found.append(Leg(f"policy-{policy}", "mooncake", "llama-3.1-8b", POLICY_LOAD, flags))
-    cpu = ("--cpu-threads", str(threads), "--max-running-requests", "16", "--max-total-tokens", "131072")
-    return [*found, *(Leg(f"{trace}-smollm2", trace, "smollm2-135m", LOAD, cpu) for trace in ("azure", "mooncake"))]
+                found.append(Leg(f"policy-{policy}", "mooncake", SIMULATED, POLICY_LOAD, flags))
+    cpu = (
+        "--device",
+        "cpu",
+        "--cpu-threads",
+        str(threads),
+        "--max-running-requests",
+        "16",
+        "--max-total-tokens",
+        "65536",
+    )
+    return [*found, *(Leg(f"{trace}-smollm2", trace, SMOLLM2, LOAD, cpu) for trace in ("azure", "mooncake"))]
 
 
 def _room(kv_tokens: int) -> tuple[str, ...]:
@@ -77,18 +87,28 @@ def measure_steps(out: Path, threads: int) -> Path:
     file = out / "smollm2-steps.jsonl"
     if file.exists():
         return file
-    command = [sys.executable, "-m", "benchmarks.simulation.fit_step_cost", str(file)]
-    command += ["--model-path", str(FOLDER / "smollm2-135m"), *DUMMY, "--cpu-threads", str(threads)]
+    command = [sys.executable, "-m", "benchmarks.simulation.fit_step_cost", str(file), *model_flags(SMOLLM2, out)]
+    command += ["--model-path", str(FOLDER / SMOLLM2), "--device", "cpu", "--cpu-threads", str(threads)]
     found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=START_LIMIT_S)
     (out / "smollm2-steps.txt").write_text(found.stdout)
     return file
 
 
+def model_flags(model: str, out: Path) -> list[str]:
+    """Return the flags for random weights and a tokenizer with text for every id; an id without text makes no event."""
+    folder = out / f"tokenizer-{model}"
+    if not folder.exists():
+        folder.mkdir()
+        write_tokenizer(TOKENIZER, dimensions(model).vocab, folder)
+    return ["--load-format", "dummy", "--tokenizer-path", str(folder)]
+
+
 def started(leg: Leg, trace: str, minutes: float, steps: Path | None, out: Path) -> "subprocess.Popen[bytes]":
     """Start a leg; what it prints goes to DIR/NAME.out."""
     command = [sys.executable, "-m", "benchmarks.serving.live_trace", trace, "--compare", "--load", str(leg.load)]
-    command += ["--minutes", str(minutes), "--model", str(FOLDER / leg.model), *DUMMY, *leg.flags]
-    if leg.model == "smollm2-135m":
+    command += ["--minutes", str(minutes), "--model", str(FOLDER / leg.model), *model_flags(leg.model, out)]
+    command += leg.flags
+    if leg.model == SMOLLM2:
         command += ["--steps", str(steps)]
     with (out / f"{leg.name}.out").open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -102,8 +122,8 @@ def collect(leg: Leg, out: Path) -> bool:
     if "simulated" not in found:
         print(f"{leg.name} did not come to its end: see {leg.name}.out", file=sys.stderr)
         return False
-    orders = [found[side].pop("admission_order") for side in ("live", "simulated")]
-    found["same_place_in_admission"] = sum(map(lambda one, other: one == other, *orders)) / len(orders[0])
+    for side in ("live", "simulated"):
+        del found[side]["admission_order"]
     (out / f"{leg.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / f"{leg.name}.out").unlink()
     return True
@@ -162,7 +182,7 @@ def main(argv: Sequence[str]) -> int:
 def run(wanted: Sequence[Leg], traces: dict[str, str], options: argparse.Namespace) -> bool:
     """Run legs at once; returns whether all came to their end."""
     began = time.monotonic()
-    steps = measure_steps(options.out, options.threads) if any(leg.model == "smollm2-135m" for leg in wanted) else None
+    steps = measure_steps(options.out, options.threads) if any(leg.model == SMOLLM2 for leg in wanted) else None
     running = [(leg, started(leg, traces[leg.trace], options.minutes, steps, options.out)) for leg in wanted]
     for leg, process in running:
         process.wait()
