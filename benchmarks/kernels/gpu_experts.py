@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.kernels.gpu_skinny import timed
 
 from benchmarks.model_configs import experts
 from benchmarks.report import describe_host, write_json
@@ -23,6 +22,7 @@ from kernels.expert_routing import Routing, route, router_scores
 from kernels.expert_tiles import ExpertTiles, expert_tiles
 from kernels.norm import add_rms_norm
 from worker_proc.compilation import compile_ahead
+from worker_proc.tuning.timing import graph_us
 
 READ_GB_PER_S = 4540.0
 """Measured on an H200, on which this is run."""
@@ -80,7 +80,7 @@ class Case:
         x = torch.randn((pairs, size.hidden), dtype=BF16, device="cuda")
         h = torch.randn((pairs, size.width), dtype=BF16, device="cuda")
         gate_up, down = self.gate_up[0][0], self.down[0][0]
-        return timed(lambda _: (torch.mm(x, gate_up.t()), torch.mm(h, down.t())), 4)
+        return graph_us(lambda _: (torch.mm(x, gate_up.t()), torch.mm(h, down.t())), 4)
 
 
 class Trial(NamedTuple):
@@ -125,7 +125,7 @@ def swept(case: Case) -> list[dict[str, Any]]:
     found = []
     for trial in candidates(case.rows, case.size):
         try:
-            us = timed(runner(case, trial), CALLS)
+            us = graph_us(runner(case, trial), CALLS)
         except Exception as failure:
             print("failed", *trial, repr(failure)[:100], flush=True)
             continue
@@ -139,13 +139,13 @@ def measured(case: Case) -> dict[str, Any]:
     size, rows = case.size, case.rows
     tiles = expert_tiles(rows, size.top_k, size.count, BF16)
     scores = [router_scores(case.x[at], case.router[at % LAYERS]) for at in range(CALLS)]
-    row = {"rows": rows, "floor": case.floor_us(), "block": timed(lambda at: case.block(at, tiles), CALLS)}
-    row["scores"] = timed(lambda at: router_scores(case.x[at % CALLS], case.router[at % LAYERS]), CALLS)
-    row["route"] = timed(
+    row = {"rows": rows, "floor": case.floor_us(), "block": graph_us(lambda at: case.block(at, tiles), CALLS)}
+    row["scores"] = graph_us(lambda at: router_scores(case.x[at % CALLS], case.router[at % LAYERS]), CALLS)
+    row["route"] = graph_us(
         lambda at: route(scores[at % CALLS], size.top_k, tiles.block_m, normalised=True), CALLS
     )  # fmt: skip
-    row["hidden"] = timed(runner(case, Trial("hidden", tiles.block_m, tiles.hidden)), CALLS)
-    row["down"] = timed(runner(case, Trial("down", tiles.block_m, tiles.down)), CALLS)
+    row["hidden"] = graph_us(runner(case, Trial("hidden", tiles.block_m, tiles.hidden)), CALLS)
+    row["down"] = graph_us(runner(case, Trial("down", tiles.block_m, tiles.down)), CALLS)
     if rows > 512:
         row["cublas"] = case.dense_us()
         row["TFLOP/s"] = case.flops() / row["block"] / 1e6

@@ -267,8 +267,10 @@ def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     projections = {"q": q_size * (1 + spec.is_gated), "k": kv_size, "v": kv_size}
     if spec.is_fused:
         projections = {"qkv": q_size + 2 * kv_size}
-    layer: dict[str, tuple[int, ...]] = {"self_attn.o_proj.weight": (hidden, q_size)}
-    layer.update({f"self_attn.{n}_proj.weight": (rows, hidden) for n, rows in projections.items()})
+    layer: dict[str, tuple[int, ...]] = {
+        f"self_attn.{n}_proj.weight": (rows, hidden) for n, rows in projections.items()
+    }
+    layer["self_attn.o_proj.weight"] = (hidden, q_size)
     if spec.has_qkv_bias:
         layer.update({f"self_attn.{n}_proj.bias": (rows,) for n, rows in projections.items()})
     if spec.has_output_bias:

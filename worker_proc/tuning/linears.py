@@ -1,6 +1,7 @@
 """The linears of a model, and the tiles that are tried for each."""
 
 import itertools
+from collections import Counter
 from typing import NamedTuple
 
 from kernels.tile_table import Form
@@ -32,17 +33,19 @@ class Linear(NamedTuple):
 
 
 def linears_of(spec: ModelSpec) -> list[Linear]:
-    """Return the linears of a dense decoder on one rank, equal ones as one."""
+    """Return the linears of a decoder on one rank, equal ones as one; the products over experts are none of them."""
     query, key_value = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     # Where norms follow attention and MLP, their linears are not fused with a norm and are not split.
     into_residual: Form = "plain" if spec.has_norms_after else "split_k"
     found = [
         Linear("plain", query + 2 * key_value, spec.hidden_size, spec.num_layers),
         Linear(into_residual, spec.hidden_size, query, spec.num_layers),
-        Linear("gated", 2 * spec.intermediate_size, spec.hidden_size, spec.num_layers),
-        Linear(into_residual, spec.hidden_size, spec.intermediate_size, spec.num_layers),
-        Linear("plain", spec.vocab_size, spec.hidden_size, 1),
     ]
+    for width, uses in Counter(map(spec.mlp_width, range(spec.num_layers))).items():
+        if width:
+            found.append(Linear("gated", 2 * width, spec.hidden_size, uses))
+            found.append(Linear(into_residual, spec.hidden_size, width, uses))
+    found.append(Linear("plain", spec.vocab_size, spec.hidden_size, 1))
     merged: dict[tuple[Form, int, int], Linear] = {}
     for one in found:
         known = merged.get(one[:3])

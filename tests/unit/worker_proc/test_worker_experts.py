@@ -13,6 +13,7 @@ from quartet.checkpoint.spec import parse_spec
 from worker_proc.ops.experts import TorchExperts
 from worker_proc.ops.interface import Branch
 from worker_proc.ops.linear import PlainMlp
+from worker_proc.tuning.linears import Linear, linears_of
 from worker_proc.weights.loader import Loader
 from worker_proc.weights.tensors import LayerTensors, Shard
 
@@ -70,6 +71,13 @@ def test_two_ranks_add_up_to_the_whole(name: str, tmp_path: Path) -> None:
     weights, x = make_weights(config), torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
     parts = [packed(config, first_layer(config, weights, tmp_path / str(i), Shard(i, 2)))(x) for i in (0, 1)]
     torch.testing.assert_close(parts[0] + parts[1], expected(config, weights, x).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_tuning_takes_the_dense_mlps_and_shared_experts_that_there_are() -> None:
+    def mlps(name: str) -> list[Linear]:
+        return [one for one in linears_of(parse_spec(EXPERTS[name], CONTEXT)) if one.form == "gated"]
+
+    assert mlps("qwen3_moe") == [Linear("gated", 96, 32, 1)] and mlps("qwen2_moe") == [Linear("gated", 48, 32, 2)]
 
 
 @pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)])
