@@ -53,7 +53,7 @@ def _copy_tile(
 
 
 @gluon.jit
-def _copy_rows(
+def copy_rows(
     desc, tile, rows, first_column, ring, ready, pred,
     BLOCK_M: gl.constexpr, BOX: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PANEL: gl.constexpr,
 ):  # fmt: skip
@@ -108,7 +108,7 @@ def _skinny_hopper_kernel(
     gdc_launch_dependents()
     gdc_wait()
     for first in gl.static_range(STAGES):
-        _copy_rows(
+        copy_rows(
             x_desc, first, rows, first_column, x_ring, x_ready, first < tiles, BLOCK_M, BOX, BLOCK_K, STAGES, PANEL
         )  # fmt: skip
 
@@ -128,7 +128,7 @@ def _skinny_hopper_kernel(
                 w_desc, following, first_row, first_row + width, first_column, w_ring, w_ready, True,
                 ROWS, HALVES, BLOCK_K, STAGES, PANEL,
             )  # fmt: skip
-            _copy_rows(
+            copy_rows(
                 x_desc, following, rows, first_column, x_ring, x_ready, True, BLOCK_M, BOX, BLOCK_K, STAGES, PANEL
             )  # fmt: skip
     acc = warpgroup_mma_wait(0, deps=[acc])

@@ -21,14 +21,17 @@ PREFETCH_PROGRAMS = 396
 
 
 @triton.jit
-def _prefetch_weights(w_ptr, first_row, first_column, stride_w, columns, BLOCK_N: tl.constexpr, THREADS: tl.constexpr):
+def prefetch_weights(
+    w_ptr, first_row, first_column, stride_w, columns, ITEM_BYTES: tl.constexpr, BLOCK_N: tl.constexpr,
+    THREADS: tl.constexpr,
+):  # fmt: skip
     """Prefetch the first `columns` of the program's BLOCK_N weight rows, each row in THREADS / BLOCK_N pieces."""
     PIECES: tl.constexpr = THREADS // BLOCK_N
     thread = tl.arange(0, THREADS)
     piece = columns // PIECES
     row = first_row + thread // PIECES
     pointers = w_ptr + row.to(tl.int64) * stride_w + first_column + thread % PIECES * piece
-    prefetch_to_l2(pointers, tl.zeros_like(thread) + piece * 2)
+    prefetch_to_l2(pointers, tl.zeros_like(thread) + piece * ITEM_BYTES)
 
 
 @triton.jit
@@ -53,9 +56,9 @@ def _skinny_kernel(
     split = tl.program_id(1)
     if USE_PDL:
         first = tl.program_id(0) * BLOCK_N
-        _prefetch_weights(w_ptr, first, split * depth, stride_w, prefetched, BLOCK_N, THREADS)
+        prefetch_weights(w_ptr, first, split * depth, stride_w, prefetched, 2, BLOCK_N, THREADS)
         if GATED:
-            _prefetch_weights(w_ptr, first + width, split * depth, stride_w, prefetched, BLOCK_N, THREADS)
+            prefetch_weights(w_ptr, first + width, split * depth, stride_w, prefetched, 2, BLOCK_N, THREADS)
     wait_for_prior_kernel(USE_PDL, HOLD_DEPENDENTS=True)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)

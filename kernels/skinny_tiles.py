@@ -40,20 +40,12 @@ def split_k_tile(weight: torch.Tensor, rows: int) -> Tile | None:
     is_known, tile = tile_table.find("split_k", weight, rows)
     if is_known:
         return tile
-    blocks, splits = width // 64, 1
     if _fits_hopper(weight, rows):
-        while splits < 8 and depth % (256 * splits) == 0 and depth // (2 * splits) >= MIN_SPLIT_DEPTH:
-            if blocks * splits >= 64 and depth // splits <= MAX_SPLIT_DEPTH:
-                break
-            splits *= 2
-        return _hopper_tile(weight, blocks * splits, depth // splits, splits, rows)
+        splits = hopper_splits(width, depth)
+        return _hopper_tile(weight, width // 64 * splits, depth // splits, splits, rows)
     if not _fits(weight, rows):
         return None
-    # Enough splits for one to two programs per multiprocessor, fewer when there are more rows.
-    most = 300 if rows <= 16 else 200
-    while splits < 8 and blocks * splits * 2 <= most and depth % (256 * splits) == 0:
-        splits *= 2
-    return SkinnyTile(64, 128, splits, 4, 4)
+    return SkinnyTile(64, 128, portable_splits(width, depth, rows), 4, 4)
 
 
 def gated_tile(weight: torch.Tensor, rows: int) -> Tile | None:
@@ -68,6 +60,25 @@ def gated_tile(weight: torch.Tensor, rows: int) -> Tile | None:
     return SkinnyTile(64, 128, 1, 4, 4 if rows <= 32 else 3)
 
 
+def hopper_splits(width: int, depth: int) -> int:
+    """Return the splits of a linear for the Hopper kernel."""
+    blocks, splits = width // 64, 1
+    while splits < 8 and depth % (256 * splits) == 0 and depth // (2 * splits) >= MIN_SPLIT_DEPTH:
+        if blocks * splits >= 64 and depth // splits <= MAX_SPLIT_DEPTH:
+            break
+        splits *= 2
+    return splits
+
+
+def portable_splits(width: int, depth: int, rows: int) -> int:
+    """Return enough splits for one to two programs per multiprocessor, fewer when there are more rows."""
+    blocks, splits = width // 64, 1
+    most = 300 if rows <= 16 else 200
+    while splits < 8 and blocks * splits * 2 <= most and depth % (256 * splits) == 0:
+        splits *= 2
+    return splits
+
+
 def _fits(weight: torch.Tensor, rows: int) -> bool:
     return weight.dtype.itemsize == 2 and rows <= MAX_ROWS and not weight.shape[0] % 64 and not weight.shape[1] % 128
 
@@ -80,12 +91,13 @@ def _fits_hopper(weight: torch.Tensor, rows: int) -> bool:
 def _hopper_tile(weight: torch.Tensor, programs: int, part: int, splits: int, rows: int) -> HopperTile:
     """Return a tile that uses a multiprocessor's whole shared memory for one program per multiprocessor, else half."""
     block_k = 64 if rows > 64 else 128
-    shared = SHARED_BYTES if programs <= _multiprocessors(weight.device) else SHARED_BYTES // 2
+    shared = SHARED_BYTES if programs <= multiprocessors(weight.device) else SHARED_BYTES // 2
     stages = shared // (2 * block_k * (64 + max(8, 1 << (rows - 1).bit_length())))
     return HopperTile(block_k, splits, min(stages, part // block_k))
 
 
 @functools.cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Return the device's multiprocessors."""
     # Shapes are looked up without a card by tests alone, for an H100.
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132

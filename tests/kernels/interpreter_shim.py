@@ -1,13 +1,15 @@
-"""Repairs of Triton's CPU interpreter for tests: bfloat16, and scalars under recent numpy. Never used outside tests.
+"""Repairs of Triton's CPU interpreter for tests: bfloat16, e4m3, and scalars under recent numpy. For tests alone.
 
 The interpreter keeps bfloat16 as raw uint16. Left alone, casts from fp32 truncate, dot products multiply the bit
 patterns, and so does arithmetic, all without an error. After install(), casts round to nearest even, dots widen
-their operands, and bfloat16 arithmetic raises: kernels must widen right after the load.
+their operands, and bfloat16 arithmetic raises: kernels must widen right after the load. A mantissa of e4m3 that is
+rounded up to the next power of two loses its carry; here torch rounds, to the largest number at most, as the device.
 """
 
 from typing import Any
 
 import numpy as np
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
@@ -30,6 +32,17 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.uint32(0x7FC0), up).astype(np.uint16)
 
 
+def coded(values: np.ndarray) -> np.ndarray:
+    """float32 as e4m3 bit patterns (uint8), to nearest even."""
+    limited = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).clamp(-448, 448)
+    return limited.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
+def decoded(bits: np.ndarray) -> np.ndarray:
+    """e4m3 bit patterns (uint8) as float32, exactly."""
+    return torch.from_numpy(np.ascontiguousarray(bits, dtype=np.uint8)).view(torch.float8_e4m3fn).float().numpy()
+
+
 def install() -> None:
     """Patch the interpreter of this process, once; a second call changes nothing."""
     builder = interpreter.InterpreterBuilder
@@ -43,22 +56,26 @@ def install() -> None:
 
 
 def _repair_casts(builder: Any) -> None:
+    read = {tl.bfloat16: widened, tl.float8e4nv: decoded}
     plain_cast, plain_fp_to_fp = builder.cast_impl, builder.create_fp_to_fp
 
     def through_float32(src: Any, target: Any) -> Any:
-        values = widened(src.data) if src.dtype.scalar == tl.bfloat16 else src.data.astype(np.float32)
+        source = src.dtype.scalar
+        values = read[source](src.data) if source in read else src.data.astype(np.float32)
+        if target == tl.float8e4nv:
+            return interpreter.TensorHandle(coded(values), target)
         if target == tl.bfloat16:
             return interpreter.TensorHandle(rounded(values), target)
         return interpreter.TensorHandle(values.astype(interpreter._get_np_dtype(target)), target)
 
     def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
-        if tl.bfloat16 in (src.dtype.scalar, dst_type.scalar) and src.dtype.scalar != dst_type.scalar:
+        if set(read) & {src.dtype.scalar, dst_type.scalar} and src.dtype.scalar != dst_type.scalar:
             return through_float32(src, dst_type.scalar)
         return plain_cast(self, src, dst_type)
 
     def create_fp_to_fp(self: Any, src: Any, dst_type: Any, rounding_mode: Any) -> Any:
         source, target = src.dtype.scalar, dst_type.scalar
-        if tl.bfloat16 in (source, target) and {source, target} <= {tl.bfloat16, *FLOATS}:
+        if set(read) & {source, target} and {source, target} <= {*read, *FLOATS}:
             return through_float32(src, target)
         return plain_fp_to_fp(self, src, dst_type, rounding_mode)
 
@@ -70,11 +87,11 @@ def _repair_dot(builder: Any) -> None:
     plain_dot = builder.create_dot
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
-        if a.dtype.scalar == tl.bfloat16:
-            a = interpreter.TensorHandle(widened(a.data), tl.float32)
-        if b.dtype.scalar == tl.bfloat16:
-            b = interpreter.TensorHandle(widened(b.data), tl.float32)
-        return plain_dot(self, a, b, d, input_precision, max_num_imprecise_acc)
+        return plain_dot(self, wide(a), wide(b), d, input_precision, max_num_imprecise_acc)
+
+    def wide(operand: Any) -> Any:
+        read = {tl.bfloat16: widened, tl.float8e4nv: decoded}.get(operand.dtype.scalar)
+        return operand if read is None else interpreter.TensorHandle(read(operand.data), tl.float32)
 
     builder.create_dot = create_dot
 

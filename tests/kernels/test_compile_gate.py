@@ -94,5 +94,9 @@ def test_products_over_experts_multiply_on_the_wide_unit_and_load_ahead(compiled
 def test_linears_of_few_rows_multiply_on_the_wide_unit_from_tma_copies(compiled):
     entries = of(compiled, "linear", "_skinny_hopper_kernel")
     assert len(entries) > 15
-    for entry in entries:
+    for entry in entries + of(compiled, "fp8 linear", "_skinny_fp8_hopper_kernel"):
         assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["tma"] > 0, entry
+    for entry in of(compiled, "fp8 product", "_gemm_fp8_blocks_kernel") + of(
+        compiled, "fp8 portable", "_skinny_fp8_kernel"
+    ):
+        assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["cp_async"] > 0, entry

@@ -34,6 +34,10 @@ class DequantizingLinear:
         """Return x W^T + b [T, out], for kernels.norm.add_rms_norm."""
         return self(x)
 
+    def gated(self, x: Tensor) -> Tensor:
+        """Return silu(x G^T) * (x U^T), where the weight is the gate's and up's rows."""
+        return _gated(self(x))
+
 
 class QuantizedMlp:
     """Gated MLP of two linears, of which either may be quantised; see Branch."""
@@ -54,5 +58,10 @@ class QuantizedMlp:
         return self(x)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        gate, up = self._gate_up(x).chunk(2, dim=-1)
-        return functional.silu(gate) * up
+        gate_up = self._gate_up
+        return gate_up.gated(x) if isinstance(gate_up, DequantizingLinear) else _gated(gate_up(x))
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.silu(gate) * up

@@ -15,6 +15,7 @@ from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
+from worker_proc.ops.fp8_linear import Fp8Linear, fp8_kernels
 from worker_proc.ops.interface import (
     AllReduce,
     AttentionShape,
@@ -92,6 +93,7 @@ class TritonOps:
         self._linear_spec, self._linear = linear, None if linear is None else TritonLinearAttention(linear)
         self._silu_mul, self._sigmoid_mul = activation.silu_mul, activation.sigmoid_mul
         self._norm = norm
+        self._fp8 = fp8_kernels()
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
         self._experts = expert_routing, expert_linear, expert_tiles
         self._paged_decode = paged_decode
@@ -103,7 +105,7 @@ class TritonOps:
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
         if isinstance(weight, QuantizedWeight):
-            return DequantizingLinear(weight, bias, all_reduce)
+            return Fp8Linear(self._fp8, weight, bias, all_reduce)
         return SkinnyLinear(self._skinny, weight, bias, all_reduce)
 
     def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:

@@ -50,7 +50,7 @@ class QuantizedWeight:
         """Return rows `first` up to `end`, as a view if they are whole groups."""
         size, total = self.group[0], self.shape[0]
         if first % size or (end % size and end != total):
-            return self._by_row().rows(first, end)
+            return self.by_row().rows(first, end)
         scales = {name: one[first // size : -(-end // size)] for name, one in self.scales.items()}
         return replace(self, shape=(end - first, self.shape[1]), codes=self.codes[first:end], scales=scales)
 
@@ -70,10 +70,10 @@ class QuantizedWeight:
 
     def ordered(self, rows: Tensor) -> "QuantizedWeight":
         """Return the weight with its rows in another order."""
-        weight = self._by_row()
+        weight = self.by_row()
         return weight.mapped(lambda tensor: tensor[rows])
 
-    def _by_row(self) -> "QuantizedWeight":
+    def by_row(self) -> "QuantizedWeight":
         """Return the weight with parameters for each row."""
         size, total = self.group[0], self.shape[0]
         if size == 1:
@@ -117,7 +117,7 @@ def joined(parts: list[QuantizedWeight], join: Join) -> QuantizedWeight | None:
         return None
     size = parts[0].group[0]
     if any(part.group[0] != size or part.shape[0] % size for part in parts):
-        parts = [part._by_row() for part in parts]
+        parts = [part.by_row() for part in parts]
     first = parts[0]
     scales = {name: join([part.scales[name] for part in parts]) for name in first.scales}
     rows = sum(part.shape[0] for part in parts)
