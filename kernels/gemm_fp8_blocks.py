@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from kernels.fp8_numbers import GROUP
-from kernels.pdl import pdl_options, wait_for_prior_kernel
+from kernels.pdl import launch_dependents, pdl_options, wait_for_prior_kernel
 
 BLOCK_M, BLOCK_N, GROUP_M = 128, 128, 8
 
@@ -21,7 +21,7 @@ def _gemm_fp8_blocks_kernel(
     ROW_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_prior_kernel(USE_PDL)
+    wait_for_prior_kernel(USE_PDL, HOLD_DEPENDENTS=True)
     blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(width, BLOCK_N)
     program = tl.program_id(0)
     group_m = program // (GROUP_M * blocks_n) * GROUP_M
@@ -51,6 +51,7 @@ def _gemm_fp8_blocks_kernel(
             acc += part * x_scale[:, None] * w_scale[None, :]
         x_ptrs += BLOCK_K
         w_ptrs += BLOCK_K
+    launch_dependents(USE_PDL)
     y_ptrs = y_ptr + m[:, None].to(tl.int64) * width + n[None, :]
     tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=(m[:, None] < rows) & (n[None, :] < width))
 
