@@ -3,7 +3,7 @@
     python -m benchmarks.kernels.fp8_linears [--rows 1 8 64] [--many 512 4096] [--sweep] [--json FILE]
 
 Each linear runs in a CUDA graph over weights that take turns, together more than the L2 cache. `floor` is the time to
-read the codes once at PEAK_BYTES_PER_S. With --sweep every tile is timed, and the best five are shown.
+read the codes once at the rate at which the card reads. With --sweep every tile is timed, and the best five are shown.
 """
 
 import argparse
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from benchmarks.kernels.attention_times import copies_of, graph_us
 from benchmarks.report import describe_host, report
-from benchmarks.roofline import PEAK_BYTES_PER_S
-from kernels import activation, fp8_numbers, fp8_tiles, gemm_fp8_blocks, pdl, skinny_fp8
+from kernels import activation, fp8_numbers, fp8_tiles, gemm_fp8_blocks, pdl, skinny_fp8, skinny_tiles
 from kernels.fp8_tiles import SHARED_BYTES, fp8_tile
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile
@@ -26,6 +25,7 @@ from kernels.tiles import HopperTile, SkinnyTile, Tile
 from quartet.checkpoint.quantization import Quantization
 from worker_proc.ops.fp8_linear import Fp8Kernels, Fp8Linear
 from worker_proc.ops.skinny import SkinnyLinear
+from worker_proc.tuning.timing import read_bytes_per_s
 from worker_proc.weights.quantized import QuantizedWeight, dequantized, quantized
 
 LINEARS: dict[str, tuple[Form, int, int]] = {
@@ -62,7 +62,7 @@ def tiles(form: Form, width: int, depth: int, rows: int) -> Iterator[Tile]:
                 yield from (SkinnyTile(64, block_k, splits, 4, stages) for stages in (3, 5))
 
 
-def few_rows(name: str, rows: int, group: str, sweep: bool) -> dict[str, Any]:
+def few_rows(name: str, rows: int, group: str, bytes_per_s: float, sweep: bool) -> dict[str, Any]:
     """Time a linear over few rows: bf16, the tile that the engine takes, and all others."""
     form, width, depth = LINEARS[name]
     weights, x = weights_of(width, depth, GROUPS[group]), torch.randn(rows, depth, device="cuda").bfloat16()
@@ -97,7 +97,7 @@ def few_rows(name: str, rows: int, group: str, sweep: bool) -> dict[str, Any]:
         "scales": group,
         "bf16_us": round(bf16, 2),
         "fp8_us": round(us(chosen), 2),
-        "floor_us": round(width * depth / PEAK_BYTES_PER_S * 1e6, 2),
+        "floor_us": round(width * depth / bytes_per_s * 1e6, 2),
         "error": round(float((found - wanted).norm() / wanted.norm()), 5),
         "tile": repr(chosen),
         "best": [[round(time, 2), repr(tile)] for time, tile in sorted(timed, key=lambda one: one[0])[:5]],
@@ -110,8 +110,6 @@ def many_rows(name: str, rows: int) -> dict[str, Any]:
     x = torch.randn(rows, depth, device="cuda").bfloat16()
     plain = torch.randn(width, depth, device="cuda").bfloat16()
     kernel: Callable[..., Tensor] = skinny_linear
-    from kernels import skinny_tiles
-
     row: dict[str, Any] = {"linear": name, "rows": rows}
     row["bf16_us"] = round(graph_us([lambda: SkinnyLinear((kernel, skinny_tiles), plain, None, None)(x)] * 4), 1)
     for group, shape in GROUPS.items():
@@ -131,14 +129,19 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 64])
     parser.add_argument("--many", type=int, nargs="*", default=[512, 4096])
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--json")
+    parser.add_argument("--json", default="")
     options = parser.parse_args()
     with torch.inference_mode():
+        rate = read_bytes_per_s()
         few = [
-            few_rows(name, rows, group, options.sweep) for group in GROUPS for rows in options.rows for name in LINEARS
+            few_rows(name, rows, group, rate, options.sweep)
+            for group in GROUPS
+            for rows in options.rows
+            for name in LINEARS
         ]
         many = [many_rows(name, rows) for rows in options.many for name in LINEARS]
-    return report({"host": describe_host(), "few_rows": few, "many_rows": many}, options.json)
+    report({"host": describe_host(), "few_rows": few, "many_rows": many}, options.json)
+    return 0
 
 
 if __name__ == "__main__":
