@@ -33,6 +33,8 @@ LONG_FUNCTIONS = {
     "kernels/paged_extend.py: _extend_kernel": "one Triton kernel, as _split_kernel",
     "kernels/paged_extend_hopper.py: _attend": "the inner loop of one Triton kernel, on the registers of its caller",
     "kernels/paged_extend_hopper.py: _extend_hopper_kernel": "one Triton kernel, as _split_kernel",
+    "kernels/skinny_fp8.py: _skinny_fp8_kernel": "one Triton kernel, as _split_kernel",
+    "kernels/skinny_fp8_hopper.py: _skinny_fp8_hopper_kernel": "one Triton kernel, as _split_kernel",
     "kernels/skinny_hopper.py: _skinny_hopper_kernel": "one Triton kernel, as _split_kernel",
 }
 
