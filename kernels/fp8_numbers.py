@@ -16,6 +16,9 @@ GROUP = 128
 """Columns of a group of activations that share a scale, where the weight has blocks."""
 _MAX_WIDTH = 65536
 
+# The interpreter knows no instructions of a device.
+IS_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
+
 # Four codes in a register become two pairs of bfloat16: each byte into the upper half of 16 bits, exponent and mantissa
 # shifted down by 4, the sign put back, times 2^120.
 WIDEN_ASM = tl.constexpr("""
@@ -38,9 +41,9 @@ WIDEN_ASM = tl.constexpr("""
 
 
 @triton.jit
-def widened(codes, DTYPE: tl.constexpr, INLINE: tl.constexpr):
-    """The numbers of uint8 codes in DTYPE, exactly; INLINE, for bfloat16 on a device, in few instructions."""
-    if INLINE:
+def widened(codes, DTYPE: tl.constexpr):
+    """The numbers of uint8 codes in DTYPE, exactly; bfloat16 on a device in few instructions."""
+    if tl.bfloat16 == DTYPE and IS_COMPILED:
         wide = tl.inline_asm_elementwise(WIDEN_ASM, "=r,=r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4)
     else:
         bits = codes.to(tl.uint32)

@@ -32,6 +32,7 @@ from kernels.paged_tile import (
     fold_part,
     load_kv_tile,
     page_ids,
+    readable,
 )
 from kernels.pdl import pdl_options, wait_for_prior_kernel
 
@@ -61,6 +62,7 @@ def _split_kernel(
     unit = tl.load(bounds_ptr)
     range_end = tl.load(bounds_ptr + 1)
     ends_ptr = partition_ptr + tl.num_programs(0) + 2
+    DTYPE: tl.constexpr = q_ptr.dtype.element_ty
     tokens = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     rows = tl.arange(0, BLOCK_M)
@@ -103,7 +105,7 @@ def _split_kernel(
         for start in range(begin, end, BLOCK_N):
             next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
             k, v = load_kv_tile(
-                head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True
+                head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True, DTYPE
             )
             keep = start + tokens[None, :] < end
             acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
@@ -208,8 +210,8 @@ def paged_decode(
 ) -> torch.Tensor:  # fmt: skip
     """Return softmax(q K^T * scale) V per sequence, [B, H, D] of q's dtype; zeros for an empty context.
 
-    q [B, H, D] fp32/fp16/bf16, last dim contiguous. kv_cache [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy.
-    page_table [B, max_pages] int32, context_lens [B] int32, the new token included; scale > 0.
+    q [B, H, D] fp32/fp16/bf16, last dim contiguous. kv_cache [pages, 2, Hkv, PAGE, D] of q's dtype or e4m3, page 0 a
+    dummy. page_table [B, max_pages] int32, context_lens [B] int32, the new token included; scale > 0.
     split_size: tokens per split, a multiple of the tile; None takes default_split_size, and two or four times that for
     long rows. The result's bits depend on it, so it must stay fixed for an engine's life.
     workspace: fp32 scratch of decode_workspace_numel(...) elements, free for reuse by the next call on the same stream;
@@ -220,8 +222,7 @@ def paged_decode(
     first_row [1] int32: the rows stand within q and `out`, [T, H, D] both, from this one on, which the device knows
     alone. Rows of an empty context come last and are not written; a given partition was made with `skip_empty`.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
-    Split-KV after Flash-Decoding.
-    """
+    Split-KV after Flash-Decoding."""
     total, heads, head_dim = q.shape
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
     tile, group = decode_tile(head_dim, q.dtype, q.device), heads // kv_heads
@@ -249,8 +250,8 @@ def paged_decode(
     }  # fmt: skip
     first = partition if first_row is None else first_row
     _split_kernel[(programs,)](
-        q, kv_cache, page_table, context_lens, partition, first, out, partial, stats, scale * LOG2_E, batch, kv_heads,
-        capacity, q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
+        q, readable(kv_cache), page_table, context_lens, partition, first, out, partial, stats, scale * LOG2_E, batch,
+        kv_heads, capacity, q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
         page_table.stride(0), PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch),
         PRECISION=dot_precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         **shared,

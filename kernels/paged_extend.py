@@ -35,7 +35,16 @@ from kernels.paged_extend_hopper import (
     STAGES,
     extend_on_hopper,
 )
-from kernels.paged_tile import LOG2_E, attend_tile, check_paged, dot_precision, load_kv_tile, page_ids, tile_key
+from kernels.paged_tile import (
+    LOG2_E,
+    attend_tile,
+    check_paged,
+    dot_precision,
+    load_kv_tile,
+    page_ids,
+    readable,
+    tile_key,
+)
 from kernels.pdl import is_hopper
 
 
@@ -84,6 +93,7 @@ def _extend_kernel(
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = BLOCK_M // GROUP
+    DTYPE: tl.constexpr = q_ptr.dtype.element_ty
     # The last tiles of a sequence attend to the most keys: start those first, of all heads.
     head = tl.program_id(0)
     item = items_ptr + (tl.num_programs(1) - 1 - tl.program_id(1)) * WIDTH
@@ -124,14 +134,14 @@ def _extend_kernel(
     for start in range(begin, unmasked_end, BLOCK_N):
         next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
         k, v = load_kv_tile(
-            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, False
+            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, False, DTYPE
         )
         acc, peak, total = attend_tile(q, k, v, True, acc, peak, total, scale_log2, False, PRECISION)
         ids = next_ids
     for start in range(tl.maximum(unmasked_end, begin), end, BLOCK_N):
         next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
         k, v = load_kv_tile(
-            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True
+            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True, DTYPE
         )
         keep = start + tl.arange(0, BLOCK_N)[None, :] <= position[:, None]
         acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
@@ -151,11 +161,11 @@ def _extend_kernel(
 
 def partition_extend(
     cu_q: torch.Tensor, context_lens: torch.Tensor, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, *,
-    total: int, max_q_len: int,
+    total: int, max_q_len: int, kv_dtype: torch.dtype | None = None,
 ) -> ExtendPartition:  # fmt: skip
-    """Return the partition of the step's work, for all calls of paged_extend with q [total, heads, head_dim] of `dtype`
-    and these arguments. No host sync."""
-    tile = _query_tile(heads, kv_heads, head_dim, dtype, cu_q.device, max_q_len)
+    """Return the partition of the step's work, for all calls of paged_extend with q [total, heads, head_dim] of
+    `dtype`, a cache of `kv_dtype` (None: the same) and these arguments. No host sync."""
+    tile = _query_tile(heads, kv_heads, head_dim, dtype, kv_dtype or dtype, cu_q.device, max_q_len)
     group = heads // kv_heads
     if group > tile.block_m:
         raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
@@ -170,7 +180,7 @@ def paged_extend(
     if that is given, otherwise a fresh tensor.
 
     q [T, H, D] fp32/fp16/bf16, last dim contiguous: the new tokens of B sequences one after another. kv_cache
-    [pages, 2, Hkv, PAGE, D] of q's dtype, page 0 a dummy, with the new tokens' K/V written already. page_table
+    [pages, 2, Hkv, PAGE, D] of q's dtype or e4m3, page 0 a dummy, with the new tokens' K/V written already. page_table
     [B, max_pages] int32; cu_q [B + 1] int32, ascending from 0; context_lens [B] int32, new tokens included; scale > 0.
     max_q_len: upper bound of a sequence's new tokens; it selects the tile only. Sequences of length 0 are allowed.
     partition: of partition_extend for the same arguments; None makes one.
@@ -186,17 +196,19 @@ def paged_extend(
     if total == 0 or batch == 0:
         return out
     if partition is None:
-        shape = heads, kv_heads, head_dim, q.dtype
-        partition = partition_extend(cu_q, context_lens, *shape, total=total, max_q_len=max_q_len)
-    tile, group = _query_tile(heads, kv_heads, head_dim, q.dtype, q.device, max_q_len), heads // kv_heads
+        plain = heads, kv_heads, head_dim, q.dtype
+        lengths = {"total": total, "max_q_len": max_q_len}
+        partition = partition_extend(cu_q, context_lens, *plain, **lengths, kv_dtype=kv_cache.dtype)
+    shape, group = (heads, kv_heads, head_dim, q.dtype, kv_cache.dtype, q.device), heads // kv_heads
+    tile = _query_tile(*shape, max_q_len)
     if (partition.tile_tokens, partition.block_n) != (tile.block_m // group, tile.block_n):
         raise ValueError(f"a partition of {partition.tile_tokens} x {partition.block_n} tiles, not {tile}")
     partial, stats = scratch(partition, kv_heads, tile.block_m, head_dim)
-    if fits_hopper(heads, kv_heads, head_dim, q.dtype, q.device):
+    if fits_hopper(*shape):
         extend_on_hopper(q, kv_cache, page_table, partition, tile.block_m, out, partial, stats, scale * LOG2_E)
     else:
         _extend_kernel[(kv_heads, partition.items.shape[0])](
-            q, kv_cache, page_table, partition.items, out, partial, stats, scale * LOG2_E, kv_heads,
+            q, readable(kv_cache), page_table, partition.items, out, partial, stats, scale * LOG2_E, kv_heads,
             q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
             HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group, BLOCK_M=tile.block_m,
             PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype),
@@ -208,19 +220,22 @@ def paged_extend(
 
 
 def _query_tile(
-    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, max_q_len: int
-) -> ExtendTile:
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device,
+    max_q_len: int,
+) -> ExtendTile:  # fmt: skip
     max_rows = max_q_len * (heads // kv_heads)
-    if not fits_hopper(heads, kv_heads, head_dim, dtype, device):
+    if not fits_hopper(heads, kv_heads, head_dim, dtype, kv_dtype, device):
         return extend_tile(head_dim, dtype, device, max_rows)
     # For short sequences one group of query warps, which saves the other's idle multiplications.
     groups = 1 if max_rows <= GROUP_ROWS else 2
     return ExtendTile(groups * GROUP_ROWS, BLOCK_N, 4 * groups, STAGES)
 
 
-def fits_hopper(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether the Hopper kernel supports the GPU, the type and the shape."""
-    if dtype not in HOPPER_DTYPES or head_dim not in HOPPER_DIMS:
+def fits_hopper(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Return whether the Hopper kernel supports the GPU, the types and the shape."""
+    if dtype not in HOPPER_DTYPES or kv_dtype != dtype or head_dim not in HOPPER_DIMS:
         return False
     return heads // kv_heads <= GROUP_ROWS and is_hopper(device)
 

@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.fp8_numbers import widened
+
 LOG2_E = math.log2(math.e)
 
 
@@ -29,7 +31,7 @@ def check_paged(
     """Raise ValueError unless q [rows, H, D], cache, page table and lengths have matching shapes and layouts."""
     _, heads, head_dim = q.shape
     _, two, kv_heads, page, cache_dim = kv_cache.shape
-    if two != 2 or cache_dim != head_dim or heads % kv_heads or kv_cache.dtype != q.dtype:
+    if two != 2 or cache_dim != head_dim or heads % kv_heads or kv_cache.dtype not in (q.dtype, torch.float8_e4m3fn):
         raise ValueError(f"q {tuple(q.shape)} {q.dtype} does not fit cache {tuple(kv_cache.shape)} {kv_cache.dtype}")
     if page not in (16, 32, 64, 128) or head_dim > 256 or scale <= 0.0:
         raise ValueError(f"page size {page}, head dim {head_dim} or scale {scale} out of range")
@@ -37,6 +39,11 @@ def check_paged(
         raise ValueError("heads of q, pages and rows of the page table must be contiguous")
     if context_lens.shape != page_table.shape[:1]:
         raise ValueError(f"page table {tuple(page_table.shape)} and lengths {tuple(context_lens.shape)} disagree")
+
+
+def readable(kv_cache: torch.Tensor) -> torch.Tensor:
+    """Return the cache as kernels read it: e4m3 as bytes."""
+    return kv_cache.view(torch.uint8) if kv_cache.dtype == torch.float8_e4m3fn else kv_cache
 
 
 @triton.jit
@@ -57,10 +64,11 @@ def page_ids(table_row, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def load_kv_tile(
-    head_ptr, ids, start, end, stride_page, stride_value,
-    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
+    head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """K as [BLOCK_D, BLOCK_N] and V as [BLOCK_N, BLOCK_D] of one kv head, columns beyond HEAD_DIM zero.
+    """K as [BLOCK_D, BLOCK_N] and V as [BLOCK_N, BLOCK_D] of one kv head, columns beyond HEAD_DIM zero. Codes of e4m3,
+    a cache of uint8, are made wide in DTYPE.
 
     With MASKED, tokens at or beyond `end` are zero: a page may hold NaN past the last token, and 0 * NaN would reach
     the output through V.
@@ -80,6 +88,8 @@ def load_kv_tile(
     else:
         k = tl.load(k_ptrs, mask=dims[:, None] < HEAD_DIM, other=0.0)
         v = tl.load(v_ptrs, mask=dims[None, :] < HEAD_DIM, other=0.0)
+    if k.dtype == tl.uint8:
+        k, v = widened(k, DTYPE), widened(v, DTYPE)
     return k, v
 
 

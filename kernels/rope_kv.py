@@ -91,8 +91,14 @@ def _rope_kv_kernel(
     tl.store(target, low.to(cache_ptr.dtype.element_ty), mask=kv_mask)
     tl.store(target + HALF, high.to(cache_ptr.dtype.element_ty), mask=kv_mask)
     v_ptrs = v_ptr + token * stride_v_token + kv_heads[:, None] * stride_v_head + dims[None, :]
-    tl.store(target + stride_value, tl.load(v_ptrs, mask=kv_mask), mask=kv_mask)
-    tl.store(target + stride_value + HALF, tl.load(v_ptrs + HALF, mask=kv_mask), mask=kv_mask)
+    low, high = tl.load(v_ptrs, mask=kv_mask), tl.load(v_ptrs + HALF, mask=kv_mask)
+    if low.dtype != cache_ptr.dtype.element_ty:
+        low, high = (
+            low.to(tl.float32).to(cache_ptr.dtype.element_ty),
+            high.to(tl.float32).to(cache_ptr.dtype.element_ty),
+        )
+    tl.store(target + stride_value, low, mask=kv_mask)
+    tl.store(target + stride_value + HALF, high, mask=kv_mask)
 
 
 def rope_and_write_kv(
@@ -105,9 +111,9 @@ def rope_and_write_kv(
     q [T, H, D], k and v [T, Hkv, D] of one dtype, last dim contiguous (views of a fused projection are fine).
     cos_sin [max_pos, D] fp32, row = D/2 cosines then D/2 sines; positions [T] int32 or int64 below max_pos.
     slot_mapping [T] int64: page * PAGE + offset, no slot twice; -1 skips the cache write (q is still rotated).
-    kv_cache [pages, 2, Hkv, PAGE, D], mutated. q_norm, k_norm [D]: RMS norm weights applied per head before the
-    rotation, with eps. `metadata_ready`: positions and slot_mapping were written before the last launch without PDL,
-    see kernels.pdl. Raises ValueError for shapes that do not fit together.
+    kv_cache [pages, 2, Hkv, PAGE, D] of that dtype or e4m3, mutated. q_norm, k_norm [D]: RMS norm weights applied per
+    head before the rotation, with eps. `metadata_ready`: positions and slot_mapping were written before the last launch
+    without PDL, see kernels.pdl. Raises ValueError for shapes that do not fit together.
     """
     _check(q, k, v, cos_sin, positions, slot_mapping, kv_cache)
     tokens, heads, head_dim = q.shape
@@ -147,8 +153,8 @@ def rope_and_write_kv_reference(
     slots = slot_mapping[kept]
     pages, offsets = slots // kv_cache.shape[3], slots % kv_cache.shape[3]
     # Advanced indices around a slice put the tokens first: the target is [tokens, Hkv, D].
-    kv_cache[pages, 0, :, offsets] = rotated(k, k_norm)[kept]
-    kv_cache[pages, 1, :, offsets] = v[kept]
+    kv_cache[pages, 0, :, offsets] = rotated(k, k_norm)[kept].to(kv_cache.dtype)
+    kv_cache[pages, 1, :, offsets] = v[kept].to(kv_cache.dtype)
     return rotated(q, q_norm)
 
 

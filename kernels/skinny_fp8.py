@@ -21,7 +21,7 @@ SCALE_DEPTH = 128
 def _skinny_fp8_kernel(
     x_ptr, w_ptr, scale_ptr, bias_ptr, y_ptr, rows, width, depth, stride_x, stride_w, stride_scale, stride_split,
     prefetched, ROW_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCKED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, INLINE: tl.constexpr, THREADS: tl.constexpr,
+    BLOCKED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, THREADS: tl.constexpr,
     USE_PDL: tl.constexpr,
 ):  # fmt: skip
     # width: outputs; depth: of this split. Gated: outputs n and width + n of the product make output n.
@@ -53,13 +53,13 @@ def _skinny_fp8_kernel(
         up_scale_ptrs += split * (depth // BLOCK_K)
     for _ in range(0, depth, BLOCK_K):
         x = tl.load(x_ptrs, mask=row_mask, other=0.0)
-        w = widened(tl.load(w_ptrs), x_dtype, INLINE)
+        w = widened(tl.load(w_ptrs), x_dtype)
         if BLOCKED:
             acc += tl.dot(w, x) * tl.load(scale_ptrs)[:, None]
         else:
             acc = tl.dot(w, x, acc)
         if GATED:
-            w_up = widened(tl.load(up_ptrs), x_dtype, INLINE)
+            w_up = widened(tl.load(up_ptrs), x_dtype)
             if BLOCKED:
                 other += tl.dot(w_up, x) * tl.load(up_scale_ptrs)[:, None]
             else:
@@ -118,7 +118,7 @@ def skinny_fp8(
         x, codes.view(torch.uint8), scale, bias, out, rows, width, part, x.stride(0), codes.stride(0), scale.stride(0),
         rows * width, _prefetch_columns(tile, part, grid[0] * grid[1], 2 if gated else 1), ROW_SIZE=row_size,
         BLOCK_M=max(16, triton.next_power_of_2(rows)), BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, BLOCKED=is_blocked,
-        GATED=gated, BIASED=bias is not None, INLINE=x.dtype == torch.bfloat16 and x.device.type != "cpu",
+        GATED=gated, BIASED=bias is not None,
         THREADS=32 * tile.warps, num_warps=tile.warps, num_stages=tile.stages, **pdl_options(x.device),
     )  # fmt: skip
     return out

@@ -23,6 +23,7 @@ class LoadedModel:
     sampler: Sampler
     device: torch.device
     dtype: torch.dtype
+    kv_dtype: torch.dtype
     max_graph_rows: int
     max_graph_tokens: int
     facts: dict[str, str | int | float]

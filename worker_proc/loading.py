@@ -111,6 +111,7 @@ def load_runner(
     spec = read_spec(Path(model.folder), model.context_length, config.model.quantization)
     device = choose_device(config.worker)
     dtype = choose_dtype(config.model, spec, device)
+    kv_dtype = choose_kv_dtype(config.worker, dtype, device)
     _set_threads(config.worker)
     _check_memory(spec, shard, dtype, device, model.context_length)
     with torch.inference_mode():
@@ -133,13 +134,14 @@ def load_runner(
         "device": _device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
         "attention": ops.name,
+        **({} if kv_dtype == dtype else {"kv_cache": config.worker.kv_cache_dtype}),
     }
     if spec.linear is not None:
         facts["slots"], facts["state_bytes_per_slot"] = slots, state_bytes(spec, dtype.itemsize)
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
     tokens = _max_graph_tokens(spec, shard)
     grammars = GrammarCompiler(partial(load_grammar_tokenizer, config))
-    loaded = LoadedModel(decoder, ops, sampler, device, dtype, rows, tokens, facts, pages, grammars)
+    loaded = LoadedModel(decoder, ops, sampler, device, dtype, kv_dtype, rows, tokens, facts, pages, grammars)
     return ModelRunner(loaded, capacity, progress, start)
 
 
@@ -180,6 +182,17 @@ def choose_dtype(config: ModelConfig, spec: ModelSpec, device: torch.device) -> 
     return torch.bfloat16 if is_taken else torch.float32
 
 
+def choose_kv_dtype(config: WorkerConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the type of the KV cache; raises ConfigError if the device cannot convert to it."""
+    if config.kv_cache_dtype == "auto":
+        return dtype
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ConfigError(
+            f"--kv-cache-dtype {config.kv_cache_dtype}: {_device_name(device)} has no conversions to FP8; give auto"
+        )
+    return torch.float8_e4m3fn
+
+
 def choose_ops(
     config: WorkerConfig, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int
 ) -> Ops:
@@ -201,7 +214,7 @@ def choose_ops(
     from worker_proc.tuning.tables import use_tables
 
     use_tables(_device_name(device))
-    return TritonOps(shape, dtype, spec.linear)
+    return TritonOps(shape, dtype, spec.linear, choose_kv_dtype(config, dtype, device))
 
 
 def _count_pages(
@@ -213,7 +226,8 @@ def _count_pages(
     slots: int,
     is_empty: bool = False,
 ) -> int:
-    size, states = page_bytes(spec, config.worker.page_size, dtype.itemsize, shard.size), 0
+    item_bytes = choose_kv_dtype(config.worker, dtype, device).itemsize
+    size, states = page_bytes(spec, config.worker.page_size, item_bytes, shard.size), 0
     if spec.linear is not None:
         states = (slots + 1) * state_bytes(spec, dtype.itemsize)
     return count_pages(config.worker, device, size, is_empty, states)

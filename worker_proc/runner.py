@@ -245,7 +245,7 @@ class ModelRunner:
         """Make what steps need and, at a first start, run the steps that no graph runner takes."""
         model = self._model
         pages, slots = self.capacity.page_count + 1, self.capacity.max_slots + 1
-        self._caches = model.decoder.allocate_caches(pages, slots, model.dtype)
+        self._caches = model.decoder.allocate_caches(pages, slots, model.dtype, model.kv_dtype)
         self._make_slots()
         if self._start is Start.FIRST:
             lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP

@@ -103,7 +103,6 @@ OTHER_FLAGS = (
     _only("1", ONE_GPU, "--nnodes"),
     _only("0", ONE_GPU, "--node-rank"),
     _only("mp uni", "one worker process serves the model", "--distributed-executor-backend"),
-    _only("auto", "the KV cache has the type of the weights: see --dtype", "--kv-cache-dtype"),
     _only(
         "auto llguidance guidance",
         "llguidance compiles every grammar",

@@ -39,6 +39,7 @@ class Demand:
     spec: ModelSpec | None
     is_cuda: bool
     item_bytes: int
+    kv_item_bytes: int
     page_size: int
     context_length: int
     slots: int
@@ -50,7 +51,7 @@ class Demand:
     @property
     def kv_token_bytes(self) -> int:
         """KV of one token."""
-        return SIMULATED_TOKEN_BYTES if self.spec is None else page_bytes(self.spec, 1, self.item_bytes)
+        return SIMULATED_TOKEN_BYTES if self.spec is None else page_bytes(self.spec, 1, self.kv_item_bytes)
 
     @property
     def token_bytes(self) -> float:

@@ -12,7 +12,7 @@ import msgspec
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.sizing.demand import Demand, sized, with_fitting_slots
 from quartet.sizing.device import Device
-from quartet.sizing.model_bytes import ITEM_BYTES, SIMULATED_TOKENS, default_slots
+from quartet.sizing.model_bytes import ITEM_BYTES, SIMULATED_TOKENS, default_slots, kv_item_bytes
 from quartet.sizing.remedy import remedy
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
@@ -115,6 +115,7 @@ def _demand(config: Config, spec: ModelSpec | None, device: Device, dtype: str) 
         spec=spec,
         is_cuda=device.is_cuda,
         item_bytes=ITEM_BYTES.get(dtype, 0),
+        kv_item_bytes=kv_item_bytes(worker.kv_cache_dtype, ITEM_BYTES.get(dtype, 0)),
         page_size=worker.page_size,
         context_length=config.require_model().context_length,
         slots=slots,

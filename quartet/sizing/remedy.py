@@ -45,7 +45,7 @@ def remedy(demand: Demand, device: Device) -> str:
         if knob.least <= most:
             unit = demand.page_size if knob.field in ("kv_tokens", "prefill_tokens") else 1
             return f"give {knob.flag} {_rounded(most, unit)}"
-    if demand.item_bytes == 4 and _fits(replace(rest, item_bytes=2), device):
+    if demand.item_bytes == 4 and _fits(replace(rest, item_bytes=2, kv_item_bytes=min(2, rest.kv_item_bytes)), device):
         return "give --dtype bfloat16"
     least = replace(demand, kv_tokens=0, slots=1, context_length=256, prefill_tokens=demand.page_size)
     if _fits(least, device):

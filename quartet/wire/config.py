@@ -132,6 +132,10 @@ class WorkerConfig(Section, frozen=True):
         Literal["auto", "torch", "triton"],
         Meta(description="code of attention; auto: triton on cuda, torch on the cpu"),
     ] = "auto"
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8_e4m3"],
+        Meta(description="type of the KV cache; auto: that of --dtype, fp8_e4m3: half the bytes of bfloat16, scale 1"),
+    ] = "auto"
     page_size: Annotated[
         int,
         Meta(ge=1, le=128, description=f"tokens per KV page; triton: one of {', '.join(map(str, TRITON_PAGE_SIZES))}"),

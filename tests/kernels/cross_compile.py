@@ -22,6 +22,8 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from fp8_calls import fp8_cache_calls, fp8_calls
+
 from kernels.activation import sigmoid_mul, silu_mul
 from kernels.delta_decode import delta_decode
 from kernels.delta_prefill import delta_prefill
@@ -29,19 +31,14 @@ from kernels.delta_rule import DeltaSizes, DeltaWeights
 from kernels.expert_linear import experts_down, experts_hidden
 from kernels.expert_routing import Routing, route, router_scores
 from kernels.expert_tiles import expert_tiles
-from kernels.fp8_numbers import quantize_rows
-from kernels.fp8_tiles import fp8_tile
-from kernels.gemm_fp8_blocks import gemm_fp8_blocks
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
 from kernels.prefill_inputs import prefill_inputs
 from kernels.rope_kv import rope_and_write_kv
-from kernels.skinny_fp8 import skinny_fp8
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile
 from kernels.step_descriptor import ChunkOutputs, StepLayout, unpack_step_descriptor
-from kernels.tiles import SkinnyTile
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # (query heads, kv heads, head dim, page size, dtype)
@@ -172,26 +169,6 @@ def expert_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"experts down {label}", lambda a=(h, down, routing, tiles.down): experts_down(*a, FP32)
 
 
-def fp8_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(label, call) for linears on FP8 weights: scales of rows and of blocks, few rows and many."""
-    for width, depth in ((4096, 4096), (28672, 4096)):
-        codes = empty(width, depth, dtype=torch.float8_e4m3fn)
-        for kind, scales in (("rows", (width, 1)), ("blocks", (width // 128, depth // 128))):
-            scale = empty(*scales, dtype=FP32)
-            for rows in (1, 40, 64, 128):
-                x = empty(rows, depth)
-                for form in ("plain", "split_k", "gated"):
-                    args = x, codes, scale, fp8_tile(form, codes, x)
-                    call = lambda a=args, g=form == "gated": skinny_fp8(*a, gated=g)  # noqa: E731
-                    yield f"fp8 linear {form} {rows} x {width} x {depth} {kind}", call
-            few = empty(8, depth), codes, scale, SkinnyTile(64, 128, 1, 4, 4)
-            yield f"fp8 portable {width} x {depth} {kind}", lambda a=few: skinny_fp8(*a)
-            x = empty(4096, depth)
-            yield f"codes of rows {depth} {kind}", lambda x=x, g=kind == "blocks": quantize_rows(x, grouped=g)
-    x, x_scale = empty(4096, depth, dtype=torch.float8_e4m3fn), empty(4096, depth // 128, dtype=FP32)
-    yield "fp8 product of blocks", lambda a=(x, x_scale, codes, scale, BF16): gemm_fp8_blocks(*a)
-
-
 def stub_driver() -> SimpleNamespace:
     """The three methods of a driver that a launch calls before it compiles."""
     return SimpleNamespace(
@@ -245,6 +222,7 @@ def main() -> None:
         *linear_calls(),
         *expert_calls(),
         *fp8_calls(),
+        *fp8_cache_calls(),
     ]:
         if wanted in label:
             compiled.clear()

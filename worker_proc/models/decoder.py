@@ -156,10 +156,12 @@ class Decoder:
         attended = ops.attention(plan, qkv, cache, layer.head_norms)
         return ops.gate(attended, gate) if self._spec.is_gated else attended
 
-    def allocate_caches(self, num_pages: int, num_slots: int, dtype: torch.dtype) -> list[LayerCache]:
-        """Return the empty cache of each layer: `num_pages` of keys and values, the dummy page included, or `num_slots`
-        states, the one for padding included."""
-        pages = iter(self._ops.allocate_kv(sum(one.linear is None for one in self._layers), num_pages, dtype))
+    def allocate_caches(
+        self, num_pages: int, num_slots: int, dtype: torch.dtype, kv_dtype: torch.dtype
+    ) -> list[LayerCache]:
+        """Return the empty cache of each layer: `num_pages` of keys and values in `kv_dtype`, the dummy page included,
+        or `num_slots` states, the one for padding included."""
+        pages = iter(self._ops.allocate_kv(sum(one.linear is None for one in self._layers), num_pages, kv_dtype))
         return [
             next(pages) if layer.linear is None else self._ops.allocate_state(num_slots, dtype)
             for layer in self._layers

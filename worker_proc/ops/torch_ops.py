@@ -4,10 +4,8 @@ KV layout of a layer: [pages, page_size, 2, Hkv, D]. One token's k and v are con
 one `index_select` by page gathers both.
 """
 
-import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,6 +28,7 @@ from worker_proc.ops.interface import (
 from worker_proc.ops.length_groups import group_by_length
 from worker_proc.ops.linear import PackedLinear, PackedMlp, PlainLinear, PlainMlp, can_prepack
 from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
+from worker_proc.ops.torch_cache import empty_cache, read_pages, write_tokens
 from worker_proc.ops.torch_linear_attention import TorchLinearAttention
 from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
@@ -134,11 +133,7 @@ class TorchOps:
         """See Ops.allocate_kv; [num_pages, page_size, 2, Hkv, D]."""
         shape = self._shape
         size = (num_pages, shape.page_size, 2, shape.num_kv_heads, shape.head_dim)
-        if shape.cos_sin.device.type != "cpu":
-            return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
-        # numpy gets zeroed memory from the system, which costs nothing until it is used; torch would write the zeros.
-        num_bytes = math.prod(size) * dtype.itemsize
-        return [torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(size) for _ in range(num_layers)]
+        return [empty_cache(size, dtype, shape.cos_sin.device) for _ in range(num_layers)]
 
     def plan(self, batch: ForwardBatch) -> TorchPlan:
         """Gather rotation angles and compute pages and masks, once for all layers."""
@@ -161,7 +156,7 @@ class TorchOps:
         """See Ops.attention."""
         num_q = self._shape.num_heads * self._shape.head_dim
         self._rotate(plan, qkv, norms)
-        kv.view(-1, qkv.shape[1] - num_q).index_copy_(0, plan.slot_mapping, qkv[:, num_q:])
+        write_tokens(kv, plan.slot_mapping, qkv[:, num_q:])
         query = qkv[:, :num_q]
         if plan.num_tokens > plan.num_chunk_tokens and not plan.chunks and plan.groups[0].rows is None:
             return self._decode(plan.groups[0], query, kv)
@@ -251,8 +246,7 @@ class TorchOps:
     def _gather(self, pages: Tensor, kv: Tensor, batch: int, width: int) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, Hkv, width, D], views of one gathered copy."""
         shape = self._shape
-        gathered = kv.view(kv.shape[0], -1).index_select(0, pages)
-        tokens = gathered.view(batch, width, 2, shape.num_kv_heads, shape.head_dim)
+        tokens = read_pages(kv, pages, self._dtype).view(batch, width, 2, shape.num_kv_heads, shape.head_dim)
         return tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)
 
     def _plan_chunks(self, chunks: ChunkBatch) -> list[_Chunk]:

@@ -66,12 +66,18 @@ def check_kernels_package() -> None:
 
 
 class TritonOps:
-    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device; the model's dtype, and the sizes of linear
-    attention if the model has such layers."""
+    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device; the model's dtype, the sizes of linear
+    attention if the model has such layers, and the dtype of the KV cache, which None says is the model's."""
 
     name = "triton"
 
-    def __init__(self, shape: AttentionShape, dtype: torch.dtype, linear: LinearSpec | None = None) -> None:
+    def __init__(
+        self,
+        shape: AttentionShape,
+        dtype: torch.dtype,
+        linear: LinearSpec | None = None,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
         if shape.page_size not in TRITON_PAGE_SIZES:
             raise ConfigError(f"page_size {shape.page_size}: the triton backend takes one of {TRITON_PAGE_SIZES}")
         check_kernels_package()
@@ -89,7 +95,7 @@ class TritonOps:
             skinny_tiles,
         )
 
-        self._shape, self._dtype = shape, dtype
+        self._shape, self._dtype, self._kv_dtype = shape, dtype, kv_dtype or dtype
         self._linear_spec, self._linear = linear, None if linear is None else TritonLinearAttention(linear)
         self._silu_mul, self._sigmoid_mul = activation.silu_mul, activation.sigmoid_mul
         self._norm = norm
@@ -147,8 +153,9 @@ class TritonOps:
             return None
         shape = self._shape
         heads, longest = (shape.num_heads, shape.num_kv_heads, shape.head_dim), max(chunks.lengths)
+        lengths = {"total": chunks.num_tokens, "max_q_len": longest}
         partition = self._paged_extend.partition_extend(
-            chunks.cu_q, chunks.context_lens, *heads, self._dtype, total=chunks.num_tokens, max_q_len=longest
+            chunks.cu_q, chunks.context_lens, *heads, self._dtype, **lengths, kv_dtype=self._kv_dtype
         )
         return replace(chunks, partition=partition)
 

@@ -25,6 +25,11 @@ def quantize(weight: Tensor, group: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return codes, scale
 
 
+def coded(numbers: Tensor) -> Tensor:
+    """Return numbers as bytes of e4m3, limited to its largest: not every operator of torch takes the type itself."""
+    return numbers.clamp(-LARGEST, LARGEST).to(E4M3).view(torch.uint8)
+
+
 def dequantize(codes: Tensor, scale: Tensor, group: tuple[int, int]) -> Tensor:
     """Return the numbers [out, in] fp32 of codes and scales as `quantize` returns them."""
     return codes.float() * spread(scale, group, (codes.shape[0], codes.shape[1]))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def dense_logits(config: dict[str, Any], weights: dict[str, Tensor], ids: list[int]) -> Tensor:
-    """Return logits [len(ids), vocab] in float64; no cache, no pages, no batch."""
+    """Return logits [len(ids), vocab] in float64; no cache, no pages, no batch. With `kv_cache` fp8_e4m3 in `config`
+    keys and values are rounded to that type."""
     w = {name: tensor.double() for name, tensor in weights.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     dim = config.get("head_dim") or config["hidden_size"] // heads
@@ -74,6 +75,8 @@ def _attend(
         return y if norm is None else _norm(y, norm, config)
 
     q, k, v = _rotate(project("q", heads), angles), _rotate(project("k", kv_heads), angles), project("v", kv_heads)
+    if config.get("kv_cache") == "fp8_e4m3":
+        k, v = (t.float().to(torch.float8_e4m3fn).double() for t in (k, v))
     k, v = (t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(dim)
     scores = scores + torch.full((len(x), len(x)), float("-inf"), dtype=torch.float64).triu(1)

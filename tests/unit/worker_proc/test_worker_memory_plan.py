@@ -47,6 +47,22 @@ def test_the_bytes_of_weights_and_pages_are_those_that_are_loaded(model: str, dt
     assert page_bytes(spec, 16, kind.itemsize) * 17 == sum(layer.nbytes for layer in runner._caches)
 
 
+def test_keys_and_values_in_fp8_take_a_byte() -> None:
+    folder = FOLDER / "models" / "qwen3"
+    plain, coded = (make_config(folder, max_total_tokens=0, kv_cache_dtype=kind) for kind in ("auto", "fp8_e4m3"))
+    device = Device("cuda", "card", 80 * GIB, 79 * GIB, True)
+    expected, found = plan_memory(plain, device), plan_memory(coded, device)
+    assert found.kv_bytes_per_token * 2 == expected.kv_bytes_per_token
+    assert found.kv_tokens == pytest.approx(2 * expected.kv_tokens, rel=0.001)
+    runner = load_runner(
+        msgspec.structs.replace(coded, worker=msgspec.structs.replace(coded.worker, max_total_tokens=256)), lambda: None
+    )
+    runner.allocate(16)
+    assert found.kv_bytes_per_token * 16 * 17 == sum(
+        layer.nbytes for layer in runner._caches if isinstance(layer, torch.Tensor)
+    )
+
+
 @pytest.mark.parametrize("free_gib", [2, 6, 60])
 def test_the_pool_on_the_cpu(free_gib: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(FOLDER / "models" / "qwen3", max_total_tokens=0)

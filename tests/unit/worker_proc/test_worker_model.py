@@ -14,6 +14,7 @@ from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConf
 from quartet.wire.frames import Chunk, SamplingParams, pack_ids, unpack_ids
 from worker_proc.contract import StepError
 from worker_proc.loading import load_runner
+from worker_proc.weights.fp8 import coded
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "models"
 ORACLES = sorted(path for path in GOLDEN.glob("*/oracle.json") if path.parent.name != "phi3_longrope")
@@ -31,6 +32,22 @@ def test_greedy_output_equals_a_dense_forward(name: str, make_runner: MakeRunner
     for slot, length in enumerate((1, 15, 16, 17, 70)):
         ids = prompt(length, seed=length)
         assert feeder.generate(slot, ids, 6) == dense_greedy(config, weights, ids, 6)
+
+
+def test_keys_and_values_in_fp8_are_those_rounded_once(make_runner: MakeRunner) -> None:
+    weights = make_weights(TINY)
+    runner = make_runner(TINY, weights, "fp8_e4m3")
+    feeder = StepFeeder(runner)
+    rounded = {**TINY, "kv_cache": "fp8_e4m3"}
+    for slot, length in enumerate((1, 15, 16, 17, 70)):
+        ids = prompt(length, seed=length)
+        assert feeder.generate(slot, ids, 6) == dense_greedy(rounded, weights, ids, 6)
+    assert {kv.dtype for kv in runner._caches if isinstance(kv, torch.Tensor)} == {torch.float8_e4m3fn}
+
+
+def test_numbers_beyond_the_largest_of_fp8_become_that() -> None:
+    numbers = torch.tensor([1000.0, -449.0, 448.0, 0.3])
+    assert coded(numbers).view(torch.float8_e4m3fn).float().tolist() == [448.0, -448.0, 448.0, 0.3125]
 
 
 def test_chunks_mixed_with_decode_rows_change_nothing(make_runner: MakeRunner) -> None:

@@ -69,7 +69,7 @@ def test_what_means_the_same(line: str, same: str) -> None:
         ("--trust-remote-code", "not needed here: no code of a model folder is executed"),
         ("--tensor-parallel-size 2", "an engine has one GPU"),
         ("-tp 2", "-tp 2: an engine has one GPU"),
-        ("--kv-cache-dtype fp8", "--dtype"),
+        ("--kv-cache-dtype fp8_e5m2", "is not one of auto, fp8_e4m3"),
         ("--quantization awq", "is not one of auto, fp8"),
         ("--swap-space 4", "computed again"),
         ("--speculative-algorithm EAGLE", "--speculative-tokens"),
