@@ -39,11 +39,14 @@ class DecodeTile(NamedTuple):
         return min(248, 65536 // (self.programs_per_sm * self.warps * 32) // 8 * 8)
 
 
-# Keyed by tile_key.
+# Keyed by tile_key, of the type of the cache.
 TILES = {
     (64, 2): DecodeTile(64, 4, 4, 3),
     (128, 2): DecodeTile(32, 4, 3, 4),
     (256, 2): DecodeTile(32, 4, 3, 2),
+    (64, 1): DecodeTile(64, 4, 4, 3),
+    (128, 1): DecodeTile(32, 4, 4, 3),
+    (256, 1): DecodeTile(32, 4, 3, 2),
     (64, 4): DecodeTile(32, 4, 3, 3),
     (128, 4): DecodeTile(32, 4, 3, 2),
     (256, 4): DecodeTile(16, 4, 3, 2),
@@ -52,7 +55,8 @@ INTERPRETER_TILE = DecodeTile(32, 4, 1, 1)
 
 
 def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device) -> DecodeTile:
-    """Return the tile for a head dim up to 256. CPU tensors run in the interpreter, which needs small tiles."""
+    """Return the tile for a head dim up to 256 and a cache of `dtype`. CPU tensors run in the interpreter, which needs
+    small tiles."""
     if device.type == "cpu":
         return INTERPRETER_TILE
     return TILES[tile_key(head_dim, dtype)]

@@ -225,7 +225,7 @@ def paged_decode(
     Split-KV after Flash-Decoding."""
     total, heads, head_dim = q.shape
     batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
-    tile, group = decode_tile(head_dim, q.dtype, q.device), heads // kv_heads
+    tile, group = decode_tile(head_dim, kv_cache.dtype, q.device), heads // kv_heads
     unit = split_size or default_split_size(group)
     check_paged(q, kv_cache, page_table, context_lens, scale)
     if unit % tile.block_n or (first_row is None and total != batch):
@@ -236,9 +236,8 @@ def paged_decode(
         return out
     if partition is None:
         # The split kernel reads the partition first, and this one is written by a PDL launch just before it.
-        partition = partition_decode(
-            context_lens, kv_heads, group, head_dim, q.dtype, split_size=split_size, skip_empty=first_row is not None
-        )
+        sizes = context_lens, kv_heads, group, head_dim, kv_cache.dtype
+        partition = partition_decode(*sizes, split_size=split_size, skip_empty=first_row is not None)
         metadata_ready = False
     most_units = -(-page_table.shape[1] * page // unit)
     partial, stats, capacity = _scratch(out, batch * most_units if most_units > 1 else 0, workspace)

@@ -165,7 +165,7 @@ class TritonOps:
         shape = self._shape
         heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
         partition = self._partition_decode(
-            decode.context_lens, *heads, shape.head_dim, self._dtype, skip_empty=decode.first_row is not None
+            decode.context_lens, *heads, shape.head_dim, self._kv_dtype, skip_empty=decode.first_row is not None
         )
         return replace(decode, partition=partition)
 

@@ -49,7 +49,9 @@ def test_the_bytes_of_weights_and_pages_are_those_that_are_loaded(model: str, dt
 
 def test_keys_and_values_in_fp8_take_a_byte() -> None:
     folder = FOLDER / "models" / "qwen3"
-    plain, coded = (make_config(folder, max_total_tokens=0, kv_cache_dtype=kind) for kind in ("auto", "fp8_e4m3"))
+    plain, coded = (
+        make_config(folder, "bfloat16", max_total_tokens=0, kv_cache_dtype=kind) for kind in ("auto", "fp8_e4m3")
+    )
     device = Device("cuda", "card", 80 * GIB, 79 * GIB, True)
     expected, found = plan_memory(plain, device), plan_memory(coded, device)
     assert found.kv_bytes_per_token * 2 == expected.kv_bytes_per_token
@@ -121,7 +123,7 @@ def test_states_take_their_share_of_the_pool(kind: str, monkeypatch: pytest.Monk
     one = state_bytes(spec, 4)
     assert one == 3 * 4 * (8 * 512 * 4096 + 4 * spec.linear.channels)
     device = Device(kind, kind, 80 * GIB, 79 * GIB, True)
-    asked = Demand(spec, kind == "cuda", 4, 16, 512, 256, 0, 512, 0, 0.5)
+    asked = Demand(spec, kind == "cuda", 4, 4, 16, 512, 256, 0, 512, 0, 0.5)
     pool = demand.pool_bytes(asked, device)
     planned_for = sized(with_fitting_slots(asked, device), device)
     assert 1 < planned_for.slots == slots_for_states(256, pool, one) < 256
