@@ -9,6 +9,7 @@ second where a format prefers another, at most.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.model_configs import ROOT
 from benchmarks.report import describe_host, report
 from quartet.checkpoint.quantization import Quantization
 from quartet.checkpoint.resolve import resolve_model
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.wire.config import ModelConfig
-from tests.golden.oracles import FOLDER, Oracle, load
 from worker_proc.batch import ChunkBatch, ForwardBatch
 from worker_proc.models.decoder import Decoder
 from worker_proc.models.rope import cos_sin_table
@@ -84,6 +85,20 @@ class CodingOps(TorchOps):
         return CodedLinear(super().linear(weight, bias, all_reduce))
 
 
+class Prompt(NamedTuple):
+    """One prompt, and what float32 answers greedily."""
+
+    prompt_ids: list[int]
+    output_ids: list[int]
+
+
+def read_prompts(count: int) -> list[Prompt]:
+    """Return the shortest prompts of the recorded ones."""
+    rows = json.loads((ROOT / "tests" / "golden" / "smollm2_oracle.json").read_text())["prompts"]
+    found = [Prompt(row["prompt_ids"], row["output_ids"]) for row in rows]
+    return sorted(found, key=lambda one: len(one.prompt_ids))[:count]
+
+
 def _coded_rows(x: Tensor) -> Tensor:
     codes, scale = fp8.quantize(x, (1, x.shape[1]))
     return fp8.dequantize(codes, scale, (1, x.shape[1])).to(x.dtype)
@@ -121,7 +136,7 @@ def logits_of(decoder: Decoder, ids: list[int], kv: torch.dtype) -> Tensor:
     return decoder.logits(found[0])
 
 
-def answers(folder: Path, spec: ModelSpec, prompts: list[Oracle], kind: Format) -> list[Tensor]:
+def answers(folder: Path, spec: ModelSpec, prompts: list[Prompt], kind: Format) -> list[Tensor]:
     """Return the log-probabilities [answered ids, vocab] of each prompt."""
     shape = AttentionShape(
         spec.num_heads, spec.num_kv_heads, spec.head_dim, PAGE,
@@ -163,7 +178,7 @@ def main() -> int:
     model = resolve_model(ModelConfig(model_path=options.model, dtype="float32"))
     folder = Path(model.folder)
     spec = read_spec(folder, CONTEXT)
-    prompts = sorted(load(FOLDER / "smollm2_oracle.json"), key=lambda one: len(one.prompt_ids))[: options.prompts]
+    prompts = read_prompts(options.prompts)
     with torch.inference_mode():
         exact = answers(folder, spec, prompts, Format("float32"))
         rows = [compared(kind.name, exact, answers(folder, spec, prompts, kind)) for kind in FORMATS]

@@ -75,7 +75,7 @@ def few_rows(name: str, rows: int, group: str, bytes_per_s: float, sweep: bool) 
         return graph_us([lambda w=weight: run(tile, w) for weight in weights] * 2)
 
     wanted = skinny_fp8.skinny_fp8_reference(x.float(), weights[0].codes, weights[0].scales["scale"], gated=is_gated)
-    chosen = fp8_tile(form, weights[0].codes, x)
+    chosen = fp8_tile(form, weights[0].codes, x, is_blocked=group == "blocks")
     assert chosen is not None
     found = run(chosen, weights[0]).float()
     found = found.sum(0) if found.dim() == 3 else found

@@ -30,7 +30,7 @@ def fp8_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             for rows in (1, 40, 64, 128):
                 x = empty(rows, depth)
                 for form in ("plain", "split_k", "gated"):
-                    args = x, codes, scale, fp8_tile(form, codes, x)
+                    args = x, codes, scale, fp8_tile(form, codes, x, is_blocked=kind == "blocks")
                     call = lambda a=args, g=form == "gated": skinny_fp8(*a, gated=g)  # noqa: E731
                     yield f"fp8 linear {form} {rows} x {width} x {depth} {kind}", call
             few = empty(8, depth), codes, scale, SkinnyTile(64, 128, 1, 4, 4)

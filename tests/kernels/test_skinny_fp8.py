@@ -1,5 +1,7 @@
 """Linears of a few rows on FP8 weights against plain torch, with scales of rows and of blocks; codes made of rows."""
 
+import itertools
+
 import pytest
 import torch
 from kernel_cases import BF16, DEVICE, FP16, FP32, assert_close, assert_within_two_roundings, normal
@@ -73,15 +75,19 @@ def test_tiles_fit_what_they_are_chosen_for(monkeypatch):
             codes = torch.empty(width, depth, dtype=E4M3, device="meta")
             for rows in (1, 8, 33, 64):
                 x = torch.empty(rows, depth, dtype=BF16, device="meta")
-                for form in ("plain", "split_k", "gated"):
-                    tile = fp8_tile(form, codes, x)
+                for form, blocked in itertools.product(("plain", "split_k", "gated"), (False, True)):
+                    tile = fp8_tile(form, codes, x, is_blocked=blocked)
                     assert isinstance(tile, HopperTile if hopper else SkinnyTile) and tile.stages >= 2
                     assert depth % (tile.block_k * tile.splits) == 0 and (form == "split_k" or tile.splits == 1)
+                    assert not blocked or tile.block_k == 128
+                    if hopper:
+                        padded = max(8, 1 << (rows - 1).bit_length())
+                        assert tile.stages * tile.block_k * (64 + 2 * padded) <= fp8_tiles.SHARED_BYTES
     codes = torch.empty(96, 256, dtype=E4M3, device="meta")
-    assert fp8_tile("plain", codes, torch.empty(1, 256, dtype=BF16, device="meta")) is None
+    assert fp8_tile("plain", codes, torch.empty(1, 256, dtype=BF16, device="meta"), is_blocked=False) is None
     codes = torch.empty(64, 256, dtype=E4M3, device="meta")
-    assert fp8_tile("plain", codes, torch.empty(129, 256, dtype=BF16, device="meta")) is None
-    assert fp8_tile("plain", codes, torch.empty(1, 256, dtype=FP32, device="meta")) is None
+    assert fp8_tile("plain", codes, torch.empty(129, 256, dtype=BF16, device="meta"), is_blocked=False) is None
+    assert fp8_tile("plain", codes, torch.empty(1, 256, dtype=FP32, device="meta"), is_blocked=False) is None
 
 
 def test_what_does_not_fit_is_refused():
@@ -102,14 +108,15 @@ def test_the_kernel_for_hopper_matches_the_reference(guarded, width, depth, rows
     """The ring comes round at the deepest; rows that do not fill the tile write nothing beyond themselves."""
     x, (codes, scale) = normal(rows, depth, dtype=BF16, seed=1), quantised(width, depth, group, 2)
     scale = scale / depth**0.5
-    bias, tile = normal(width, dtype=BF16, seed=3), fp8_tile("plain", codes, x)
+    blocked = scale.shape[1] > 1
+    bias, tile = normal(width, dtype=BF16, seed=3), fp8_tile("plain", codes, x, is_blocked=blocked)
     if not isinstance(tile, HopperTile):
         pytest.skip("no Hopper GPU")
     assert_within_two_roundings(skinny_fp8(x, codes, scale, tile, bias), skinny_fp8_reference(x, codes, scale, bias))
-    parts = skinny_fp8(x, codes, scale, fp8_tile("split_k", codes, x))
+    parts = skinny_fp8(x, codes, scale, fp8_tile("split_k", codes, x, is_blocked=blocked))
     summed = parts.sum(0).to(BF16) if parts.dim() == 3 else parts
     assert_within_two_roundings(summed, skinny_fp8_reference(x, codes, scale))
-    gated = skinny_fp8(x, codes, scale, fp8_tile("gated", codes, x), gated=True)
+    gated = skinny_fp8(x, codes, scale, fp8_tile("gated", codes, x, is_blocked=blocked), gated=True)
     assert_within_two_roundings(gated, skinny_fp8_reference(x, codes, scale, gated=True))
 
 

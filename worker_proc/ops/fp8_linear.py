@@ -7,7 +7,7 @@ shapes that no kernel takes, dequantise the weight.
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,14 +68,20 @@ class Fp8Linear(DequantizingLinear):
 
     def gated(self, x: Tensor) -> Tensor:
         """Return silu(x G^T) * (x U^T), where the weight is the gate's and up's rows."""
-        tile = self._kernels.tiles.fp8_tile("gated", self._codes, x) if self._can_stream else None
+        tile = self._tile("gated", x)
         if tile is None:
             return self._kernels.silu_mul(self(x))
         found: Tensor = self._kernels.skinny.skinny_fp8(x, self._codes, self._scale, tile, gated=True)
         return found
 
+    def _tile(self, form: str, x: Tensor) -> Any:
+        """Return the tile of the kernel for few rows, or None where another product is used."""
+        if not self._can_stream:
+            return None
+        return self._kernels.tiles.fp8_tile(form, self._codes, x, is_blocked=self._is_blocked)
+
     def _streamed(self, form: str, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor | None:
-        tile = self._kernels.tiles.fp8_tile(form, self._codes, x) if self._can_stream else None
+        tile = self._tile(form, x)
         if tile is None:
             return None
         found: Tensor = self._kernels.skinny.skinny_fp8(x, self._codes, self._scale, tile, bias, out=out)
