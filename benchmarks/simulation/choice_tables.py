@@ -102,7 +102,7 @@ def row(requests: Sequence[Workload], flags: str, engine_name: str) -> list[str]
     config = msgspec.structs.replace(config_of(flags.split()).scheduler, max_queued_requests=UNBOUNDED_QUEUE)
     run = simulate(requests, engine, config)
     report = make_report(run, engine, AUTO_CHUNK)
-    cells = [f"`{flags}`" if flags else "the defaults", f"{report.output_tokens_per_s:.0f}"]
+    cells = [f"with `{flags}`" if flags else "the defaults", f"{report.output_tokens_per_s:.0f}"]
     cells += [f"{report.total_tokens_per_s:.0f}", f"{report.prefix_hit_rate:.2f}"]
     cells += [f"{seconds or 0.0:.2f} s" for seconds in (report.ttft_s.p50, report.ttft_s.p99)]
     if len({one.tenant for one in requests}) > 1:
