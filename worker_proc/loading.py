@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from quartet.checkpoint.grammar_tokenizer import load_grammar_tokenizer
+from quartet.checkpoint.model_settings import check_settings
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.sizing.host_memory import host_memory
 from quartet.sizing.model_bytes import (
@@ -109,6 +110,7 @@ def load_runner(
     model = config.require_model()
     shard = Shard()
     spec = read_spec(Path(model.folder), model.context_length, config.model.quantization)
+    check_settings(config, spec)
     device = choose_device(config.worker)
     dtype = choose_dtype(config.model, spec, device)
     kv_dtype = choose_kv_dtype(config.worker, dtype, device)

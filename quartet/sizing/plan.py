@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from quartet.checkpoint.model_settings import check_settings
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.sizing.demand import Demand, sized, with_fitting_slots
 from quartet.sizing.device import Device
@@ -72,6 +73,8 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         if worker.simulated_worker
         else read_spec(Path(model.folder), model.context_length, config.model.quantization)
     )
+    if spec is not None:
+        check_settings(config, spec)
     dtype = "none" if spec is None else dtype_of(config, spec, device)
     demand = _demand(config, spec, device, dtype)
     if not config.scheduler.max_running_requests:

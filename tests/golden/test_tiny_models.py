@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from quartet.checkpoint.families import SUPPORTED_ARCHITECTURES
 from tests.golden.oracles import FOLDER, check_equal, load, load_for_launch
@@ -47,6 +49,21 @@ def test_torch_backend(folder: Path, is_long: bool) -> None:
     assert engine.retractions() > 0 or len(oracles) == 1
     engine.restart()
     check_equal(oracles, engine.generate(prompts, 24, worker_lives=40))
+
+
+def test_the_text_part_of_a_checkpoint_with_images(tmp_path: Path) -> None:
+    """Names and nesting as Qwen3_5ForConditionalGeneration saves them."""
+    source = FOLDER / "models" / "qwen3_5"
+    text = json.loads((source / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": text}
+    (tmp_path / "config.json").write_text(json.dumps({**whole, "vision_config": {"depth": 1}, "image_token_id": 5}))
+    tensors = load_file(source / "model.safetensors")
+    named = {name.replace("model.", "model.language_model.", 1): one for name, one in tensors.items()}
+    save_file({**named, "model.visual.patch_embed.proj.weight": torch.ones(2), "mtp.fc.weight": torch.ones(2)},
+              tmp_path / "model.safetensors")  # fmt: skip
+    oracles = load(source / "oracle.json")[:3]
+    engine = LocalEngine(make_config(tmp_path, tokenizer=TOKENIZER, max_total_tokens=1024))
+    check_equal(oracles, engine.generate([oracle.prompt_ids for oracle in oracles], 24))
 
 
 @pytest.mark.slow

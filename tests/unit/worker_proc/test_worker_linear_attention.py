@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from quartet.checkpoint.linear_attention import LinearSpec
+from tests.support.delta_reference import delta_reference
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
-from worker_proc.ops.interface import LinearState, LinearWeights
+from worker_proc.ops.interface import LinearState, LinearWeights, zero_states
 from worker_proc.ops.torch_linear_attention import TorchLinearAttention
 
 SPEC = LinearSpec(num_key_heads=2, num_value_heads=6, key_dim=8, value_dim=12, conv_width=4)
@@ -25,24 +25,8 @@ def weights(generator: torch.Generator) -> LinearWeights:
 
 
 def expected(projected: Tensor, w: LinearWeights) -> Tensor:
-    """Return the outputs of one sequence from its first token on, [L, Hv Dv] float64."""
-    mixed, gates, rates, decays, _ = projected.double().split((*SPEC.projections, 3), dim=1)
-    padded = torch.cat((mixed.new_zeros((3, SPEC.channels)), mixed))
-    state, outs = torch.zeros(6, 8, 12, dtype=torch.float64), []
-    for token in range(len(mixed)):
-        convolved = functional.silu((padded[token : token + 4] * w.conv.double()).sum(0))
-        q, k, v = convolved.split((16, 16, 72))
-        q, k = (part.view(2, 8).repeat_interleave(3, dim=0) for part in (q, k))
-        q, k = (part / (part.square().sum(-1, keepdim=True) + 1e-6).sqrt() for part in (q, k))
-        fade = (-w.decay[0] * functional.softplus(decays[token] + w.decay[1])).exp()
-        state = state * fade[:, None, None]
-        known = (state * k[:, :, None]).sum(1)
-        change = (v.view(6, 12) - known) * rates[token].sigmoid()[:, None]
-        state = state + k[:, :, None] * change[:, None, :]
-        out = (state * q[:, :, None]).sum(1) / 8**0.5
-        normed = out * (out.square().mean(-1, keepdim=True) + EPS).rsqrt() * w.norm
-        outs.append((normed * functional.silu(gates[token].view(6, 12))).flatten())
-    return torch.stack(outs)
+    sizes = SPEC.num_key_heads, SPEC.num_value_heads, SPEC.key_dim, SPEC.value_dim, SPEC.conv_width
+    return delta_reference(projected, sizes, w.conv, w.decay, w.norm, w.eps)[0]
 
 
 def batch(chunks: list[tuple[int, int, int]], rows: list[tuple[int, int]]) -> ForwardBatch:
@@ -61,8 +45,8 @@ def batch(chunks: list[tuple[int, int, int]], rows: list[tuple[int, int]]) -> Fo
     return ForwardBatch(num_tokens=total + len(rows), **fields, **more, chunks=part, decode=decode)
 
 
-def spoiled(attention: TorchLinearAttention) -> LinearState:
-    state = attention.allocate(SLOTS, torch.float32, torch.device("cpu"))
+def spoiled() -> LinearState:
+    state = zero_states(SPEC, SLOTS, torch.float32, torch.device("cpu"))
     state.window.fill_(float("nan"))
     state.matrix.fill_(float("nan"))
     return state
@@ -72,7 +56,7 @@ def spoiled(attention: TorchLinearAttention) -> LinearState:
 def test_two_sequences_in_chunks_and_then_token_by_token(cuts: list[int]) -> None:
     generator = torch.Generator().manual_seed(len(cuts))
     w, attention = weights(generator), TorchLinearAttention(SPEC)
-    state = spoiled(attention)
+    state = spoiled()
     prompts = {4: 140, 1: 134}
     inputs = {slot: torch.randn(n + 6, sum(SPEC.projections) + 3, generator=generator) for slot, n in prompts.items()}
     found: dict[int, list[Tensor]] = {slot: [] for slot in prompts}
@@ -95,7 +79,7 @@ def test_a_chunk_beside_decode_rows_gives_what_each_gives_alone() -> None:
     generator = torch.Generator().manual_seed(7)
     w, attention = weights(generator), TorchLinearAttention(SPEC)
     projected = torch.randn(20, sum(SPEC.projections) + 3, generator=generator)
-    state = spoiled(attention)
+    state = spoiled()
     attention(batch([(2, 0, 9)], []), projected[:9], state, w)
     beside = LinearState(state.window.clone(), state.matrix.clone())
     together = attention(batch([(0, 0, 10)], [(2, 9)]), projected[9:], beside, w)
@@ -108,7 +92,7 @@ def test_a_chunk_beside_decode_rows_gives_what_each_gives_alone() -> None:
 def test_a_state_is_that_of_its_slot_alone() -> None:
     generator = torch.Generator().manual_seed(8)
     w, attention = weights(generator), TorchLinearAttention(SPEC)
-    state = spoiled(attention)
+    state = spoiled()
     attention(batch([(3, 0, 70)], []), torch.randn(70, sum(SPEC.projections) + 3, generator=generator), state, w)
     touched = state.matrix.isfinite().all(-1).all(-1).all(-1)
     assert touched.tolist() == [False, False, False, True, False]
@@ -118,5 +102,5 @@ def test_equal_keys_do_not_make_the_solution_grow() -> None:
     """All tokens alike: powers of the system would grow without bound, its solution does not."""
     w, attention = weights(torch.Generator().manual_seed(9)), TorchLinearAttention(SPEC)
     one = torch.randn(1, sum(SPEC.projections) + 3, generator=torch.Generator().manual_seed(10))
-    out = attention(batch([(0, 0, 200)], []), one.expand(200, -1), spoiled(attention), w)
+    out = attention(batch([(0, 0, 200)], []), one.expand(200, -1), spoiled(), w)
     torch.testing.assert_close(out.double(), expected(one.expand(200, -1), w), rtol=2e-4, atol=2e-4)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from quartet.sizing.host_memory import HostMemory
 from quartet.sizing.model_bytes import page_bytes, slots_for_states, state_bytes, weight_bytes
 from quartet.sizing.plan import dtype_of, plan_memory
 from quartet.wire.config import Config
+from quartet.wire.errors import ConfigError
 from tests.golden.oracles import FOLDER
 from tests.support.local_engine import make_config
 from worker_proc import kv_pool
@@ -131,6 +133,18 @@ def test_states_take_their_share_of_the_pool(kind: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(kv_pool, "pool_bytes", lambda *_: pool)
     counted = kv_pool.count_pages(config.worker, CPU, page_bytes(spec, 16, 4), False, planned_for.states)
     assert 0.99 * counted <= planned_for.kv_tokens // 16 <= 1.01 * counted
+
+
+@pytest.mark.parametrize(
+    "setting", [{"retraction_keeps_kv": True}, {"schedule_policy": "shortest-prefill-first"}], ids=str
+)
+def test_a_setting_that_needs_shared_prefixes_is_refused(setting: dict[str, Any]) -> None:
+    config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3", scheduler=setting)
+    device = find_device(config)
+    assert device is not None
+    for start in (lambda: plan_memory(config, device), lambda: load_runner(config, lambda: None)):
+        with pytest.raises(ConfigError, match=f"{next(iter(setting)).replace('_', '-')}.* shares no prefixes"):
+            start()
 
 
 def test_the_states_that_are_allocated() -> None:
