@@ -7,7 +7,7 @@ With G the decays of a block added up, b its rates and S the state before it:
     o = exp(G) q S + tril((q k^T) exp(G_i - G_j)) d,   S <- exp(G_64) S + (k exp(G_64 - G))^T d
 
 `_solve_kernel` makes u = (I + A)^-1 b v and w = (I + A)^-1 b exp(G) k for all blocks at once, so that d = u - w S;
-`_scan_kernel` walks through the blocks of a chunk with the state in registers.
+`_scan_kernel` goes through the blocks of a chunk with the state in registers.
 
 Source: Yang et al.: Parallelizing Linear Transformers with the Delta Rule over Sequence Length, 2024.
 """
@@ -32,7 +32,7 @@ def _inverse(a, EXACT: tl.constexpr):
     BLOCK: tl.constexpr = 64
     PART: tl.constexpr = 16
     PARTS: tl.constexpr = BLOCK // PART
-    PRECISION: tl.constexpr = "ieee" if EXACT else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
     part = tl.arange(0, BLOCK) // PART
     is_own = (part[:, None] == tl.arange(0, PARTS)[None, :])[:, :, None]
     blocks = tl.sum(tl.where(is_own, tl.reshape(a, [BLOCK, PARTS, PART]), 0.0), 1)
@@ -71,7 +71,7 @@ def _solve_kernel(
     BLOCK: tl.constexpr = 64
     KEYS: tl.constexpr = KEY_HEADS * DK
     CHANNELS: tl.constexpr = 2 * KEYS + VALUE_HEADS * DV
-    PRECISION: tl.constexpr = "ieee" if EXACT else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
     head, wanted = tl.program_id(0), tl.program_id(1)
     # The wanted-th block of all chunks, each of which begins with a block of its own.
     first, end, before = 0, 0, 0
@@ -139,7 +139,7 @@ def _scan_kernel(
     SHARED: tl.constexpr = VALUE_HEADS // KEY_HEADS
     KEYS: tl.constexpr = KEY_HEADS * DK
     CHANNELS: tl.constexpr = 2 * KEYS + VALUE_HEADS * DV
-    PRECISION: tl.constexpr = "ieee" if EXACT else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
     part, head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     begin, end = tl.load(cu_q_ptr + chunk), tl.load(cu_q_ptr + 1 + chunk)
     if begin == end:

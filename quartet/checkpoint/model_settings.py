@@ -6,13 +6,17 @@ from quartet.wire.errors import ConfigError
 
 
 def check_settings(config: Config, spec: ModelSpec) -> None:
-    """Raise ConfigError for a setting that needs shared prefixes, if the model shares none."""
+    """Raise ConfigError for a setting that states of linear attention do not allow, if the model has them."""
     if spec.linear is None:
         return
+    scheduler = config.scheduler
+    shared = "shares no prefixes"
     asked = {
-        "--retraction-keeps-kv": config.scheduler.retraction_keeps_kv,
-        "--kv-events-config": bool(config.server.kv_events_config),
-        "--schedule-policy shortest-prefill-first": config.scheduler.schedule_policy == "shortest-prefill-first",
+        "--retraction-keeps-kv": (scheduler.retraction_keeps_kv, shared),
+        "--kv-events-config": (bool(config.server.kv_events_config), shared),
+        "--schedule-policy shortest-prefill-first": (scheduler.schedule_policy == "shortest-prefill-first", shared),
+        "--speculative-tokens": (scheduler.speculative_tokens > 0, "has states that cannot be taken back"),
     }
-    for flag in (flag for flag, is_asked in asked.items() if is_asked):
-        raise ConfigError(f"{flag} needs the radix cache, and {spec.architecture} shares no prefixes: drop it")
+    for flag, (is_asked, reason) in asked.items():
+        if is_asked:
+            raise ConfigError(f"{flag} does not work with {spec.architecture}, which {reason}: drop it")

@@ -31,7 +31,7 @@ def inputs_of(sizes, tokens, dtype, seed):
 
 
 def spoiled(sizes, dtype):
-    """States of nobody: what a sequence at its start reads of them shows."""
+    """States of NaN: what a sequence at its start reads of them shows."""
     window = torch.full((SLOTS, sizes.width, sizes.channels), float("nan"), dtype=dtype, device=cases.DEVICE)
     return window, torch.full((SLOTS, *sizes[1:4]), float("nan"), dtype=FP32, device=cases.DEVICE)
 

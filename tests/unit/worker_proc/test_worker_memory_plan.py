@@ -136,14 +136,16 @@ def test_states_take_their_share_of_the_pool(kind: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "setting", [{"retraction_keeps_kv": True}, {"schedule_policy": "shortest-prefill-first"}], ids=str
+    "setting",
+    [{"retraction_keeps_kv": True}, {"schedule_policy": "shortest-prefill-first"}, {"speculative_tokens": 4}],
+    ids=str,
 )
-def test_a_setting_that_needs_shared_prefixes_is_refused(setting: dict[str, Any]) -> None:
+def test_a_setting_that_states_do_not_allow_is_refused(setting: dict[str, Any]) -> None:
     config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3", scheduler=setting)
     device = find_device(config)
     assert device is not None
     for start in (lambda: plan_memory(config, device), lambda: load_runner(config, lambda: None)):
-        with pytest.raises(ConfigError, match=f"{next(iter(setting)).replace('_', '-')}.* shares no prefixes"):
+        with pytest.raises(ConfigError, match=f"{next(iter(setting)).replace('_', '-')}.* does not work"):
             start()
 
 
