@@ -19,37 +19,25 @@ import triton.language as tl
 from kernels.delta_rule import L2_EPS, DeltaSizes, DeltaWeights, log_decay, update_rate
 
 BLOCK = 64
-PART = 16
 VALUES_A_PROGRAM = 32
+# A product over fewer is not what the tensor cores' widest instruction takes.
+LEAST_KEYS = 32
 
 
 @triton.jit
-def _inverse(a, EXACT: tl.constexpr):
-    """(I + a)^-1 of a strictly lower triangular a [64, 64] fp32.
+def _inverse(a):
+    """(I + a)^-1 of a strictly lower triangular a [64, 64] fp32, row by row.
 
-    Its four diagonal blocks are inverted row by row, which is stable also if all keys are alike; with their inverses D
-    and M = D (a without them), whose fourth power is 0, the whole is (I - M) (I + M^2) D."""
+    Where keys are alike, rows of the inverse are differences of rows that are almost equal, and their errors add up
+    over the tokens of a block: products of tensor cores would not do."""
     BLOCK: tl.constexpr = 64
-    PART: tl.constexpr = 16
-    PARTS: tl.constexpr = BLOCK // PART
-    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
-    part = tl.arange(0, BLOCK) // PART
-    is_own = (part[:, None] == tl.arange(0, PARTS)[None, :])[:, :, None]
-    blocks = tl.sum(tl.where(is_own, tl.reshape(a, [BLOCK, PARTS, PART]), 0.0), 1)
-    blocks = tl.reshape(blocks, [PARTS, PART, PART])
-    row, column = tl.arange(0, PART)[None, :, None], tl.arange(0, PART)[None, None, :]
-    inverse = tl.zeros([PARTS, PART, PART], tl.float32) + tl.where(row == column, 1.0, 0.0)
-    for i in range(1, PART):
-        factors = tl.sum(tl.where(row == i, blocks, 0.0), 1)
-        known = tl.sum(factors[:, :, None] * inverse, 1)
-        inverse = tl.where(row == i, inverse - known[:, None, :], inverse)
-    diagonal = tl.reshape(inverse, [BLOCK, PART])
-    diagonal = tl.where(is_own, tl.zeros([BLOCK, PARTS, PART], tl.float32) + diagonal[:, None, :], 0.0)
-    diagonal = tl.reshape(diagonal, [BLOCK, BLOCK])
-    m = tl.dot(diagonal, tl.where(part[:, None] > part[None, :], a, 0.0), input_precision=PRECISION)
-    square = tl.dot(m, m, input_precision=PRECISION)
-    diagonal += tl.dot(square, diagonal, input_precision=PRECISION)
-    return diagonal - tl.dot(m, diagonal, input_precision=PRECISION)
+    row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
+    inverse = tl.where(row == column, 1.0, 0.0)
+    for i in range(1, BLOCK):
+        factors = tl.sum(tl.where(row == i, a, 0.0), 0)
+        known = tl.sum(factors[:, None] * inverse, 0)
+        inverse = tl.where(row == i, inverse - known[None, :], inverse)
+    return inverse
 
 
 @triton.jit
@@ -102,7 +90,7 @@ def _solve_kernel(
     between = tl.exp(tl.where(is_before, total[:, None] - total[None, :], 0.0))
     dtype = u_ptr.dtype.element_ty
     products = tl.dot(k, tl.trans(k), input_precision=PRECISION) * unit[None, :] * (unit * pace)[:, None]
-    inverse = _inverse(tl.where(is_before, products * between, 0.0), EXACT)
+    inverse = _inverse(tl.where(is_before, products * between, 0.0))
 
     v_dims, k_dims = tl.arange(0, BLOCK_V), tl.arange(0, BLOCK_K)
     v_mask = mask[:, None] & (v_dims[None, :] < DV)
@@ -201,13 +189,13 @@ def delta_blocks(
     tokens, heads = mixed.shape[0], sizes.value_heads
     u, w = mixed.new_empty((tokens, heads, sizes.value_dim)), mixed.new_empty((tokens, heads, sizes.key_dim))
     total = torch.empty((tokens, heads), dtype=torch.float32, device=mixed.device)
-    count, block_k = slots.shape[0], triton.next_power_of_2(sizes.key_dim)
+    count, block_k = slots.shape[0], max(LEAST_KEYS, triton.next_power_of_2(sizes.key_dim))
     constants = {**sizes.constants, "BLOCK_K": block_k, "EXACT": mixed.dtype == torch.float32}
     block_v = triton.next_power_of_2(sizes.value_dim)
     # Each chunk may end within a block.
     _solve_kernel[(heads, triton.cdiv(tokens, BLOCK) + count)](
         mixed, projected, weights.decay, cu_q, u, w, total, projected.stride(0), count, **constants, BLOCK_V=block_v,
-        num_warps=4,
+        num_warps=8,
     )  # fmt: skip
     block_v = min(VALUES_A_PROGRAM, block_v)
     _scan_kernel[(triton.cdiv(sizes.value_dim, block_v), heads, count)](

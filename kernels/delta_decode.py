@@ -1,7 +1,8 @@
 """One token of the gated delta rule for each decode row, in one kernel: convolution, gates, state and gated norm.
 
-A program has the state [Dk, Dv] of one value head of one row, which it reads and writes once; that is nearly all of its
-traffic. Value heads that share a key head convolve the same q and k, and the first of them keeps their inputs.
+A program has the state [Dk, Dv] of one value head of one row, which it reads and writes once, part by part; that is
+nearly all of its traffic. Value heads that share a key head convolve the same q and k, and the first of them keeps
+their inputs.
 
     S <- exp(g) S;   S <- S + k (b (v - S^T k))^T;   o = norm(S^T q / sqrt(Dk)) silu(gate)
 
@@ -24,15 +25,32 @@ from kernels.delta_rule import (
 )
 from kernels.pdl import launch_dependents, pdl_options, prefetch_to_l2, wait_for_prior_kernel
 
-WARPS = 8
+WARPS, PART = 4, 32
 
 
 @triton.jit
-def _gated(out, norm, gate, eps, DV: tl.constexpr, dtype: tl.constexpr):
-    """The norm of one head's output times silu(gate), rounded as the Hugging Face models do."""
-    out = out.to(dtype).to(tl.float32)
-    normed = (out * tl.rsqrt(tl.sum(out * out, 0) / DV + eps)).to(dtype).to(tl.float32)
-    return ((norm * normed).to(dtype).to(tl.float32) * silu(gate)).to(dtype)
+def _norm_and_gate(out, gates, norm_ptr, eps, DV: tl.constexpr, BLOCK: tl.constexpr):
+    """Replace one head's output by its norm times silu(gate), rounded as the Hugging Face models do."""
+    dims = tl.arange(0, BLOCK)
+    mask = dims < DV
+    norm = tl.load(norm_ptr + dims, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(gates + dims, mask=mask, other=0.0).to(tl.float32)
+    read = tl.load(out + dims, mask=mask, other=0.0)
+    dtype = read.dtype
+    wide = read.to(tl.float32)
+    normed = (wide * tl.rsqrt(tl.sum(wide * wide, 0) / DV + eps)).to(dtype).to(tl.float32)
+    gated = (norm * normed).to(dtype).to(tl.float32) * silu(gate)
+    tl.store(out + dims, gated.to(dtype), mask=mask)
+
+
+@triton.jit
+def _unit(
+    own, window, newest, conv_ptr, channel, mask, kept, position, CHANNELS: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """q or k of one head, convolved, of length 1, fp32; its input is kept where `kept` says so."""
+    x, x_in = convolved_token(own, window, conv_ptr, channel, mask, position, CHANNELS, WIDTH)
+    tl.store(newest + channel, x_in, mask=kept)
+    return x * tl.rsqrt(tl.sum(x * x, 0) + L2_EPS)
 
 
 @triton.jit
@@ -40,60 +58,60 @@ def _delta_decode_kernel(
     projected_ptr, window_ptr, matrix_ptr, conv_ptr, decay_ptr, norm_ptr, slots_ptr, contexts_ptr, first_ptr, out_ptr,
     stride_projected, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, HAS_FIRST: tl.constexpr, THREADS: tl.constexpr, USE_PDL: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PART: tl.constexpr, HAS_FIRST: tl.constexpr, THREADS: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):  # fmt: skip
     SHARED: tl.constexpr = VALUE_HEADS // KEY_HEADS
     KEYS: tl.constexpr = KEY_HEADS * DK
     CHANNELS: tl.constexpr = 2 * KEYS + VALUE_HEADS * DV
     head, row = tl.program_id(0), tl.program_id(1)
-    key_head = head // SHARED
-    k_dims, v_dims = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
-    k_mask, v_mask = k_dims < DK, v_dims < DV
+    k_dims, part_dims = tl.arange(0, BLOCK_K), tl.arange(0, PART)
+    k_mask = k_dims < DK
     slot = tl.load(slots_ptr + row).to(tl.int64)
     context = tl.load(contexts_ptr + row)
     matrix = matrix_ptr + (slot * VALUE_HEADS + head) * (DK * DV)
-    if USE_PDL:
-        PIECE: tl.constexpr = DK * DV * 4 // THREADS
+    PIECE: tl.constexpr = DK * DV * 4 // THREADS
+    if USE_PDL and PIECE % 16 == 0:
         thread = tl.arange(0, THREADS)
         prefetch_to_l2(matrix + thread * (PIECE // 4), tl.zeros_like(thread) + PIECE)
-    rate = tl.load(decay_ptr + head)
-    bias = tl.load(decay_ptr + VALUE_HEADS + head)
-    norm = tl.load(norm_ptr + v_dims, mask=v_mask, other=0.0).to(tl.float32)
+    rate, bias = tl.load(decay_ptr + head), tl.load(decay_ptr + VALUE_HEADS + head)
     wait_for_prior_kernel(USE_PDL, HOLD_DEPENDENTS=True)
     if context == 0:
         return
+    # Columns of the state in parts, so that several programs share a multiprocessor; the next part is on its way.
+    at = matrix + k_dims[:, None] * DV + part_dims[None, :]
+    following = tl.load(at, mask=k_mask[:, None] & (part_dims < DV)[None, :], other=0.0)
     position = context - 1
     token = row.to(tl.int64)
     if HAS_FIRST:
         token += tl.load(first_ptr)
     own = projected_ptr + token * stride_projected
     window = window_ptr + slot * (WIDTH * CHANNELS)
-    q_channel = key_head * DK + k_dims
-    v_channel = 2 * KEYS + head * DV + v_dims
-    q, q_in = convolved_token(own, window, conv_ptr, q_channel, k_mask, position, CHANNELS, WIDTH)
-    k, k_in = convolved_token(own, window, conv_ptr, KEYS + q_channel, k_mask, position, CHANNELS, WIDTH)
-    v, v_in = convolved_token(own, window, conv_ptr, v_channel, v_mask, position, CHANNELS, WIDTH)
     newest = window + (position % WIDTH) * CHANNELS
-    tl.store(newest + v_channel, v_in, mask=v_mask)
-    is_first = head % SHARED == 0
-    tl.store(newest + q_channel, q_in, mask=k_mask & is_first)
-    tl.store(newest + KEYS + q_channel, k_in, mask=k_mask & is_first)
-    q *= tl.rsqrt(tl.sum(q * q, 0) + L2_EPS) * (DK**-0.5)
-    k *= tl.rsqrt(tl.sum(k * k, 0) + L2_EPS)
+    channel, kept = head // SHARED * DK + k_dims, k_mask & (head % SHARED == 0)
+    q = _unit(own, window, newest, conv_ptr, channel, k_mask, kept, position, CHANNELS, WIDTH) * (DK**-0.5)
+    k = _unit(own, window, newest, conv_ptr, KEYS + channel, k_mask, kept, position, CHANNELS, WIDTH)
     gates = own + CHANNELS
     fade = tl.exp(log_decay(tl.load(gates + VALUE_HEADS * (DV + 1) + head), rate, bias))
     pace = update_rate(tl.load(gates + VALUE_HEADS * DV + head))
-    gate = tl.load(gates + head * DV + v_dims, mask=v_mask, other=0.0).to(tl.float32)
-
-    at = matrix + k_dims[:, None] * DV + v_dims[None, :]
-    mask = k_mask[:, None] & v_mask[None, :]
-    state = tl.load(at, mask=mask, other=0.0) * fade
+    out = out_ptr + token * (VALUE_HEADS * DV) + head * DV
+    for first in tl.static_range(0, BLOCK_V, PART):
+        dims = first + part_dims
+        channel, in_part = 2 * KEYS + head * DV + dims, dims < DV
+        state = following * fade
+        if first + PART < BLOCK_V:
+            ahead = k_mask[:, None] & (dims + PART < DV)[None, :]
+            following = tl.load(at + first + PART, mask=ahead, other=0.0)
+        v, v_in = convolved_token(own, window, conv_ptr, channel, in_part, position, CHANNELS, WIDTH)
+        tl.store(newest + channel, v_in, mask=in_part)
+        change = (v - tl.sum(state * k[:, None], 0)) * pace
+        state += k[:, None] * change[None, :]
+        tl.store(at + first, state, mask=k_mask[:, None] & in_part[None, :])
+        tl.store(out + dims, tl.sum(state * q[:, None], 0).to(out_ptr.dtype.element_ty), mask=in_part)
     launch_dependents(USE_PDL)
-    change = (v - tl.sum(state * k[:, None], 0)) * pace
-    state += k[:, None] * change[None, :]
-    tl.store(at, state, mask=mask)
-    gated = _gated(tl.sum(state * q[:, None], 0), norm, gate, eps, DV, out_ptr.dtype.element_ty)
-    tl.store(out_ptr + token * (VALUE_HEADS * DV) + head * DV + v_dims, gated, mask=v_mask)
+    # The program's own outputs, for their norm.
+    tl.debug_barrier()
+    _norm_and_gate(out, gates + head * DV, norm_ptr, eps, DV, BLOCK_V)
 
 
 def delta_decode(
@@ -116,7 +134,7 @@ def delta_decode(
         return
     _delta_decode_kernel[(sizes.value_heads, rows)](
         projected, window, matrix, weights.conv, weights.decay, weights.norm, slots, contexts, first_row, out,
-        projected.stride(0), weights.eps, **sizes.constants,
-        BLOCK_K=triton.next_power_of_2(sizes.key_dim), BLOCK_V=triton.next_power_of_2(sizes.value_dim),
+        projected.stride(0), weights.eps, **sizes.constants, BLOCK_K=triton.next_power_of_2(sizes.key_dim),
+        BLOCK_V=max(PART, triton.next_power_of_2(sizes.value_dim)), PART=PART,
         HAS_FIRST=first_row is not None, THREADS=32 * WARPS, num_warps=WARPS, **pdl_options(projected.device),
     )  # fmt: skip
