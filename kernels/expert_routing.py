@@ -17,8 +17,8 @@ import triton.language as tl
 
 from kernels.pdl import pdl_options, wait_for_prior_kernel
 
-# Scores that a program holds in its registers: all of a small step, or a block of rows of a large one.
-SMALL_STEP, BLOCK_SCORES = 8192, 4096
+# Scores that a program holds in its registers without spills: all of a small step, or some rows of a large one.
+SMALL_STEP = BLOCK_SCORES = 4096
 _SCORE_DEPTH = 256
 _MOST_SPLITS = 16
 _FEW_ROWS = 512
@@ -235,7 +235,7 @@ def route(
         block_t = max(4, 256 // block_e, triton.next_power_of_2(rows))
         _route_kernel[(1,)](
             *size, order, tiles, rows, count, rows * count, len(tiles), **choosing, BLOCK_M=block_m,
-            BLOCK_T=block_t, BLOCK_E=block_e, num_warps=min(32, max(4, block_t * block_e // 256)), **options,
+            BLOCK_T=block_t, BLOCK_E=block_e, num_warps=min(16, max(4, block_t * block_e // 256)), **options,
         )  # fmt: skip
         return Routing(weights, order, tiles, block_m)
     block_t = max(1, BLOCK_SCORES // block_e)
@@ -245,8 +245,8 @@ def route(
     shape = {"BLOCK_T": block_t, "BLOCK_E": block_e, "num_warps": 8, **options}
     _choose_kernel[(blocks,)](*size, chosen, sizes, rows, count, rows * count, **choosing, **shape)
     _tiles_kernel[(1,)](
-        sizes, tiles, blocks, count, len(tiles), BLOCK_M=block_m, BLOCK_B=block_t, BLOCK_E=block_e, num_warps=8,
-        **options,
+        sizes, tiles, blocks, count, len(tiles), BLOCK_M=block_m, BLOCK_B=max(1, block_t // 2), BLOCK_E=block_e,
+        num_warps=4, **options,
     )  # fmt: skip
     _order_kernel[(blocks,)](chosen, sizes, order, rows, TOP_K=top_k, **shape)
     return Routing(weights, order, tiles, block_m)

@@ -154,7 +154,11 @@ def linear_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def expert_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(label, call) for routing and both products: of Qwen3-30B-A3B, of few wide experts, of an odd width."""
-    shapes = ((128, 8, 2048, 768, (1, 64, 500, 4096)), (8, 2, 4096, 14336, (16, 1024)), (60, 4, 2880, 1408, (20, 4096)))
+    shapes = (
+        (128, 8, 2048, 768, (1, 32, 64, 500, 4096)),
+        (8, 2, 4096, 14336, (16, 1024)),
+        (60, 4, 2880, 1408, (20, 4096)),
+    )
     for count, top_k, hidden, width, sizes in shapes:
         gate_up, down, router = empty(count, 2 * width, hidden), empty(count, hidden, width), empty(count, hidden)
         for rows in sizes:
