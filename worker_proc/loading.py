@@ -11,6 +11,7 @@ import torch
 
 from quartet.checkpoint.grammar_tokenizer import load_grammar_tokenizer
 from quartet.checkpoint.model_settings import check_settings
+from quartet.checkpoint.quantization import has_cpu_compiler
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.sizing.host_memory import host_memory
 from quartet.sizing.model_bytes import (
@@ -207,6 +208,10 @@ def choose_ops(
     backend = config.attention_backend
     if backend == "auto":
         backend = "triton" if device.type == "cuda" else "torch"
+    if backend == "torch" and device.type == "cpu" and has_cpu_compiler():
+        from worker_proc.ops.cpu_ops import CpuOps
+
+        return CpuOps(shape, dtype, spec.linear)
     if backend == "torch":
         return TorchOps(shape, dtype, device, spec.linear)
     if device.type != "cuda" and not _is_interpreting():

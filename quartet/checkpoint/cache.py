@@ -22,7 +22,7 @@ from quartet.checkpoint.digest import file_digest
 from quartet.runtime.home import expand_home
 from quartet.wire.errors import ModelError
 
-FORMAT = 4
+FORMAT = 5
 """Of the entries; one more whenever the same source is converted to something else."""
 MANIFEST = "quartet.json"
 LOCK_SUFFIX, TEMPORARY = ".lock", ".tmp-"

@@ -1,12 +1,13 @@
 """Turns a GGUF file into a folder in Hugging Face layout: safetensors that lose nothing, config.json, the tokenizer.
 
-llama.cpp stores the query and key rows of llama-like models in another order (it rotates neighbouring pairs, where
-Hugging Face rotates halves); they are put back here, so that no one downstream needs to know. Called by the converter
-process alone: it imports numpy and dequantises the whole model.
+Linears of a type in GGUF_FORMS stay quantised, in parts; others become plain numbers. llama.cpp stores the query and
+key rows of llama-like models in another order (it rotates neighbouring pairs, where Hugging Face rotates halves); they
+are put back here, so that no one downstream needs to know. Called by the converter process alone, which imports numpy.
 """
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
+from quartet.checkpoint.gguf_blocks import Parts, divide_blocks
 from quartet.checkpoint.gguf_config import ROPE_FACTORS, hf_config
 from quartet.checkpoint.gguf_ends import without_absent_ids
 from quartet.checkpoint.gguf_fields import check_tokenizer, recommended_sampling, unknown_keys
 from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
 from quartet.checkpoint.model_folder import default_sampling
+from quartet.checkpoint.quantization import GGUF_FORMS
 from quartet.checkpoint.shards import StoredShape, as_stored, write_shards
 from quartet.checkpoint.spec import context_limit, parse_spec
 from quartet.checkpoint.weight_files import check_shapes
@@ -62,6 +65,9 @@ def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> N
     config = hf_config(header, None if factors is None else _read_tensor(data, factors).tolist())
     _check_tensors(header, config)
     config["torch_dtype"] = _dtype_of_matrices(header)
+    kept = {_module(info): info.kind.name for info in header.tensors.values() if _is_kept(info)}
+    if kept:
+        config["quantization_config"] = {"quant_method": "gguf", "types": kept}
     generation = _generation_config(header.metadata, config)
     tokenizer = build_tokenizer(header.metadata)
     for key in unknown_keys(header.metadata, header.metadata["general.architecture"]):
@@ -84,7 +90,7 @@ def hf_name(name: str) -> str:
     raise ModelError(f"the GGUF file holds the tensor {name!r}, which no supported architecture has")
 
 
-def unpermute(rows: Rows, num_heads: int) -> Rows:
+def unpermute(rows: npt.NDArray[Any], num_heads: int) -> npt.NDArray[Any]:
     """Return `rows` (heads * head size, ...) with each head's neighbouring rotary pairs moved to its two halves."""
     pairs = rows.shape[0] // num_heads // 2
     return rows.reshape(num_heads, pairs, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
@@ -148,15 +154,45 @@ def _write_weights(
     infos = [info for info in header.tensors.values() if info.name != ROPE_FACTORS]
     is_permuted = header.metadata["general.architecture"] == "llama"
     num_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    stored = [(info, name, shape) for info in infos for name, shape in _stored_shapes(info).items()]
+
+    @lru_cache(maxsize=1)
+    def parts(info: TensorInfo) -> Parts:
+        found, part = _parts(data, info), info.name.split(".")[-2]
+        if is_permuted and part in num_heads:
+            return {name: unpermute(rows, num_heads[part]) for name, rows in found.items()}
+        return found
 
     def load(index: int) -> npt.NDArray[Any]:
         if index % 64 == 0:
-            report(f"converting tensor {index} of {len(infos)}")
-        info = infos[index]
-        rows = _read_tensor(data, info)
-        part = info.name.split(".")[-2]
-        if is_permuted and part in num_heads:
-            rows = unpermute(rows, num_heads[part])
-        return as_stored(rows, _stored_dtype(info))
+            report(f"converting tensor {index} of {len(stored)}")
+        info, name, shape = stored[index]
+        return as_stored(parts(info)[name], shape.dtype)
 
-    write_shards(folder, [StoredShape(hf_name(info.name), info.shape, _stored_dtype(info)) for info in infos], load)
+    write_shards(folder, [shape for _, _, shape in stored], load)
+
+
+def _is_kept(info: TensorInfo) -> bool:
+    """Return whether a tensor stays quantised."""
+    return info.kind.name in GGUF_FORMS and len(info.shape) == 2 and info.name != ROPE_FACTORS
+
+
+def _module(info: TensorInfo) -> str:
+    return hf_name(info.name).removesuffix(".weight")
+
+
+def _stored_shapes(info: TensorInfo) -> dict[str, StoredShape]:
+    """Return what is stored of a tensor: a weight, or the parts of a quantised one."""
+    if not _is_kept(info):
+        return {"weight": StoredShape(hf_name(info.name), info.shape, _stored_dtype(info))}
+    sample = divide_blocks(np.zeros((1, info.size_bytes // info.shape[0]), np.uint8), info.kind.name)
+    return {
+        name: StoredShape(f"{_module(info)}.{name}", (info.shape[0], part.shape[1]), str(part.dtype))
+        for name, part in sample.items()
+    }
+
+
+def _parts(data: npt.NDArray[np.uint8], info: TensorInfo) -> Parts:
+    if not _is_kept(info):
+        return {"weight": _read_tensor(data, info)}
+    return divide_blocks(data[info.start : info.start + info.size_bytes].reshape(info.shape[0], -1), info.kind.name)

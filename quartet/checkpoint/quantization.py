@@ -7,17 +7,50 @@ and sizes by it, and so does the worker, whose half is worker_proc/weights/quant
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
 
-WeightKind = Literal["fp8"]
-"""Codes of the worker. fp8: numbers of e4m3, each group of which is multiplied by a float32 scale."""
-Layout = Literal["plain", "fp8"]
-"""Tensors of a checkpoint. plain: not quantised, the worker does it on loading; fp8: codes and scales by name."""
+WeightKind = Literal["fp8", "int4", "int8"]
+"""Codes of the worker. fp8: numbers of e4m3, each group of which is multiplied by a float32 scale; int4, int8: see
+GroupForm."""
+Layout = Literal["plain", "fp8", "grouped"]
+"""Tensors of a checkpoint. plain: not quantised, the worker does it on loading; fp8: codes and scales by name; grouped:
+what a GGUF file is converted to, for each linear in a form of its own."""
 Strategy = Literal["tensor", "channel", "block"]
 
 BLOCK = 128
 """Rows and columns of a block of FP8, in every published checkpoint that has blocks."""
+NIBBLES = 32
+"""Columns of 4 bits that are packed together: byte i of 16 has column i in its lower half, i + 16 in its upper."""
 PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class GroupForm(NamedTuple):
+    """Integers of `bits` (4: unsigned, packed as NIBBLES says; 8: signed), in groups of `group` columns of a row: a
+    number is its integer times the group's scale, plus the group's minimum if there is one."""
+
+    bits: int
+    group: int
+    has_minimum: bool
+
+    @property
+    def kind(self) -> WeightKind:
+        """The codes of the worker."""
+        return "int4" if self.bits == 4 else "int8"
+
+
+GGUF_FORMS: dict[str, GroupForm] = {
+    "Q4_0": GroupForm(4, 32, True),
+    "Q4_1": GroupForm(4, 32, True),
+    "Q5_0": GroupForm(8, 32, False),
+    "Q5_1": GroupForm(8, 32, True),
+    "Q8_0": GroupForm(8, 32, False),
+    "Q4_K": GroupForm(4, 32, True),
+    "Q5_K": GroupForm(8, 32, True),
+    "Q6_K": GroupForm(8, 16, False),
+}
+"""The types of a GGUF file that are kept quantised, and the form that holds exactly their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +67,8 @@ class Quantization:
 
     `method` is for people. `group` is the rows and columns of a weight that share a scale, 0 for all of them.
     `scale_name` is the ending of the tensor with the scales, `unused` are those of tensors that are not read. `ignored`
-    are linears that stay as they are, `targets` those that are meant (empty: all): names, or after re: expressions."""
+    are linears that stay as they are, `targets` those that are meant (empty: all): names, or after re: expressions.
+    `forms` are the linears, the embedding among them, of a checkpoint that has one for each, by name."""
 
     method: str
     kind: WeightKind
@@ -44,6 +78,7 @@ class Quantization:
     unused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    forms: tuple[tuple[str, GroupForm], ...] = ()
 
     @property
     def is_made_on_loading(self) -> bool:
@@ -53,31 +88,51 @@ class Quantization:
     def covers(self, name: str, shape: tuple[int, ...]) -> bool:
         """Return whether the tensor of this name and shape, as a plain checkpoint has it, is a quantised linear."""
         module, _, ending = name.rpartition(".")
+        if self.forms:
+            return ending == "weight" and module in _by_name(self.forms)
         if ending != "weight" or len(shape) != 2 or module.endswith("embed_tokens"):
             return False
         if any(_is_named(module, pattern) for pattern in self.ignored):
             return False
         return not self.targets or any(_is_named(module, pattern) for pattern in self.targets)
 
-    def stored(self, shape: tuple[int, ...]) -> dict[str, StoredPart]:
-        """Return what a checkpoint holds for a linear of `shape`, by the ending of its name."""
+    def stored(self, name: str, shape: tuple[int, ...]) -> dict[str, StoredPart]:
+        """Return what a checkpoint holds for the linear whose weight has this name and shape, by the ending of its
+        name."""
         rows, columns = shape
-        return _STORED[self.layout](self, rows, columns)
+        return _STORED[self.layout](self, name, rows, columns)
 
-    def held_bytes(self, shape: tuple[int, ...], item_bytes: int, is_cuda: bool) -> int:
-        """Return the bytes of a linear of `shape` in the worker, whose other numbers have `item_bytes`."""
+    def held_bytes(self, name: str, shape: tuple[int, ...], item_bytes: int, is_cuda: bool) -> int:
+        """Return the bytes of a linear in the worker, whose other numbers have `item_bytes`."""
         rows, columns = shape
-        if not is_kept_on(self.kind, is_cuda):
+        form = self.form(name)
+        kind = self.kind if form is None else form.kind
+        if not is_kept_on(kind, is_cuda):
             return rows * columns * item_bytes
-        return _HELD_BYTES[self.kind](self, rows, columns)
+        return _held_fp8(self, rows, columns) if form is None else _held_integers(form, rows, columns)
+
+    def form(self, name: str) -> GroupForm | None:
+        """Return the form of the linear whose weight has this name; None if its codes are no integers."""
+        return _by_name(self.forms)[name.removesuffix(".weight")] if self.forms else None
 
 
-_KEPT_ON_CPU: frozenset[WeightKind] = frozenset()
+_KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8"})
+_KEPT_ON_CPU: frozenset[WeightKind] = frozenset({"int4", "int8"})
 
 
 def is_kept_on(kind: WeightKind, is_cuda: bool) -> bool:
     """Return whether the worker computes from codes of that kind, or else dequantises a linear once, on loading."""
-    return is_cuda or kind in _KEPT_ON_CPU
+    return kind in _KEPT_ON_CUDA if is_cuda else kind in _KEPT_ON_CPU and has_cpu_compiler()
+
+
+def has_cpu_compiler() -> bool:
+    """Return whether llvmlite is there, by which the worker compiles its kernels for the CPU."""
+    return find_spec("llvmlite") is not None
+
+
+@cache
+def _by_name(forms: tuple[tuple[str, GroupForm], ...]) -> dict[str, GroupForm]:
+    return dict(forms)
 
 
 ON_LOADING: dict[str, Quantization] = {
@@ -87,11 +142,11 @@ ON_LOADING: dict[str, Quantization] = {
 """What --quantization makes of a checkpoint of plain numbers."""
 
 
-def _stored_plain(_: Quantization, rows: int, columns: int) -> dict[str, StoredPart]:
+def _stored_plain(_: Quantization, name: str, rows: int, columns: int) -> dict[str, StoredPart]:
     return {"weight": StoredPart((rows, columns))}
 
 
-def _stored_fp8(method: Quantization, rows: int, columns: int) -> dict[str, StoredPart]:
+def _stored_fp8(method: Quantization, name: str, rows: int, columns: int) -> dict[str, StoredPart]:
     down, across = method.group
     scales = (-(-rows // down) if down else 1, -(-columns // across) if across else 1)
     return {
@@ -100,9 +155,17 @@ def _stored_fp8(method: Quantization, rows: int, columns: int) -> dict[str, Stor
     }
 
 
-_STORED: dict[Layout, Callable[[Quantization, int, int], dict[str, StoredPart]]] = {
+def _stored_grouped(method: Quantization, name: str, rows: int, columns: int) -> dict[str, StoredPart]:
+    bits, group, has_minimum = _by_name(method.forms)[name.removesuffix(".weight")]
+    parameters = StoredPart((rows, columns // group))
+    codes = StoredPart((rows, columns * bits // 8), ("U8",) if bits == 4 else ("I8",))
+    return {"codes": codes, "scale": parameters, **({"minimum": parameters} if has_minimum else {})}
+
+
+_STORED: dict[Layout, Callable[[Quantization, str, int, int], dict[str, StoredPart]]] = {
     "plain": _stored_plain,
     "fp8": _stored_fp8,
+    "grouped": _stored_grouped,
 }
 
 
@@ -113,7 +176,8 @@ def _held_fp8(method: Quantization, rows: int, columns: int) -> int:
     return rows * columns + 4 * (rows // down) * (-(-columns // across) if across else 1)
 
 
-_HELD_BYTES: dict[WeightKind, Callable[[Quantization, int, int], int]] = {"fp8": _held_fp8}
+def _held_integers(form: GroupForm, rows: int, columns: int) -> int:
+    return rows * columns * form.bits // 8 + 4 * rows * (columns // form.group) * (1 + form.has_minimum)
 
 
 def _is_named(module: str, pattern: str) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from quartet.checkpoint.quantization import BLOCK, ON_LOADING, Quantization, Strategy
+from quartet.checkpoint.quantization import BLOCK, GGUF_FORMS, NIBBLES, ON_LOADING, Quantization, Strategy
 from quartet.checkpoint.text_part import text_name
 from quartet.wire.errors import ConfigError, ModelError
 
@@ -54,7 +54,7 @@ class _Fields:
     """The fields of a quantization_config; each call refuses what it does not find as expected."""
 
     def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self._name, self._values = name, values
+        self.name, self._values = name, values
 
     def get(self, key: str) -> Any:
         return self._values.get(key)
@@ -65,7 +65,7 @@ class _Fields:
         if value not in allowed:
             named = " or ".join(str(one) for one in allowed if one is not None)
             raise ModelError(
-                f"{self._name}.{key} {value} is not supported; only {named or 'its absence'} is: {_NEAREST}"
+                f"{self.name}.{key} {value} is not supported; only {named or 'its absence'} is: {_NEAREST}"
             )
         return value
 
@@ -75,7 +75,7 @@ class _Fields:
             found = self._values.get(key)
             if found is not None:
                 if not isinstance(found, list) or not all(map(_is_pattern, found)):
-                    raise ModelError(f"{self._name}.{key} in config.json is no list of names (found {found!r:.80})")
+                    raise ModelError(f"{self.name}.{key} in config.json is no list of names (found {found!r:.80})")
                 return tuple(filter(None, (one if one.startswith("re:") else text_name(one) for one in found)))
         return ()
 
@@ -83,8 +83,8 @@ class _Fields:
         """Return the fields of an object inside."""
         found = self._values.get(key)
         if not isinstance(found, dict):
-            raise ModelError(f"{self._name}.{key} in config.json is no object (found {found!r:.80})")
-        return _Fields(f"{self._name}.{key}", found)
+            raise ModelError(f"{self.name}.{key} in config.json is no object (found {found!r:.80})")
+        return _Fields(f"{self.name}.{key}", found)
 
     def block(self, key: str) -> None:
         """Check the size of a block, which has BLOCK rows and columns."""
@@ -99,7 +99,7 @@ def _read_compressed_tensors(fields: _Fields) -> Quantization:
     groups = fields.part("config_groups")
     names = list(fields.get("config_groups"))
     if len(names) != 1:
-        raise ModelError(f"{groups._name} in config.json has {len(names)} groups, one is supported: {_NEAREST}")
+        raise ModelError(f"{groups.name} in config.json has {len(names)} groups, one is supported: {_NEAREST}")
     group = groups.part(names[0])
     fields.only("format", None, "float-quantized", "naive-quantized")
     if fields.get("sparsity_config"):
@@ -141,10 +141,20 @@ def _read_fbgemm_fp8(fields: _Fields) -> Quantization:
     return Quantization("fbgemm_fp8", "fp8", "fp8", _GROUPS["channel"], unused=("input_scale_ub",), ignored=ignored)
 
 
+def _read_gguf(fields: _Fields) -> Quantization:
+    """The linears of a converted GGUF file, each with its type there."""
+    types = fields.get("types")
+    if not isinstance(types, dict) or not types or any(kind not in GGUF_FORMS for kind in types.values()):
+        raise ModelError(f"{fields.name}.types in config.json is not what the conversion of a GGUF file writes")
+    forms = tuple((name, GGUF_FORMS[kind]) for name, kind in types.items())
+    return Quantization("gguf", "int4", "grouped", (1, NIBBLES), forms=forms)
+
+
 METHODS: dict[str, Callable[[_Fields], Quantization]] = {
     "compressed-tensors": _read_compressed_tensors,
     "fp8": _read_fp8,
     "fbgemm_fp8": _read_fbgemm_fp8,
+    "gguf": _read_gguf,
 }
 
 

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, TensorSpec, serialize_file
 
 SHARD_BYTES = 2 << 30
 """What one file holds at most, unless one tensor is larger; this much is in memory at a time."""
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 
 
 class StoredShape(NamedTuple):
-    """One tensor of the output; `dtype` is float32, float16 or bfloat16."""
+    """One tensor of the output; `dtype` is a key of _ITEM_BYTES."""
 
     name: str
     shape: tuple[int, ...]
@@ -80,10 +80,10 @@ def _save(path: Path, values: dict[StoredShape, npt.NDArray[Any]]) -> None:
         raise OSError(number, os.strerror(number) if found else str(error), str(path)) from error
 
 
-def as_stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+def as_stored(values: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     """Return `values`, which lose nothing in `dtype`, as `write_shards` takes them."""
     whole = np.ascontiguousarray(values)
     if dtype == "bfloat16":
         # The upper half of a float32.
         return (whole.view(np.uint32) >> 16).astype(np.uint16)
-    return whole if dtype == "float32" else whole.astype(np.float16)
+    return whole.astype(dtype, copy=False)

@@ -130,7 +130,7 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredPart]:
             stored[name] = StoredPart(shape)
             continue
         module = name.removesuffix("weight")
-        stored |= {f"{module}{ending}": part for ending, part in spec.quantization.stored(shape).items()}
+        stored |= {f"{module}{ending}": part for ending, part in spec.quantization.stored(name, shape).items()}
     return stored
 
 

@@ -25,7 +25,7 @@ def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1, is_cuda:
     method, total = spec.quantization, 0
     for name, shape in expected_shapes(spec).items():
         if method is not None and method.covers(name, shape):
-            total += method.held_bytes(shape, item_bytes, is_cuda)
+            total += method.held_bytes(name, shape, item_bytes, is_cuda)
         else:
             total += math.prod(shape) * item_bytes
     return total // num_shards

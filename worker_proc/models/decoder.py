@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.interface import Branch, HeadNorms, LayerCache, Linear, LinearState, LinearWeights, Ops
+from worker_proc.weights.quantized import embedded
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
 # A layer over this many tokens may take long on a CPU; each layer then counts as progress.
@@ -66,7 +66,7 @@ class Decoder:
         self._ops = ops
         heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
         self._qkv_size = (heads + 2 * kv_heads) * spec.head_dim
-        self._embedding = tensors.embedding
+        self._embedding = ops.loaded(tensors.embedding)
         # The residual is kept divided by residual_scale, so that attention and MLP are added to it as they are: a norm
         # of it is the same, with a smaller eps.
         self._embedding_scale = spec.embedding_scale / spec.residual_scale
@@ -75,7 +75,8 @@ class Decoder:
         self._final_norm = tensors.final_norm
         if spec.logits_divisor != 1.0:
             self._final_norm = tensors.final_norm / spec.logits_divisor
-        self._lm_head = ops.linear(tensors.embedding if tensors.lm_head is None else tensors.lm_head)
+        self._lm_head = ops.linear(self._embedding if tensors.lm_head is None else tensors.lm_head)
+        self._dtype = tensors.final_norm.dtype
 
     def forward(
         self,
@@ -107,7 +108,7 @@ class Decoder:
     def _hidden(self, batch: ForwardBatch, caches: list[LayerCache], progress: Callable[[], None]) -> Tensor:
         plan = self._ops.plan(batch)
         unrotated = self._ops.unrotated(plan) if self._spec.unrotated_layers else plan
-        residual = functional.embedding(batch.input_ids, self._embedding)
+        residual = embedded(self._embedding, batch.input_ids, self._dtype)
         if self._embedding_scale != 1.0:
             residual = residual * self._embedding_scale
         plans = [plan if layer.is_rotated else unrotated for layer in self._layers]

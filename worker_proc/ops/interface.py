@@ -100,6 +100,10 @@ class Ops(Protocol):
 
     name: str
 
+    def loaded(self, weight: Weight) -> Weight:
+        """Return a weight as this device computes with it: dequantised, unless its codes are faster or smaller."""
+        ...
+
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """Pack weight [out, in]; the caller's tensor may be dropped afterwards."""
         ...

@@ -94,16 +94,21 @@ class TorchOps:
         self._cos = torch.cat((cos, cos), dim=-1).unsqueeze(1)
         self._signed_sin = torch.cat((-sin, sin), dim=-1).unsqueeze(1)
 
+    def loaded(self, weight: Weight) -> Weight:
+        """See Ops.loaded."""
+        is_kept = isinstance(weight, QuantizedWeight) and is_kept_on(weight.kind, is_cuda=not self._is_cpu)
+        return weight if is_kept else dequantized(weight, self._dtype)
+
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
-        weight = self._loaded(weight)
+        weight = self.loaded(weight)
         if isinstance(weight, QuantizedWeight):
             return DequantizingLinear(weight, bias, all_reduce)
         return (PackedLinear if self._is_packed else PlainLinear)(weight, bias, all_reduce)
 
     def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
         """See Ops.mlp."""
-        gate_up, down = self._loaded(gate_up), self._loaded(down)
+        gate_up, down = self.loaded(gate_up), self.loaded(down)
         if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
             return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
         return (PackedMlp if self._is_packed else PlainMlp)(gate_up, down, all_reduce)
@@ -171,11 +176,6 @@ class TorchOps:
                 rows = self._decode(group, decode_query.index_select(0, group.rows), kv)
                 decode_out.index_copy_(0, group.rows, rows)
         return out
-
-    def _loaded(self, weight: Weight) -> Weight:
-        """Return a weight as it is held: the CPU computes from codes only where that is faster or smaller."""
-        is_kept = isinstance(weight, QuantizedWeight) and is_kept_on(weight.kind, is_cuda=not self._is_cpu)
-        return weight if is_kept else dequantized(weight, self._dtype)
 
     def gate(self, x: Tensor, gate: Tensor) -> Tensor:
         """See Ops.gate."""

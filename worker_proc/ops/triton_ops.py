@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.linear_attention import LinearSpec
+from quartet.checkpoint.quantization import is_kept_on
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
@@ -31,7 +32,7 @@ from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 from worker_proc.ops.triton_experts import TritonExperts
 from worker_proc.ops.triton_linear_attention import TritonLinearAttention
 from worker_proc.slots import IntArray
-from worker_proc.weights.quantized import QuantizedWeight, Weight
+from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
 from worker_proc.weights.tensors import ExpertTensors
 
 
@@ -108,14 +109,21 @@ class TritonOps:
         self._paged_extend = paged_extend
         self._rope = rope_kv.rope_and_write_kv
 
+    def loaded(self, weight: Weight) -> Weight:
+        """See Ops.loaded."""
+        is_kept = isinstance(weight, QuantizedWeight) and is_kept_on(weight.kind, is_cuda=True)
+        return weight if is_kept else dequantized(weight, self._dtype)
+
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
+        weight = self.loaded(weight)
         if isinstance(weight, QuantizedWeight):
             return Fp8Linear(self._fp8, weight, bias, all_reduce)
         return SkinnyLinear(self._skinny, weight, bias, all_reduce)
 
     def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
         """See Ops.mlp."""
+        gate_up, down = self.loaded(gate_up), self.loaded(down)
         if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
             return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
         return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)

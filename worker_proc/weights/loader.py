@@ -66,7 +66,7 @@ class Loader:
     def load(self) -> ModelTensors:
         """Return the model's tensors; layers are read as the caller iterates over them, then the files are closed."""
         return ModelTensors(
-            embedding=self._read("model.embed_tokens.weight"),
+            embedding=self._whole("model.embed_tokens"),
             layers=self._layers(),
             final_norm=self._norm("model.norm.weight"),
             lm_head=None if self._spec.is_tied else self._whole("lm_head"),
@@ -205,7 +205,7 @@ class Loader:
         method, shape = self._spec.quantization, self._shapes[f"{module}.weight"]
         if method is None or method.is_made_on_loading or not self._covers(module, shape):
             return self._view(f"{module}.weight", split)
-        stored = {ending: self._view(f"{module}.{ending}") for ending in method.stored(shape)}
+        stored = {ending: self._view(f"{module}.{ending}") for ending in method.stored(f"{module}.weight", shape)}
         weight = stored_weight(method, shape, stored)
         if split is None or self._shard.size == 1:
             return weight

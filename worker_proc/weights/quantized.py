@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from quartet.checkpoint.quantization import Layout, Quantization, WeightKind
-from worker_proc.weights import fp8
+from worker_proc.weights import fp8, integers
 
 Join = Callable[[list[Tensor]], Tensor]
 """Returns several tensors' rows as one tensor."""
@@ -100,6 +101,13 @@ def dequantized(weight: Weight, dtype: torch.dtype) -> Tensor:
     return FORMATS[weight.kind].dequantize(weight).to(dtype)
 
 
+def embedded(weight: Weight, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the rows of a weight that `ids` [T] name, as plain numbers [T, in] of `dtype`."""
+    if isinstance(weight, Tensor):
+        return functional.embedding(ids, weight)
+    return dequantized(replace(weight.ordered(ids), shape=(len(ids), weight.shape[1])), dtype)
+
+
 def quantized(weight: Tensor, method: Quantization) -> QuantizedWeight:
     """Return a weight [out, in] of plain numbers in the format of a model, on the same device."""
     return FORMATS[method.kind].quantize(weight, method.group)
@@ -113,6 +121,7 @@ def stored_weight(method: Quantization, shape: tuple[int, ...], stored: Mapping[
 
 def joined(parts: list[QuantizedWeight], join: Join) -> QuantizedWeight | None:
     """Return the rows of several weights as one, each of its tensors made by `join`; None if they are not of a kind."""
+    parts = _alike(parts)
     if len({(part.kind, part.shape[1], part.group[1]) for part in parts}) > 1:
         return None
     size = parts[0].group[0]
@@ -122,6 +131,23 @@ def joined(parts: list[QuantizedWeight], join: Join) -> QuantizedWeight | None:
     scales = {name: join([part.scales[name] for part in parts]) for name in first.scales}
     rows = sum(part.shape[0] for part in parts)
     return replace(first, shape=(rows, first.shape[1]), codes=join([part.codes for part in parts]), scales=scales)
+
+
+def _alike(parts: list[QuantizedWeight]) -> list[QuantizedWeight]:
+    """Return weights of integers in the narrowest form that holds the numbers of all; others as they are."""
+    forms = {(part.kind, part.group[1], "minimum" in part.scales) for part in parts}
+    if len(forms) == 1 or any(part.kind not in ("int4", "int8") for part in parts):
+        return parts
+    group, has_minimum = min(one for _, one, _ in forms), any(one for _, _, one in forms)
+    return [integers_as_bytes(part, group, has_minimum) for part in parts]
+
+
+def integers_as_bytes(weight: QuantizedWeight, group: int, has_minimum: bool) -> QuantizedWeight:
+    """Return a weight of integers with the same numbers in codes of 8 bits and groups of a divisor of its own."""
+    scales = {name: one.float().repeat_interleave(weight.group[1] // group, 1) for name, one in weight.scales.items()}
+    if has_minimum and "minimum" not in scales:
+        scales["minimum"] = torch.zeros_like(scales["scale"])
+    return QuantizedWeight("int8", weight.shape, (1, group), integers.unpacked(weight.codes), scales)
 
 
 def _dequantize_fp8(weight: QuantizedWeight) -> Tensor:
@@ -144,7 +170,34 @@ def _read_fp8(method: Quantization, shape: tuple[int, int], stored: Mapping[str,
     return QuantizedWeight("fp8", shape, (rows, columns), stored["weight"], {"scale": scale})
 
 
-FORMATS: dict[WeightKind, Format] = {"fp8": Format(_dequantize_fp8, _quantize_fp8)}
+def _dequantize_integers(weight: QuantizedWeight) -> Tensor:
+    return integers.dequantize(weight.codes, weight.scales["scale"], weight.scales.get("minimum"), weight.group[1])
+
+
+def _quantize_int4(weight: Tensor, group: tuple[int, int]) -> QuantizedWeight:
+    codes, scale, minimum = integers.quantize4(weight, group[1])
+    return QuantizedWeight(
+        "int4", (weight.shape[0], weight.shape[1]), (1, group[1]), codes, {"scale": scale, "minimum": minimum}
+    )
+
+
+def _quantize_int8(weight: Tensor, group: tuple[int, int]) -> QuantizedWeight:
+    codes, scale = integers.quantize8(weight, group[1])
+    return QuantizedWeight("int8", (weight.shape[0], weight.shape[1]), (1, group[1]), codes, {"scale": scale})
+
+
+def _read_grouped(method: Quantization, shape: tuple[int, int], stored: Mapping[str, Tensor]) -> QuantizedWeight:
+    codes, scales = stored["codes"], {name: one for name, one in stored.items() if name != "codes"}
+    kind: WeightKind = "int4" if codes.dtype == torch.uint8 else "int8"
+    return QuantizedWeight(kind, shape, (1, shape[1] // scales["scale"].shape[1]), codes, scales)
+
+
+FORMATS: dict[WeightKind, Format] = {
+    "fp8": Format(_dequantize_fp8, _quantize_fp8),
+    "int4": Format(_dequantize_integers, _quantize_int4),
+    "int8": Format(_dequantize_integers, _quantize_int8),
+}
 READERS: dict[Layout, Callable[[Quantization, tuple[int, int], Mapping[str, Tensor]], QuantizedWeight]] = {
-    "fp8": _read_fp8
+    "fp8": _read_fp8,
+    "grouped": _read_grouped,
 }

@@ -88,7 +88,7 @@ def share(tensors: ModelTensors, epoch: int) -> tuple[Manifest, object]:
     """Return the manifest of these weights, and what keeps them: hold it as long as another process may map them.
 
     On the CPU each tensor is copied and let go of, layer by layer. Raises SharingError if the device cannot share."""
-    device, found = tensors.embedding.device.type, list[Quantized]()
+    device, found = tensors.final_norm.device.type, list[Quantized]()
     named = _named(tensors, found)
     blocks, pieces, kept = _share_allocations(named) if device == "cuda" else _share_file(named)
     return Manifest(os.getpid(), epoch, device, blocks, pieces, found), kept

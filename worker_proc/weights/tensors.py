@@ -77,7 +77,7 @@ class ModelTensors:
     """A whole model of one rank. `layers` may be a generator: each layer is packed before the next one is read.
     `lm_head` None means tied to the embedding [vocab, hidden]."""
 
-    embedding: Tensor
+    embedding: Weight
     layers: Iterable[LayerTensors]
     final_norm: Tensor
     lm_head: Weight | None

@@ -11,6 +11,7 @@ from step_feeder import StepFeeder
 from tiny_models import CONTEXT, TINY, MakeRunner, make_weights, write_folder
 from torch import Tensor
 
+from quartet.checkpoint.quantization import Quantization
 from quartet.checkpoint.spec import parse_spec
 from quartet.sizing.model_bytes import weight_bytes
 from quartet.wire.errors import ConfigError, ModelError
@@ -219,3 +220,12 @@ def test_a_request_that_contradicts_the_checkpoint_is_refused(monkeypatch: pytes
     monkeypatch.setitem(quantization_config.ON_LOADING, "fp8", other.__class__("x", "other", "plain", (1, 0)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"--quantization fp8: .* quantised already \(fp8\)"):
         parse_spec({**TINY, **checkpoint("fp8_block", {}).config}, CONTEXT, "fp8")
+
+
+def test_rows_of_other_integers_join_in_the_form_that_holds_both() -> None:
+    four = quantized(torch.randn(4, 64), Quantization("test", "int4", "plain", (1, 32)))
+    eight = quantized(torch.randn(2, 64), Quantization("test", "int8", "plain", (1, 16)))
+    whole = joined([four, eight], torch.cat)
+    assert whole is not None and whole.kind == "int8" and whole.group == (1, 16)
+    expected = torch.cat([dequantized(four, torch.float32), dequantized(eight, torch.float32)])
+    assert torch.equal(dequantized(whole, torch.float32), expected)

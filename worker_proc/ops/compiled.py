@@ -1,0 +1,60 @@
+"""Norm, rotation and decode attention by compiled kernels, in float32 on the CPU: calls with tensors."""
+
+import torch
+from torch import Tensor
+
+from kernels.cpu_decode import DecodeArguments, DecodeShape, decode_module
+from kernels.cpu_elementwise import NormArguments, RotateArguments, norm_module, rotate_module
+from kernels.cpu_jit import CompiledFunction
+from worker_proc.ops.interface import AttentionShape
+
+
+class CompiledOps:
+    """Args: the attention's shape."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        head_dim, num_rotated = shape.head_dim, shape.num_heads + shape.num_kv_heads
+        heads_per_kv = shape.num_heads // shape.num_kv_heads
+        form = DecodeShape(head_dim, shape.num_kv_heads, heads_per_kv, shape.page_size)
+        self._decode = CompiledFunction(decode_module(form), "decode")
+        self._decode_arguments = DecodeArguments(scale=shape.scale)
+        self._norm = CompiledFunction(norm_module(), "rms_norm")
+        self._rotate = CompiledFunction(rotate_module(), "rotate")
+        self._norm_arguments = NormArguments()
+        self._rotate_arguments = RotateArguments(head_dim=head_dim, rotated=num_rotated)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the norm of x over its last dimension, whose size is a multiple of LANES."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        arguments, size = self._norm_arguments, weight.shape[0]
+        arguments.x, arguments.weight, arguments.y = x.data_ptr(), weight.data_ptr(), y.data_ptr()
+        arguments.tokens, arguments.size, arguments.eps = x.numel() // size, size, eps
+        self._norm(arguments)
+        return y
+
+    def rotate_and_write(self, qkv: Tensor, angles: Tensor, kv: Tensor, slots: Tensor) -> None:
+        """Turn the q and k heads of qkv [T, width], rows of a wider tensor, and write its k and v to slots [T] of kv.
+
+        `angles` are [T, D], cosines, then sines, or [1, D] for all tokens."""
+        arguments = self._rotate_arguments
+        tokens, width = qkv.shape
+        arguments.qkv, arguments.kv, arguments.slots = qkv.data_ptr(), kv.data_ptr(), slots.data_ptr()
+        arguments.angles, arguments.angle_stride = angles.data_ptr(), angles.shape[1] if len(angles) > 1 else 0
+        arguments.tokens, arguments.width, arguments.stride = tokens, width, qkv.stride(0)
+        # A page holds k and v of each of its tokens side by side, as the last numbers of qkv are.
+        arguments.first_kv = width - kv.numel() // (kv.shape[0] * kv.shape[1])
+        self._rotate(arguments)
+
+    def decode(self, query: Tensor, kv: Tensor, table: Tensor, lengths: Tensor) -> Tensor:
+        """Return the attention [B, H * D] of one token a row: `query` [B, H * D], rows of a wider tensor; `table`
+        [B, pages] and `lengths` [B], both int64."""
+        rows = query.shape[0]
+        out, arguments = query.new_empty(query.shape), self._decode_arguments
+        arguments.next_part, arguments.rows = 0, rows
+        arguments.query, arguments.query_stride = query.data_ptr(), query.stride(0)
+        arguments.kv, arguments.out = kv.data_ptr(), out.data_ptr()
+        arguments.table, arguments.table_stride = table.data_ptr(), table.stride(0)
+        arguments.lengths = lengths.data_ptr()
+        self._decode(arguments, torch.get_num_threads())
+        return out

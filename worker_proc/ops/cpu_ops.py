@@ -1,0 +1,135 @@
+"""The operations on the CPU where llvmlite is there: those of TorchOps, but for what is compiled (kernels/cpu_*.py).
+
+Compiled are linears whose weight is integers; in float32 also norms, and rotation and attention of steps that only
+decode. A decode step of a small model is bound by the number of operators.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kernels.cpu_ir import LANES
+from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.linear_attention import LinearSpec
+from worker_proc.batch import ForwardBatch
+from worker_proc.ops.compiled import CompiledOps
+from worker_proc.ops.experts import TorchExperts
+from worker_proc.ops.grouped import GroupedLinear
+from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear, LinearState, LinearWeights
+from worker_proc.ops.quantized import QuantizedMlp
+from worker_proc.ops.torch_ops import TorchOps, TorchPlan
+from worker_proc.weights.quantized import QuantizedWeight, Weight
+from worker_proc.weights.tensors import ExpertTensors
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """A step that only decodes: pages [B, n], context lengths [B] and slots [B] of its rows; angles [B, D] as in
+    AttentionShape.cos_sin."""
+
+    table: Tensor
+    lengths: Tensor
+    slots: Tensor
+    angles: Tensor
+
+
+class CpuOps:
+    """See Ops. Args: the attention's shape, the model's dtype, and the sizes of linear attention if it has any."""
+
+    name = "torch"
+
+    def __init__(self, shape: AttentionShape, dtype: torch.dtype, linear: LinearSpec | None = None) -> None:
+        self._torch = TorchOps(shape, dtype, torch.device("cpu"), linear)
+        self._has_linear_attention = linear is not None
+        self._shape = shape
+        is_compiled = dtype == torch.float32 and shape.head_dim % (2 * LANES) == 0
+        self._compiled = CompiledOps(shape) if is_compiled else None
+        self._can_attend = False
+
+    def loaded(self, weight: Weight) -> Weight:
+        """See Ops.loaded."""
+        return self._torch.loaded(weight)
+
+    def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
+        """See Ops.linear."""
+        weight = self.loaded(weight)
+        if isinstance(weight, QuantizedWeight) and weight.kind in ("int4", "int8"):
+            return GroupedLinear(weight, bias, all_reduce)
+        return self._torch.linear(weight, bias, all_reduce)
+
+    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
+        """See Ops.mlp."""
+        gate_up, down = self.loaded(gate_up), self.loaded(down)
+        if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
+            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
+        return self._torch.mlp(gate_up, down, all_reduce)
+
+    def experts(
+        self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
+    ) -> Branch:
+        """See Ops.experts."""
+        return TorchExperts(spec, tensors, shared, all_reduce, self.mlp)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See Ops.rms_norm; normalises over the last dimension."""
+        if self._compiled is None or x.shape[-1] % LANES:
+            return self._torch.rms_norm(x, weight, eps)
+        return self._compiled.rms_norm(x, weight, eps)
+
+    def add_norm(
+        self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """See Ops.add_norm."""
+        residual = branch.add(x, residual)
+        return self.rms_norm(residual, weight, eps), residual
+
+    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+        """See Ops.allocate_kv."""
+        is_compiled = self._compiled is not None and dtype == torch.float32
+        self._can_attend = is_compiled and not self._has_linear_attention
+        return self._torch.allocate_kv(num_layers, num_pages, dtype)
+
+    def plan(self, batch: ForwardBatch) -> TorchPlan | DecodePlan:
+        """See Ops.plan."""
+        decode = batch.decode
+        if not self._can_attend or decode is None or batch.chunks is not None:
+            return self._torch.plan(batch)
+        num_pages = -(-int(decode.context_lengths.max()) // self._shape.page_size)
+        table = decode.page_table[:, :num_pages].long()
+        return DecodePlan(table, decode.context_lens.long(), batch.slot_mapping, self._shape.cos_sin[batch.positions])
+
+    def unrotated(self, plan: TorchPlan | DecodePlan) -> TorchPlan | DecodePlan:
+        """See Ops.unrotated."""
+        if isinstance(plan, TorchPlan):
+            return self._torch.unrotated(plan)
+        return replace(plan, angles=self._shape.cos_sin[-1:])
+
+    def attention(self, plan: TorchPlan | DecodePlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
+        """See Ops.attention."""
+        if isinstance(plan, TorchPlan):
+            return self._torch.attention(plan, qkv, kv, norms)
+        assert self._compiled is not None and self._can_attend
+        num_q = self._shape.num_heads * self._shape.head_dim
+        if norms is not None:
+            num_k = self._shape.num_kv_heads * self._shape.head_dim
+            for part, weight in ((qkv[:, :num_q], norms.q), (qkv[:, num_q : num_q + num_k], norms.k)):
+                heads = part.reshape(len(part), -1, self._shape.head_dim)
+                part.copy_(self._compiled.rms_norm(heads, weight, norms.eps).view(part.shape))
+        self._compiled.rotate_and_write(qkv, plan.angles, kv, plan.slots)
+        return self._compiled.decode(qkv[:, :num_q], kv, plan.table, plan.lengths)
+
+    def gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        """See Ops.gate."""
+        return self._torch.gate(x, gate)
+
+    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
+        """See Ops.allocate_state."""
+        return self._torch.allocate_state(num_slots, dtype)
+
+    def linear_attention(
+        self, plan: TorchPlan | DecodePlan, projected: Tensor, state: LinearState, weights: LinearWeights
+    ) -> Tensor:
+        """See Ops.linear_attention."""
+        assert isinstance(plan, TorchPlan)
+        return self._torch.linear_attention(plan, projected, state, weights)
