@@ -14,9 +14,10 @@ from typing import Literal, NamedTuple
 WeightKind = Literal["fp8", "int4", "int8"]
 """Codes of the worker. fp8: numbers of e4m3, each group of which is multiplied by a float32 scale; int4, int8: see
 GroupForm."""
-Layout = Literal["plain", "fp8", "grouped"]
+Layout = Literal["plain", "fp8", "grouped", "awq", "gptq", "packed"]
 """Tensors of a checkpoint. plain: not quantised, the worker does it on loading; fp8: codes and scales by name; grouped:
-what a GGUF file is converted to, for each linear in a form of its own."""
+what a GGUF file is converted to, for each linear in a form of its own; awq, gptq, packed (compressed-tensors): eight
+integers of 4 bits in an int32."""
 Strategy = Literal["tensor", "channel", "block"]
 
 BLOCK = 128
@@ -79,6 +80,8 @@ class Quantization:
     ignored: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     forms: tuple[tuple[str, GroupForm], ...] = ()
+    has_zeros: bool = True
+    """Whether integers have a zero point for each group; otherwise it is 8."""
 
     @property
     def is_made_on_loading(self) -> bool:
@@ -113,7 +116,9 @@ class Quantization:
 
     def form(self, name: str) -> GroupForm | None:
         """Return the form of the linear whose weight has this name; None if its codes are no integers."""
-        return _by_name(self.forms)[name.removesuffix(".weight")] if self.forms else None
+        if self.forms:
+            return _by_name(self.forms)[name.removesuffix(".weight")]
+        return GroupForm(4, self.group[1], True) if self.kind == "int4" else None
 
 
 _KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8"})
@@ -162,10 +167,34 @@ def _stored_grouped(method: Quantization, name: str, rows: int, columns: int) ->
     return {"codes": codes, "scale": parameters, **({"minimum": parameters} if has_minimum else {})}
 
 
+def _stored_awq(method: Quantization, name: str, rows: int, columns: int) -> dict[str, StoredPart]:
+    groups = columns // (method.group[1] or columns)
+    return {
+        "qweight": StoredPart((columns, rows // 8), ("I32",)),
+        "qzeros": StoredPart((groups, rows // 8), ("I32",)),
+        "scales": StoredPart((groups, rows)),
+    }
+
+
+def _stored_gptq(method: Quantization, name: str, rows: int, columns: int) -> dict[str, StoredPart]:
+    stored = _stored_awq(method, name, rows, columns)
+    return {**stored, "qweight": StoredPart((columns // 8, rows), ("I32",))}
+
+
+def _stored_packed(method: Quantization, name: str, rows: int, columns: int) -> dict[str, StoredPart]:
+    groups = columns // (method.group[1] or columns)
+    zeros = {"weight_zero_point": StoredPart((-(-rows // 8), groups), ("I32",))} if method.has_zeros else {}
+    codes = StoredPart((rows, columns // 8), ("I32",))
+    return {"weight_packed": codes, "weight_scale": StoredPart((rows, groups)), **zeros}
+
+
 _STORED: dict[Layout, Callable[[Quantization, str, int, int], dict[str, StoredPart]]] = {
     "plain": _stored_plain,
     "fp8": _stored_fp8,
     "grouped": _stored_grouped,
+    "awq": _stored_awq,
+    "gptq": _stored_gptq,
+    "packed": _stored_packed,
 }
 
 
@@ -177,7 +206,8 @@ def _held_fp8(method: Quantization, rows: int, columns: int) -> int:
 
 
 def _held_integers(form: GroupForm, rows: int, columns: int) -> int:
-    return rows * columns * form.bits // 8 + 4 * rows * (columns // form.group) * (1 + form.has_minimum)
+    groups = columns // form.group if form.group else 1
+    return rows * columns * form.bits // 8 + 4 * rows * groups * (1 + form.has_minimum)
 
 
 def _is_named(module: str, pattern: str) -> bool:

@@ -86,6 +86,13 @@ class _Fields:
             raise ModelError(f"{self.name}.{key} in config.json is no object (found {found!r:.80})")
         return _Fields(f"{self.name}.{key}", found)
 
+    def group_size(self) -> int:
+        """Return the columns that share a scale, 0 for all of them."""
+        size = self._values.get("group_size")
+        if size == -1:
+            return 0
+        return int(self.only("group_size", *(NIBBLES << power for power in range(6))))
+
     def block(self, key: str) -> None:
         """Check the size of a block, which has BLOCK rows and columns."""
         self.only(key, [BLOCK, BLOCK], f"{BLOCK}x{BLOCK}")
@@ -101,17 +108,19 @@ def _read_compressed_tensors(fields: _Fields) -> Quantization:
     if len(names) != 1:
         raise ModelError(f"{groups.name} in config.json has {len(names)} groups, one is supported: {_NEAREST}")
     group = groups.part(names[0])
-    fields.only("format", None, "float-quantized", "naive-quantized")
     if fields.get("sparsity_config"):
         fields.part("sparsity_config").only("format", None, "dense")
     weights = group.part("weights")
-    weights.only("type", "float")
+    targets = tuple(name for name in group.names("targets") if name != "Linear")
+    if weights.get("type") == "int":
+        return _read_packed(fields, weights, targets)
+    fields.only("format", None, "float-quantized", "naive-quantized")
+    weights.only("type", "float", "int")
     weights.only("num_bits", 8)
     weights.only("symmetric", None, True)
     strategy: Strategy = weights.only("strategy", *_GROUPS)
     if strategy == "block":
         weights.block("block_structure")
-    targets = tuple(name for name in group.names("targets") if name != "Linear")
     return Quantization(
         "compressed-tensors",
         "fp8",
@@ -141,6 +150,52 @@ def _read_fbgemm_fp8(fields: _Fields) -> Quantization:
     return Quantization("fbgemm_fp8", "fp8", "fp8", _GROUPS["channel"], unused=("input_scale_ub",), ignored=ignored)
 
 
+def _read_packed(fields: _Fields, weights: _Fields, targets: tuple[str, ...]) -> Quantization:
+    """Integers of compressed-tensors, eight in an int32; activations stay as they are."""
+    fields.only("format", "pack-quantized")
+    weights.only("num_bits", 4)
+    is_symmetric = weights.only("symmetric", None, True, False) is not False
+    # Columns in another order within the groups, as "group" has them, would need the activations in that order.
+    weights.only("actorder", None, False, "weight", "static")
+    strategy = weights.only("strategy", "group", "channel")
+    return Quantization(
+        "compressed-tensors",
+        "int4",
+        "packed",
+        (1, weights.group_size() if strategy == "group" else 0),
+        unused=("weight_shape", *_ATTENTION_SCALES),
+        ignored=fields.names("ignore"),
+        targets=targets,
+        has_zeros=not is_symmetric,
+    )
+
+
+def _read_awq(fields: _Fields) -> Quantization:
+    """Files of AutoAWQ and llm-awq's descendants, in the packing for GEMM."""
+    fields.only("bits", 4)
+    fields.only("version", None, "gemm", "GEMM")
+    fields.only("zero_point", None, True)
+    ignored = ("lm_head", *fields.names("modules_to_not_convert"))
+    return Quantization("awq", "int4", "awq", (1, fields.group_size()), unused=("g_idx",), ignored=ignored)
+
+
+def _read_gptq(fields: _Fields) -> Quantization:
+    """Files of GPTQModel and AutoGPTQ whose columns are in order; version 2 stores zero points as they are."""
+    fields.only("bits", 4)
+    fields.only("desc_act", None, False)
+    fields.only("lm_head", None, False)
+    version = fields.only("checkpoint_format", None, "", "gptq", "gptq_v2")
+    ignored = ("lm_head", *fields.names("modules_to_not_convert"))
+    return Quantization(
+        "gptq_v2" if version == "gptq_v2" else "gptq",
+        "int4",
+        "gptq",
+        (1, fields.group_size()),
+        unused=("g_idx",),
+        ignored=ignored,
+    )
+
+
 def _read_gguf(fields: _Fields) -> Quantization:
     """The linears of a converted GGUF file, each with its type there."""
     types = fields.get("types")
@@ -154,6 +209,8 @@ METHODS: dict[str, Callable[[_Fields], Quantization]] = {
     "compressed-tensors": _read_compressed_tensors,
     "fp8": _read_fp8,
     "fbgemm_fp8": _read_fbgemm_fp8,
+    "awq": _read_awq,
+    "gptq": _read_gptq,
     "gguf": _read_gguf,
 }
 

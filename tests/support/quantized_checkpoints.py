@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tests.support.packed_checkpoints import PACKED_LAYOUTS
+
 E4M3 = torch.float8_e4m3fn
 
 
@@ -66,6 +68,7 @@ def _compressed(strategy: str, **more: Any) -> dict[str, Any]:
 
 
 LAYOUTS: dict[str, tuple[dict[str, Any], Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]]] = {
+    **PACKED_LAYOUTS,
     "compressed_tensor": (_compressed("tensor"), per_tensor),
     "compressed_channel": (_compressed("channel"), per_channel),
     "compressed_block": (_compressed("block", block_structure=[128, 128]), _block_wise("weight_scale")),

@@ -44,3 +44,9 @@ def quantize8(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     groups = weight.float().view(weight.shape[0], -1, group)
     scale = (groups.abs().amax(-1) / 127).clamp_min(torch.finfo(torch.float16).tiny)
     return (groups / scale.unsqueeze(-1)).round_().to(torch.int8).view(weight.shape), scale
+
+
+def eighths(words: Tensor) -> Tensor:
+    """Return the eight integers of 4 bits of each int32 [rows, n], from its lowest bits on, [rows, 8 n] int32."""
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    return (words.contiguous().unsqueeze(-1) >> shifts & 15).flatten(1)

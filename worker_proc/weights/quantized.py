@@ -175,21 +175,56 @@ def _dequantize_integers(weight: QuantizedWeight) -> Tensor:
 
 
 def _quantize_int4(weight: Tensor, group: tuple[int, int]) -> QuantizedWeight:
-    codes, scale, minimum = integers.quantize4(weight, group[1])
+    size = group[1] or weight.shape[1]
+    codes, scale, minimum = integers.quantize4(weight, size)
     return QuantizedWeight(
-        "int4", (weight.shape[0], weight.shape[1]), (1, group[1]), codes, {"scale": scale, "minimum": minimum}
+        "int4", (weight.shape[0], weight.shape[1]), (1, size), codes, {"scale": scale, "minimum": minimum}
     )
 
 
 def _quantize_int8(weight: Tensor, group: tuple[int, int]) -> QuantizedWeight:
-    codes, scale = integers.quantize8(weight, group[1])
-    return QuantizedWeight("int8", (weight.shape[0], weight.shape[1]), (1, group[1]), codes, {"scale": scale})
+    size = group[1] or weight.shape[1]
+    codes, scale = integers.quantize8(weight, size)
+    return QuantizedWeight("int8", (weight.shape[0], weight.shape[1]), (1, size), codes, {"scale": scale})
 
 
 def _read_grouped(method: Quantization, shape: tuple[int, int], stored: Mapping[str, Tensor]) -> QuantizedWeight:
     codes, scales = stored["codes"], {name: one for name, one in stored.items() if name != "codes"}
     kind: WeightKind = "int4" if codes.dtype == torch.uint8 else "int8"
     return QuantizedWeight(kind, shape, (1, shape[1] // scales["scale"].shape[1]), codes, scales)
+
+
+def _from_zeros(integers_: Tensor, zeros: Tensor, scale: Tensor) -> QuantizedWeight:
+    """Return the weight of numbers (integer - zero) * scale; integers are [out, in], the others [out, groups]."""
+    rows, columns = integers_.shape
+    scale = scale.float().contiguous()
+    scales = {"scale": scale, "minimum": -zeros * scale}
+    return QuantizedWeight("int4", (rows, columns), (1, columns // scale.shape[1]), integers.packed(integers_), scales)
+
+
+def _read_awq(method: Quantization, shape: tuple[int, int], stored: Mapping[str, Tensor]) -> QuantizedWeight:
+    # Of eight outputs the even ones come first in an int32.
+    order = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
+    codes, zeros = (
+        integers.eighths(stored[name]).view(len(stored[name]), -1, 8)[..., order].flatten(1)
+        for name in ("qweight", "qzeros")
+    )
+    return _from_zeros(codes.T, zeros.T, stored["scales"].T)
+
+
+def _read_gptq(method: Quantization, shape: tuple[int, int], stored: Mapping[str, Tensor]) -> QuantizedWeight:
+    codes, zeros = integers.eighths(stored["qweight"].T), integers.eighths(stored["qzeros"])
+    if method.method == "gptq":
+        zeros = (zeros + 1) & 15
+    return _from_zeros(codes, zeros.T, stored["scales"].T)
+
+
+def _read_packed(method: Quantization, shape: tuple[int, int], stored: Mapping[str, Tensor]) -> QuantizedWeight:
+    scale = stored["weight_scale"].view(shape[0], -1)
+    zeros = torch.full_like(scale, 8, dtype=torch.int32)
+    if method.has_zeros:
+        zeros = integers.eighths(stored["weight_zero_point"].view(-1, scale.shape[1]).T).T[: shape[0]]
+    return _from_zeros(integers.eighths(stored["weight_packed"]), zeros, scale)
 
 
 FORMATS: dict[WeightKind, Format] = {
@@ -200,4 +235,7 @@ FORMATS: dict[WeightKind, Format] = {
 READERS: dict[Layout, Callable[[Quantization, tuple[int, int], Mapping[str, Tensor]], QuantizedWeight]] = {
     "fp8": _read_fp8,
     "grouped": _read_grouped,
+    "awq": _read_awq,
+    "gptq": _read_gptq,
+    "packed": _read_packed,
 }

@@ -11,7 +11,7 @@ from step_feeder import StepFeeder
 from tiny_models import CONTEXT, TINY, MakeRunner, make_weights, write_folder
 from torch import Tensor
 
-from quartet.checkpoint.quantization import Quantization
+from quartet.checkpoint.quantization import Quantization, is_kept_on
 from quartet.checkpoint.spec import parse_spec
 from quartet.sizing.model_bytes import weight_bytes
 from quartet.wire.errors import ConfigError, ModelError
@@ -61,7 +61,7 @@ def test_a_checkpoint_means_what_its_maker_meant(layout: str, model: str, tmp_pa
         assert torch.equal(plain(weight), plain(expected[name])), name
 
 
-@pytest.mark.parametrize("layout", ["compressed_channel", "fp8_block"])
+@pytest.mark.parametrize("layout", ["compressed_channel", "fp8_block", "awq", "gptq"])
 def test_the_model_answers_as_one_of_the_dequantised_weights(layout: str, make_runner: MakeRunner) -> None:
     made = checkpoint(layout, make_weights(WIDE))
     feeder = StepFeeder(make_runner({**WIDE, **made.config}, made.stored))
@@ -148,13 +148,21 @@ def test_fp8_on_loading_is_the_checkpoint_of_a_tool(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["plain", *LAYOUTS])
 def test_the_bytes_that_the_plan_counts_are_those_that_are_held(layout: str, tmp_path: Path) -> None:
     config = EVEN if layout == "plain" else folder_of(tmp_path, layout, "even")[1]
-    spec = parse_spec(config, CONTEXT, "fp8")
+    spec = parse_spec(config, CONTEXT, "fp8" if layout == "plain" else "auto")
+    method = spec.quantization
+    assert method is not None
+    is_kept = is_kept_on(method.kind, is_cuda=True), is_kept_on(method.kind, is_cuda=False)
     made = dummy_tensors(spec, Shard(), torch.bfloat16, CPU)
     parts = [made.embedding, made.final_norm, made.lm_head]
     parts += [getattr(layer, name) for layer in made.layers for name in layer.__slots__]
-    assert weight_bytes(spec, 2, is_cuda=True) == sum(part.nbytes for part in parts if part is not None)
-    # A CPU dequantises on loading.
-    assert weight_bytes(spec, 2, is_cuda=False) == weight_bytes(parse_spec(EVEN, CONTEXT), 2)
+    held, plain_bytes = (
+        sum(part.nbytes for part in parts if part is not None),
+        weight_bytes(parse_spec(EVEN, CONTEXT), 2),
+    )
+    assert held < 0.8 * plain_bytes and any(is_kept)
+    # Otherwise a device dequantises on loading.
+    assert weight_bytes(spec, 2, is_cuda=True) == (held if is_kept[0] else plain_bytes)
+    assert weight_bytes(spec, 2, is_cuda=False) == (held if is_kept[1] else plain_bytes)
 
 
 def test_what_is_shared_is_what_is_mapped(tmp_path: Path) -> None:
@@ -187,6 +195,8 @@ def test_the_linear_of_any_device_is_a_plain_one_on_the_dequantised_weight() -> 
 
 CHANNEL = LAYOUTS["compressed_channel"][0]
 GROUP = CHANNEL["config_groups"]["group_0"]
+PACKED = LAYOUTS["compressed_int4"][0]
+INTEGERS = PACKED["config_groups"]["group_0"]["weights"]
 
 
 @pytest.mark.parametrize(
@@ -203,9 +213,21 @@ GROUP = CHANNEL["config_groups"]["group_0"]
         ({**CHANNEL, "config_groups": 3}, "config_groups in config.json is no object"),
         ({**CHANNEL, "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config.format sparse-24-bitmask"),
         (
-            {**CHANNEL, "config_groups": {"g": {**GROUP, "weights": {**GROUP["weights"], "type": "int"}}}},
-            "config_groups.g.weights.type int is not supported; only float is",
+            {**CHANNEL, "config_groups": {"g": {**GROUP, "weights": {**GROUP["weights"], "type": "complex"}}}},
+            "config_groups.g.weights.type complex is not supported; only float or int is",
         ),
+        (
+            {**PACKED, "config_groups": {"g": {"weights": {**INTEGERS, "num_bits": 8}}}},
+            "config_groups.g.weights.num_bits 8",
+        ),
+        (
+            {**PACKED, "config_groups": {"g": {"weights": {**INTEGERS, "actorder": "group"}}}},
+            "g.weights.actorder group is not",
+        ),
+        ({**LAYOUTS["gptq"][0], "desc_act": True}, "quantization_config.desc_act True is not supported; only False is"),
+        ({**LAYOUTS["gptq"][0], "bits": 8}, "quantization_config.bits 8 is not supported; only 4 is"),
+        ({**LAYOUTS["awq"][0], "version": "gemv"}, "quantization_config.version gemv is not supported; only gemm"),
+        ({**LAYOUTS["awq"][0], "group_size": 48}, "quantization_config.group_size 48 is not supported; only 32 or 64"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_its_field(config: dict[str, Any], words: str) -> None:
