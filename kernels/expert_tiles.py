@@ -22,7 +22,7 @@ TABLE: tuple[tuple[int, ExpertTiles], ...] = (
     (16, ExpertTiles(32, _STREAMED, _STREAMED)),
     (32, ExpertTiles(64, ExpertTile(128, 64, 8, 4, True), ExpertTile(128, 64, 8, 4, True))),
     (64, ExpertTiles(64, ExpertTile(128, 64, 4, 4, False), ExpertTile(128, 64, 4, 4, False))),
-    (0, ExpertTiles(128, ExpertTile(128, 64, 8, 4, False), ExpertTile(128, 64, 8, 4, False))),
+    (0, ExpertTiles(128, ExpertTile(128, 64, 8, 3, False), ExpertTile(128, 64, 8, 3, False))),
 )
 # Steps with more rows take the tiles of this many, for which kernels are compiled before the first request.
 _MOST_ROWS = 2048
