@@ -68,6 +68,9 @@ class TraceRecorder:
             line["priority"] = priority
         if request.routing_key:
             line["routing_key"] = request.routing_key
+        if request.session_id:
+            # Its name may be the user's own words, so only which requests have the same one is recorded.
+            line["session"] = self._digest(request.session_id, request.namespace)
         if request.weight != 1.0:
             line["weight"] = request.weight
         try:
@@ -76,6 +79,10 @@ class TraceRecorder:
             # Recording is the least of what the scheduler does.
             log.warning("--record-trace %s: %s; recording ends", self._path, error.strerror)
             self.close()
+
+    def _digest(self, text: str, namespace: tuple[str, ...]) -> str:
+        named = repr((namespace, text)).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(named, digest_size=HASH_BYTES, key=self._key).hexdigest()
 
     def close(self) -> None:
         """Close the file; what is recorded afterwards is dropped."""

@@ -98,6 +98,8 @@ SECTIONS: dict[str, tuple[Family, ...]] = {
         Family("generation_tokens", COUNTER, "Output tokens.", (), "output_tokens"),
         Family("gen_throughput", GAUGE, "Output tokens per second since it was last asked for."),
         Family("prefill_tokens", COUNTER, "Prompt tokens computed, those computed again included."),
+        Family("session_turns", COUNTER, "Turns of sessions after the first; with policies that know sessions."),
+        Family("session_held_turns", COUNTER, "Turns that found the KV of the turn before held for them."),
         Family("recomputed_tokens", COUNTER, "Tokens computed again after a retraction."),
         Family("drafted_tokens", COUNTER, "Tokens drafted by --speculative-tokens."),
         Family("accepted_tokens", COUNTER, "Drafted tokens that held."),

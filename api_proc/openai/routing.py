@@ -1,4 +1,4 @@
-"""Body, headers and key -> GenerateRequest: priority, tenant, cache salt, routing key, weight and deadline."""
+"""Body, headers and key -> GenerateRequest: priority, tenant, cache salt, session, routing key, weight and deadline."""
 
 import math
 from collections.abc import Callable
@@ -22,6 +22,7 @@ T = TypeVar("T", int, float)
 MAX_KEY_CHARACTERS = 128
 MAX_TIMEOUT_S = 86_400.0
 USER_HEADER = "x-openwebui-user-id"
+SESSION_HEADER = "x-session-id"
 ROUTING_HEADERS = ("x-smg-routing-key", "x-openwebui-chat-id")
 
 
@@ -54,6 +55,7 @@ def generate_request(
         tenant=tenant_of(request, service),
         cache_salt=fields.cache_salt or "",
         routing_key=_routing_key(request, fields),
+        session_id=_session_id(request, fields),
         weight=1.0 if fields.weight is None else fields.weight,
         deadline_s=timeout_s,
         first_token_s=first_token_s,
@@ -74,9 +76,19 @@ def priority_of(request: web.Request, fields: SamplingFields) -> int | None:
 def _routing_key(request: web.Request, fields: SamplingFields) -> str:
     """Return what groups requests that share a prefix: the first of several names that clients have for it."""
     headers = (request.headers.get(name) for name in ROUTING_HEADERS)
-    names = (fields.routing_key, fields.prompt_cache_key, *headers, fields.session_id, fields.user)
+    names = (fields.routing_key, fields.prompt_cache_key, *headers, _session_id(request, fields), fields.user)
     key = next((name for name in names if name), "")
     return key if len(key) <= MAX_KEY_CHARACTERS else tenant_named(key)
+
+
+def _session_id(request: web.Request, fields: SamplingFields) -> str:
+    """Return the client's id of the session of which the request is a turn; raises RequestError 400."""
+    name: str = fields.session_id or request.headers.get(SESSION_HEADER) or ""
+    if len(name) > MAX_KEY_CHARACTERS:
+        raise invalid(
+            "session_id", f"session_id and {SESSION_HEADER} must have at most {MAX_KEY_CHARACTERS} characters"
+        )
+    return name
 
 
 def _check_keys_and_weight(fields: SamplingFields) -> None:

@@ -1,13 +1,17 @@
-"""How long agent sessions take by the eviction of the radix tree, in a pool that holds a part of what they need.
+"""How long agent sessions take by order of the queue and eviction, in a pool that holds a part of what they need.
 
     python -m benchmarks.simulation.sessions TRACE [--rate 0.5] [--seconds 120] [--share 0.4] [--others 3] [--seed 0]
-                                             [--order lpm-aging] [--policies lru,slru,fifo] [--preset llama-8b-h100]
+                                             [--ways lpm-aging/lru,session/session] [--recorded] [--preset NAME]
 
 TRACE is a list of sessions, such as LMCache's agents; `--rate` of them begin a second, repeated until they last for
-`--seconds`. The demand is the largest sum of contexts of sessions between their first and last turn; the pool is
-`--share` of it, the queue ordered by `--order`. `--others` requests a second of 1,000 tokens share nothing with
-anything. Prints, for each policy of eviction, the time that a session waits for its turns (from arrival to end of
-each, summed), the share of its prompts that was cached, and the others' 99th percentile of time to first token.
+`--seconds`. Each turn is sent when the one before is answered, after the recorded gap: what lay between the two turns,
+less what the first takes on an idle engine. With `--recorded` turns are sent at their recorded times, answered or not.
+The demand is the largest sum of contexts of sessions between their first and last turn, by recorded times; the pool is
+`--share` of it. `--others` requests a second of 1,000 tokens share nothing with anything, for 2.5 times `--seconds`.
+
+Prints for each way (schedule policy / eviction policy), first for one pool that holds everything: the mean time that a
+session waits for its turns (from arrival to end of each, summed), and the mean whole time of a session, gaps included;
+both also relative to the first of `--ways`; the share of its prompts that was cached; the others' p99 TTFT.
 """
 
 import argparse
@@ -27,10 +31,11 @@ from quartet.simulator.record import Run
 from quartet.simulator.request import Workload
 from quartet.simulator.trace_source import TraceOptions, load_trace
 from quartet.wire.config import SchedulerConfig
+from scheduler_proc.core.step_cost import StepCost, pairs
 
 OTHER_INPUT_TOKENS = 1000
 OTHER_OUTPUT_TOKENS = 60
-OTHER = "other"
+OTHERS_LAST = 2.5
 
 
 def repeated(path: Path, rate: float, seed: int, seconds: float) -> list[Workload]:
@@ -53,13 +58,41 @@ def repeated(path: Path, rate: float, seed: int, seconds: float) -> list[Workloa
     return found
 
 
+def by_session(turns: Sequence[Workload]) -> list[list[Workload]]:
+    """Return the turns of each session."""
+    found: dict[str, list[Workload]] = collections.defaultdict(list)
+    for turn in turns:
+        found[turn.session].append(turn)
+    return list(found.values())
+
+
+def answered_first(turns: Sequence[Workload], cost: StepCost) -> list[Workload]:
+    """Return the turns such that each is sent after the answer to the one before, and the recorded gap."""
+    found: list[Workload] = []
+    for own in by_session(turns):
+        longest: list[str] = []
+        free_s = 0.0
+        for number, turn in enumerate(own):
+            pages = turn.page_hashes or []
+            shared = sum(1 for _ in itertools.takewhile(lambda both: both[0] == both[1], zip(longest, pages)))  # noqa: B905
+            gap_s = max(0.0, turn.arrival_s - free_s) if number else None
+            found.append(msgspec.structs.replace(turn, gap_s=gap_s))
+            free_s = turn.arrival_s + _alone_s(turn, shared * turn.page_tokens, cost)
+            longest = max(longest, pages, key=len)
+    return sorted(found, key=lambda turn: turn.arrival_s)
+
+
+def _alone_s(turn: Workload, cached: int, cost: StepCost) -> float:
+    tokens = max(1, turn.input_tokens - cached)
+    context = turn.input_tokens + turn.output_tokens // 2
+    prefill_s = cost.of(tokens, pairs(turn.input_tokens - tokens, tokens), 0, 0)
+    return prefill_s + (turn.output_tokens - 1) * cost.of(0, 0, 1, context)
+
+
 def demand_tokens(turns: Sequence[Workload]) -> int:
     """Return the largest sum, over time, of the contexts of sessions between their first and last turn."""
-    by_session: dict[str, list[Workload]] = collections.defaultdict(list)
-    for turn in turns:
-        by_session[turn.session].append(turn)
     changes: list[tuple[float, int]] = []
-    for own in by_session.values():
+    for own in by_session(turns):
         largest = 0
         for turn in own:
             context = max(largest, turn.input_tokens + turn.output_tokens)
@@ -74,25 +107,31 @@ def others(rate: float, seconds: float, seed: int) -> list[Workload]:
     times = poisson(random.Random(f"others {seed}"), int(rate * seconds), rate)
     output = OTHER_OUTPUT_TOKENS
     return [
-        Workload(arrival_s=at, max_tokens=output, output_tokens=output, own_tokens=OTHER_INPUT_TOKENS, session=OTHER)
-        for at in times
+        Workload(arrival_s=at, max_tokens=output, output_tokens=output, own_tokens=OTHER_INPUT_TOKENS) for at in times
     ]
 
 
-def summary(run: Run) -> tuple[float, float, float]:
-    """Return the mean time that a session waits, the cached share of its prompts, and the others' p99 TTFT."""
+def summary(run: Run) -> tuple[float, float, float, float]:
+    """Return the mean time that a session waits and its whole time, the cached share, and the others' p99 TTFT."""
     waits: dict[str, float] = collections.defaultdict(float)
+    begin: dict[str, float] = {}
+    end: dict[str, float] = {}
     cached = tokens = 0
     first_s: list[float] = []
     for one in run.outcomes:
-        if one.request.session == OTHER:
+        name = one.request.session
+        if not name:
             first_s.append(one.first_token_s - one.arrival_s)
             continue
-        waits[one.request.session] += one.end_s - one.arrival_s
+        waits[name] += one.end_s - one.arrival_s
+        begin[name] = min(begin.get(name, one.arrival_s), one.arrival_s)
+        end[name] = max(end.get(name, 0.0), one.end_s)
         cached += one.cached_tokens
         tokens += one.request.input_tokens
     first_s.sort()
-    return sum(waits.values()) / len(waits), cached / tokens, first_s[len(first_s) * 99 // 100] if first_s else 0.0
+    whole_s = sum(end[name] - begin[name] for name in waits) / len(waits)
+    p99_s = first_s[len(first_s) * 99 // 100] if first_s else 0.0
+    return sum(waits.values()) / len(waits), whole_s, cached / tokens, p99_s
 
 
 def main() -> None:
@@ -104,25 +143,33 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.4)
     parser.add_argument("--others", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--policies", default="lru,slru,fifo")
-    parser.add_argument("--order", default="lpm-aging")
+    parser.add_argument("--ways", default="lpm-aging/lru,fcfs/lru,session/lru,lpm-aging/session,session/session")
+    parser.add_argument("--recorded", action="store_true")
     parser.add_argument("--preset", default="llama-8b-h100")
     asked = parser.parse_args()
     turns = repeated(asked.trace, asked.rate, asked.seed, asked.seconds)
-    need = demand_tokens(turns)
-    engine = sized_to(preset(asked.preset), int(asked.share * need))
-    requests = sorted([*turns, *others(asked.others, asked.seconds, asked.seed)], key=lambda one: one.arrival_s)
-    print(f"{len(turns)} turns, {len(requests)} requests; demand {need} tokens, pool {engine.kv_tokens}")
-    for policy in ("all in the pool", *asked.policies.split(",")):
-        is_whole = policy == "all in the pool"
-        size = sized_to(engine, 20 * need) if is_whole else engine
-        strategy: Any = "lru" if is_whole else policy
+    need, engine = demand_tokens(turns), preset(asked.preset)
+    if not asked.recorded:
+        turns = answered_first(turns, engine.cost)
+    beside = others(asked.others, OTHERS_LAST * asked.seconds, asked.seed)
+    requests = sorted([*turns, *beside], key=lambda one: one.arrival_s)
+    small = sized_to(engine, int(asked.share * need))
+    print(f"{len(turns)} turns, {len(requests)} requests; demand {need} tokens, pool {small.kv_tokens}")
+    first: tuple[float, float] | None = None
+    for way in ("all in the pool", *asked.ways.split(",")):
+        is_whole = way == "all in the pool"
+        order, _, strategy = (asked.ways.split(",")[0] if is_whole else way).partition("/")
+        eviction: Any = strategy
         config = SchedulerConfig(
-            schedule_policy=asked.order, radix_eviction_policy=strategy, max_queued_requests=UNBOUNDED_QUEUE
+            schedule_policy=order, radix_eviction_policy=eviction, max_queued_requests=UNBOUNDED_QUEUE
         )
-        wait_s, share, first_s = summary(simulate(requests, size, config))
-        told = f"session waits {wait_s:8.2f} s   cached {share:.3f}   others' p99 TTFT {first_s:.3f} s"
-        print(f"{policy:16} {told}", flush=True)
+        run = simulate(requests, sized_to(engine, 20 * need) if is_whole else small, config)
+        wait_s, whole_s, share, p99_s = summary(run)
+        first = first if first or is_whole else (wait_s, whole_s)
+        told = f" ({wait_s / first[0] - 1:+.3f}, {whole_s / first[1] - 1:+.3f})" if first else " " * 16
+        held = f"   held {run.counters.get('session_held_turns', 0):.0f}"
+        times = f"waits {wait_s:7.2f} s   whole {whole_s:7.2f} s{told}"
+        print(f"{way:18} {times}   cached {share:.3f}   others' p99 TTFT {p99_s:.3f} s{held}", flush=True)
 
 
 if __name__ == "__main__":

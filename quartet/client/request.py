@@ -15,8 +15,8 @@ MAX_PROMPT_BYTES = MAX_FRAME_BYTES - (1 << 20)
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of `n` choices. `deadline_s` is seconds from now for the whole of it, `first_token_s` until there is
-    any output. `request_id` is the client's own id of it. With `names_tokens` the prompt's tokens
-    are named, too. `accepted_s` is when the server took it, absolute, None for when the engine gets
+    any output. `request_id` is the client's own id of it, `session_id` that of its session. With `names_tokens` the
+    prompt's tokens are named, too. `accepted_s` is when the server took it, absolute, None for when the engine gets
     it; of the time since then its prompt took `tokenizing_s`."""
 
     prompt: TextPrompt | IdsPrompt | ChatPrompt
@@ -34,6 +34,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     names_tokens: bool = False
     accepted_s: float | None = None
     tokenizing_s: float = 0.0
+    session_id: str = ""
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
@@ -115,4 +116,5 @@ def submit_of(
         request.request_id,
         request.accepted_s,
         request.tokenizing_s,
+        request.session_id,
     )

@@ -16,7 +16,9 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         output_tokens: the true length of the output, at most `max_tokens`; less means that it stops by itself.
         priority: as in the API; None: the client named none.
         tenant: the owner of the request; prefixes are not shared between tenants.
-        session: the conversation of which it is a turn.
+        session: the conversation of which it is a turn; the engine is told.
+        gap_s: it is sent so many seconds after the end of its session's turn before, if that is not None and there is
+            one; `arrival_s` then only says in which order.
         routing_key, weight: as in the API.
         class_name: what reports call it; default: its priority, else "all".
         id: by which `quartet why` finds it.
@@ -35,6 +37,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     priority: int | None = None
     tenant: str = ""
     session: str = ""
+    gap_s: float | None = None
     routing_key: str = ""
     weight: float = 1.0
     class_name: str = msgspec.field(default="", name="class")

@@ -53,6 +53,8 @@ def fault_of(request: Workload) -> str:
     """Say what is wrong with a request, naming field, value and bound; empty if nothing is."""
     if not 0 <= request.arrival_s < float("inf"):
         return f"arrival_s {request.arrival_s} must be 0 or more and finite"
+    if request.gap_s is not None and not 0 <= request.gap_s < float("inf"):
+        return f"gap_s {request.gap_s} must be 0 or more and finite"
     if request.max_tokens < 1:
         return f"max_tokens {request.max_tokens} must be at least 1"
     if not 1 <= request.output_tokens <= request.max_tokens:

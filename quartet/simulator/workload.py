@@ -1,5 +1,6 @@
 """The workload as a core: submits each request when it arrives, and notes what the engine sends for it."""
 
+import heapq
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,18 +35,31 @@ class WorkloadCore:
         self._record = record
         self._prompts = PromptMaker()
         self._handles: dict[int, int] = {}
-        self._next = 0
+        self._due: list[tuple[float, int]] = []
+        """A heap of what is sent next: when, and its number."""
+        self._followers: dict[int, tuple[int, float]] = {}
+        """By the number of a turn that of the next one, and the gap between them."""
+        self._unsent = len(requests)
+        last: dict[str, int] = {}
+        for number, request in enumerate(requests):
+            before = last.get(request.session) if request.session and request.gap_s is not None else None
+            if before is None or request.gap_s is None:
+                self._due.append((request.arrival_s, number))
+            else:
+                self._followers[before] = number, request.gap_s
+            last[request.session] = number
+        heapq.heapify(self._due)
         self.alive = 0
         """Requests that have been submitted and have not ended."""
 
     def tick(self, now: float) -> list[Sent]:
         """Submit the request that arrives at this moment."""
-        number = self._next
+        _, number = heapq.heappop(self._due)
         request = self._requests[number]
         outcome = self._record.outcomes[number]
         outcome.arrival_s = now
         outcome.passes_at_arrival = len(self._record.admitting_passes)
-        self._next += 1
+        self._unsent -= 1
         self.alive += 1
         # Greedy; the device finds the number of the request in its seed.
         params = SamplingParams(max_new_tokens=request.max_tokens, temperature=0.0, seed=number)
@@ -62,12 +76,13 @@ class WorkloadCore:
             request.tenant,
             routing_key=request.routing_key,
             weight=request.weight,
+            session_id=request.session,
         )
         return [("scheduler-0", frame)]
 
     def next_deadline(self) -> float | None:
         """Return the time of the next arrival."""
-        return self._requests[self._next].arrival_s if self._next < len(self._requests) else None
+        return self._due[0][0] if self._due else None
 
     def handle(self, source: Source, frame: Any, now: float) -> list[Sent]:
         """Note the ends of requests."""
@@ -87,7 +102,7 @@ class WorkloadCore:
 
     def is_idle(self) -> bool:
         """Say whether every request has arrived and ended."""
-        return self._next == len(self._requests) and not self.alive
+        return not self._unsent and not self.alive
 
     def metrics(self) -> Metrics:
         """Return none: the record has them."""
@@ -101,4 +116,7 @@ class WorkloadCore:
         if count:
             outcome.last_token_s = now
         self.alive -= 1
+        if number in self._followers:
+            follower, gap_s = self._followers.pop(number)
+            heapq.heappush(self._due, (now + gap_s, follower))
         self._record.end_s = max(self._record.end_s, now)

@@ -17,6 +17,7 @@ POLICIES = (
     "random",
     "routing-key",
     "shortest-prefill-first",
+    "session",
 )
 """Names of --schedule-policy, beside `multi:` with a comma-separated list of MULTI_LEVELS."""
 MULTI_LEVELS = ("priority", "lpm", "lof", "fcfs")
@@ -83,8 +84,8 @@ class SchedulerConfig(Section, frozen=True):
         bool, Meta(description="a retracted request's KV stays cached until it is needed, and it comes back first")
     ] = False
     radix_eviction_policy: Annotated[
-        Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"],
-        Meta(description="which cached prefixes are evicted first"),
+        Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru", "session"],
+        Meta(description="which cached prefixes are evicted first; session: lru, but KV waits for the next turn"),
     ] = "lru"
     cache_priority_isolation: Annotated[
         bool, Meta(description="a request evicts no cached prefix of a more urgent one")

@@ -15,6 +15,8 @@ the one exception is the hot loop of results.py, which adds to columns and takes
     RequestTable       request_table.py  live requests by name, deadlines, ends,  Retraction, Results, Intake
                                          the last that ended
     NewTokenRatio      ratio.py          the new-token ratio (RAT)                Retraction, PrefillPass
+    Sessions           sessions.py       sessions, their service and gaps,      RequestTable, PrefillPass
+                                         for how long their KV is held
     ObservedLengths    observed.py       lengths of outputs that have ended       RequestTable, PrefillPass
     SchedulerCounters  counters.py       counts of events                         Retraction, PrefillPass, Results
     MemoryLimit        memory_limit.py   what a step may hold after a shortage    PrefillPass, Results
@@ -40,14 +42,15 @@ A request (request.py, with the literal table of its states) has a lease (lease.
 request itself: `qseq`, `passes_at_entry` and `processed_at_entry` the queue, `matched_tokens`, `matched_node` and
 `is_deprioritized` its policy, `charged_outputs` the tenants' shares in it, `slot`, `launched` and `launched_at_entry`
 the batch, `generation` the steps in flight, `output_ids` the results, `suspicion` (suspicion.py) the suspects.
-`in_flight` is counted up by the batch and down by results. A retraction of everything (a lost worker) sets it to 0.
+`session` (session.py) is set by the sessions. `in_flight` is counted up by the batch and down by results. A retraction
+of everything (a lost worker) sets it to 0.
 
-radix.py, radix_node.py, eviction.py, pages.py and page_log.py are the inside of the KV cache, policies/ and
+radix.py, radix_node.py, eviction.py, holds.py, pages.py and page_log.py are the inside of the KV cache, policies/ and
 first_tokens.py that of the queue, deadlines.py and history.py (facts of ended requests) that of the request table,
 slack.py (which steps rows take part in), step_time_model.py and step_cost.py that of the steps in flight.
 step_work.py is what a step is made of. meters.py measures where the time of requests goes: the queue has one meter,
 the steps in flight another, each stay of a request in the batch a third. lengths.py, priority.py and sizes.py are
-rules without state (LEN, PRI, CFG-3). events.py names the events that are no frames, naming.py how clients name
-requests. reports.py answers queries and gives the metrics, with explain.py for sentences; audit.py checks every
+rules without state (LEN, PRI, CFG-3), as is admitted.py. events.py names the events that are no frames, naming.py how
+clients name requests. reports.py answers queries and gives the metrics, with explain.py for sentences; audit.py checks every
 invariant by name; all of them only read.
 """

@@ -82,7 +82,8 @@ def _check_tree(holders: list[Request], kv: KvCache) -> None:
     """INV-4, INV-5, INV-6: counters, keys and locks agree with a walk."""
     tree = kv.tree
     page_bytes = kv.page_size * ID_BYTES
-    locks: collections.Counter[int] = collections.Counter(id(request.lease.node) for request in holders)
+    locking = [*(request.lease.node for request in holders), *kv.holds.nodes()]
+    locks: collections.Counter[int] = collections.Counter(id(node) for node in locking)
     evictable = protected = 0
     for node in tree.nodes():
         size = len(node.pages) * kv.page_size
@@ -107,8 +108,8 @@ def _expected_locks(node: Node, locks: "collections.Counter[int]") -> int:
 
 
 def _check_idle(in_flight: StepsInFlight, kv: KvCache) -> None:
-    """INV-2: with nothing held, every page is free or evictable, and no row is expected."""
-    if kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens:
+    """INV-2: without a request, every page is free, evictable or held for a session, and no row is expected."""
+    if kv.holds.next_end_s is None and (kv.reachable_tokens() != kv.capacity_tokens or kv.tree.protected_tokens):
         _fail("INV-2", f"idle, but {kv.reachable_tokens()} of {kv.capacity_tokens} tokens reachable")
     if in_flight.by_generation:
         _fail("INV-2", "idle, but rows are expected")

@@ -19,9 +19,12 @@ STRATEGIES: dict[str, Callable[[Node], EvictionKey]] = {
     "mru": lambda node: (-node.last_access, 0),
     "filo": lambda node: (-node.creation, 0),
     "priority": lambda node: (-node.urgency, node.last_access),
+    "session": lambda node: (node.last_access, 0),
     "slru": lambda node: (node.hit_count >= 2, node.last_access),
 }
-"""Key of a node by the name of --radix-eviction-policy; the smallest is evicted first."""
+"""Key of a node by the name of --radix-eviction-policy; the smallest is evicted first.
+
+What is held for sessions is locked, so that session orders the rest as lru does."""
 FALLS_ON_USE = frozenset({"mru"})
 """Strategies under which a node's key falls when the node is used; under the others a key only rises."""
 COMPACT_ABOVE = 64

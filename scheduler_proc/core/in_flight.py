@@ -12,7 +12,7 @@ from quartet.wire.ids import Epoch
 from scheduler_proc.core.meters import DeviceMeter
 from scheduler_proc.core.request import Request, RequestState
 from scheduler_proc.core.slack import Slack, StepPlan
-from scheduler_proc.core.step_cost import StepLoad
+from scheduler_proc.core.step_cost import StepLoad, pairs
 from scheduler_proc.core.step_time_model import StepTimeModel
 from scheduler_proc.core.step_work import StepWork
 
@@ -37,7 +37,8 @@ class IssuedStep:
 class StepsInFlight:
     """The steps of one worker incarnation after the other; step numbers and generations are never used twice.
 
-    With a target for the time between tokens it learns how long steps take, and with step_order slack it plans by that.
+    With a target for the time between tokens, or to hold KV of sessions, it learns how long steps take; with step_order
+    slack it plans by that.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -47,7 +48,8 @@ class StepsInFlight:
         self.steps: collections.deque[IssuedStep] = collections.deque()
         self.by_generation: dict[int, Request] = {}
         self._target_s = config.tbt_target_ms / 1000
-        self._time_model = model = StepTimeModel() if self._target_s > 0 else None
+        learns = self._target_s > 0 or config.radix_eviction_policy == "session"
+        self._time_model = model = StepTimeModel() if learns else None
         self._slack = Slack(self._target_s, model) if model and config.step_order == "slack" else None
         self._last_generation = 0
         self._last_result_s = 0.0
@@ -79,7 +81,7 @@ class StepsInFlight:
     def plan(self, rows: list[Request], backlog_tokens: int, chunk_context: int, now: float) -> StepPlan:
         """Say whether rows take part in the next step, and how much prompt has time beside them (U1)."""
         model, count = self._time_model, len(rows)
-        if model is None or not (rows or self._slack):
+        if model is None or not self._target_s or not (rows or self._slack):
             return StepPlan(True, None)
         context = _context_tokens(rows)
         if self._slack is None:
@@ -91,6 +93,11 @@ class StepsInFlight:
             end_s = max(end_s, step.issued_s) + (0.0 if step.load is None else model.predict(step.load))
         is_fresh = bool(self.steps) and self.steps[-1].has_rows
         return self._slack.plan(count, context, chunk_context, backlog_tokens, max(end_s, now), is_fresh)
+
+    def prefill_s(self, tokens: int) -> float:
+        """Return how long a prompt of so many tokens takes; 0 while that is not known."""
+        model = self._time_model
+        return 0.0 if model is None else model.predict(StepLoad(tokens, pairs(0, tokens), 0, 0))
 
     def issue(self, work: StepWork, now: float) -> None:
         """The next step is on its way to the worker."""

@@ -4,12 +4,15 @@ It speaks of leases: what a request is, it does not know. Every page has one own
 private range of one lease (INV-3). Keys are token ids as little-endian int32.
 """
 
+from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import InvariantViolation
+from scheduler_proc.core.holds import Holds
 from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.page_log import PageChange, PageLog
 from scheduler_proc.core.pages import PagePool
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node, RadixTree
+from scheduler_proc.core.session import Session
 
 
 class KvCache:
@@ -44,22 +47,38 @@ class KvCache:
         self._log: PageLog | None = None
         self.restart(page_count)
 
+    @classmethod
+    def configured(cls, config: SchedulerConfig, page_size: int) -> "KvCache":
+        """Return the cache of a worker that is not up yet, as the settings want it."""
+        return cls(
+            0,
+            page_size,
+            not config.disable_radix_cache,
+            config.radix_eviction_policy,
+            config.enable_priority_scheduling,
+            config.cache_priority_isolation,
+            config.retraction_keeps_kv,
+        )
+
     def restart(self, page_count: int, has_states: bool = False) -> None:
         """Begin with the empty cache of a new worker. With states, which pages do not hold, nothing is shared."""
         self.is_sharing = self._may_share and not has_states
         self.pool = PagePool(page_count, self.page_size)
         self.tree = RadixTree(self.page_size, self._strategy)
         self.tree.log = self._log
+        self.holds = Holds(self.tree)
         if self._log is not None:
             self._log.cleared()
 
     def clear(self) -> None:
         """Forget all cached prefixes, whose worker is gone; every lease has been released."""
+        self.holds.end_all()
         self.pool.free([page for node in self.tree.nodes() for page in node.pages])
         self.tree.clear()
 
     def flush(self) -> int:
         """Evict every prefix that no lease holds; returns the tokens freed."""
+        self.holds.end_all()
         freed = self.tree.evict(self.tree.evictable_tokens)
         self.pool.free(freed)
         if self._log is not None and not self.tree.protected_tokens:
@@ -68,6 +87,7 @@ class KvCache:
 
     def forget_written_since(self, step: int) -> None:
         """Remove what a failed step and those after it have written; every lease on it has been released."""
+        self.holds.end_written_since(step)
         self.pool.free(self.tree.remove_written_since(step))
 
     def free(self, pages: list[int]) -> None:
@@ -114,11 +134,12 @@ class KvCache:
         return count * self.page_size
 
     def make_room(self, tokens: int) -> bool:
-        """Evict only what is short of `tokens`; say whether they are available then."""
-        shortage = tokens - self.pool.available_tokens
-        if shortage > 0:
+        """Evict only what is short of `tokens`, then what is held, as far as needed; say whether they are available."""
+        while (shortage := tokens - self.pool.available_tokens) > 0:
             self.pool.free(self.tree.evict(shortage, self._cuts))
-        return self.pool.available_tokens >= tokens
+            if self.pool.available_tokens < tokens and not self.holds.end_next():
+                return False
+        return True
 
     def make_room_for(self, urgency: int, tokens: int, is_alone: bool) -> bool:
         """Make room for a request that enters: less urgent prefixes go first (4.7). With isolation no other goes,
@@ -133,6 +154,21 @@ class KvCache:
                 self.pool.free(self.tree.evict_from(urgency, shortage))
                 return self.pool.available_tokens >= tokens
         return self.make_room(tokens)
+
+    # Sessions
+
+    def note_session(self, session: Session, key: bytes, namespace: Namespace, until_s: float | None) -> None:
+        """Note whose sequence `key` is, and hold its cached prefix until a time, if one is given (SES-1, SES-3)."""
+        if self.is_sharing:
+            _, node = self.tree.match(key, namespace)
+            if node.parent is not None:
+                node.session = session
+                if until_s is not None:
+                    self.holds.begin(session, node, until_s)
+
+    def end_hold(self, session: Session) -> bool:
+        """Give up what is held for a session; say whether anything was."""
+        return self.holds.end(session)
 
     # The life of a lease
 

@@ -3,17 +3,19 @@
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import ID_BYTES, Chunk, Enter, pack_ids
 from scheduler_proc.core.admission import PrefillAdder, Verdict
+from scheduler_proc.core.admitted import note_admission
 from scheduler_proc.core.batch import Batch
 from scheduler_proc.core.counters import SchedulerCounters
 from scheduler_proc.core.kv import KvCache
 from scheduler_proc.core.memory_limit import MemoryLimit
-from scheduler_proc.core.meters import DECODES, PROMPTS, PrefillMeter
+from scheduler_proc.core.meters import DECODES, PROMPTS
 from scheduler_proc.core.observed import ObservedLengths
 from scheduler_proc.core.policies import reserve_for_short
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.sessions import Sessions
 from scheduler_proc.core.sizes import is_mixing, mixed_budget
 from scheduler_proc.core.step_cost import pairs
 from scheduler_proc.core.step_work import PrefillBatch
@@ -37,12 +39,13 @@ class PrefillPass:
         suspects: Suspects,
         memory: MemoryLimit,
         lengths: ObservedLengths,
+        sessions: Sessions,
     ) -> None:
         self.chunk_tokens, self.is_mixing, self._mixed_tokens = -1, False, 0
         self._config, self._queue, self._batch = config, queue, batch
         self._kv, self._ratio, self._counters = kv, ratio, counters
         self._retraction, self._suspects = retraction, suspects
-        self._memory, self._lengths = memory, lengths
+        self._memory, self._lengths, self._sessions = memory, lengths, sessions
         self._decodes_owed, self._changes_when_full, self._fits_below = 0, 0, 0.0
         """The last: the ratio below which what the last pass could not admit may fit."""
 
@@ -68,7 +71,12 @@ class PrefillPass:
     def _may_admit(self) -> bool:
         if not self._batch.is_full or self._retraction.can_preempt:
             return True
-        return self._queue.changes != self._changes_when_full or self._ratio.current < self._fits_below
+        return self._changes != self._changes_when_full or self._ratio.current < self._fits_below
+
+    @property
+    def _changes(self) -> int:
+        """Count what may make room without a request or a slot being given back."""
+        return self._queue.changes + self._kv.holds.ended_count
 
     def may_begin(self, now: float) -> bool:
         """Say whether a pass is due and has not to wait for decode steps first."""
@@ -224,13 +232,20 @@ class PrefillPass:
     def _note_full(self, needs_slot: bool, pass_batch: PrefillBatch, fits_below: float) -> None:
         # What this pass computes reserves less once it runs (RAT-6), so the next pass looks again.
         self._batch.note_full(needs_slot or (bool(self._batch.running) and not pass_batch.chunks))
-        self._changes_when_full, self._fits_below = self._queue.changes, fits_below
+        self._changes_when_full, self._fits_below = self._changes, fits_below
 
     def _test(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> tuple[int, Verdict]:
+        is_alone = not self._batch.running and not pass_batch.chunks
+        length, verdict = self._test_once(request, adder, is_alone)
+        # What is held gives way to a request that would wait for nothing else.
+        while is_alone and verdict is Verdict.NO_TOKEN and not length and self._kv.holds.end_next():
+            length, verdict = self._test_once(request, adder, is_alone)
+        return length, verdict
+
+    def _test_once(self, request: Request, adder: PrefillAdder, is_alone: bool) -> tuple[int, Verdict]:
         kv = self._kv
         if adder.verdict() is Verdict.NO_TOKEN:
             return 0, Verdict.NO_TOKEN
-        is_alone = not self._batch.running and not pass_batch.chunks
         withheld = 0 if is_alone else kv.withheld_tokens(request.urgency)
         length, verdict = adder.add(request, withheld, may_chunk=self._batch.chunked is None)
         if length and not kv.make_room_for(request.urgency, length + kv.page_size, is_alone):
@@ -241,8 +256,9 @@ class PrefillPass:
         cached = request.lease.num_computed_tokens
         self._kv.extend(request.lease, cached + length)
         self._batch.enter(request)
-        self._note_admission(request, cached, length, pass_batch)
+        note_admission(request, cached, length, pass_batch, self._queue, self._counters, self._ratio.current)
         self._queue.note_admitted(request, cached, pass_batch.now)
+        self._sessions.on_admitted(request, request.lease.node, request.total_tokens - cached)
         params, scores = request.params, request.prompt_scores
         if scores is not None:
             scores.restart()
@@ -260,27 +276,6 @@ class PrefillPass:
             )
         )
         self._compute(request, length, pass_batch)
-
-    def _note_admission(self, request: Request, cached: int, length: int, pass_batch: PrefillBatch) -> None:
-        """Count an admission: `cached` tokens come from the tree, `length` are computed first."""
-        counters, timeline = self._counters, request.timeline
-        if timeline.cached_tokens < 0:
-            counters.cached_tokens += cached
-            counters.input_tokens += request.total_tokens
-        else:
-            counters.recomputed_tokens += request.total_tokens - cached
-        details = {
-            "cached_tokens": cached,
-            "first_chunk_tokens": length,
-            "reserved_tokens": request.remaining_tokens,
-            "computed_meanwhile_tokens": self._queue.computed_tokens - request.processed_at_entry,
-            "ratio": round(self._ratio.current, 6),
-        }
-        stop_reasons, waited = self._queue.stop_reasons, self._queue.passes_waited(request)
-        # A replay's outputs may be cached, too; to its client they are no part of the prompt.
-        of_prompt = min(cached, request.prompt_tokens)
-        meter = request.prefill_meter = PrefillMeter()
-        timeline.on_admitted(pass_batch.now, pass_batch.step, of_prompt, waited, stop_reasons, details, meter)
 
     def _compute(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:
         """Put `length` tokens of a request that has pages for them into the batch of the pass."""

@@ -171,7 +171,7 @@ class RadixTree:
             parent, lower.child_key, lower.key[:at], lower.pages[:count], lower.step, next(self._serials), lower.urgency
         )
         upper.lock_ref, upper.last_access = lower.lock_ref, lower.last_access
-        upper.creation, upper.hit_count = lower.creation, lower.hit_count
+        upper.creation, upper.hit_count, upper.session = lower.creation, lower.hit_count, lower.session
         parent.children[upper.child_key] = upper
         lower.key, lower.pages, lower.parent = lower.key[at:], lower.pages[count:], upper
         lower.child_key = lower.key[: self._page_bytes]

@@ -1,6 +1,7 @@
 """The node of the radix tree: a run of pages and what the tree knows about it. Only radix.py changes one."""
 
 from quartet.wire.frames import ID_BYTES as ID_BYTES
+from scheduler_proc.core.session import Session
 
 Namespace = tuple[str, ...]
 ChildKey = bytes | tuple[Namespace, bytes]
@@ -13,7 +14,7 @@ class Node:
     `step` is the step that wrote the last of them. `lock_ref` counts locks here and below. `serial` is unique;
     `creation` is the order of creation, which the upper part of a split inherits. `last_access` is the tree's clock at
     the last use. `hit_count` counts the requests that have inserted through the node, `urgency` is the best (smallest)
-    of theirs, so it never improves on the way down.
+    of theirs, so it never improves on the way down. `session` is the one whose last turn ended in the node.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class Node:
         "pages",
         "parent",
         "serial",
+        "session",
         "step",
         "urgency",
     )
@@ -52,11 +54,21 @@ class Node:
         self.lock_ref = 0
         self.last_access = 0
         self.hit_count = 0
+        self.session: Session | None = None
 
     @property
     def is_evictable(self) -> bool:
         """Say whether the node may be removed at once: in the tree, a leaf, not locked, not the root."""
         return self.parent is not None and not self.children and not self.lock_ref
+
+
+def session_at(node: Node | None) -> Session | None:
+    """Return the session whose sequence the path to `node` begins with: the longest one of several."""
+    while node is not None:
+        if node.session is not None:
+            return node.session
+        node = node.parent
+    return None
 
 
 def common_bytes(node_key: bytes, key: bytes, at: int, end: int, page_bytes: int) -> int:

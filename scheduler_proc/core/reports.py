@@ -175,6 +175,8 @@ def counts(counters: SchedulerCounters, queue: WaitingQueue, table: RequestTable
     """Return what has happened so far, by metric name (MET-2)."""
     found = {name: float(getattr(counters, name)) for name in counters.__slots__}
     found["prefill_tokens"] = float(queue.computed_tokens)
+    found["session_turns"] = float(table.sessions.turns)
+    found["session_held_turns"] = float(table.sessions.held_turns)
     found["finished"] = float(table.finished_count)
     found |= {f'requests_ended{{cause="{cause}"}}': float(count) for cause, count in table.ends_by_cause.items()}
     found |= {f'passes_stopped{{reason="{reason}"}}': float(count) for reason, count in queue.stop_reasons.items()}

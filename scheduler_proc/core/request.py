@@ -20,6 +20,7 @@ from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.meters import PrefillMeter
 from scheduler_proc.core.prompt_scores import PromptScores
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node
+from scheduler_proc.core.session import Session
 from scheduler_proc.core.stream import Stream
 from scheduler_proc.core.suspicion import Suspicion
 from scheduler_proc.core.timeline import Timeline
@@ -92,6 +93,8 @@ class Request:
         "rid",
         "routing_key",
         "seq",
+        "session",
+        "session_id",
         "slot",
         "state",
         "stop_ids",
@@ -117,6 +120,8 @@ class Request:
         self.params: SamplingParams = params
         self.routing_key = submit.routing_key
         self.weight = submit.weight
+        self.session_id = submit.session_id
+        self.session: Session | None = None
         self.urgency = 0
         self.namespace: Namespace = (submit.tenant, submit.cache_salt)
         # What the last policy pass found out, and how long the request has waited (scheduling rules POL).

@@ -13,6 +13,7 @@ from scheduler_proc.core.naming import RequestName
 from scheduler_proc.core.observed import ObservedLengths
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.request import Request, RequestState
+from scheduler_proc.core.sessions import Sessions
 
 FINISHED_KEPT = 1000
 ENDED_BY_THEMSELVES = ("stop", "length", "stop_string")
@@ -21,7 +22,8 @@ ENDED_BY_THEMSELVES = ("stop", "length", "stop_string")
 class RequestTable:
     """A live request is in exactly one place, the queue or the batch (INV-7); one that ends leaves place and table.
 
-    `ended` tells of the last requests that ended. `ends_by_cause` counts ends, and refusals by their code.
+    `sessions` are told which requests begin and end. `ended` tells of the last requests that ended. `ends_by_cause`
+    counts ends, and refusals by their code.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class RequestTable:
         batch: Batch,
         delivery: Delivery,
         lengths: ObservedLengths,
+        sessions: Sessions,
     ) -> None:
         self.ended = History()
         self.ends_by_cause: collections.Counter[str] = collections.Counter()
@@ -39,6 +42,7 @@ class RequestTable:
         self._batch = batch
         self._delivery = delivery
         self._lengths = lengths
+        self.sessions = sessions
         self._deadlines = Deadlines(config)
         self._by_rid: dict[Rid, dict[int, Request]] = {}
         self._finished_log: collections.deque[Request] | None = None
@@ -59,6 +63,7 @@ class RequestTable:
     def add(self, request: Request, deadline_s: float | None, now: float) -> None:
         """Queue a new request."""
         self._by_rid.setdefault(request.rid, {})[request.choice] = request
+        self.sessions.on_arrival(request, now)
         self._queue.add(request, now)
         if deadline_s is not None:
             self._deadlines.add(request, deadline_s)
@@ -166,6 +171,7 @@ class RequestTable:
         else:
             self._batch.leave(request, state)
             self._queue.on_left_batch(request, now)
+        self.sessions.on_end(request, state is RequestState.FINISHED, now)
         choices = self._by_rid[request.rid]
         del choices[request.choice]
         if not choices:

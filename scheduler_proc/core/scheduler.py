@@ -40,6 +40,7 @@ from scheduler_proc.core.request import Request
 from scheduler_proc.core.request_table import RequestTable
 from scheduler_proc.core.results import Results
 from scheduler_proc.core.retraction import Retraction
+from scheduler_proc.core.sessions import Sessions
 from scheduler_proc.core.sizes import chunk_tokens_in_force, slots_in_force
 from scheduler_proc.core.speculation import Speculation
 from scheduler_proc.core.step_work import PrefillBatch, StepWork
@@ -69,15 +70,7 @@ class Scheduler:
         self._config = config
         self._context_length = context_length
         self._worker_name = worker_name
-        self.kv = self._kv = kv = KvCache(
-            0,
-            page_size,
-            not config.disable_radix_cache,
-            config.radix_eviction_policy,
-            config.enable_priority_scheduling,
-            config.cache_priority_isolation,
-            config.retraction_keeps_kv,
-        )
+        self.kv = self._kv = kv = KvCache.configured(config, page_size)
         self.queue = self._queue = queue = WaitingQueue(config)
         self.in_flight = self._in_flight = in_flight = StepsInFlight(config)
         self._batch = batch = Batch(kv, in_flight)
@@ -85,13 +78,16 @@ class Scheduler:
         self._ratio = ratio = NewTokenRatio(config)
         self._counters = counters = SchedulerCounters()
         lengths = ObservedLengths(config.reservation == "observed")
-        self._table = table = RequestTable(config, queue, batch, delivery, lengths)
+        sessions = Sessions(config, kv, in_flight.prefill_s)
+        self._table = table = RequestTable(config, queue, batch, delivery, lengths, sessions)
         self._retraction = Retraction(config, queue, batch, in_flight, kv, ratio, table, counters)
         suspects, memory = Suspects(), MemoryLimit(page_size)
         self.memory = memory
         retraction = self._retraction
-        self._prefill = PrefillPass(config, queue, batch, kv, ratio, counters, retraction, suspects, memory, lengths)
         self._speculation = Speculation(config.speculative_tokens)
+        self._prefill = PrefillPass(
+            config, queue, batch, kv, ratio, counters, retraction, suspects, memory, lengths, sessions
+        )
         self._results = Results(in_flight, delivery, table, self._retraction, suspects, memory, counters)
         self.grammars = GrammarQueue()
         self._intake = Intake(config, eos_token_ids, table, delivery, suspects, self.grammars, worker_name)
@@ -141,6 +137,7 @@ class Scheduler:
 
     def _schedule(self, now: float) -> None:
         """Issue steps until two are in flight or there is nothing to run."""
+        self._kv.holds.end_passed(now)
         speculation = self._speculation
         if speculation.is_wanted:
             speculation.look_at(self._batch.rows())

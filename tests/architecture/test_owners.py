@@ -22,6 +22,7 @@ OWNERS = {
     "SchedulerCounters",
     "MemoryLimit",
     "ObservedLengths",
+    "Sessions",
     "Suspects",
     "GrammarQueue",
 }

@@ -41,7 +41,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         ),
         more=st.fixed_dictionaries(
             {
-                "radix_eviction_policy": st.sampled_from(["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]),
+                "radix_eviction_policy": st.sampled_from(
+                    ["lru", "lfu", "fifo", "mru", "filo", "priority", "slru", "session"]
+                ),
                 "enable_priority_scheduling": st.booleans(),
                 "priority_scheduling_preemption_threshold": st.integers(0, 3),
                 "preempt_accounting": st.sampled_from(["accurate", "compat"]),
@@ -105,14 +107,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         own=st.lists(st.integers(1, 3), min_size=1, max_size=6),
         max_new=st.integers(0, 40), ignore_eos=st.booleans(), priority=st.one_of(st.none(), st.integers(-4, 4)),
         salt=st.sampled_from(["", "", "", "pepper"]), tenant=st.sampled_from(["", "", "a", "b"]),
+        session=st.sampled_from(["", "s", "t"]),
     )  # fmt: skip
     def arrive(
-        self, shared: int, own: list[int], max_new: int, ignore_eos: bool, priority: int | None, salt: str, tenant: str
+        self,
+        shared: int,
+        own: list[int],
+        max_new: int,
+        ignore_eos: bool,
+        priority: int | None,
+        salt: str,
+        tenant: str,
+        session: str,
     ) -> None:
         self.names += 1
         prompt = [i % 5 + 1 for i in range(shared)] + own
         params = SamplingParams(max_new_tokens=max_new, ignore_eos=ignore_eos)
-        self.rig.submit(prompt, name=self.names, params=params, priority=priority, cache_salt=salt, tenant=tenant)
+        fields = {"priority": priority, "cache_salt": salt, "tenant": tenant, "session_id": session}
+        self.rig.submit(prompt, name=self.names, params=params, **fields)
 
     @rule(count=st.integers(1, 8))
     def work(self, count: int) -> None:

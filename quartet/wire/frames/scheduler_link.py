@@ -10,9 +10,10 @@ from quartet.wire.ids import Address, Rid
 class Submit(Frame, frozen=True, tag=10):
     """One (rid, choice), self-contained: a second attempt carries the output ids delivered to the client so far.
 
-    `deadline_s` is seconds left for the whole request when the frame was sent, or None. `request_id` is the
-    client's own id of it, by which queries may name it. The api process took the request at `accepted_s` of the
-    machine's monotonic clock; `tokenizing_s` of the time since then went into its prompt.
+    `deadline_s` is seconds left for the whole request when the frame was sent, or None. `request_id` is the client's
+    own id of it, by which queries may name it, `session_id` that of the session of which it is a turn. The api process
+    took the request at `accepted_s` of the machine's monotonic clock; `tokenizing_s` of the time since then went into
+    its prompt.
     """
 
     rid: Rid
@@ -32,6 +33,7 @@ class Submit(Frame, frozen=True, tag=10):
     request_id: str = ""
     accepted_s: float | None = None
     tokenizing_s: float = 0.0
+    session_id: str = ""
 
     def __post_init__(self) -> None:
         check_ids(self.prompt_ids, self.output_ids)

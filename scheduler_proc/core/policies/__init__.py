@@ -5,8 +5,9 @@ context.py      what a policy may look at
 matching.py     the cached prefix of each waiting request, and which requests share one with an earlier one
 cache_aware.py  what every policy that looks at the cache has in common: how far it looks, and when it does not
 one family each: arrival.py (fcfs, lof), shuffle.py (random), routing.py (routing-key), longest_prefix.py (lpm,
-lpm-aging), response_ratio.py (hrrn), short_prefill.py (shortest-prefill-first), subtree.py (dfs-weight and
+lpm-aging, session), response_ratio.py (hrrn), short_prefill.py (shortest-prefill-first), subtree.py (dfs-weight and
 dfs-weight-tutorial), levels.py (multi)
+aged.py         credit for waiting, of lpm-aging and session
 tenants.py      which tenants' requests go before the others, whatever the policy
 """
 

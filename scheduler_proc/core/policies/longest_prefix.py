@@ -1,12 +1,11 @@
-"""The longest cached prefix first, plain and with credit for waiting."""
+"""The longest cached prefix first, and the session that was served least first."""
 
 from scheduler_proc.core.policies.context import PolicyContext
-from scheduler_proc.core.request import Request, RequestState
+from scheduler_proc.core.radix_node import session_at
+from scheduler_proc.core.request import Request
 
 LAST = 1 << 40
 """More than any number of cached tokens."""
-TOKENS_OF_AN_OUTPUT = 4
-"""What decoding a token counts for beside computing one of a prompt: decode steps read all weights for few tokens."""
 
 
 def order_by_prefix(requests: list[Request], context: PolicyContext) -> None:
@@ -18,61 +17,19 @@ def order_by_prefix(requests: list[Request], context: PolicyContext) -> None:
     requests.sort(key=lambda request: LAST * request.is_deprioritized - request.matched_tokens)
 
 
-class AgedPrefix:
-    """lpm-aging: as lpm, but a share of the engine's work goes to the oldest requests.
+def order_by_service(requests: list[Request], context: PolicyContext) -> None:
+    """session: what is at least half cached first, then the session whose turns were served least so far (SES-2).
 
-    Work is counted in prompt tokens; an output counts for TOKENS_OF_AN_OUTPUT. The allowance grows by `aging_share` of
-    the work done. The oldest requests go first, one after the other, as far as it covers what of them is not cached;
-    they use it up when they are admitted.
-
-    So a request is overtaken for at most U / aging_share of work, where U are the uncached tokens of itself and of
-    those that waited when it came, whatever arrives later: the allowance is not lost to later ones, and once it
-    covers the oldest nothing passes that. The work for what goes first out of turn stays below that share.
+    A request without a session was served nothing. Source of the second: Autellix (arXiv 2502.13965).
     """
 
-    def __init__(self) -> None:
-        self._allowance = 0.0
-        self._work = 0
-        self._ahead: list[tuple[Request, tuple[int, int], int]] = []
-        """The requests of the last pass that went first: each with its entry and its uncached tokens."""
+    def rank(request: Request) -> tuple[bool, bool, int, int]:
+        is_cold = 2 * request.matched_tokens < request.total_tokens
+        return request.is_deprioritized, is_cold, _served(request), -request.matched_tokens
 
-    def __call__(self, requests: list[Request], context: PolicyContext) -> None:
-        """Sort in place requests of which the first is among the most urgent."""
-        order_by_prefix(requests, context)
-        oldest = sorted((one for one in requests if one.urgency == requests[0].urgency), key=lambda one: one.seq)
-        self._settle(context, max(map(_uncached, oldest), default=0))
-        self._ahead = []
-        left = self._allowance
-        for request in oldest:
-            uncached = _uncached(request)
-            if uncached > left:
-                break
-            left -= uncached
-            self._ahead.append((request, _entry(request), uncached))
-        ahead = {id(request) for request, _, _ in self._ahead}
-        first = [request for request, _, _ in self._ahead]
-        requests[:] = first + [request for request in requests if id(request) not in ahead]
-        for request in first:
-            request.is_deprioritized = False
-
-    def _settle(self, context: PolicyContext, most: int) -> None:
-        """Count the work done since the last pass, and what of it went to requests out of turn.
-
-        More than `most`, what one request may need, is not kept: then the oldest go first anyway.
-        """
-        work = context.processed_tokens + TOKENS_OF_AN_OUTPUT * context.output_tokens
-        self._allowance += context.config.aging_share * (work - self._work)
-        self._work = work
-        for request, entry, uncached in self._ahead:
-            if request.state is not RequestState.WAITING or _entry(request) != entry:
-                self._allowance -= uncached
-        self._allowance = min(self._allowance, float(most))
+    requests.sort(key=rank)
 
 
-def _entry(request: Request) -> tuple[int, int]:
-    """Return what tells one stay in the queue from another; a retracted request may keep its number (RET-18)."""
-    return request.qseq, request.timeline.retractions
-
-
-def _uncached(request: Request) -> int:
-    return request.total_tokens - request.matched_tokens
+def _served(request: Request) -> int:
+    session = request.session or session_at(request.matched_node)
+    return 0 if session is None else session.served

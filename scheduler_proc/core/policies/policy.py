@@ -4,11 +4,12 @@ from operator import attrgetter
 
 from quartet.wire.config import POLICIES, SchedulerConfig
 from quartet.wire.errors import ConfigError
+from scheduler_proc.core.policies.aged import Aged
 from scheduler_proc.core.policies.arrival import keep_arrival, order_by_output
 from scheduler_proc.core.policies.cache_aware import CacheAware
 from scheduler_proc.core.policies.context import CacheAgnostic, Ordering, PolicyContext
 from scheduler_proc.core.policies.levels import PREFIX, Levels
-from scheduler_proc.core.policies.longest_prefix import AgedPrefix, order_by_prefix
+from scheduler_proc.core.policies.longest_prefix import order_by_prefix, order_by_service
 from scheduler_proc.core.policies.matching import PrefixMatcher, forget_matches
 from scheduler_proc.core.policies.response_ratio import order_by_response_ratio
 from scheduler_proc.core.policies.routing import order_by_routing_key
@@ -41,7 +42,7 @@ class Policy:
         self._matcher = matcher
         # Levels names priority where it wants it; before the key of every other policy it comes first (POL-6).
         self._is_urgency_first = config.enable_priority_scheduling and not isinstance(ordering, Levels)
-        self._refreshes = config.radix_eviction_policy == "lru"
+        self._refreshes = config.radix_eviction_policy in ("lru", "session")
         self.tenants = TenantShares(config) if config.tenant_weights else None
 
     def order(self, waiting: list[Request], context: PolicyContext) -> None:
@@ -85,7 +86,9 @@ def _ordering(name: str, matcher: PrefixMatcher) -> Ordering:
         case "lpm":
             return CacheAware(order_by_prefix, matcher, puts_off_siblings=True, falls_back=True)
         case "lpm-aging":
-            return CacheAware(AgedPrefix(), matcher, puts_off_siblings=True, falls_back=True)
+            return CacheAware(Aged(order_by_prefix), matcher, puts_off_siblings=True, falls_back=True)
+        case "session":
+            return CacheAware(Aged(order_by_service), matcher, puts_off_siblings=True, falls_back=True)
         case "hrrn":
             return CacheAware(order_by_response_ratio, matcher, puts_off_siblings=True, falls_back=True)
         case "shortest-prefill-first":

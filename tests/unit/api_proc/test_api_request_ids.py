@@ -113,3 +113,18 @@ async def test_users_of_open_webui_are_tenants_where_there_are_no_keys(make_api:
     without, ann, bob, again = tenants[False]
     assert without == "" and ann == again != bob and "ann" not in ann
     assert len(set(tenants[True])) == 1, "with keys the key is the tenant, whatever a client says"
+
+
+@pytest.mark.parametrize(("body", "header", "taken"), [("a", "", "a"), ("", "b", "b"), ("a", "b", "a"), ("", "", "")])
+async def test_a_session_id_comes_from_the_body_or_the_header(api: Any, body: str, header: str, taken: str) -> None:
+    fields, headers = {"session_id": body} if body else {}, {"X-Session-Id": header} if header else {}
+    assert (await api.post(CHAT, {**BODY, **fields}, headers=headers))[0] == 200
+    assert api.engine.outputs[-1].request.session_id == taken
+
+
+async def test_a_long_session_id_is_refused(api: Any) -> None:
+    for fields, headers in (({"session_id": "s" * 129}, {}), ({}, {"X-Session-Id": "s" * 129})):
+        status, body, _ = await api.post(CHAT, {**BODY, **fields}, headers=headers)
+        assert status == 400
+        assert_error(body, "invalid_value", "session_id")
+    assert (await api.post(CHAT, {**BODY, "session_id": "s" * 128}))[0] == 200
