@@ -183,7 +183,7 @@ def test_ses4_held_kv_keeps_a_newcomer_waiting_while_others_run() -> None:
 
 
 def test_ses5_held_kv_gives_way_to_rows_and_to_a_request_alone() -> None:
-    """SES-5: nothing is retracted, and nobody waits for held KV alone."""
+    """SES-5: nothing is retracted, and no request waits for held KV alone."""
     rig = rig_of(pages=32)
     turn(rig, list(range(10, 70)), "s", 4)
     alone = turn(rig, list(range(300, 400)), max_new=10)
