@@ -10,9 +10,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def test_the_second_turn_of_a_session_finds_the_first_cached() -> None:
     """SES-1, SES-3: with an id from the header and from the body; the metrics count the turn."""
     with Server("--schedule-policy", "session", "--radix-eviction-policy", "session") as server:
-        for _ in range(2):
+        for start in ("Once", "Twice"):
             # Steps have to be measured before KV is held.
-            server.post("/v1/completions", {"prompt": "Once upon a time " * 40, "max_tokens": 12})
+            server.post("/v1/completions", {"prompt": f"{start} upon a time " * 40, "max_tokens": 12})
         messages = [{"role": "user", "content": "Tell me about the history of the city of Paris. " * 20}]
         fields = {"max_tokens": 24, "temperature": 0, "ignore_eos": True, "session_id": "a"}
         status, first = server.post("/v1/chat/completions", {"messages": messages, **fields})
