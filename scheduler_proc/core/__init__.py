@@ -51,6 +51,6 @@ slack.py (which steps rows take part in), step_time_model.py and step_cost.py th
 step_work.py is what a step is made of. meters.py measures where the time of requests goes: the queue has one meter,
 the steps in flight another, each stay of a request in the batch a third. lengths.py, priority.py and sizes.py are
 rules without state (LEN, PRI, CFG-3), as is admitted.py. events.py names the events that are no frames, naming.py how
-clients name requests. reports.py answers queries and gives the metrics, with explain.py for sentences; audit.py checks every
-invariant by name; all of them only read.
+clients name requests. reports.py answers queries and gives the metrics, with explain.py for sentences; audit.py checks
+every invariant by name; all of them only read.
 """
