@@ -17,13 +17,16 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.pdl import pdl_options, wait_for_prior_kernel
+
 WIDTH = tl.constexpr(16)
 SEQ, START, NEW, CONTEXT, FIRST = (tl.constexpr(at) for at in range(5))
 BEGIN, END, SLOT, PART, PARTS = (tl.constexpr(at) for at in range(5, 10))
 # A part has as many tiles of keys at least: the merge of shorter ones takes longer than they do.
 MIN_PART_TILES = 4
-# Items that a program of the partition kernel makes.
-ITEM_BLOCK = 16
+# Items that a program of the partition kernel makes, and sequences that it looks at: of up to so many one kernel is
+# compiled, which the warm-up loads.
+ITEM_BLOCK, SEQ_BLOCK = 16, 256
 # Few enough for the interpreter, and enough that query tiles are cut.
 PROGRAMS_WITHOUT_GPU = 8
 
@@ -38,6 +41,15 @@ class ExtendPartition(NamedTuple):
     slots: int
 
 
+class GroupItems(NamedTuple):
+    """Items of groups of rows that share a prefix, where the partial result of an item has its number; and by row of
+    the batch, `rows` [B, 4] int32: parts | item of the first one | row within the tile. Rows of no group are not
+    written."""
+
+    items: torch.Tensor
+    rows: torch.Tensor
+
+
 @triton.jit
 def _parts(key_tiles, slots, work, MIN_TILES: tl.constexpr):
     """Parts of each query tile of a sequence: its share of the step's work in `slots`, rounded down, so that the parts
@@ -47,9 +59,12 @@ def _parts(key_tiles, slots, work, MIN_TILES: tl.constexpr):
 
 @triton.jit(do_not_specialize=["num_seqs", "num_items", "slots"])
 def _partition_kernel(
-    cu_q_ptr, lens_ptr, items_ptr, num_seqs, num_items, slots,
-    TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, MIN_TILES: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK: tl.constexpr,
+    cu_q_ptr, lens_ptr, items_ptr, members_ptr, rows_ptr, num_seqs, num_items, slots,
+    TOKENS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, MIN_TILES: tl.constexpr, BLOCK_B: tl.constexpr,
+    BLOCK: tl.constexpr, GROUPED: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
+    """GROUPED: sequences are groups of rows that all see the whole context, and every item has a partial result."""
+    wait_for_prior_kernel(USE_PDL)
     seqs = tl.arange(0, BLOCK_B)
     is_seq = seqs < num_seqs
     starts = tl.load(cu_q_ptr + seqs, mask=is_seq, other=0)
@@ -70,16 +85,17 @@ def _partition_kernel(
     start = tl.load(cu_q_ptr + seq, mask=is_live, other=0)
     new = tl.load(cu_q_ptr + seq + 1, mask=is_live, other=0) - start
     context = tl.load(lens_ptr + seq, mask=is_live, other=0)
-    most = _parts((context + BLOCK_N - 1) // BLOCK_N, slots, work, MIN_TILES)
+    tiles = (context + BLOCK_N - 1) // BLOCK_N
+    most = _parts(tiles, slots, work, MIN_TILES)
     part = own % most
     slot += own - part
     first = own // most * TOKENS
     position = context - new + first
     # Every row of a tile has a key in the tile of keys that the first row ends in: the last part begins no later.
-    common = position // BLOCK_N + 1
-    length = (common + most - 1) // most
+    common = tiles if GROUPED else position // BLOCK_N + 1
+    length = tl.maximum((common + most - 1) // most, 1)
     parts = (common + length - 1) // length
-    last = (tl.minimum(position + TOKENS, context) + BLOCK_N - 1) // BLOCK_N
+    last = tiles if GROUPED else (tl.minimum(position + TOKENS, context) + BLOCK_N - 1) // BLOCK_N
     begin = part * length
     end = tl.where(part == parts - 1, last, begin + length)
     is_live &= part < parts
@@ -95,6 +111,13 @@ def _partition_kernel(
     tl.store(target + SLOT, tl.where(is_live & (parts > 1), slot, -1), mask=fits)
     tl.store(target + PART, part, mask=fits)
     tl.store(target + PARTS, parts, mask=fits)
+    if GROUPED:
+        at = tl.arange(0, BLOCK_T)[None, :]
+        is_row = (is_live & (part == 0))[:, None] & (at < TOKENS) & (first[:, None] + at < new[:, None])
+        row = tl.load(members_ptr + (start + first)[:, None] + at, mask=is_row, other=0)
+        tl.store(rows_ptr + row * 4, tl.zeros_like(row) + parts[:, None], mask=is_row)
+        tl.store(rows_ptr + row * 4 + 1, tl.zeros_like(row) + item[:, None], mask=is_row)
+        tl.store(rows_ptr + row * 4 + 2, tl.zeros_like(row) + at, mask=is_row)
 
 
 def make_partition(
@@ -102,17 +125,40 @@ def make_partition(
 ) -> ExtendPartition:
     """Return the partition of sequences with at most `total` new tokens together, cu_q [B + 1] and context_lens [B]
     int32. No host sync: as many items as there can be."""
-    batch, device = context_lens.shape[0], context_lens.device
-    full_tiles, slots = total // tile_tokens, _programs(device) // kv_heads
+    full_tiles, slots = total // tile_tokens, _programs(context_lens.device) // kv_heads
     # With a query tile for each program nothing can be cut.
     slots = slots if full_tiles < slots else 0
+    items = _launch(cu_q, context_lens, (cu_q, cu_q), full_tiles, slots, tile_tokens, block_n, is_grouped=False)
+    return ExtendPartition(items, tile_tokens, block_n, slots)
+
+
+def partition_groups(
+    ends: torch.Tensor, lengths: torch.Tensor, members: torch.Tensor, kv_heads: int, tile_tokens: int, block_n: int,
+    programs_per_sm: int,
+) -> GroupItems:  # fmt: skip
+    """Return the partition of groups of rows, as kernels.prefix_decode.SharedPrefixes has them. No host sync."""
+    batch, slots = members.shape[0], _programs(members.device) * programs_per_sm // kv_heads
+    rows = torch.empty((batch, 4), dtype=torch.int32, device=members.device)
+    tiles = batch // tile_tokens
+    items = _launch(ends, lengths, (members, rows), tiles, slots, tile_tokens, block_n, is_grouped=True)
+    return GroupItems(items, rows)
+
+
+def _launch(
+    cu_q: torch.Tensor, context_lens: torch.Tensor, members: tuple[torch.Tensor, torch.Tensor], full_tiles: int,
+    slots: int, tile_tokens: int, block_n: int, is_grouped: bool,
+) -> torch.Tensor:  # fmt: skip
+    """Return the items of so many tiles, besides one that is not full for each sequence."""
+    batch, device = context_lens.shape[0], context_lens.device
     count = full_tiles + batch + slots
     items = torch.empty((count, WIDTH.value), dtype=torch.int32, device=device)
     _partition_kernel[(triton.cdiv(count, ITEM_BLOCK),)](
-        cu_q, context_lens, items, batch, count, slots, TOKENS=tile_tokens, BLOCK_N=block_n, MIN_TILES=MIN_PART_TILES,
-        BLOCK_B=max(16, triton.next_power_of_2(batch)), BLOCK=ITEM_BLOCK, num_warps=4,
+        cu_q, context_lens, items, *members, batch, count, slots, TOKENS=tile_tokens,
+        BLOCK_T=triton.next_power_of_2(tile_tokens) if is_grouped else 1, BLOCK_N=block_n, MIN_TILES=MIN_PART_TILES,
+        BLOCK_B=max(SEQ_BLOCK, triton.next_power_of_2(batch)), BLOCK=ITEM_BLOCK, GROUPED=is_grouped, num_warps=4,
+        **pdl_options(device),
     )  # fmt: skip
-    return ExtendPartition(items, tile_tokens, block_n, slots)
+    return items
 
 
 def _programs(device: torch.device) -> int:

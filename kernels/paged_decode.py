@@ -20,10 +20,9 @@ from kernels.decode_partition import (
     decode_tile,
     default_split_size,
     locate,
-    owner,
     partition_decode,
-    units_per_split,
 )
+from kernels.decode_reduce import REDUCE_BLOCK, reduce_kernel
 from kernels.paged_tile import (
     LOG2_E,
     attend_tile,
@@ -35,9 +34,7 @@ from kernels.paged_tile import (
     readable,
 )
 from kernels.pdl import pdl_options, wait_for_prior_kernel
-
-# Splits whose partial results the reduce kernel loads at once.
-REDUCE_BLOCK = 8
+from kernels.prefix_decode import PrefixParts
 
 
 def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
@@ -50,11 +47,13 @@ def decode_workspace_numel(splits: int, heads: int, head_dim: int) -> int:
 
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "stride_table"])
 def _split_kernel(
-    q_ptr, cache_ptr, table_ptr, lens_ptr, partition_ptr, first_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2,
-    num_seqs, kv_heads, capacity, stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    q_ptr, cache_ptr, table_ptr, lens_ptr, partition_ptr, first_ptr, prefix_tokens_ptr, out_ptr, partial_ptr, stats_ptr,
+    scale_log2, num_seqs, kv_heads, capacity,
+    stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr,
-    HAS_FIRST: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_FIRST: tl.constexpr, PREFIX_ROWS: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     if not METADATA_READY:
         wait_for_prior_kernel(USE_PDL)
@@ -79,6 +78,9 @@ def _split_kernel(
         left = (range_end - pair - split * per_split + per_split - 1) // per_split
         taken = tl.maximum(tl.minimum(splits - split, left), 0)
         whole = taken == splits
+        if PREFIX_ROWS:
+            # The reduce kernel folds it with the parts of its prefix.
+            whole = whole & (tl.load(prefix_tokens_ptr + seq) == 0)
         slot = before // kv_heads + split
         # Partial results that exceed the workspace are skipped; the reduce kernel writes NaN for the row.
         has_room = whole | (slot - split + units <= capacity)
@@ -131,82 +133,11 @@ def _split_kernel(
             tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
 
 
-@triton.jit
-def _load_part(
-    partial_ptr, stats_ptr, index, splits, slot, heads, q_heads, row_mask, mask, dims, HEAD_DIM: tl.constexpr
-):
-    part_rows = (slot + index).to(tl.int64) * heads + q_heads
-    keep = row_mask & (index < splits)
-    peak = tl.load(stats_ptr + part_rows * 2, mask=keep, other=float("-inf"))
-    total = tl.load(stats_ptr + part_rows * 2 + 1, mask=keep, other=0.0)
-    part = tl.load(partial_ptr + part_rows[:, None] * HEAD_DIM + dims[None, :], mask=mask & (index < splits), other=0.0)
-    return part, peak, total
-
-
-@triton.jit(do_not_specialize=["num_seqs", "capacity", "programs"])
-def _reduce_kernel(
-    partition_ptr, partial_ptr, stats_ptr, first_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
-    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
-    GROW_SPLITS: tl.constexpr, HAS_FIRST: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    if not METADATA_READY:
-        wait_for_prior_kernel(USE_PDL)
-    seq = tl.program_id(0)
-    head = tl.program_id(1)
-    ends_ptr = partition_ptr + programs + 2
-    before = tl.load(ends_ptr + seq - 1, mask=seq > 0, other=0)
-    units = (tl.load(ends_ptr + seq) - before) // kv_heads
-    total_units = tl.load(ends_ptr + num_seqs - 1)
-    per_split = units_per_split(units, GROW_SPLITS)
-    splits = (units + per_split - 1) // per_split
-    pair = before + head * units
-    last = pair + (splits - 1) * per_split
-    active = tl.load(partition_ptr)
-    owners = tl.maximum(active, 1)
-    has_one_owner = (active == 0) | (owner(pair, total_units, owners) == owner(last, total_units, owners))
-    slot = before // kv_heads
-    first = tl.load(first_ptr) if HAS_FIRST else 0
-    if METADATA_READY:
-        wait_for_prior_kernel(USE_PDL)
-    if has_one_owner | (units == 0):
-        # One program computed all splits and has written the result; or the row is none.
-        return
-    rows = tl.arange(0, BLOCK_M)
-    dims = tl.arange(0, BLOCK_D)
-    row_mask = rows < GROUP
-    mask = row_mask[:, None] & (dims[None, :] < HEAD_DIM)
-    heads = kv_heads * GROUP
-    q_heads = head * GROUP + rows
-    row = (first + seq).to(tl.int64)
-    out_ptrs = out_ptr + (row * heads + q_heads)[:, None] * HEAD_DIM + dims[None, :]
-    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    # Padding rows stay at 0, because -inf - -inf is NaN.
-    peak = tl.where(row_mask, float("-inf"), 0.0)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    if slot + units > capacity:
-        # A workspace too small for the batch must show in the result.
-        tl.store(out_ptrs, (acc + float("nan")).to(out_ptr.dtype.element_ty), mask=mask)
-        return
-    for start in range(0, splits, BLOCK_S):
-        # All loads of a block are issued before its folds, which depend on one another.
-        parts = ()
-        for step in tl.static_range(BLOCK_S):
-            index = start + step
-            part = _load_part(
-                partial_ptr, stats_ptr, index, splits, slot, heads, q_heads, row_mask, mask, dims, HEAD_DIM
-            )
-            parts = parts + (part,)  # noqa: RUF005
-        for step in tl.static_range(BLOCK_S):
-            acc, peak, total = fold_part(acc, peak, total, parts[step][0], parts[step][1], parts[step][2])
-    out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
-    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
-
-
 def paged_decode(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float, *,
     split_size: int | None = None, workspace: torch.Tensor | None = None, partition: torch.Tensor | None = None,
     metadata_ready: bool = False, out: torch.Tensor | None = None, first_row: torch.Tensor | None = None,
+    prefixes: PrefixParts | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Return softmax(q K^T * scale) V per sequence, [B, H, D] of q's dtype; zeros for an empty context.
 
@@ -217,21 +148,19 @@ def paged_decode(
     workspace: fp32 scratch of decode_workspace_numel(...) elements, free for reuse by the next call on the same stream;
     None allocates for B rows as long as the page table allows. Rows whose splits do not fit come out NaN.
     partition: of partition_decode for the same lengths; None makes one. `metadata_ready`: page_table, context_lens and
-    the given partition were written before the last launch without PDL, see kernels.pdl.
-    out: contiguous, to fill and return; None makes a fresh tensor.
+    the given partition were written before the last launch without PDL, see kernels.pdl. out: to fill; None makes one.
     first_row [1] int32: the rows stand within q and `out`, [T, H, D] both, from this one on, which the device knows
     alone. Rows of an empty context come last and are not written; a given partition was made with `skip_empty`.
-    No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit together.
-    Split-KV after Flash-Decoding."""
-    total, heads, head_dim = q.shape
-    batch, kv_heads, page = context_lens.shape[0], kv_cache.shape[2], kv_cache.shape[3]
+    prefixes: of prefix_decode for these rows; page_table and context_lens are then of what follows each row's prefix.
+    No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit. Split-KV after Flash-Decoding.
+    """
+    (total, heads, head_dim), kv_heads, batch = q.shape, kv_cache.shape[2], context_lens.shape[0]
     tile, group = decode_tile(head_dim, kv_cache.dtype, q.device), heads // kv_heads
     unit = split_size or default_split_size(group)
     check_paged(q, kv_cache, page_table, context_lens, scale)
     if unit % tile.block_n or (first_row is None and total != batch):
         raise ValueError(f"split_size {unit} (tile {tile.block_n}) or {total} queries do not fit")
-    if out is None:
-        out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
+    out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device) if out is None else out
     if batch == 0:
         return out
     if partition is None:
@@ -239,25 +168,28 @@ def paged_decode(
         sizes = context_lens, kv_heads, group, head_dim, kv_cache.dtype
         partition = partition_decode(*sizes, split_size=split_size, skip_empty=first_row is not None)
         metadata_ready = False
-    most_units = -(-page_table.shape[1] * page // unit)
-    partial, stats, capacity = _scratch(out, batch * most_units if most_units > 1 else 0, workspace)
+    most_units = -(-page_table.shape[1] * kv_cache.shape[3] // unit)
+    needs_reduce = most_units > 1 or prefixes is not None
+    partial, stats, capacity = _scratch(out, batch * most_units if needs_reduce else 0, workspace)
     programs = partition.shape[0] - 2 - batch
     block_d, block_m = max(16, triton.next_power_of_2(head_dim)), max(4, triton.next_power_of_2(group))
     shared: dict[str, Any] = {
         "HEAD_DIM": head_dim, "BLOCK_D": block_d, "GROUP": group, "BLOCK_M": block_m, "GROW_SPLITS": split_size is None,
-        "HAS_FIRST": first_row is not None, "METADATA_READY": metadata_ready, **pdl_options(q.device),
+        "HAS_FIRST": first_row is not None, "PREFIX_ROWS": 0 if prefixes is None else prefixes.tile_rows,
+        "METADATA_READY": metadata_ready, **pdl_options(q.device),
     }  # fmt: skip
     first = partition if first_row is None else first_row
+    prefix = (partition, partition, partial, stats) if prefixes is None else prefixes[:4]
     _split_kernel[(programs,)](
-        q, readable(kv_cache), page_table, context_lens, partition, first, out, partial, stats, scale * LOG2_E, batch,
-        kv_heads, capacity, q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2),
-        page_table.stride(0), PAGE=page, BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch),
+        q, readable(kv_cache), page_table, context_lens, partition, first, prefix[0], out, partial, stats,
+        scale * LOG2_E, batch, kv_heads, capacity, q.stride(0), q.stride(1), *kv_cache.stride()[:3],
+        page_table.stride(0), PAGE=kv_cache.shape[3], BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch),
         PRECISION=dot_precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         **shared,
     )  # fmt: skip
-    if most_units > 1:
-        _reduce_kernel[(batch, kv_heads)](
-            partition, partial, stats, first, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
+    if needs_reduce:
+        reduce_kernel[(batch, kv_heads)](
+            partition, partial, stats, first, *prefix, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
             num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
         )  # fmt: skip
     return out

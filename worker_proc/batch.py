@@ -42,7 +42,8 @@ class DecodeBatch:
     the attention kernel at a fixed address, if the caller has one that is large enough; then `context_lengths` is not
     used. `partition` is added by operations that partition the rows over programs once for all layers. With `first_row`
     [1] int32 on the device, the rows begin at that token, right after the chunks' last, and those of context length 0
-    at the end are none."""
+    at the end are none. With `prefixes`, `context_lens` and `page_table` are of what follows the prefixes that rows
+    share."""
 
     context_lengths: IntArray
     context_lens: Tensor
@@ -51,6 +52,17 @@ class DecodeBatch:
     workspace: Tensor | None = None
     partition: Tensor | None = None
     first_row: Tensor | None = None
+    prefixes: "PrefixBatch | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixBatch:
+    """Prefixes that the rows of a decode batch share: `shared` as the attention kernel takes it, the page table of all
+    slots, and the partition of the work, which is added by operations that partition it once for all layers."""
+
+    shared: Any
+    page_table: Tensor
+    items: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 The host writes one step descriptor (slots, context lengths, page table writes) into memory that the device reads, and
 replays one CUDA graph. The graph unpacks the descriptor, runs the model, samples the tokens, keeps them for the next
 step and writes them to memory that the host polls. Off CUDA the same function runs without a graph, as in the tests.
-There is one graph for each batch size of `capture_sizes`; smaller batches are padded with dummy rows.
+There is one graph for each batch size of `capture_sizes`; smaller batches are padded with dummy rows. Fewer graphs are
+for rows that share prefixes (worker_proc.prefix_groups).
 """
 
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from worker_proc.batch import DecodeBatch, ForwardBatch
+from worker_proc.batch import DecodeBatch, ForwardBatch, PrefixBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
@@ -20,6 +22,7 @@ from worker_proc.graphs import SharedBuffers, StepGraphs, no_progress, specializ
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.triton_ops import DecodeScratch
 from worker_proc.pinned_rings import PinnedRings
+from worker_proc.prefix_groups import MAX_GROUPS, PrefixGroupFinder, PrefixGroups
 from worker_proc.slots import IntArray, StepRows
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ def capture_sizes(max_rows: int) -> list[int]:
     return [*(size for size in sizes if size < max_rows), max_rows]
 
 
+def grouped_sizes(max_rows: int) -> list[int]:
+    """Return the batch sizes to capture for rows that share prefixes, ascending."""
+    sizes = [4, 8, 16, *range(32, 128, 16), *range(128, 256, 32), *range(256, max_rows, 64)]
+    return [*(size for size in sizes if size < max_rows), max_rows]
+
+
 class DecodeGraphRunner:
     """Runs pure decode steps of up to `max_rows` rows; see GraphRunner.
 
@@ -46,6 +55,7 @@ class DecodeGraphRunner:
         capacity: sizes of the pool and the model.
         dtype: of the logits.
         max_rows: largest batch.
+        groups: finds the rows that share prefixes; None has every row read its own.
     """
 
     def __init__(
@@ -57,8 +67,9 @@ class DecodeGraphRunner:
         capacity: Capacity,
         dtype: torch.dtype,
         max_rows: int,
+        groups: PrefixGroupFinder | None,
     ) -> None:
-        from kernels import decode_inputs, step_descriptor
+        from kernels import decode_inputs, prefix_decode, step_descriptor
 
         self._make_inputs, self._format = decode_inputs.decode_inputs, step_descriptor
         self._decoder, self._fused_sampler, self._buffers = decoder, fused_sampler, buffers
@@ -72,9 +83,18 @@ class DecodeGraphRunner:
         self._ids, self._positions, self._mapping = torch.zeros((3, max_rows), dtype=torch.int64, device=device)
         self._batch_page_table = torch.zeros((max_rows, max_pages), dtype=torch.int32, device=device)
         self._logits = torch.zeros((max_rows, capacity.vocab_size), dtype=dtype, device=device)
-        self._sizes = capture_sizes(max_rows)
-        self._padded_rows = np.array(self._sizes)[np.searchsorted(self._sizes, np.arange(max_rows + 1))].tolist()
+        self._groups = groups
+        row_sizes = [capture_sizes(max_rows), [] if groups is None else grouped_sizes(max_rows)]
+        # By whether the step has groups: the graph's rows for each number of rows.
+        self._padded_rows = [_padded(sizes, max_rows) for sizes in row_sizes]
+        self._sizes = sorted((rows, grouped) for grouped, sizes in enumerate(row_sizes) for rows in sizes)
         self._graphs = StepGraphs(self._sizes)
+        self._tails, tokens, members = torch.zeros((3, max_rows), dtype=torch.int32, device=device)
+        most = min(MAX_GROUPS, 1 << (max_rows.bit_length() - 1))
+        ends, lengths, group_slots = (
+            torch.zeros(most + extra, dtype=torch.int32, device=device) for extra in (1, 0, 0)
+        )
+        self._prefixes = prefix_decode.SharedPrefixes(ends, lengths, group_slots, members, tokens)
         self._row_numbers = np.arange(max_rows)
 
     def capture(self, pool: "GraphPool", progress: Callable[[], None]) -> None:
@@ -97,8 +117,9 @@ class DecodeGraphRunner:
 
     def run_once(self) -> None:
         """See GraphRunner."""
-        for size in specialization_sizes(self._sizes):
-            self._run(size)
+        for grouped in (0, 1):
+            for rows in specialization_sizes([rows for rows, own in self._sizes if own == grouped]):
+                self._run((rows, grouped))
 
     def recover(self) -> None:
         """See GraphRunner."""
@@ -109,31 +130,56 @@ class DecodeGraphRunner:
         count = len(rows.decode)
         if rows.chunks or not 0 < count <= self._max_rows:
             return False
-        return self._scratch.has_room(rows.contexts, self._padded_rows[count])
+        return self._scratch.has_room(rows.contexts, max(padded[count] for padded in self._padded_rows if padded))
 
     def launch(self, rows: StepRows, page_writes: IntArray) -> LaunchedStep:
         """See GraphRunner."""
         count, num_writes = len(rows.decode), len(page_writes)
         descriptor, layout = self._rings.begin(), self._layout
-        layout.set_counts(descriptor, count, num_writes)
+        groups = self._find_groups(rows)
+        layout.set_counts(descriptor, count, num_writes, 0 if groups is None else len(groups.ends))
         layout.set_rows(descriptor, rows.decode, rows.contexts, rows.given)
         if num_writes:
             descriptor[layout.writes_at :][: 3 * num_writes] = page_writes.reshape(-1)
-        size = self._padded_rows[count]
+        if groups is not None:
+            self._write_groups(descriptor, groups)
+        grouped = int(groups is not None)
+        size = self._padded_rows[grouped][count], grouped
         self._graphs.launch(self._run, size, size)
         ids = self._rings.end(slice(count), size)
         return LaunchedStep(ids, self._logits, self._row_numbers[:count], rows.contexts)
 
-    def _run(self, size: int) -> None:
+    def _find_groups(self, rows: StepRows) -> PrefixGroups | None:
+        """Rows of drafts have the bits that they have without drafts, so each reads its own prefix."""
+        if self._groups is None or rows.given is not None:
+            return None
+        return self._groups.find(rows.decode, rows.contexts)
+
+    def _write_groups(self, descriptor: NDArray[np.int32], groups: PrefixGroups) -> None:
+        layout, form = self._layout, self._format
+        sections = form.PREFIXES, form.MEMBERS, form.GROUP_ENDS, form.GROUP_PREFIXES, form.GROUP_SLOTS
+        values = groups.prefixes, groups.members, groups.ends, groups.lengths, groups.slots
+        for name, own in zip(sections, values, strict=True):
+            layout.section(descriptor, name)[: len(own)] = own
+
+    def _run(self, graph: tuple[int, int]) -> None:
+        size, grouped = graph
         rings, table, last_token = self._rings, self._buffers.page_table, self._buffers.last_token
         slots, contexts, given = self._slots[:size], self._contexts[:size], self._given[:size]
         ids, positions, mapping = self._ids[:size], self._positions[:size], self._mapping[:size]
         batch_page_table = self._batch_page_table[:size]
         ring = rings.descriptors, rings.sequence
         dummy_slot = self._capacity.max_slots
-        self._format.unpack_step_descriptor(self._layout, *ring, slots, contexts, given, table, dummy_slot=dummy_slot)
+        tails, prefixes, shared = contexts, None, None
+        if grouped:
+            all_rows = self._prefixes
+            shared = all_rows._replace(members=all_rows.members[:size], tokens=all_rows.tokens[:size])
+            tails, prefixes = self._tails[:size], PrefixBatch(shared, table)
+        step = slots, contexts, given, table
+        self._format.unpack_step_descriptor(self._layout, *ring, *step, dummy_slot=dummy_slot, prefixes=shared)
         outs = ids, positions, mapping, batch_page_table
-        self._make_inputs(slots, contexts, given, table, last_token, *outs, self._capacity.page_size)
+        own = {} if shared is None else {"prefixes": shared.tokens, "tails": tails}
+        self._make_inputs(*step, last_token, *outs, self._capacity.page_size, **own)
         nothing = np.empty(0, dtype=np.int64)
         batch = ForwardBatch(
             num_tokens=size,
@@ -146,8 +192,13 @@ class DecodeGraphRunner:
             host_positions=nothing,
             is_all_sampled=True,
             chunks=None,
-            decode=DecodeBatch(nothing, contexts, batch_page_table, slots, self._scratch.workspace),
+            decode=DecodeBatch(nothing, tails, batch_page_table, slots, self._scratch.workspace, prefixes=prefixes),
         )
         logits = self._decoder.forward(batch, self._buffers.caches, no_progress, self._logits[:size])
         assert logits is not None
         self._fused_sampler.sample(logits, slots, contexts, rings.outputs, rings.sequence)
+
+
+def _padded(sizes: list[int], max_rows: int) -> list[int]:
+    """Return by number of rows the smallest of `sizes` that holds them."""
+    return [] if not sizes else np.array(sizes)[np.searchsorted(sizes, np.arange(max_rows + 1))].tolist()

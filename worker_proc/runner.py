@@ -25,6 +25,7 @@ from worker_proc.graphs import GraphRunner, SharedBuffers
 from worker_proc.kv_pool import wait_for_memory
 from worker_proc.loaded_model import LoadedModel
 from worker_proc.ops.interface import LayerCache
+from worker_proc.prefix_groups import PrefixGroupFinder
 from worker_proc.prompt_scorer import InFlightScores, PromptScorer
 from worker_proc.slots import SlotTable, StepRows
 from worker_proc.step_sampler import StepSampler
@@ -279,7 +280,9 @@ class ModelRunner:
         buffers = SharedBuffers(self._caches, self._page_table, self._last_token, self._poller)
         scratch = ops.decode_scratch(rows, self._page_table.shape[1])
         parts = decoder, scratch, sampler, buffers, capacity, dtype
-        self._decode_graphs = DecodeGraphRunner(*parts, rows)
+        finder = PrefixGroupFinder(self._slots.page_table, capacity.page_size, *ops.prefix_costs())
+        groups = finder if model.kv_dtype == dtype else None
+        self._decode_graphs = DecodeGraphRunner(*parts, rows, groups)
         self._prefill_graphs = PrefillGraphRunner(*parts, model.max_graph_tokens, rows)
 
     def _capture(self) -> None:

@@ -32,10 +32,18 @@ ALL = 1 << 30
 
 
 class Batch:
-    """A batch in decode with contexts of one length, without a scheduler. Prompts run `prompts_a_step` at a time."""
+    """A batch in decode with contexts of one length, without a scheduler. Prompts run `prompts_a_step` at a time. With
+    `groups`, the rows of each share the first `shared` tokens."""
 
     def __init__(
-        self, runner: ModelRunner, rows: int, context: int, temperature: float, prompts_a_step: int = ALL
+        self,
+        runner: ModelRunner,
+        rows: int,
+        context: int,
+        temperature: float,
+        prompts_a_step: int = ALL,
+        shared: int = 0,
+        groups: int = 1,
     ) -> None:
         self._runner, self._number = runner, 0
         page_size = runner.capacity.page_size
@@ -45,6 +53,8 @@ class Batch:
         for slot in range(rows):
             first = 1 + (slot * pages_each) % max(1, runner.capacity.page_count - pages_each)
             pages = list(range(first, first + pages_each))
+            of_group = 1 + slot % groups * pages_each
+            pages[: shared // page_size] = range(of_group, of_group + shared // page_size)
             params = SamplingParams(temperature=temperature, seed=slot, ignore_eos=True)
             ids = pack_ids([(slot + at) % vocab_size for at in range(context)])
             enters.append(Enter(slot, 1, ids, context, context - 1, pack_ids(pages), params, 0))

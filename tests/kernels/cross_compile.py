@@ -35,6 +35,7 @@ from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
 from kernels.prefill_inputs import prefill_inputs
+from kernels.prefix_decode import SharedPrefixes, partition_prefixes, prefix_decode
 from kernels.rope_kv import rope_and_write_kv
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile
@@ -75,12 +76,24 @@ def attention_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             )
         first = {"partition": partition, "metadata_ready": True, "out": q, "first_row": cu_q[4:]}
         yield f"decode beside prompts {label}", lambda a=(q, *args[1:]), f=first: paged_decode(*a, 0.1, **f)
+        yield f"decode of groups {label}", lambda a=(q[:128], cache, table): decode_groups(*a)
         if (dim, page, dtype) == (128, 16, BF16):
             short = table[:, :8].contiguous()
             yield f"decode short {label}", lambda a=(q[:4], cache, short, lens): paged_decode(*a, 0.1)
         for longest, tokens in ((4, 4096), (1024, 4096), (1024, 16)):
             args = (q[:tokens], cache, table, cu_q, lens)
             yield f"extend<={longest} of {tokens} {label}", lambda a=args, n=longest: paged_extend(*a, 0.1, max_q_len=n)
+
+
+def decode_groups(q: Any, cache: Any, table: Any) -> None:
+    """Decode rows some of which share prefixes, as the worker launches it."""
+    rows, (heads, dim), kv_heads = q.shape[0], q.shape[1:], cache.shape[2]
+    ids, tables = empty(rows, dtype=torch.int32), empty(rows, table.shape[1], dtype=torch.int32)
+    prefixes = SharedPrefixes(empty(65, dtype=torch.int32), *empty(2, 64, dtype=torch.int32), ids, ids)
+    items = partition_prefixes(prefixes, heads, kv_heads, dim, q.dtype)
+    parts = prefix_decode(q, cache, tables, prefixes, items, 0.1)
+    partition = empty(130 + rows, dtype=torch.int32)
+    paged_decode(q, cache, tables, ids, 0.1, partition=partition, metadata_ready=True, prefixes=parts)
 
 
 def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:

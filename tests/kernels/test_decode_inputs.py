@@ -5,7 +5,13 @@ import torch
 from kernel_cases import integers
 
 from kernels.decode_inputs import decode_inputs, decode_inputs_reference
+from kernels.prefix_decode import SharedPrefixes
 from kernels.step_descriptor import (
+    GROUP_ENDS,
+    GROUP_PREFIXES,
+    GROUP_SLOTS,
+    MEMBERS,
+    PREFIXES,
     StepLayout,
     unpack_step_descriptor,
     unpack_step_descriptor_reference,
@@ -82,3 +88,50 @@ def test_decode_inputs_match_the_reference():
     assert positions.tolist() == [0, 15, 16, 0, 280 * PAGE - 1]
     assert mapping[3] == -1 and mapping[2] == int(table[4, 1]) * PAGE
     assert (batch_page_table[3] == -9).all() and batch_page_table[2, :3].tolist() == [*table[4, :2].tolist(), -9]
+
+
+@pytest.mark.parametrize("groups", [2, 0])
+def test_groups_of_rows_are_unpacked(groups):
+    ring = descriptor_ring([(3, 70), (0, 90), (4, 17), (2, 80)], [(3, 1, 900)], 1)
+    descriptor = ring[1]
+    LAYOUT.set_counts(descriptor, 4, 1, groups)
+    groups_of = (PREFIXES, [64, 16, 0, 64]), (MEMBERS, [0, 3, 1]), (GROUP_ENDS, [2, 3]), (GROUP_PREFIXES, [64, 16])
+    for name, values in (*groups_of, (GROUP_SLOTS, [3, 0])):
+        LAYOUT.section(descriptor, name)[: len(values)] = integers(values if groups else [0] * len(values))
+    found = []
+    for function in (unpack_step_descriptor, unpack_step_descriptor_reference):
+        slots, contexts, given, members, tokens = torch.full((5, 6), 99, dtype=torch.int32, device=DEVICE)
+        ends, lengths, group_slots = (torch.full((count,), 99, dtype=torch.int32, device=DEVICE) for count in (5, 4, 4))
+        table = torch.zeros((COUNT, PAGES), dtype=torch.int32, device=DEVICE)
+        prefixes = SharedPrefixes(ends, lengths, group_slots, members, tokens)
+        step = LAYOUT, ring, integers([0]), slots, contexts, given, table
+        function(*step, dummy_slot=COUNT - 1, prefixes=prefixes)
+        found.append([slots.tolist(), contexts.tolist(), *(tensor.tolist() for tensor in prefixes)])
+    assert found[0] == found[1]
+    if groups:
+        assert found[0][2:] == [
+            [0, 2, 3, 3, 3],
+            [64, 16, 0, 0],
+            [3, 0, 0, 0],
+            [0, 3, 1, 0, 0, 0],
+            [64, 16, 0, 64, 0, 0],
+        ]
+
+
+def test_inputs_of_rows_that_share_prefixes_match_the_reference():
+    contexts, slots, prefixes = integers([40, 33, 17, 0]), integers([2, 0, 4, 5]), integers([32, 16, 0, 0])
+    table = torch.randperm(COUNT * PAGES).to(torch.int32).view(COUNT, PAGES).to(DEVICE)
+    last_token = torch.arange(100, 100 + COUNT, device=DEVICE)
+    found, expected = [], []
+    for function, outs in ((decode_inputs, found), (decode_inputs_reference, expected)):
+        outs += [torch.full((4,), -9, dtype=torch.int64, device=DEVICE) for _ in range(3)]
+        outs.append(torch.full((4, PAGES), -9, dtype=torch.int32, device=DEVICE))
+        tails = integers([-9] * 4)
+        function(slots, contexts, integers([-1] * 4), table, last_token, *outs, PAGE, prefixes=prefixes, tails=tails)
+        outs.append(tails)
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got, wanted)
+    _, positions, mapping, batch_page_table, tails = found
+    assert positions.tolist() == [39, 32, 16, 0] and tails.tolist() == [8, 17, 17, 0]
+    assert mapping[0] == int(table[2, 2]) * PAGE + 7
+    assert batch_page_table[1, :3].tolist() == [*table[0, 1:3].tolist(), -9]

@@ -10,7 +10,8 @@ from scheduler_proc.core import speculation, text_match
 from tests.golden.oracles import FOLDER
 from tests.support.grammars import regex, tiny_tokenizer
 from tests.support.local_engine import LocalEngine, make_config
-from worker_proc.decode_graph_runner import capture_sizes
+from worker_proc.decode_graph_runner import DecodeGraphRunner, capture_sizes, grouped_sizes
+from worker_proc.ops.triton_ops import TritonOps
 from worker_proc.prefill_graph_runner import TOKEN_SIZES, PrefillGraphRunner, row_sizes, step_sizes
 
 PROMPTS = [[9, 8, 7], [5 + at % 60 for at in range(18)]]
@@ -72,6 +73,31 @@ def test_decode_rows_beside_prompts_have_the_tokens_they_have_without_graphs(mon
     assert with_graphs == ids(disable_cuda_graph=True)
 
 
+def test_rows_that_share_prefixes_have_the_tokens_they_have_without_graphs(monkeypatch) -> None:
+    """Three prompts that share a page, which end one after another."""
+    monkeypatch.setattr(TritonOps, "prefix_costs", lambda self: (0, 0))
+    steps = []
+    write = DecodeGraphRunner._write_groups
+    monkeypatch.setattr(
+        DecodeGraphRunner, "_write_groups", lambda self, at, groups: steps.append(groups) or write(self, at, groups)
+    )
+    shared = [9 + at % 7 for at in range(17)]
+    prompts = [[*shared, 3], [*shared, 6, 8], [*shared, 5]]
+
+    def ids(backend: str) -> list[list[int]]:
+        settings = {"device": DEVICE, "attention_backend": backend, "max_total_tokens": 512, "cuda_graph_max_bs": 4}
+        config = make_config(FOLDER / "models" / "llama", tokenizer=FOLDER / "models" / "qwen3", **settings)
+        engine = LocalEngine(config, max_in_flight=2)
+        streams = engine.run(
+            prompts, [{"max_new_tokens": 2 + at // 2, "temperature": 0.8, "seed": 5} for at in range(3)]
+        )
+        return [stream.outputs for stream in streams]
+
+    with_groups = ids("triton")
+    assert steps and all(groups.lengths.tolist() == [16] for groups in steps)
+    assert with_groups == ids("torch")
+
+
 def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
     sizes = step_sizes(2048, 512)
     assert row_sizes(512) == [0, 112, 256] and row_sizes(8) == [0, 8]
@@ -81,6 +107,8 @@ def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
 
 
 def test_capture_sizes_are_dense_at_first_and_end_with_the_largest() -> None:
+    assert grouped_sizes(8) == [4, 8] and grouped_sizes(2) == [2]
+    assert grouped_sizes(512)[:8] == [4, 8, 16, 32, 48, 64, 80, 96] and grouped_sizes(512)[-2:] == [448, 512]
     assert capture_sizes(1) == [1]
     assert capture_sizes(12) == [1, 2, 4, 8, 12]
     sizes = capture_sizes(512)

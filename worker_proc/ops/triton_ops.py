@@ -35,6 +35,9 @@ from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
 from worker_proc.weights.tensors import ExpertTensors
 
+# What a GPU of 4 TB/s reads while a kernel more is launched and waited for, about 6 us.
+PREFIX_STEP_BYTES = 24 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeScratch:
@@ -91,6 +94,7 @@ class TritonOps:
             norm,
             paged_decode,
             paged_extend,
+            prefix_decode,
             rope_kv,
             skinny_linear,
             skinny_tiles,
@@ -106,7 +110,7 @@ class TritonOps:
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
         self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)
-        self._paged_extend = paged_extend
+        self._paged_extend, self._prefix_decode = paged_extend, prefix_decode
         self._rope = rope_kv.rope_and_write_kv
 
     def loaded(self, weight: Weight) -> Weight:
@@ -175,11 +179,24 @@ class TritonOps:
         partition = self._partition_decode(
             decode.context_lens, *heads, shape.head_dim, self._kv_dtype, skip_empty=decode.first_row is not None
         )
-        return replace(decode, partition=partition)
+        prefixes = decode.prefixes
+        if prefixes is not None:
+            own = shape.num_heads, shape.num_kv_heads, shape.head_dim, self._dtype
+            prefixes = replace(prefixes, items=self._prefix_decode.partition_prefixes(prefixes.shared, *own))
+        return replace(decode, partition=partition, prefixes=prefixes)
 
     def unrotated(self, plan: ForwardBatch) -> ForwardBatch:
         """See Ops.unrotated."""
         return replace(plan, positions=torch.full_like(plan.positions, len(self._shape.cos_sin) - 1))
+
+    def prefix_costs(self) -> tuple[int, int]:
+        """Return what attention over shared prefixes costs besides, in tokens read by one layer: a row's partial
+        results, and a step's further kernel."""
+        shape, item_bytes = self._shape, self._dtype.itemsize
+        token_bytes = 2 * shape.num_kv_heads * shape.head_dim * item_bytes
+        # Two partial results of each head, in fp32, written and read.
+        row_bytes = 4 * shape.num_heads * shape.head_dim * 4
+        return row_bytes // token_bytes, PREFIX_STEP_BYTES // token_bytes
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
         """Return scratch for decode batches of up to `rows` rows, at most about TRITON_SCRATCH_BYTES."""
@@ -220,8 +237,12 @@ class TritonOps:
                 *own, shape.scale, max_q_len=longest, out=out[:at], partition=chunks.partition
             )
         if plan.decode is not None:
-            decode = plan.decode
+            decode, parts = plan.decode, None
             at = at if decode.first_row is None else 0
+            if decode.prefixes is not None:
+                prefixes = decode.prefixes
+                given = prefixes.page_table, prefixes.shared, prefixes.items
+                parts = self._prefix_decode.prefix_decode(query[at:], kv, *given, shape.scale)
             self._paged_decode.paged_decode(
                 query[at:],
                 kv,
@@ -233,6 +254,7 @@ class TritonOps:
                 metadata_ready=True,
                 out=out[at:],
                 first_row=decode.first_row,
+                prefixes=parts,
             )
         return out.view(plan.num_tokens, -1)
 
