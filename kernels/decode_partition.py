@@ -54,12 +54,14 @@ TILES = {
 INTERPRETER_TILE = DecodeTile(32, 4, 1, 1)
 
 
-def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device) -> DecodeTile:
+def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device, window: int = 0) -> DecodeTile:
     """Return the tile for a head dim up to 256 and a cache of `dtype`. CPU tensors run in the interpreter, which needs
     small tiles."""
     if device.type == "cpu":
         return INTERPRETER_TILE
-    return TILES[tile_key(head_dim, dtype)]
+    tile = TILES[tile_key(head_dim, dtype)]
+    # With a window the registers of a quarter of a multiprocessor do not suffice.
+    return tile._replace(programs_per_sm=min(tile.programs_per_sm, 3)) if window else tile
 
 
 def default_split_size(group: int) -> int:
@@ -76,6 +78,13 @@ def units_per_split(units, GROW_SPLITS: tl.constexpr):
 
 
 @triton.jit
+def row_units(context, UNIT: tl.constexpr, WINDOW: tl.constexpr):
+    """Units of rows of `context` tokens, counted from the first token that is seen; an empty row counts as one."""
+    seen = tl.minimum(context, WINDOW) if WINDOW > 0 else context
+    return tl.maximum((seen + UNIT - 1) // UNIT, 1)
+
+
+@triton.jit
 def _range_start(program, units, programs):
     """First unit of a program's range; the first units % programs ranges are one unit longer than the others."""
     return program * (units // programs) + tl.minimum(program, units % programs)
@@ -85,7 +94,7 @@ def _range_start(program, units, programs):
 def _partition_kernel(
     lens_ptr, partition_ptr, num_seqs, programs, kv_heads,
     UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr,
-    SKIP_EMPTY: tl.constexpr, USE_PDL: tl.constexpr,
+    SKIP_EMPTY: tl.constexpr, USE_PDL: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     wait_for_prior_kernel(USE_PDL)
     seqs = tl.arange(0, BLOCK_B)
@@ -93,7 +102,7 @@ def _partition_kernel(
     lens = tl.load(lens_ptr + seqs, mask=is_row, other=0)
     # An empty row counts as one unit, whose tile loop runs zero times and which stores zeros; or as no row at all.
     is_row = is_row & (lens > 0) if SKIP_EMPTY else is_row
-    units = tl.where(is_row, tl.maximum((lens + UNIT - 1) // UNIT, 1), 0)
+    units = tl.where(is_row, row_units(lens, UNIT, WINDOW), 0)
     ends_ptr = partition_ptr + programs + 2
     tl.store(ends_ptr + seqs, tl.cumsum(units, 0) * kv_heads, mask=seqs < num_seqs)
     total = tl.sum(units, 0) * kv_heads
@@ -133,7 +142,10 @@ def owner(unit, units, programs):
 
 
 @triton.jit
-def locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr):
+def locate(
+    unit, ends_ptr, lens_ptr, num_seqs,
+    UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
     """Return a unit's sequence and the number of units before that sequence; the sequence's context length, units and
     units per split."""
     seqs = tl.arange(0, BLOCK_B)
@@ -141,23 +153,24 @@ def locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT: tl.constexpr, GROW_SPLITS: 
     seq = tl.sum((ends <= unit).to(tl.int32), 0)
     before = tl.max(tl.where(ends <= unit, ends, 0), 0)
     context = tl.load(lens_ptr + seq)
-    units = tl.maximum((context + UNIT - 1) // UNIT, 1)
+    units = row_units(context, UNIT, WINDOW)
     return seq, before, context, units, units_per_split(units, GROW_SPLITS)
 
 
 def partition_decode(
     context_lens: torch.Tensor, kv_heads: int, group: int, head_dim: int, dtype: torch.dtype, *,
-    split_size: int | None = None, skip_empty: bool = False,
+    split_size: int | None = None, skip_empty: bool = False, window: int = 0,
 ) -> torch.Tensor:  # fmt: skip
     """Return the partition of the rows' work, int32 as laid out in the module docstring, for all calls of paged_decode
-    with these arguments. With `skip_empty`, rows of an empty context, which come last, take part in nothing."""
+    with these arguments. With `skip_empty`, rows of an empty context, which come last, take part in nothing. A `window`
+    bounds a row's units to those that its token sees, see Variant."""
     batch, device = context_lens.shape[0], context_lens.device
-    programs = _resident_programs(device, decode_tile(head_dim, dtype, device).programs_per_sm)
+    programs = _resident_programs(device, decode_tile(head_dim, dtype, device, window).programs_per_sm)
     partition = torch.empty(programs + 2 + batch, dtype=torch.int32, device=device)
     _partition_kernel[(1,)](
         context_lens, partition, batch, programs, kv_heads, UNIT=split_size or default_split_size(group),
         GROW_SPLITS=split_size is None, BLOCK_B=block_b(batch), BLOCK_P=triton.next_power_of_2(programs + 1),
-        SKIP_EMPTY=skip_empty, num_warps=8, **pdl_options(device),
+        SKIP_EMPTY=skip_empty, WINDOW=window, num_warps=8, **pdl_options(device),
     )  # fmt: skip
     return partition
 

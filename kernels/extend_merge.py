@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from kernels.extend_partition import FIRST, NEW, PART, PARTS, SLOT, START, WIDTH, ExtendPartition
-from kernels.paged_tile import fold_part
+from kernels.paged_tile import finish, fold_part
 from kernels.pdl import pdl_options, wait_for_prior_kernel
 
 # Rows that a program merges at a time, and parts whose loads are issued at once.
@@ -19,7 +19,7 @@ MERGE_ROWS, MERGE_PARTS = 16, 4
 
 @triton.jit
 def _merge_kernel(
-    items_ptr, partial_ptr, stats_ptr, out_ptr, kv_heads,
+    items_ptr, partial_ptr, stats_ptr, out_ptr, sinks_ptr, kv_heads,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_S: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
@@ -59,8 +59,9 @@ def _merge_kernel(
                 loaded = loaded + ((tl.load(own_ptrs, mask=mask & is_part, other=0.0), own_peak, own_total),)  # noqa: RUF005
             for step in tl.static_range(BLOCK_S):
                 acc, peak, total = fold_part(acc, peak, total, loaded[step][0], loaded[step][1], loaded[step][2])
-        out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
-        out_rows = (start + local).to(tl.int64) * (kv_heads * GROUP) + head * GROUP + rows % GROUP
+        q_heads = head * GROUP + rows % GROUP
+        out = finish(acc, peak, total, sinks_ptr, q_heads, keep)
+        out_rows = (start + local).to(tl.int64) * (kv_heads * GROUP) + q_heads
         out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
         tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -73,12 +74,13 @@ def scratch(partition: ExtendPartition, kv_heads: int, rows: int, head_dim: int)
 
 
 def merge_parts(
-    partition: ExtendPartition, partial: torch.Tensor, stats: torch.Tensor, out: torch.Tensor, kv_heads: int, rows: int
-) -> None:
-    """Write the rows of `out` [T, H, D] whose query tiles, of `rows` rows each, were cut."""
+    partition: ExtendPartition, partial: torch.Tensor, stats: torch.Tensor, out: torch.Tensor, kv_heads: int, rows: int,
+    sinks: torch.Tensor | None,
+) -> None:  # fmt: skip
+    """Write the rows of `out` [T, H, D] whose query tiles, of `rows` rows each, were cut; sinks [H] as in Variant."""
     _, heads, head_dim = out.shape
     _merge_kernel[(kv_heads, partition.items.shape[0])](
-        partition.items, partial, stats, out, kv_heads, HEAD_DIM=head_dim,
+        partition.items, partial, stats, out, sinks, kv_heads, HEAD_DIM=head_dim,
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=heads // kv_heads, ROWS=rows,
         TOKENS=partition.tile_tokens, BLOCK=MERGE_ROWS, BLOCK_S=MERGE_PARTS, num_warps=4, **pdl_options(out.device),
     )  # fmt: skip

@@ -61,7 +61,7 @@ def _parts(key_tiles, slots, work, MIN_TILES: tl.constexpr):
 def _partition_kernel(
     cu_q_ptr, lens_ptr, items_ptr, members_ptr, rows_ptr, num_seqs, num_items, slots,
     TOKENS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, MIN_TILES: tl.constexpr, BLOCK_B: tl.constexpr,
-    BLOCK: tl.constexpr, GROUPED: tl.constexpr, USE_PDL: tl.constexpr,
+    BLOCK: tl.constexpr, GROUPED: tl.constexpr, WINDOW: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     """GROUPED: sequences are groups of rows that all see the whole context, and every item has a partial result."""
     wait_for_prior_kernel(USE_PDL)
@@ -98,6 +98,9 @@ def _partition_kernel(
     last = tiles if GROUPED else (tl.minimum(position + TOKENS, context) + BLOCK_N - 1) // BLOCK_N
     begin = part * length
     end = tl.where(part == parts - 1, last, begin + length)
+    if WINDOW > 0:
+        # There is one part: it begins with the first tile that the first row sees.
+        begin = tl.maximum(position - WINDOW + 1, 0) // BLOCK_N
     is_live &= part < parts
     target = items_ptr + item * WIDTH
     fits = item < num_items
@@ -121,14 +124,16 @@ def _partition_kernel(
 
 
 def make_partition(
-    cu_q: torch.Tensor, context_lens: torch.Tensor, total: int, kv_heads: int, tile_tokens: int, block_n: int
-) -> ExtendPartition:
+    cu_q: torch.Tensor, context_lens: torch.Tensor, total: int, kv_heads: int, tile_tokens: int, block_n: int,
+    window: int = 0,
+) -> ExtendPartition:  # fmt: skip
     """Return the partition of sequences with at most `total` new tokens together, cu_q [B + 1] and context_lens [B]
-    int32. No host sync: as many items as there can be."""
+    int32. No host sync: as many items as there can be. With a window nothing is cut: it bounds the keys already."""
     full_tiles, slots = total // tile_tokens, _programs(context_lens.device) // kv_heads
     # With a query tile for each program nothing can be cut.
-    slots = slots if full_tiles < slots else 0
-    items = _launch(cu_q, context_lens, (cu_q, cu_q), full_tiles, slots, tile_tokens, block_n, is_grouped=False)
+    slots = slots if full_tiles < slots and not window else 0
+    sizes = full_tiles, slots, tile_tokens, block_n
+    items = _launch(cu_q, context_lens, (cu_q, cu_q), *sizes, is_grouped=False, window=window)
     return ExtendPartition(items, tile_tokens, block_n, slots)
 
 
@@ -146,7 +151,7 @@ def partition_groups(
 
 def _launch(
     cu_q: torch.Tensor, context_lens: torch.Tensor, members: tuple[torch.Tensor, torch.Tensor], full_tiles: int,
-    slots: int, tile_tokens: int, block_n: int, is_grouped: bool,
+    slots: int, tile_tokens: int, block_n: int, is_grouped: bool, window: int = 0,
 ) -> torch.Tensor:  # fmt: skip
     """Return the items of so many tiles, besides one that is not full for each sequence."""
     batch, device = context_lens.shape[0], context_lens.device
@@ -155,8 +160,8 @@ def _launch(
     _partition_kernel[(triton.cdiv(count, ITEM_BLOCK),)](
         cu_q, context_lens, items, *members, batch, count, slots, TOKENS=tile_tokens,
         BLOCK_T=triton.next_power_of_2(tile_tokens) if is_grouped else 1, BLOCK_N=block_n, MIN_TILES=MIN_PART_TILES,
-        BLOCK_B=max(SEQ_BLOCK, triton.next_power_of_2(batch)), BLOCK=ITEM_BLOCK, GROUPED=is_grouped, num_warps=4,
-        **pdl_options(device),
+        BLOCK_B=max(SEQ_BLOCK, triton.next_power_of_2(batch)), BLOCK=ITEM_BLOCK, GROUPED=is_grouped, WINDOW=window,
+        num_warps=4, **pdl_options(device),
     )  # fmt: skip
     return items
 

@@ -1,12 +1,13 @@
 """Attention of one new token per sequence over a paged KV cache: split-KV, then a reduction of the rows that need one.
 
-A row's result is defined by splits at absolute positions: each split has an online softmax of its own, and the splits
-are folded one after another. Which program computes which split (kernels.decode_partition) changes no bits. A program
-that computes all splits of a (sequence, kv head) pair folds them in registers; the others store partial results for
-the reduce kernel, which folds in the same order with the same instructions.
+A row's result is defined by its splits, counted from the first token that it sees: each split has an online softmax of
+its own, and the splits are folded one after another. Which program computes which split (kernels.decode_partition)
+changes no bits. A program that computes all splits of a (sequence, kv head) pair folds them in registers; the others
+store partial results for the reduce kernel, which folds in the same order with the same instructions.
 
 A tile packs the query heads that share a kv head, so that each K/V byte is read once. The grid depends on the device
-alone, so it can be captured in a CUDA graph. The new token's K/V must be in the cache already.
+alone, so it can be captured in a CUDA graph. The new token's K/V must be in the cache already. Split-KV is after
+Flash-Decoding.
 """
 
 from typing import Any
@@ -25,9 +26,12 @@ from kernels.decode_partition import (
 from kernels.decode_reduce import REDUCE_BLOCK, reduce_kernel
 from kernels.paged_tile import (
     LOG2_E,
+    PLAIN,
+    Variant,
     attend_tile,
     check_paged,
     dot_precision,
+    finish,
     fold_part,
     load_kv_tile,
     page_ids,
@@ -50,6 +54,7 @@ def _split_kernel(
     q_ptr, cache_ptr, table_ptr, lens_ptr, partition_ptr, first_ptr, prefix_tokens_ptr, out_ptr, partial_ptr, stats_ptr,
     scale_log2, num_seqs, kv_heads, capacity,
     stride_q_seq, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    sinks_ptr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_N: tl.constexpr, UNIT: tl.constexpr, GROW_SPLITS: tl.constexpr, BLOCK_B: tl.constexpr,
     HAS_FIRST: tl.constexpr, PREFIX_ROWS: tl.constexpr, USE_PDL: tl.constexpr, METADATA_READY: tl.constexpr,
@@ -69,7 +74,9 @@ def _split_kernel(
     if METADATA_READY:
         wait_for_prior_kernel(USE_PDL)
     while unit < range_end:
-        seq, before, context, units, per_split = locate(unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROW_SPLITS, BLOCK_B)
+        seq, before, context, units, per_split = locate(
+            unit, ends_ptr, lens_ptr, num_seqs, UNIT, GROW_SPLITS, BLOCK_B, WINDOW
+        )
         splits = (units + per_split - 1) // per_split
         head = (unit - before) // units
         pair = before + head * units
@@ -86,6 +93,8 @@ def _split_kernel(
         has_room = whole | (slot - split + units <= capacity)
         size = per_split * UNIT
         begin = split * size
+        if WINDOW > 0:
+            begin += tl.maximum(context - WINDOW, 0)
         end = tl.where(has_room, tl.minimum(begin + taken * size, context), begin)
         split_end = tl.minimum(begin + size, end)
         unit = pair + tl.minimum((split + taken) * per_split, units)
@@ -103,14 +112,14 @@ def _split_kernel(
         row_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         row_peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
         row_total = tl.zeros([BLOCK_M], tl.float32)
-        ids = page_ids(table_row, begin, end, PAGE, BLOCK_N)
+        ids = page_ids(table_row, begin, end, PAGE, BLOCK_N, WINDOW == 0)
         for start in range(begin, end, BLOCK_N):
-            next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
+            next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N, WINDOW == 0)
             k, v = load_kv_tile(
                 head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True, DTYPE
             )
             keep = start + tokens[None, :] < end
-            acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
+            acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION, SOFTCAP)
             ids = next_ids
             if start + BLOCK_N >= split_end:
                 if whole:
@@ -127,7 +136,7 @@ def _split_kernel(
                 total = tl.zeros([BLOCK_M], tl.float32)
 
         if whole:
-            out = row_acc / tl.where(row_total > 0.0, row_total, 1.0)[:, None]
+            out = finish(row_acc, row_peak, row_total, sinks_ptr, q_heads, rows < GROUP)
             out_rows = row * (kv_heads * GROUP) + q_heads
             out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
             tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
@@ -137,7 +146,7 @@ def paged_decode(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float, *,
     split_size: int | None = None, workspace: torch.Tensor | None = None, partition: torch.Tensor | None = None,
     metadata_ready: bool = False, out: torch.Tensor | None = None, first_row: torch.Tensor | None = None,
-    prefixes: PrefixParts | None = None,
+    prefixes: PrefixParts | None = None, variant: Variant = PLAIN,
 ) -> torch.Tensor:  # fmt: skip
     """Return softmax(q K^T * scale) V per sequence, [B, H, D] of q's dtype; zeros for an empty context.
 
@@ -152,10 +161,11 @@ def paged_decode(
     first_row [1] int32: the rows stand within q and `out`, [T, H, D] both, from this one on, which the device knows
     alone. Rows of an empty context come last and are not written; a given partition was made with `skip_empty`.
     prefixes: of prefix_decode for these rows; page_table and context_lens are then of what follows each row's prefix.
+    variant: window, softcap and sinks; pages before a window are not read. Not with prefixes.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit. Split-KV after Flash-Decoding.
     """
     (total, heads, head_dim), kv_heads, batch = q.shape, kv_cache.shape[2], context_lens.shape[0]
-    tile, group = decode_tile(head_dim, kv_cache.dtype, q.device), heads // kv_heads
+    tile, group = decode_tile(head_dim, kv_cache.dtype, q.device, variant.window), heads // kv_heads
     unit = split_size or default_split_size(group)
     check_paged(q, kv_cache, page_table, context_lens, scale)
     if unit % tile.block_n or (first_row is None and total != batch):
@@ -165,10 +175,10 @@ def paged_decode(
         return out
     if partition is None:
         # The split kernel reads the partition first, and this one is written by a PDL launch just before it.
-        sizes = context_lens, kv_heads, group, head_dim, kv_cache.dtype
-        partition = partition_decode(*sizes, split_size=split_size, skip_empty=first_row is not None)
+        options = {"split_size": split_size, "skip_empty": first_row is not None, "window": variant.window}
+        partition = partition_decode(context_lens, kv_heads, group, head_dim, kv_cache.dtype, **options)
         metadata_ready = False
-    most_units = -(-page_table.shape[1] * kv_cache.shape[3] // unit)
+    most_units = -(-min(page_table.shape[1] * kv_cache.shape[3], variant.window or 1 << 30) // unit)
     needs_reduce = most_units > 1 or prefixes is not None
     partial, stats, capacity = _scratch(out, batch * most_units if needs_reduce else 0, workspace)
     programs = partition.shape[0] - 2 - batch
@@ -183,35 +193,15 @@ def paged_decode(
     _split_kernel[(programs,)](
         q, readable(kv_cache), page_table, context_lens, partition, first, prefix[0], out, partial, stats,
         scale * LOG2_E, batch, kv_heads, capacity, q.stride(0), q.stride(1), *kv_cache.stride()[:3],
-        page_table.stride(0), PAGE=kv_cache.shape[3], BLOCK_N=tile.block_n, UNIT=unit, BLOCK_B=block_b(batch),
-        PRECISION=dot_precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
-        **shared,
+        page_table.stride(0), **variant.options(), PAGE=kv_cache.shape[3], BLOCK_N=tile.block_n, UNIT=unit,
+        BLOCK_B=block_b(batch), PRECISION=dot_precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages,
+        maxnreg=tile.registers, **shared,
     )  # fmt: skip
     if needs_reduce:
         reduce_kernel[(batch, kv_heads)](
-            partition, partial, stats, first, *prefix, out, batch, capacity, programs, kv_heads, BLOCK_S=REDUCE_BLOCK,
-            num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
+            partition, partial, stats, first, *prefix, out, variant.sinks, batch, capacity, programs, kv_heads,
+            BLOCK_S=REDUCE_BLOCK, num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
         )  # fmt: skip
-    return out
-
-
-def paged_decode_reference(
-    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, context_lens: torch.Tensor, scale: float, *,
-    split_size: int | None = None, workspace: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """paged_decode in plain torch: fp32 maths (fp64 for fp64 inputs), one softmax per row; the options are ignored."""
-    heads, page = q.shape[1], kv_cache.shape[3]
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out = torch.zeros_like(q)
-    for seq, length in enumerate(context_lens.tolist()):
-        if length == 0:
-            continue
-        pages = page_table[seq, : -(-length // page)].long()
-        # [pages, 2, Hkv, PAGE, D] -> [2, Hkv, tokens, D]
-        kv = kv_cache[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :length].to(wide)
-        k, v = kv.repeat_interleave(heads // kv_cache.shape[2], dim=1)
-        scores = torch.einsum("hd,hnd->hn", q[seq].to(wide), k) * scale
-        out[seq] = torch.einsum("hn,hnd->hd", scores.softmax(-1), v).to(q.dtype)
     return out
 
 

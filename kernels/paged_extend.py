@@ -37,9 +37,12 @@ from kernels.paged_extend_hopper import (
 )
 from kernels.paged_tile import (
     LOG2_E,
+    PLAIN,
+    Variant,
     attend_tile,
     check_paged,
     dot_precision,
+    finish,
     load_kv_tile,
     page_ids,
     readable,
@@ -85,10 +88,34 @@ def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_row
     return SMALL_TILES.get(key, large) if max_rows <= SMALL_ROWS else large
 
 
+@triton.jit
+def _attend_tiles(
+    q, head_ptr, table_row, ids, first, last, end, position, acc, peak, total, scale_log2, stride_page, stride_value,
+    MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Attend to the tiles from `first` to `last`; return the page ids of the next one and the three sums."""
+    for start in range(first, last, BLOCK_N):
+        next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
+        k, v = load_kv_tile(
+            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, MASKED, DTYPE
+        )
+        keep = True
+        if MASKED:
+            keys = start + tl.arange(0, BLOCK_N)[None, :]
+            keep = keys <= position[:, None]
+            if WINDOW > 0:
+                keep = keep & (keys > position[:, None] - WINDOW)
+        acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, MASKED, PRECISION, SOFTCAP)
+        ids = next_ids
+    return ids, acc, peak, total
+
+
 @triton.jit(do_not_specialize=["stride_table"])
 def _extend_kernel(
     q_ptr, cache_ptr, table_ptr, items_ptr, out_ptr, partial_ptr, stats_ptr, scale_log2, kv_heads,
     stride_q_token, stride_q_head, stride_page, stride_value, stride_head, stride_table,
+    sinks_ptr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -127,25 +154,28 @@ def _extend_kernel(
     table_row = table_ptr + seq.to(tl.int64) * stride_table
     head_ptr = cache_ptr + head.to(tl.int64) * stride_head
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    # Rows of a window may see nothing of their first tiles, which needs a peak that is finite.
+    peak = tl.full([BLOCK_M], -1e30 if WINDOW > 0 else float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     ids = page_ids(table_row, begin, end, PAGE, BLOCK_N)
+    if WINDOW > 0:
+        # Tiles that some rows' windows do not reach.
+        reached = (tl.maximum(first_position + TOKENS - WINDOW, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+        reached_end = tl.minimum(reached, unmasked_end)
+        ids, acc, peak, total = _attend_tiles(
+            q, head_ptr, table_row, ids, begin, reached_end, end, position, acc, peak, total, scale_log2, stride_page,
+            stride_value, True, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, PRECISION, WINDOW, SOFTCAP, DTYPE,
+        )  # fmt: skip
+        begin = tl.maximum(begin, reached_end)
     # Tiles that are unmasked for every row, then the tiles on the diagonal.
-    for start in range(begin, unmasked_end, BLOCK_N):
-        next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
-        k, v = load_kv_tile(
-            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, False, DTYPE
-        )
-        acc, peak, total = attend_tile(q, k, v, True, acc, peak, total, scale_log2, False, PRECISION)
-        ids = next_ids
-    for start in range(tl.maximum(unmasked_end, begin), end, BLOCK_N):
-        next_ids = page_ids(table_row, start + BLOCK_N, end, PAGE, BLOCK_N)
-        k, v = load_kv_tile(
-            head_ptr, ids, start, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True, DTYPE
-        )
-        keep = start + tl.arange(0, BLOCK_N)[None, :] <= position[:, None]
-        acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
-        ids = next_ids
+    ids, acc, peak, total = _attend_tiles(
+        q, head_ptr, table_row, ids, begin, unmasked_end, end, position, acc, peak, total, scale_log2, stride_page,
+        stride_value, False, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, PRECISION, WINDOW, SOFTCAP, DTYPE,
+    )  # fmt: skip
+    _ids, acc, peak, total = _attend_tiles(
+        q, head_ptr, table_row, ids, tl.maximum(unmasked_end, begin), end, end, position, acc, peak, total, scale_log2,
+        stride_page, stride_value, True, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, PRECISION, WINDOW, SOFTCAP, DTYPE,
+    )  # fmt: skip
 
     if slot >= 0:
         places = ((slot + part) * kv_heads + head).to(tl.int64) * BLOCK_M + rows
@@ -153,7 +183,7 @@ def _extend_kernel(
         tl.store(stats_ptr + places * 2, peak, mask=row_mask)
         tl.store(stats_ptr + places * 2 + 1, total, mask=row_mask)
         return
-    out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    out = finish(acc, peak, total, sinks_ptr, q_heads, row_mask)
     out_rows = token * (kv_heads * GROUP) + q_heads
     out_ptrs = out_ptr + out_rows[:, None] * HEAD_DIM + dims[None, :]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=load_mask)
@@ -161,20 +191,22 @@ def _extend_kernel(
 
 def partition_extend(
     cu_q: torch.Tensor, context_lens: torch.Tensor, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, *,
-    total: int, max_q_len: int, kv_dtype: torch.dtype | None = None,
+    total: int, max_q_len: int, kv_dtype: torch.dtype | None = None, window: int = 0, is_plain: bool = True,
 ) -> ExtendPartition:  # fmt: skip
     """Return the partition of the step's work, for all calls of paged_extend with q [total, heads, head_dim] of
-    `dtype`, a cache of `kv_dtype` (None: the same) and these arguments. No host sync."""
-    tile = _query_tile(heads, kv_heads, head_dim, dtype, kv_dtype or dtype, cu_q.device, max_q_len)
+    `dtype`, a cache of `kv_dtype` (None: the same) and these arguments, `window` and `is_plain` being those of its
+    variant. No host sync."""
+    tile = _query_tile(heads, kv_heads, head_dim, dtype, kv_dtype or dtype, cu_q.device, max_q_len, is_plain)
     group = heads // kv_heads
     if group > tile.block_m:
         raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
-    return make_partition(cu_q, context_lens, total, kv_heads, tile.block_m // group, tile.block_n)
+    return make_partition(cu_q, context_lens, total, kv_heads, tile.block_m // group, tile.block_n, window)
 
 
 def paged_extend(
     q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
     scale: float, *, max_q_len: int, out: torch.Tensor | None = None, partition: ExtendPartition | None = None,
+    variant: Variant = PLAIN,
 ) -> torch.Tensor:  # fmt: skip
     """Return causal attention of each new token over cached and new tokens, [T, H, D] of q's dtype: `out`, contiguous,
     if that is given, otherwise a fresh tensor.
@@ -184,6 +216,7 @@ def paged_extend(
     [B, max_pages] int32; cu_q [B + 1] int32, ascending from 0; context_lens [B] int32, new tokens included; scale > 0.
     max_q_len: upper bound of a sequence's new tokens; it selects the tile only. Sequences of length 0 are allowed.
     partition: of partition_extend for the same arguments; None makes one.
+    variant: window, softcap and sinks; tiles of keys before the windows of a query tile are not read.
     Rows at or beyond cu_q[B] (padding) are not written. No host sync. Raises ValueError for shapes that do not fit.
     """
     total, heads, head_dim = q.shape
@@ -197,34 +230,34 @@ def paged_extend(
         return out
     if partition is None:
         plain = heads, kv_heads, head_dim, q.dtype
-        lengths = {"total": total, "max_q_len": max_q_len}
+        lengths = {"total": total, "max_q_len": max_q_len, "window": variant.window, "is_plain": variant.is_plain}
         partition = partition_extend(cu_q, context_lens, *plain, **lengths, kv_dtype=kv_cache.dtype)
     shape, group = (heads, kv_heads, head_dim, q.dtype, kv_cache.dtype, q.device), heads // kv_heads
-    tile = _query_tile(*shape, max_q_len)
+    tile = _query_tile(*shape, max_q_len, variant.is_plain)
     if (partition.tile_tokens, partition.block_n) != (tile.block_m // group, tile.block_n):
         raise ValueError(f"a partition of {partition.tile_tokens} x {partition.block_n} tiles, not {tile}")
     partial, stats = scratch(partition, kv_heads, tile.block_m, head_dim)
-    if fits_hopper(*shape):
+    if variant.is_plain and fits_hopper(*shape):
         extend_on_hopper(q, kv_cache, page_table, partition, tile.block_m, out, partial, stats, scale * LOG2_E)
     else:
         _extend_kernel[(kv_heads, partition.items.shape[0])](
             q, readable(kv_cache), page_table, partition.items, out, partial, stats, scale * LOG2_E, kv_heads,
             q.stride(0), q.stride(1), kv_cache.stride(0), kv_cache.stride(1), kv_cache.stride(2), page_table.stride(0),
-            HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group, BLOCK_M=tile.block_m,
-            PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype),
+            **variant.options(), HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), GROUP=group,
+            BLOCK_M=tile.block_m, PAGE=page, BLOCK_N=tile.block_n, PRECISION=dot_precision(q.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     if partition.slots:
-        merge_parts(partition, partial, stats, out, kv_heads, tile.block_m)
+        merge_parts(partition, partial, stats, out, kv_heads, tile.block_m, variant.sinks)
     return out
 
 
 def _query_tile(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device,
-    max_q_len: int,
+    max_q_len: int, is_plain: bool,
 ) -> ExtendTile:  # fmt: skip
     max_rows = max_q_len * (heads // kv_heads)
-    if not fits_hopper(heads, kv_heads, head_dim, dtype, kv_dtype, device):
+    if not is_plain or not fits_hopper(heads, kv_heads, head_dim, dtype, kv_dtype, device):
         return extend_tile(head_dim, dtype, device, max_rows)
     # For short sequences one group of query warps, which saves the other's idle multiplications.
     groups = 1 if max_rows <= GROUP_ROWS else 2
@@ -234,32 +267,7 @@ def _query_tile(
 def fits_hopper(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Return whether the Hopper kernel supports the GPU, the types and the shape."""
+    """Return whether the Hopper kernel supports the GPU, the types and the shape; it has no variants."""
     if dtype not in HOPPER_DTYPES or kv_dtype != dtype or head_dim not in HOPPER_DIMS:
         return False
     return heads // kv_heads <= GROUP_ROWS and is_hopper(device)
-
-
-def paged_extend_reference(
-    q: torch.Tensor, kv_cache: torch.Tensor, page_table: torch.Tensor, cu_q: torch.Tensor, context_lens: torch.Tensor,
-    scale: float, *, max_q_len: int,
-) -> torch.Tensor:  # fmt: skip
-    """paged_extend in plain torch: fp32 maths (fp64 for fp64 inputs), one softmax per row; padding rows are zero."""
-    heads, page = q.shape[1], kv_cache.shape[3]
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out = torch.zeros_like(q)
-    bounds = cu_q.tolist()
-    for seq, length in enumerate(context_lens.tolist()):
-        begin, end = bounds[seq], bounds[seq + 1]
-        if begin == end:
-            continue
-        pages = page_table[seq, : -(-length // page)].long()
-        # [pages, 2, Hkv, PAGE, D] -> [2, Hkv, tokens, D]
-        kv = kv_cache[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :length].to(wide)
-        k, v = kv.repeat_interleave(heads // kv_cache.shape[2], dim=1)
-        scores = torch.einsum("qhd,hnd->hqn", q[begin:end].to(wide), k) * scale
-        positions = torch.arange(length - (end - begin), length, device=q.device)
-        future = torch.arange(length, device=q.device)[None, :] > positions[:, None]
-        weights = scores.masked_fill(future, float("-inf")).softmax(-1)
-        out[begin:end] = torch.einsum("hqn,hnd->qhd", weights, v).to(q.dtype)
-    return out

@@ -5,6 +5,7 @@ launched by itself, and nothing here writes memory. The checks and tables that b
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -13,6 +14,30 @@ import triton.language as tl
 from kernels.fp8_numbers import widened
 
 LOG2_E = math.log2(math.e)
+
+
+class Variant(NamedTuple):
+    """What attention does beside scale, mask and softmax.
+
+    window: a token sees itself and the window - 1 tokens before it; 0 for all. softcap: scores become
+    softcap * tanh(score / softcap); 0 for none. sinks [H]: a score of each query head without a value, in the softmax.
+    """
+
+    window: int = 0
+    softcap: float = 0.0
+    sinks: torch.Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is none of the three."""
+        return not self.window and not self.softcap and self.sinks is None
+
+    def options(self) -> dict[str, Any]:
+        """Return the kernels' arguments; without any of the three a kernel is compiled as if there were none."""
+        return {"sinks_ptr": self.sinks, "WINDOW": self.window, "SOFTCAP": self.softcap}
+
+
+PLAIN = Variant()
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -47,14 +72,15 @@ def readable(kv_cache: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def page_ids(table_row, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Page ids of the tile of BLOCK_N tokens at `start`, a multiple of BLOCK_N; a scalar if it lies in one page.
+def page_ids(table_row, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, ALIGNED: tl.constexpr = True):
+    """Page ids of the tile of BLOCK_N tokens at `start`, a multiple of BLOCK_N if ALIGNED; a scalar if it is known to
+    lie in one page.
 
     Entries at or beyond `end` are never read and come back as page 0, the dummy page. Loops call this one tile ahead
     and carry the ids: loaded in the iteration that uses them, they would make the K/V addresses depend on a load, and
     the compiler would not multi-buffer.
     """
-    if PAGE >= BLOCK_N:
+    if ALIGNED and PAGE >= BLOCK_N:
         ids = tl.load(table_row + start // PAGE, mask=start < end, other=0)
     else:
         tokens = start + tl.arange(0, BLOCK_N)
@@ -94,14 +120,21 @@ def load_kv_tile(
 
 
 @triton.jit
-def attend_tile(q, k, v, keep, acc, peak, total, scale_log2, MASKED: tl.constexpr, PRECISION: tl.constexpr):
+def attend_tile(
+    q, k, v, keep, acc, peak, total, scale_log2,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, SOFTCAP: tl.constexpr,
+):  # fmt: skip
     """One online softmax step in the exp2 domain; returns acc, peak, total (fp32; peak in units of log2).
 
     Masking acts on the raw product, before the scale: the expression after it is then the same with and without a
     mask and is contracted alike, so a row's bits do not depend on the loop that computed it. Needs scale > 0, and every
-    row must keep at least one key of its first tile.
+    row must keep at least one key of its first tile, or begin with a peak that is finite.
     """
     scores = tl.dot(q, k, input_precision=PRECISION)
+    if SOFTCAP > 0.0:
+        # tanh(x) = 1 - 2 / (exp(2 x) + 1), which is exact where exp overflows or vanishes.
+        scores = 1.0 - 2.0 / (tl.exp2(scores * (scale_log2 * (2.0 / SOFTCAP))) + 1.0)
+        scale_log2 = SOFTCAP * 1.4426950408889634
     if MASKED:
         scores = tl.where(keep, scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, 1) * scale_log2)
@@ -121,3 +154,15 @@ def fold_part(acc, peak, total, part, part_peak, part_total):
     weight = tl.exp2(part_peak - new_peak)
     new_total = tl.fma(total, decay, part_total * weight)
     return tl.fma(acc, tl.zeros_like(acc) + decay[:, None], part * weight[:, None]), new_peak, new_total
+
+
+@triton.jit
+def finish(acc, peak, total, sinks_ptr, q_heads, row_mask):
+    """Return the rows' output, fp32, from the sums over all their keys; zeros for a row without keys."""
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + q_heads, mask=row_mask, other=0.0).to(tl.float32) * 1.4426950408889634
+        new_peak = tl.maximum(peak, sink)
+        decay = tl.exp2(peak - new_peak)
+        total = total * decay + tl.exp2(sink - new_peak)
+        acc = acc * decay[:, None]
+    return acc / tl.where(total > 0.0, total, 1.0)[:, None]

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks.kernels.random_inputs import RandomInputs
-from kernels.paged_decode import paged_decode, paged_decode_reference
-from kernels.paged_extend import paged_extend, paged_extend_reference
+from kernels.paged_decode import paged_decode
+from kernels.paged_extend import paged_extend
+from kernels.paged_reference import paged_decode_reference, paged_extend_reference
 
 Kernel = Callable[..., torch.Tensor]
 HeadShape = tuple[int, int, int]

@@ -25,6 +25,7 @@ from benchmarks.roofline import HEAD_DIM, KV_HEADS, kv_bytes
 from kernels import decode_partition, paged_decode, paged_extend, paged_extend_hopper
 from kernels.decode_partition import DecodeTile
 from kernels.paged_extend import ExtendTile
+from kernels.paged_reference import paged_decode_reference
 
 MAKE = RandomInputs(torch.device("cuda"))
 DECODE_TILES = [DecodeTile(32, 4, 3, 4), DecodeTile(32, 4, 4, 4), DecodeTile(64, 4, 3, 3), DecodeTile(64, 4, 4, 2)]
@@ -87,7 +88,7 @@ def decode_verdict(tile: DecodeTile, split: int | None) -> str:
         decode_partition._resident_programs = lambda device, per_sm, programs=programs: programs
         results.append(paged_decode.paged_decode(q, cache, table, context, SCALE, split_size=split))
     decode_partition._resident_programs = plain
-    expected = paged_decode.paged_decode_reference(q.double(), cache.double(), table, context, SCALE)
+    expected = paged_decode_reference(q.double(), cache.double(), table, context, SCALE)
     same = all(torch.equal(result, results[0]) for result in results)
     return f"error {error(results[0], expected):.2e}, same bits {same}"
 

@@ -30,8 +30,9 @@ from benchmarks.kernels.random_inputs import BF16, FP16, FP32, RandomInputs  # n
 from kernels.activation import silu_mul  # noqa: E402
 from kernels.decode_partition import partition_decode  # noqa: E402
 from kernels.norm import add_rms_norm, add_rms_norm_reference, rms_norm  # noqa: E402
-from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference  # noqa: E402
+from kernels.paged_decode import decode_workspace_numel, paged_decode  # noqa: E402
 from kernels.paged_extend import paged_extend  # noqa: E402
+from kernels.paged_reference import paged_decode_reference  # noqa: E402
 from kernels.rope_kv import rope_and_write_kv  # noqa: E402
 from kernels.skinny_linear import skinny_linear, skinny_linear_reference  # noqa: E402
 from kernels.skinny_tiles import gated_tile, split_k_tile, unsplit_tile  # noqa: E402

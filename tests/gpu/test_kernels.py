@@ -26,8 +26,9 @@ from tests.gpu.kernel_cases import (
 # Without a device the tests skip; Triton must not be imported then, as tests/kernels has to switch it first.
 if torch.cuda.is_available():
     from benchmarks.kernels.attention_errors import decode_error, error, extend_error, has_same_bits
-    from kernels.paged_decode import paged_decode, paged_decode_reference
-    from kernels.paged_extend import paged_extend, paged_extend_reference
+    from kernels.paged_decode import paged_decode
+    from kernels.paged_extend import paged_extend
+    from kernels.paged_reference import paged_decode_reference, paged_extend_reference
     from kernels.rope_kv import rope_and_write_kv
     from tests.gpu.elementwise_errors import norm_error, rope_error, silu_error
 

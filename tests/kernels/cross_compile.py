@@ -34,6 +34,7 @@ from kernels.expert_tiles import expert_tiles
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
+from kernels.paged_tile import Variant
 from kernels.prefill_inputs import prefill_inputs
 from kernels.prefix_decode import SharedPrefixes, partition_prefixes, prefix_decode
 from kernels.rope_kv import rope_and_write_kv
@@ -53,6 +54,13 @@ ATTENTION = [
     (16, 2, 256, 16, BF16),
     (9, 3, 64, 16, FP32),
     (32, 8, 128, 16, FP32),
+]
+# The shapes of gpt-oss, Gemma 2, Gemma 3 and Mistral, with what their attention has.
+VARIANTS = [
+    (64, 8, 64, 16, BF16, Variant(window=128, sinks=torch.empty(64, dtype=BF16, device="meta"))),
+    (8, 4, 256, 16, BF16, Variant(window=4096, softcap=50.0)),
+    (4, 1, 256, 16, BF16, Variant(window=512)),
+    (32, 8, 128, 16, BF16, Variant(window=4096)),
 ]
 
 
@@ -94,6 +102,18 @@ def decode_groups(q: Any, cache: Any, table: Any) -> None:
     parts = prefix_decode(q, cache, tables, prefixes, items, 0.1)
     partition = empty(130 + rows, dtype=torch.int32)
     paged_decode(q, cache, tables, ids, 0.1, partition=partition, metadata_ready=True, prefixes=parts)
+
+
+def variant_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for decode and extend with windows, softcap and sinks."""
+    for heads, kv_heads, dim, page, dtype, variant in VARIANTS:
+        kind = f"window{variant.window} cap{variant.softcap} sinks{variant.sinks is not None:d}"
+        label = f"{kind} {heads}/{kv_heads} D{dim} page{page} {str(dtype)[6:]}"
+        table, lens, cu_q = (empty(*shape, dtype=torch.int32) for shape in ((4, 512), (4,), (5,)))
+        q, cache = empty(4096, heads, dim, dtype=dtype), empty(4096, 2, kv_heads, page, dim, dtype=dtype)
+        yield f"decode {label}", lambda a=(q[:4], cache, table, lens), v=variant: paged_decode(*a, 0.1, variant=v)
+        args = q, cache, table, cu_q, lens
+        yield f"extend<=1024 {label}", lambda a=args, v=variant: paged_extend(*a, 0.1, max_q_len=1024, variant=v)
 
 
 def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -236,6 +256,7 @@ def main() -> None:
     results = []
     for label, call in [
         *attention_calls(),
+        *variant_calls(),
         *small_calls(),
         *delta_calls(),
         *linear_calls(),

@@ -5,8 +5,9 @@ import pytest
 import torch
 from kernel_cases import BF16, TOLERANCE, assert_close, integers, normal, paged_batch
 
-from kernels.paged_decode import paged_decode, paged_decode_reference
-from kernels.paged_extend import paged_extend, paged_extend_reference
+from kernels.paged_decode import paged_decode
+from kernels.paged_extend import paged_extend
+from kernels.paged_reference import paged_decode_reference, paged_extend_reference
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cases.ON_GPU, reason="needs a CUDA device")]
 SCALE = 0.125

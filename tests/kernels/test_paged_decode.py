@@ -10,7 +10,8 @@ from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, inte
 
 from kernels import decode_partition
 from kernels.decode_partition import default_split_size, partition_decode
-from kernels.paged_decode import decode_workspace_numel, paged_decode, paged_decode_reference
+from kernels.paged_decode import decode_workspace_numel, paged_decode
+from kernels.paged_reference import paged_decode_reference
 
 # (query heads, kv heads, head dim)
 SHAPES = [(4, 2, 64), (4, 2, 80), (9, 3, 64), (9, 3, 80), (8, 8, 64)]

@@ -8,7 +8,8 @@ import torch
 from kernel_cases import BF16, DTYPES, FP16, FP32, TOLERANCE, assert_close, integers, normal, paged_batch
 
 from kernels import extend_partition
-from kernels.paged_extend import paged_extend, paged_extend_reference, partition_extend
+from kernels.paged_extend import paged_extend, partition_extend
+from kernels.paged_reference import paged_extend_reference
 
 # (cached tokens, new tokens) per sequence
 SPECS = [(0, 17), (40, 9), (0, 1), (31, 33)]
