@@ -1,7 +1,8 @@
-"""The gated activation of a Llama-style feed-forward block: SiLU of the first half times the second half; and the gate
-on the output of attention.
+"""The gated activation of a feed-forward block: SiLU or GELU of the first half times the second half; and the gate on
+the output of attention.
 
-Rounding follows the Hugging Face models: SiLU is rounded to the model dtype before the product.
+Rounding follows the Hugging Face models: the activation is rounded to the model dtype before the product. GELU is its
+approximation by tanh.
 """
 
 import torch
@@ -14,7 +15,9 @@ BLOCK = 1024
 
 
 @triton.jit
-def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr):
+def _gated_kernel(
+    x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr, IS_SILU: tl.constexpr
+):
     wait_for_prior_kernel(USE_PDL)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -22,8 +25,10 @@ def _silu_mul_kernel(x_ptr, y_ptr, stride_x, WIDTH: tl.constexpr, BLOCK: tl.cons
     model_dtype = y_ptr.dtype.element_ty
     gate = tl.load(x_ptr + row * stride_x + columns, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * stride_x + WIDTH + columns, mask=mask, other=0.0).to(tl.float32)
-    silu = (gate / (1.0 + tl.exp(-gate))).to(model_dtype).to(tl.float32)
-    tl.store(y_ptr + row * WIDTH + columns, (silu * up).to(model_dtype), mask=mask)
+    # GELU by tanh is x * sigmoid(2 u) with u = sqrt(2 / pi) * (x + 0.044715 x^3).
+    inner = gate if IS_SILU else 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
+    activated = (gate / (1.0 + tl.exp(-inner))).to(model_dtype).to(tl.float32)
+    tl.store(y_ptr + row * WIDTH + columns, (activated * up).to(model_dtype), mask=mask)
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
@@ -31,12 +36,27 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
     gate_up [T, 2 * I] fp32/fp16/bf16 with contiguous rows, the gate in the first half. Raises ValueError otherwise.
     """
+    return _launch(gate_up, is_silu=True)
+
+
+def gelu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return gelu(gate) * up; see silu_mul."""
+    return _launch(gate_up, is_silu=False)
+
+
+def gelu_mul_reference(gate_up: torch.Tensor) -> torch.Tensor:
+    """gelu_mul in plain torch."""
+    _, width = _halves(gate_up)
+    return torch.nn.functional.gelu(gate_up[:, :width], approximate="tanh") * gate_up[:, width:]
+
+
+def _launch(gate_up: torch.Tensor, is_silu: bool) -> torch.Tensor:
     rows, width = _halves(gate_up)
     y = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
     if rows:
         grid = (rows, triton.cdiv(width, BLOCK))
-        options = pdl_options(gate_up.device)
-        _silu_mul_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, num_warps=4, **options)
+        options = {"IS_SILU": is_silu, "num_warps": 4, **pdl_options(gate_up.device)}
+        _gated_kernel[grid](gate_up, y, gate_up.stride(0), WIDTH=width, BLOCK=BLOCK, **options)
     return y
 
 

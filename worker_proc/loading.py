@@ -29,9 +29,9 @@ from worker_proc.contract import Capacity, Start
 from worker_proc.grammar.compiler import GrammarCompiler
 from worker_proc.kv_pool import count_pages, pool_bytes, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
+from worker_proc.models.attention_shape import attention_shape
 from worker_proc.models.decoder import Decoder
-from worker_proc.models.rope import cos_sin_table
-from worker_proc.ops.interface import AttentionShape, Ops
+from worker_proc.ops.interface import Ops
 from worker_proc.ops.linear import can_prepack
 from worker_proc.ops.torch_ops import TorchOps
 from worker_proc.prefill_graph_runner import TOKEN_SIZES
@@ -200,11 +200,7 @@ def choose_ops(
     config: WorkerConfig, spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: torch.device, context_length: int
 ) -> Ops:
     """Return the operations for the device; raises ConfigError if the requested backend cannot run on it."""
-    # The surplus row of a sequence that has just reached the context length still looks up its angle.
-    has_identity = bool(spec.unrotated_layers)
-    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1, has_identity).to(device)
-    heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
-    shape = AttentionShape(heads, kv_heads, spec.head_dim, config.page_size, table, spec.query_scale)
+    shape = attention_shape(spec, shard, config.page_size, context_length, device)
     backend = config.attention_backend
     if backend == "auto":
         backend = "triton" if device.type == "cuda" else "torch"

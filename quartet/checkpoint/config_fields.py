@@ -75,7 +75,8 @@ _READ = (
     *("num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "attention_bias", "qkv_bias"),
     *("max_position_embeddings", "original_max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters"),
     *("num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "norm_topk_prob"),
-    *("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "bos_token_id", "eos_token_id"),
+    *("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern"),
+    *("bos_token_id", "eos_token_id"),
     *("full_attention_interval", "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim"),
     *("linear_value_head_dim", "linear_conv_kernel_dim", "auto_map"),
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
@@ -101,7 +102,14 @@ _WITHOUT_EFFECT = (
     *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "_flash_attn_2_enabled"),
     *("use_flash_attn", "use_flash_attention", "base_model_tp_plan", "unsloth_version", "unsloth_fixed", "max_length"),
     *("early_stopping", "diversity_penalty", "length_penalty", "num_return_sequences", "remove_invalid_values"),
-    *("max_sequence_length", "model_max_length", "mamba_ssm_dtype", "mtp_num_hidden_layers"),
+    *(
+        "max_sequence_length",
+        "model_max_length",
+        "cache_implementation",
+        "_sliding_window_pattern",
+        "mamba_ssm_dtype",
+        "mtp_num_hidden_layers",
+    ),
     "mtp_use_dedicated_embeddings",
 )
 

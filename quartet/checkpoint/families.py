@@ -13,6 +13,17 @@ from quartet.checkpoint.experts import ExpertNames
 
 QkNorm = Literal["none", "head", "projection"]
 """RMS norm of q and k before rotation: of each head, with one weight for all heads, or of all heads together."""
+Norms = Literal["before", "after", "both"]
+"""Where the norms of attention and MLP are: r + f(norm(r)), r + norm(f(r)), or r + norm(f(norm(r)))."""
+Windows = Literal["none", "all", "last", "pattern"]
+"""Layers with a window where layer_types does not name them: all, those from max_window_layers on, or all but every
+sliding_window_pattern-th. With none a window bounds the context instead, since transformers has full attention."""
+Activation = Literal["silu", "gelu_tanh"]
+ACTIVATIONS: dict[Activation, tuple[str, ...]] = {
+    "silu": ("silu", "swish"),
+    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new"),
+}
+"""The activation of the gated MLP, and what config.json calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +43,13 @@ class Family:
     qk_norm: QkNorm = "none"
     is_fused: bool = False
     """Checkpoints hold q, k and v in one tensor, and gate and up in another."""
-    has_norms_after: bool = False
-    """Attention and MLP are followed by their norms instead of preceded: r + norm(f(r))."""
+    norms: Norms = "before"
+    windows: Windows = "none"
+    activation: Activation = "silu"
+    has_sinks: bool = False
+    """Each query head has a learned score without a value in its softmax."""
+    is_embedding_scaled: bool = False
+    """Embeddings are multiplied by the root of hidden_size."""
     experts: ExpertNames | None = None
     """Layers have experts instead of an MLP."""
     has_centred_norms: bool = False
@@ -56,33 +72,51 @@ _QWEN3_5 = {
 # A token of text has the same position in all sections of a multimodal rotary embedding.
 _QWEN3_5_FIELDS = ("partial_rotary_factor", "mrope_section", "mrope_interleaved", "attn_output_gate")
 
+_GEMMA = {
+    "vocab_size": 256000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+_GEMMA2_SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family("Llama 1 to 3.x, SmolLM2"),
-    "MistralForCausalLM": Family("Mistral", {"num_key_value_heads": 8, "sliding_window": 4096}),
+    "MistralForCausalLM": Family("Mistral", {"num_key_value_heads": 8, "sliding_window": 4096}, windows="all"),
     "Qwen2ForCausalLM": Family(
         "Qwen2, Qwen2.5",
         {"num_key_value_heads": 32, "sliding_window": 4096, "use_sliding_window": False},
         has_qkv_bias=True,
         output_bias="",
+        windows="last",
     ),
     "Qwen3ForCausalLM": Family(
         "Qwen3 (dense)",
         {"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "use_sliding_window": False},
         qk_norm="head",
+        windows="last",
     ),
     "Phi3ForCausalLM": Family(
         "Phi-3, Phi-3.5, Phi-4, Phi-4-mini (text)",
         {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
         ("partial_rotary_factor",),
         is_fused=True,
+        windows="all",
     ),
     "GraniteForCausalLM": Family(
         "Granite 3.x (dense)",
         {"attention_multiplier": 1.0},
         ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"),
     ),
-    "Olmo2ForCausalLM": Family("OLMo 2", {"rms_norm_eps": 1e-5}, qk_norm="projection", has_norms_after=True),
+    "Olmo2ForCausalLM": Family("OLMo 2", {"rms_norm_eps": 1e-5}, qk_norm="projection", norms="after"),
     "SmolLM3ForCausalLM": Family(
         "SmolLM3",
         {
@@ -93,6 +127,27 @@ FAMILIES: dict[str, Family] = {
             "no_rope_layer_interval": 4,
         },
         ("no_rope_layers", "no_rope_layer_interval"),
+    ),
+    "Gemma2ForCausalLM": Family(
+        "Gemma 2",
+        {**_GEMMA, "max_position_embeddings": 8192, "sliding_window_pattern": 2, **_GEMMA2_SOFTCAPS},
+        ("query_pre_attn_scalar", *_GEMMA2_SOFTCAPS),
+        norms="both",
+        windows="pattern",
+        activation="gelu_tanh",
+        is_embedding_scaled=True,
+        has_centred_norms=True,
+    ),
+    "Gemma3ForCausalLM": Family(
+        "Gemma 3 (text)",
+        {**_GEMMA, "vocab_size": 262208, "rope_theta": 1000000.0, "sliding_window_pattern": 6},
+        ("query_pre_attn_scalar", "final_logit_softcapping", "rope_local_base_freq"),
+        qk_norm="head",
+        norms="both",
+        windows="pattern",
+        activation="gelu_tanh",
+        is_embedding_scaled=True,
+        has_centred_norms=True,
     ),
     "SeedOssForCausalLM": Family(
         "Seed-OSS",

@@ -26,6 +26,8 @@ _OF_EVERY_KIND = ("rope_type", "type", "rope_theta", "original_max_position_embe
 # What a kind without the setting does is what the setting does at this value.
 _NEUTRAL = {"factor": (1,), "attention_factor": (1,), "partial_rotary_factor": (1,)}
 _LAYER_KINDS = ("full_attention", "sliding_attention")
+LOCAL_BASE = "rope_local_base_freq"
+"""The base of layers with a window, for families that honour it; they may also have settings for each kind of layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,20 @@ class RopeSpec:
         return [*range(low), *range(rotary, middle), *range(low, rotary), *range(middle, head_dim)]
 
 
-def rope_spec(config: dict[str, Any], head_dim: int, context_length: int, honoured: Collection[str] = ()) -> RopeSpec:
+def rope_spec(
+    config: dict[str, Any],
+    head_dim: int,
+    context_length: int,
+    honoured: Collection[str] = (),
+    is_local: bool = False,
+) -> RopeSpec:
     """Return the rotary embedding that a parsed config.json describes, for contexts of at most `context_length`.
 
-    `honoured` may name partial_rotary_factor. Raises ModelError if the settings are not supported."""
-    settings = _settings(config)
-    theta = number(settings, "rope_theta", number(config, "rope_theta", 10000.0))
+    `honoured` may name partial_rotary_factor, and LOCAL_BASE: then layers with a window (`is_local`) have their own.
+    Raises ModelError if the settings are not supported."""
+    settings = _settings(config, honoured, is_local)
+    base = LOCAL_BASE if is_local and LOCAL_BASE in honoured else "rope_theta"
+    theta = number(settings, "rope_theta", number(config, base, 10000.0))
     kind = settings.get("rope_type", "default")
     if kind not in KINDS:
         raise ModelError(f"rope scaling {kind} is not supported; {', '.join(KINDS)} are")
@@ -90,9 +100,9 @@ def rope_spec(config: dict[str, Any], head_dim: int, context_length: int, honour
     return _longrope(rope, settings, head_dim, context_length) if kind == "longrope" else rope
 
 
-def extended_context(config: dict[str, Any], length: int) -> int:
+def extended_context(config: dict[str, Any], length: int, honoured: Collection[str] = ()) -> int:
     """Return the context of a model of `length` positions with its scaling: yarn may name the length before it."""
-    settings = _settings(config)
+    settings = _settings(config, honoured)
     if settings.get("rope_type") != "yarn":
         return length
     original = size(settings, "original_max_position_embeddings", length)
@@ -158,21 +168,28 @@ def _llama3(rope: RopeSpec, settings: dict[str, Any]) -> RopeSpec:
     )
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
+def _settings(config: dict[str, Any], honoured: Collection[str] = (), is_local: bool = False) -> dict[str, Any]:
     """Return the settings of either spelling, with their kind under rope_type."""
-    older, newer = (_section(config, name) for name in ("rope_scaling", "rope_parameters"))
+    layer_kind = _LAYER_KINDS[is_local] if LOCAL_BASE in honoured else ""
+    older, newer = (_section(config, name, layer_kind) for name in ("rope_scaling", "rope_parameters"))
     twice = sorted(key for key in older.keys() & newer.keys() if older[key] != newer[key])
     if twice:
         raise ModelError(f"rope_scaling and rope_parameters in config.json contradict each other in {twice[0]}")
     return {**older, **newer}
 
 
-def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _section(config: dict[str, Any], name: str, layer_kind: str) -> dict[str, Any]:
+    """Return the settings under `name`; of the layers of `layer_kind`, if a family distinguishes them."""
     section = config.get(name) or {}
     if not isinstance(section, dict):
         raise ModelError(f"{name} in config.json is not a JSON object (found {section!r})")
     if any(kind in section for kind in _LAYER_KINDS):
-        section = _of_all_layers(name, section)
+        section = (section.get(layer_kind) or {}) if layer_kind else _of_all_layers(name, section)
+        if not isinstance(section, dict):
+            raise ModelError(f"{layer_kind} of {name} in config.json is not a JSON object (found {section!r:.80})")
+    elif layer_kind == _LAYER_KINDS[True]:
+        # Settings for one kind alone are those of full attention.
+        return {}
     found = {key: value for key, value in section.items() if value is not None}
     kinds = {key: found.pop(key) for key in ("rope_type", "type") if key in found}
     if len(set(map(str, kinds.values()))) > 1:

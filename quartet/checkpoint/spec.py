@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quartet.checkpoint.attention_kinds import AttentionKind, attention_kinds, window_limit
 from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
 from quartet.checkpoint.experts import COUNTS, ExpertsSpec, expert_shapes, experts_spec
-from quartet.checkpoint.families import FAMILIES, Family, QkNorm, refusal
+from quartet.checkpoint.families import ACTIVATIONS, FAMILIES, Activation, Family, Norms, QkNorm, refusal
 from quartet.checkpoint.linear_attention import LinearSpec, linear_layers, linear_spec
 from quartet.checkpoint.quantization import Quantization
 from quartet.checkpoint.quantization_config import quantization_of
@@ -41,16 +42,22 @@ class ModelSpec:
     """As config.json names it; float32 if it does not."""
     is_fused: bool = False
     """See Family."""
-    has_norms_after: bool = False
-    """See Family."""
+    norms: Norms = "before"
+    activation: Activation = "silu"
     attention_scale: float = 0.0
     """Factor on q K^T; 0 stands for 1 / sqrt(head_dim)."""
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     """Factor on what attention and MLP add to the residual."""
     logits_divisor: float = 1.0
-    unrotated_layers: frozenset[int] = frozenset()
-    """Layers without rotary embedding."""
+    attention_softcap: float = 0.0
+    """Scores are squashed to less than this; 0 for none."""
+    final_softcap: float = 0.0
+    """Logits are squashed to less than this; 0 for none."""
+    has_sinks: bool = False
+    """See Family."""
+    attention: tuple[AttentionKind, ...] = ()
+    """The kind of each layer."""
     quantization: Quantization | None = None
     """How the worker holds the linears; None: as plain numbers."""
     experts: ExpertsSpec | None = None
@@ -67,6 +74,11 @@ class ModelSpec:
     def num_attention_layers(self) -> int:
         """Layers that keep keys and values."""
         return self.num_layers - len(self.linear_layers)
+
+    @property
+    def kinds(self) -> tuple[AttentionKind, ...]:
+        """The kinds of attention that layers have."""
+        return tuple(dict.fromkeys(self.attention))
 
     @property
     def query_scale(self) -> float:
@@ -93,6 +105,18 @@ class ModelSpec:
         return 3 * self.active_width(layer) + (0 if experts is None else experts.top_k * self.hidden_size)
 
 
+_NORM_NAMES: dict[Norms, dict[str, str]] = {
+    "before": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    "after": {"after_attention": "post_attention_layernorm", "after_mlp": "post_feedforward_layernorm"},
+    "both": {
+        "attention_norm": "input_layernorm",
+        "after_attention": "post_attention_layernorm",
+        "mlp_norm": "pre_feedforward_layernorm",
+        "after_mlp": "post_feedforward_layernorm",
+    },
+}
+
+
 def read_spec(folder: Path, context_length: int, quantization: str = "auto") -> ModelSpec:
     """Return the spec of the model in `folder`, to be run with at most `context_length` tokens and --quantization.
 
@@ -111,7 +135,8 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         raise ModelError(refusal(str(architecture)))
     family = FAMILIES[architecture]
     honoured = family.honoured if family.experts is None else (*family.honoured, *COUNTS)
-    refuse_unserved(config, {key: value for key, value in NEUTRAL.items() if key not in honoured})
+    neutral = NEUTRAL | dict.fromkeys(("hidden_act", "hidden_activation"), ACTIVATIONS[family.activation])
+    refuse_unserved(config, {key: value for key, value in neutral.items() if key not in honoured})
     _check_window(config, context_length)
     config = {**family.defaults, **config}
     heads, head_dim = size(config, "num_attention_heads"), _head_dim(config)
@@ -134,9 +159,11 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         is_tied=switch(config, "tie_word_embeddings"),
         stored_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
         is_fused=family.is_fused,
-        has_norms_after=family.has_norms_after,
+        norms=family.norms,
+        activation=family.activation,
+        has_sinks=family.has_sinks,
         **_scales(config, family),
-        unrotated_layers=_unrotated_layers(config, family),
+        attention=attention_kinds(config, family, head_dim, context_length),
         quantization=quantization_of(config, quantization),
         experts=experts,
         has_centred_norms=family.has_centred_norms,
@@ -158,27 +185,21 @@ def _scales(config: dict[str, Any], family: Family) -> dict[str, float]:
         "residual_scale": "residual_multiplier",
         "logits_divisor": "logits_scaling",
     }
-    return {name: number(config, key, 1.0) for name, key in fields.items() if key in family.honoured}
-
-
-def _unrotated_layers(config: dict[str, Any], family: Family) -> frozenset[int]:
-    """Return the layers that no_rope_layers marks with 0, or else every no_rope_layer_interval-th."""
-    if "no_rope_layers" not in family.honoured:
-        return frozenset()
-    layers, marks = size(config, "num_hidden_layers"), config.get("no_rope_layers")
-    if marks is None:
-        interval = size(config, "no_rope_layer_interval")
-        return frozenset(range(interval - 1, layers, interval))
-    if not isinstance(marks, list) or len(marks) < layers or any(mark not in (0, 1) for mark in marks):
-        raise ModelError(f"no_rope_layers in config.json must be a 0 or 1 for each of {layers} layers")
-    return frozenset(layer for layer in range(layers) if not marks[layer])
+    scales = {name: number(config, key, 1.0) for name, key in fields.items() if key in family.honoured}
+    caps = {"attention_softcap": "attn_logit_softcapping", "final_softcap": "final_logit_softcapping"}
+    scales |= {name: number(config, key) for name, key in caps.items() if key in family.honoured and config.get(key)}
+    if "query_pre_attn_scalar" in family.honoured:
+        scales["attention_scale"] = number(config, "query_pre_attn_scalar") ** -0.5
+    if family.is_embedding_scaled:
+        scales["embedding_scale"] = size(config, "hidden_size") ** 0.5
+    return scales
 
 
 def _check_window(config: dict[str, Any], context_length: int) -> None:
-    window = sliding_window(config)
+    window = window_limit(config)
     if window is not None and window < context_length:
         raise ModelError(
-            f"sliding window attention ({window} tokens) is not supported beyond its window; "
+            f"sliding window attention ({window} tokens) is not supported beyond its window for this architecture; "
             f"give --context-length {window} or less instead of {context_length}"
         )
 
@@ -196,44 +217,11 @@ def _head_dim(config: dict[str, Any]) -> int:
 
 
 def context_limit(config: dict[str, Any]) -> int:
-    """Return how many tokens the model may see at once.
-
-    A model with sliding window attention is held to the window: within it, full attention is the same thing."""
-    length = extended_context(config, size(config, "max_position_embeddings"))
-    return min(length, sliding_window(config) or length)
-
-
-def sliding_window(config: dict[str, Any]) -> int | None:
-    """Return how many tokens a layer with sliding window attention sees, or None if no layer has such attention.
-
-    What is absent is taken as transformers takes it: Mistral has a window of 4096, Qwen has it switched off.
-    Raises ModelError for kinds of attention that are not supported."""
-    architecture = (config.get("architectures") or [None])[0]
-    is_qwen = architecture in ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
-    family = FAMILIES.get(architecture, Family(""))
-    defaults, served = family.defaults, {"full_attention", "sliding_attention"}
-    if family.is_hybrid:
-        served.add("linear_attention")
-    config = {**defaults, **config}
-    is_used = switch(config, "use_sliding_window", bool(defaults.get("use_sliding_window", True)))
-    window = config.get("sliding_window")
-    if window is not None and type(window) is not int:
-        raise ModelError(f"sliding_window {window} in config.json is not supported; only a number of tokens is")
-    kinds = config.get("layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list):
-            raise ModelError(f"layer_types in config.json is no list (found {kinds!r:.80})")
-        unknown = sorted({str(kind) for kind in kinds} - served)
-        if unknown:
-            raise ModelError(f"layer_types in config.json names {unknown[0]}, which is not supported")
-        if "sliding_attention" not in kinds:
-            return None
-        if not is_used or not window:
-            raise ModelError("layer_types in config.json names sliding_attention, but sliding_window is not set")
-    elif is_qwen and size(config, "max_window_layers", 28, least=0) >= size(config, "num_hidden_layers", 32):
-        # Qwen's first layers see everything; here these are all.
-        return None
-    return window if is_used and window is not None and window > 0 else None
+    """Return how many tokens the model may see at once: those of its window, if no layer sees beyond it here."""
+    family = FAMILIES.get((config.get("architectures") or [""])[0], Family(""))
+    config = {**family.defaults, **config}
+    length = extended_context(config, size(config, "max_position_embeddings"), family.honoured)
+    return min(length, window_limit(config) or length)
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -245,7 +233,7 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     }
     if not spec.is_tied:
         shapes["lm_head.weight"] = (spec.vocab_size, hidden)
-    norms = {f"{name}.weight": (hidden,) for name in norm_names(spec)}
+    norms = {f"{name}.weight": (hidden,) for name in norm_names(spec).values()}
     attention, linear = _attention_shapes(spec), {} if spec.linear is None else spec.linear.shapes(hidden)
     mlp, experts = _mlp_shapes(spec), {} if spec.experts is None else expert_shapes(spec.experts, hidden)
     for i in range(spec.num_layers):
@@ -255,11 +243,9 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def norm_names(spec: ModelSpec) -> tuple[str, str]:
-    """Return the names of the norms of attention and MLP in a layer of a checkpoint."""
-    if spec.has_norms_after:
-        return "post_attention_layernorm", "post_feedforward_layernorm"
-    return "input_layernorm", "post_attention_layernorm"
+def norm_names(spec: ModelSpec) -> dict[str, str]:
+    """Return the norms of a layer in a checkpoint, by the field of LayerTensors."""
+    return _NORM_NAMES[spec.norms]
 
 
 def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -275,6 +261,8 @@ def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         layer.update({f"self_attn.{n}_proj.bias": (rows,) for n, rows in projections.items()})
     if spec.has_output_bias:
         layer["self_attn.o_proj.bias"] = (hidden,)
+    if spec.has_sinks:
+        layer["self_attn.sinks"] = (spec.num_heads,)
     if spec.qk_norm != "none":
         sizes = (spec.head_dim, spec.head_dim) if spec.qk_norm == "head" else (q_size, kv_size)
         layer.update({f"self_attn.{n}_norm.weight": (rows,) for n, rows in zip("qk", sizes, strict=True)})

@@ -21,6 +21,8 @@ from greedy import continue_greedily
 from tiny_tokenizer import write_tokenizer
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -158,10 +160,32 @@ def _hybrids() -> list[Tiny]:
     return [Tiny("qwen3_5", dense), Tiny("qwen3_5_moe", experts, is_stacked=True)]
 
 
+def _windows() -> list[Tiny]:
+    """Layers that see a window, which every longer prompt crosses: Gemma 3 and 2, Mistral, Qwen2 and Phi-3."""
+    plain_rope = {"rope_type": "default", "rope_theta": 10000.0}
+    untied = {**_SHAPE, "tie_word_embeddings": False, "rope_parameters": plain_rope}
+    gemma = {**untied, "head_dim": 32, "num_key_value_heads": 1, "query_pre_attn_scalar": 20, "sliding_window": 24}
+    gemma |= {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    ropes = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+    }
+    capped = {"final_logit_softcapping": 6.0, "attn_logit_softcapping": 3.0}
+    gemma2 = Gemma2Config(**gemma, **capped)
+    qwen2 = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 20}
+    return [
+        Tiny("gemma3", Gemma3TextConfig(**{**gemma, "rope_parameters": ropes})),
+        Tiny("gemma2", gemma2, is_old_form=True),
+        Tiny("mistral_window", MistralConfig(**untied, sliding_window=24), is_old_form=True),
+        Tiny("qwen2_window", Qwen2Config(**untied, **qwen2), is_old_form=True),
+        Tiny("phi3_window", Phi3Config(**untied, pad_token_id=0, sliding_window=30), is_old_form=True),
+    ]
+
+
 def main() -> None:
     """Make the folders whose names are given, or all, afresh."""
     torch.set_num_threads(1)
-    for tiny in [*_models(), *_dense_families(), *_expert_families(), *_hybrids()]:
+    for tiny in [*_models(), *_dense_families(), *_windows(), *_expert_families(), *_hybrids()]:
         if sys.argv[1:] and tiny.name not in sys.argv[1:]:
             continue
         folder = _FOLDER / tiny.name
@@ -192,7 +216,9 @@ def _draw_weights(model, name: str) -> None:
         elif parameter_name.endswith("bias"):
             parameter.copy_(0.5 * noise)
         elif "embed_tokens" in parameter_name:
-            parameter.copy_(noise if not model.config.tie_word_embeddings else 0.5 * noise)
+            # Where embeddings are scaled, they would drown what layers add to them.
+            scale = getattr(model.get_input_embeddings(), "scalar_embed_scale", 1.0)
+            parameter.copy_(noise / scale if not model.config.tie_word_embeddings else 0.5 * noise / scale)
         else:
             parameter.copy_(noise * (1.5 / parameter.shape[-1] ** 0.5))
 
@@ -205,6 +231,8 @@ def _put_into_old_form(path: Path) -> None:
         config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     config["torch_dtype"] = config.pop("dtype")
+    # Which layers have a window follows from the architecture there.
+    config.pop("layer_types", None)
     config["transformers_version"] = "4.43.0"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

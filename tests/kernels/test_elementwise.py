@@ -17,7 +17,7 @@ from kernel_cases import (
     normal,
 )
 
-from kernels.activation import silu_mul, silu_mul_reference
+from kernels.activation import gelu_mul, gelu_mul_reference, silu_mul, silu_mul_reference
 from kernels.norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 from kernels.rope_kv import rope_and_write_kv, rope_and_write_kv_reference
 
@@ -62,6 +62,7 @@ def test_norm_uses_eps_and_refuses_misfits():
 def test_silu_mul_matches_reference(guarded, rows, width, dtype):
     gate_up = normal(rows, 2 * width, dtype=dtype, seed=1)
     assert_close(silu_mul(gate_up), silu_mul_reference(gate_up), CLOSE[dtype])
+    assert_close(gelu_mul(gate_up), gelu_mul_reference(gate_up), CLOSE[dtype])
     assert_rounded_alike(silu_mul(gate_up), silu_mul_reference(gate_up))
 
 

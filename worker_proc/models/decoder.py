@@ -24,17 +24,19 @@ _PROGRESS_TOKENS = 128
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer, its linears packed for the device. `head_norms` act on each q and k head, `projection_norms` on all q
-    heads and all k heads together. `linear` is there if the layer has linear attention."""
+    heads and all k heads together. `linear` is there if the layer has linear attention. `before` and `after` are the
+    norms of what goes into attention and MLP and of what they give; `kind` is the index of one of spec.kinds."""
 
-    attention_norm: Tensor
+    before: tuple[Tensor, Tensor] | None
+    after: tuple[Tensor, Tensor] | None
     qkv: Linear
     linear: LinearWeights | None
     head_norms: HeadNorms | None
     projection_norms: HeadNorms | None
     output: Linear
-    mlp_norm: Tensor
+    sinks: Tensor | None
     mlp: Branch
-    is_rotated: bool
+    kind: int
 
 
 class Decoder:
@@ -66,17 +68,19 @@ class Decoder:
         self._ops = ops
         heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
         self._qkv_size = (heads + 2 * kv_heads) * spec.head_dim
+        self._dtype = tensors.final_norm.dtype
         self._embedding = ops.loaded(tensors.embedding)
         # The residual is kept divided by residual_scale, so that attention and MLP are added to it as they are: a norm
         # of it is the same, with a smaller eps.
-        self._embedding_scale = spec.embedding_scale / spec.residual_scale
+        # The scale is rounded as the model's numbers are, which Gemma was trained with.
+        scale = float(torch.tensor(spec.embedding_scale, dtype=self._dtype))
+        self._embedding_scale = scale / spec.residual_scale
         self._residual_eps = spec.norm_eps / spec.residual_scale**2
         self._layers = [self._pack(i, layer, all_reduce) for i, layer in enumerate(tensors.layers)]
         self._final_norm = tensors.final_norm
         if spec.logits_divisor != 1.0:
             self._final_norm = tensors.final_norm / spec.logits_divisor
         self._lm_head = ops.linear(self._embedding if tensors.lm_head is None else tensors.lm_head)
-        self._dtype = tensors.final_norm.dtype
 
     def forward(
         self,
@@ -97,24 +101,28 @@ class Decoder:
             return None
         sampled = hidden if batch.is_all_sampled else hidden.index_select(0, batch.sample_rows)
         if logits is None:
-            return self._lm_head(sampled)
+            return self.logits(sampled)
         self._lm_head.write(sampled, logits)
-        return logits
+        return self._capped(logits)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [R, vocab] of rows [R, hidden]."""
-        return self._lm_head(hidden)
+        return self._capped(self._lm_head(hidden))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        """Return the logits, which are changed in place where the model squashes them."""
+        cap = self._spec.final_softcap
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
 
     def _hidden(self, batch: ForwardBatch, caches: list[LayerCache], progress: Callable[[], None]) -> Tensor:
-        plan = self._ops.plan(batch)
-        unrotated = self._ops.unrotated(plan) if self._spec.unrotated_layers else plan
+        kinds = self._ops.plan(batch)
         residual = embedded(self._embedding, batch.input_ids, self._dtype)
         if self._embedding_scale != 1.0:
             residual = residual * self._embedding_scale
-        plans = [plan if layer.is_rotated else unrotated for layer in self._layers]
+        plans = [kinds[layer.kind] for layer in self._layers]
         is_long = batch.num_tokens >= _PROGRESS_TOKENS
         after_layer = progress if is_long else _do_nothing
-        run = self._run_norms_after if self._spec.has_norms_after else self._run_norms_before
+        run = self._run_norms_before if self._spec.norms == "before" else self._run_norms_after
         return run(residual, plans, caches, after_layer)
 
     def _run_norms_before(
@@ -122,11 +130,12 @@ class Decoder:
     ) -> Tensor:
         """Return the final norm of the residual [T, hidden] after all layers: r + f(norm(r)), twice a layer."""
         ops, eps = self._ops, self._residual_eps
-        normed = ops.rms_norm(residual, self._layers[0].attention_norm, eps)
-        following = [layer.attention_norm for layer in self._layers[1:]] + [self._final_norm]
-        for layer, plan, cache, next_norm in zip(self._layers, plans, caches, following, strict=True):
+        norms = [layer.before for layer in self._layers if layer.before is not None]
+        normed = ops.rms_norm(residual, norms[0][0], eps)
+        following = [attention_norm for attention_norm, _ in norms[1:]] + [self._final_norm]
+        for layer, plan, cache, own, next_norm in zip(self._layers, plans, caches, norms, following, strict=True):
             attended = self._attend(layer, plan, normed, cache)
-            normed, residual = ops.add_norm(layer.output, attended, residual, layer.mlp_norm, eps)
+            normed, residual = ops.add_norm(layer.output, attended, residual, own[1], eps)
             normed, residual = ops.add_norm(layer.mlp, normed, residual, next_norm, eps)
             after_layer()
         return normed
@@ -134,12 +143,16 @@ class Decoder:
     def _run_norms_after(
         self, residual: Tensor, plans: list[Any], caches: list[LayerCache], after_layer: Callable[[], None]
     ) -> Tensor:
-        """Return the final norm of the residual [T, hidden] after all layers: r + norm(f(r)), twice a layer."""
+        """Return the final norm of the residual [T, hidden] after all layers: r + norm(f(r)) or r + norm(f(norm(r))),
+        twice a layer."""
         ops, eps = self._ops, self._spec.norm_eps
         for layer, plan, cache in zip(self._layers, plans, caches, strict=True):
-            attended = layer.output(self._attend(layer, plan, residual, cache))
-            residual = residual + ops.rms_norm(attended, layer.attention_norm, eps)
-            residual = residual + ops.rms_norm(layer.mlp(residual), layer.mlp_norm, eps)
+            assert layer.after is not None
+            x = residual if layer.before is None else ops.rms_norm(residual, layer.before[0], eps)
+            attended = layer.output(self._attend(layer, plan, x, cache))
+            residual = residual + ops.rms_norm(attended, layer.after[0], eps)
+            x = residual if layer.before is None else ops.rms_norm(residual, layer.before[1], eps)
+            residual = residual + ops.rms_norm(layer.mlp(x), layer.after[1], eps)
             after_layer()
         return ops.rms_norm(residual, self._final_norm, eps)
 
@@ -154,7 +167,7 @@ class Decoder:
             q, k, _ = qkv.tensor_split((len(norms.q), len(norms.q) + len(norms.k)), dim=-1)
             q.copy_(ops.rms_norm(q, norms.q, norms.eps))
             k.copy_(ops.rms_norm(k, norms.k, norms.eps))
-        attended = ops.attention(plan, qkv, cache, layer.head_norms)
+        attended = ops.attention(plan, qkv, cache, layer.head_norms, layer.sinks)
         return ops.gate(attended, gate) if self._spec.is_gated else attended
 
     def allocate_caches(
@@ -171,9 +184,9 @@ class Decoder:
     def first_layers(self) -> "Decoder":
         """Return a decoder of the first layer of each kind, on the same weights: it launches every kernel this one
         does."""
-        short, kinds = copy.copy(self), dict[tuple[bool, bool], Layer]()
+        short, kinds = copy.copy(self), dict[tuple[bool, bool, int], Layer]()
         for index, layer in enumerate(self._layers):
-            kinds.setdefault((self._spec.experts_of(index) is None, layer.linear is None), layer)
+            kinds.setdefault((self._spec.experts_of(index) is None, layer.linear is None, layer.kind), layer)
         short._layers = [*kinds.values()]
         return short
 
@@ -185,27 +198,32 @@ class Decoder:
         if layer.linear is not None:
             linear = LinearWeights(layer.linear.conv, layer.linear.decay, layer.linear.norm, spec.norm_eps)
         return Layer(
-            attention_norm=layer.attention_norm,
+            before=_pair(layer.attention_norm, layer.mlp_norm),
+            after=_pair(layer.after_attention, layer.after_mlp),
             qkv=ops.linear(layer.qkv, layer.qkv_bias),
             linear=linear,
             head_norms=norms if spec.qk_norm == "head" else None,
             projection_norms=norms if spec.qk_norm == "projection" else None,
             output=ops.linear(layer.output, layer.output_bias, all_reduce),
-            mlp_norm=layer.mlp_norm,
+            sinks=layer.sinks,
             mlp=self._pack_mlp(index, layer, all_reduce),
-            is_rotated=index not in spec.unrotated_layers,
+            kind=spec.kinds.index(spec.attention[index]),
         )
 
     def _pack_mlp(self, index: int, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Branch:
         ops, experts, dense = self._ops, self._spec.experts_of(index), None
         has_experts = experts is not None and layer.experts is not None
         if layer.gate_up is not None and layer.down is not None:
-            dense = ops.mlp(layer.gate_up, layer.down, None if has_experts else all_reduce)
+            dense = ops.mlp(layer.gate_up, layer.down, None if has_experts else all_reduce, self._spec.activation)
         if experts is not None and layer.experts is not None:
             return ops.experts(experts, layer.experts, dense, all_reduce)
         if dense is None:
             raise ValueError(f"layer {index} has neither an MLP nor experts")
         return dense
+
+
+def _pair(attention: Tensor | None, mlp: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return None if attention is None or mlp is None else (attention, mlp)
 
 
 def _do_nothing() -> None:

@@ -9,16 +9,18 @@ from torch.nn import functional
 from quartet.checkpoint.rotary import RopeSpec
 
 
-def cos_sin_table(spec: RopeSpec, head_dim: int, num_positions: int, has_identity: bool = False) -> Tensor:
-    """Return [num_positions, head_dim] fp32 on the CPU: the first half cosines, the second half sines.
+def cos_sin_table(spec: RopeSpec | None, head_dim: int, num_positions: int) -> Tensor:
+    """Return [num_positions, head_dim] fp32 on the CPU: the first half cosines, the second half sines; without rotary
+    embedding one row, which rotates nothing.
 
-    Dimensions are in the order of RopeSpec.head_order, unrotated ones with cosine 1 and sine 0. With `has_identity` one
-    more row rotates nothing.
+    Dimensions are in the order of RopeSpec.head_order, unrotated ones with cosine 1 and sine 0.
 
     llama3 scaling follows Meta's rule as published by Hugging Face: wavelengths above original_context /
     low_freq_factor are stretched by `factor`, those below original_context / high_freq_factor are kept, and those
     between are interpolated.
     """
+    if spec is None:
+        return torch.cat((torch.ones(1, head_dim // 2), torch.zeros(1, head_dim // 2)), dim=-1)
     dim = spec.rotary_dim(head_dim)
     frequencies = 1.0 / spec.theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
     if spec.kind == "linear":
@@ -33,8 +35,8 @@ def cos_sin_table(spec: RopeSpec, head_dim: int, num_positions: int, has_identit
     cos, sin = angles.cos(), angles.sin()
     if spec.attention_factor != 1.0:
         cos, sin = cos * spec.attention_factor, sin * spec.attention_factor
-    if has_identity or dim < head_dim:
-        widening = (0, (head_dim - dim) // 2, 0, int(has_identity))
+    if dim < head_dim:
+        widening = (0, (head_dim - dim) // 2)
         cos, sin = functional.pad(cos, widening, value=1.0), functional.pad(sin, widening)
     return torch.cat((cos, sin), dim=-1)
 

@@ -4,13 +4,15 @@ Compiled are linears whose weight is integers; in float32 also norms, and rotati
 decode. A decode step of a small model is bound by the number of operators.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.cpu_ir import LANES
 from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
 from worker_proc.batch import ForwardBatch
 from worker_proc.ops.compiled import CompiledOps
@@ -26,7 +28,7 @@ from worker_proc.weights.tensors import ExpertTensors
 @dataclass(frozen=True, slots=True)
 class DecodePlan:
     """A step that only decodes: pages [B, n], context lengths [B] and slots [B] of its rows; angles [B, D] as in
-    AttentionShape.cos_sin."""
+    LayerKind.cos_sin."""
 
     table: Tensor
     lengths: Tensor
@@ -58,12 +60,14 @@ class CpuOps:
             return GroupedLinear(weight, bias, all_reduce)
         return self._torch.linear(weight, bias, all_reduce)
 
-    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
+    def mlp(
+        self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None, activation: Activation = "silu"
+    ) -> Branch:
         """See Ops.mlp."""
         gate_up, down = self.loaded(gate_up), self.loaded(down)
         if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
-            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
-        return self._torch.mlp(gate_up, down, all_reduce)
+            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce), activation)
+        return self._torch.mlp(gate_up, down, all_reduce, activation)
 
     def experts(
         self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
@@ -87,28 +91,33 @@ class CpuOps:
     def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv."""
         is_compiled = self._compiled is not None and dtype == torch.float32
-        self._can_attend = is_compiled and not self._has_linear_attention
+        shape = self._shape
+        is_plain = not (shape.softcap or shape.has_sinks or any(kind.window for kind in shape.kinds))
+        self._can_attend = is_compiled and is_plain and not self._has_linear_attention
         return self._torch.allocate_kv(num_layers, num_pages, dtype)
 
-    def plan(self, batch: ForwardBatch) -> TorchPlan | DecodePlan:
+    def plan(self, batch: ForwardBatch) -> Sequence[TorchPlan | DecodePlan]:
         """See Ops.plan."""
         decode = batch.decode
         if not self._can_attend or decode is None or batch.chunks is not None:
             return self._torch.plan(batch)
         num_pages = -(-int(decode.context_lengths.max()) // self._shape.page_size)
         table = decode.page_table[:, :num_pages].long()
-        return DecodePlan(table, decode.context_lens.long(), batch.slot_mapping, self._shape.cos_sin[batch.positions])
+        rows = table, decode.context_lens.long(), batch.slot_mapping
+        kinds = self._shape.kinds
+        return [DecodePlan(*rows, kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin) for kind in kinds]
 
-    def unrotated(self, plan: TorchPlan | DecodePlan) -> TorchPlan | DecodePlan:
-        """See Ops.unrotated."""
-        if isinstance(plan, TorchPlan):
-            return self._torch.unrotated(plan)
-        return replace(plan, angles=self._shape.cos_sin[-1:])
-
-    def attention(self, plan: TorchPlan | DecodePlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
+    def attention(
+        self,
+        plan: TorchPlan | DecodePlan,
+        qkv: Tensor,
+        kv: Tensor,
+        norms: HeadNorms | None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """See Ops.attention."""
         if isinstance(plan, TorchPlan):
-            return self._torch.attention(plan, qkv, kv, norms)
+            return self._torch.attention(plan, qkv, kv, norms, sinks)
         assert self._compiled is not None and self._can_attend
         num_q = self._shape.num_heads * self._shape.head_dim
         if norms is not None:

@@ -4,7 +4,7 @@ Shapes: T tokens of a batch, H query heads, Hkv KV heads, D head size, I MLP wid
 [T, n] in the model's dtype. `qkv` rows are q heads, then k heads, then v heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
 from worker_proc.batch import ForwardBatch
 from worker_proc.weights.quantized import Weight
@@ -21,16 +22,37 @@ AllReduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What layers of one kind share. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines; one row for
+    all positions where nothing is rotated. `window`: tokens that a token sees, itself included; 0 for all before it."""
+
+    cos_sin: Tensor
+    window: int = 0
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether q and k are rotated by their positions."""
+        return len(self.cos_sin) > 1
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """The attention of one rank. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines. `scale` is the
-    factor on q K^T."""
+    """The attention of one rank. `scale` is the factor on q K^T; `softcap` squashes the scores to less than itself, 0
+    for none; `kinds` are those of spec.kinds. With `has_sinks` each call is given those of its layer."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     page_size: int
-    cos_sin: Tensor
     scale: float
+    kinds: tuple[LayerKind, ...]
+    softcap: float = 0.0
+    has_sinks: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.kinds[0].cos_sin.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +130,10 @@ class Ops(Protocol):
         """Pack weight [out, in]; the caller's tensor may be dropped afterwards."""
         ...
 
-    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
-        """Pack gate_up [2 I, hidden] (gate first) and down [hidden, I]: silu(x G^T) * (x U^T) times D^T."""
+    def mlp(
+        self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None, activation: Activation = "silu"
+    ) -> Branch:
+        """Pack gate_up [2 I, hidden] (gate first) and down [hidden, I]: activation(x G^T) * (x U^T) times D^T."""
         ...
 
     def experts(
@@ -134,16 +158,16 @@ class Ops(Protocol):
         """Return one zeroed cache per layer, in this implementation's layout; `num_pages` includes the dummy page."""
         ...
 
-    def plan(self, batch: ForwardBatch) -> Any:
-        """Return the attention plan of a batch: what all layers share."""
+    def plan(self, batch: ForwardBatch) -> Sequence[Any]:
+        """Return the attention plan of a batch for each kind of layers: what all layers of the kind share."""
         ...
 
-    def unrotated(self, plan: Any) -> Any:
-        """Return the plan for layers without rotary embedding; the last row of cos_sin must rotate nothing."""
-        ...
+    def attention(
+        self, plan: Any, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None
+    ) -> Tensor:
+        """Rotate q and k, write k and v to their pages, attend; returns [T, H * D]. May overwrite qkv.
 
-    def attention(self, plan: Any, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
-        """Rotate q and k, write k and v to their pages, attend; returns [T, H * D]. May overwrite qkv."""
+        sinks [H]: a score of each query head without a value, in the softmax."""
         ...
 
     def gate(self, x: Tensor, gate: Tensor) -> Tensor:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quartet.checkpoint.families import Activation
 from worker_proc.ops.interface import AllReduce
+
+
+def activated(gate: Tensor, activation: Activation) -> Tensor:
+    """Return the activation of the gate's half, elementwise."""
+    return functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")
 
 
 class PlainLinear:
@@ -36,8 +42,10 @@ class PlainLinear:
 class PlainMlp:
     """Gated MLP of one fused and one plain linear; see Branch."""
 
-    def __init__(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
-        self._gate_up = gate_up
+    def __init__(
+        self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None, activation: Activation = "silu"
+    ) -> None:
+        self._gate_up, self._activation = gate_up, activation
         self._down = PlainLinear(down, None, all_reduce)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -50,7 +58,7 @@ class PlainMlp:
 
     def _hidden(self, x: Tensor) -> Tensor:
         gate, up = functional.linear(x, self._gate_up).chunk(2, dim=-1)
-        return functional.silu(gate) * up
+        return activated(gate, self._activation) * up
 
 
 class PackedLinear:
@@ -97,9 +105,12 @@ class PackedLinear:
 
 
 class PackedMlp:
-    """Gated MLP of three prepacked linears: silu in the gate's epilogue, the product in up's; see Branch."""
+    """Gated MLP of three prepacked linears: a silu in the gate's epilogue, the product in up's; see Branch."""
 
-    def __init__(self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None) -> None:
+    def __init__(
+        self, gate_up: Tensor, down: Tensor, all_reduce: AllReduce | None, activation: Activation = "silu"
+    ) -> None:
+        self._activation = activation
         gate, up = gate_up.chunk(2)
         self._gate = PackedLinear(gate, None, None)
         self._up = PackedLinear(up, None, None)
@@ -114,7 +125,9 @@ class PackedMlp:
         return self._down.add(self._hidden(x), residual)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        return self._up.binary(x, self._gate.unary(x, "swish"), "mul")
+        if self._activation == "silu":
+            return self._up.binary(x, self._gate.unary(x, "swish"), "mul")
+        return self._up.binary(x, activated(self._gate(x), self._activation), "mul")
 
 
 def can_prepack(dtype: torch.dtype) -> bool:

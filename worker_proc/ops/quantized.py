@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quartet.checkpoint.families import Activation
 from worker_proc.ops.interface import AllReduce, Linear
+from worker_proc.ops.linear import activated
 from worker_proc.weights.quantized import QuantizedWeight, dequantized
 
 
@@ -44,8 +46,8 @@ class DequantizingLinear:
 class QuantizedMlp:
     """Gated MLP of two linears, of which either may be quantised; see Branch."""
 
-    def __init__(self, gate_up: Linear, down: Linear) -> None:
-        self._gate_up, self.down = gate_up, down
+    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+        self._gate_up, self.down, self._activation = gate_up, down, activation
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (silu(x G^T) * (x U^T)) D^T."""
@@ -62,9 +64,11 @@ class QuantizedMlp:
 
     def _hidden(self, x: Tensor) -> Tensor:
         gate_up = self._gate_up
-        return gate_up.gated(x) if isinstance(gate_up, DequantizingLinear) else _gated(gate_up(x))
+        if self._activation == "silu" and isinstance(gate_up, DequantizingLinear):
+            return gate_up.gated(x)
+        return _gated(gate_up(x), self._activation)
 
 
-def _gated(gate_up: Tensor) -> Tensor:
+def _gated(gate_up: Tensor, activation: Activation = "silu") -> Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
-    return functional.silu(gate).mul_(up)
+    return activated(gate, activation).mul_(up)

@@ -47,13 +47,14 @@ class SkinnyMlp:
     def __init__(
         self,
         kernel: SkinnyKernel,
-        silu_mul: Callable[[Tensor], Tensor],
+        activate: Callable[[Tensor], Tensor],
         gate_up: Tensor,
         down: Tensor,
         all_reduce: AllReduce | None,
+        is_silu: bool,
     ) -> None:
         self._run, self._tiles = kernel
-        self._silu_mul = silu_mul
+        self._activate, self._is_silu = activate, is_silu
         self._gate_up = gate_up
         self._down = SkinnyLinear(kernel, down, None, all_reduce)
 
@@ -70,7 +71,10 @@ class SkinnyMlp:
         return self._down.partial_sums(self._hidden(x))
 
     def _hidden(self, x: Tensor) -> Tensor:
-        tile = self._tiles.gated_tile(self._gate_up, x.shape[0])
+        choose = self._tiles.gated_tile if self._is_silu else self._tiles.unsplit_tile
+        tile = choose(self._gate_up, x.shape[0])
         if tile is None:
-            return self._silu_mul(functional.linear(x, self._gate_up))
-        return self._run(x, self._gate_up, tile, gated=True)
+            return self._activate(functional.linear(x, self._gate_up))
+        if self._is_silu:
+            return self._run(x, self._gate_up, tile, gated=True)
+        return self._activate(self._run(x, self._gate_up, tile))

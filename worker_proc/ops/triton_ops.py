@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quartet.checkpoint.experts import ExpertsSpec
+from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
 from quartet.checkpoint.quantization import is_kept_on
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
@@ -22,6 +23,7 @@ from worker_proc.ops.interface import (
     AttentionShape,
     Branch,
     HeadNorms,
+    LayerKind,
     Linear,
     LinearState,
     LinearWeights,
@@ -37,6 +39,16 @@ from worker_proc.weights.tensors import ExpertTensors
 
 # What a GPU of 4 TB/s reads while a kernel more is launched and waited for, about 6 us.
 PREFIX_STEP_BYTES = 24 << 20
+_NEVER_TOKENS = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class TritonPlan:
+    """A step for the layers of one kind: the batch with its attention partitioned, and rows of the kind's table."""
+
+    batch: ForwardBatch
+    kind: LayerKind
+    positions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ def check_kernels_package() -> None:
 
 
 class TritonOps:
-    """See Ops. Args: the attention's shape, its cos_sin on the CUDA device; the model's dtype, the sizes of linear
+    """See Ops. Args: the attention's shape, its tables on the CUDA device; the model's dtype, the sizes of linear
     attention if the model has such layers, and the dtype of the KV cache, which None says is the model's."""
 
     name = "triton"
@@ -94,6 +106,7 @@ class TritonOps:
             norm,
             paged_decode,
             paged_extend,
+            paged_tile,
             prefix_decode,
             rope_kv,
             skinny_linear,
@@ -102,7 +115,8 @@ class TritonOps:
 
         self._shape, self._dtype, self._kv_dtype = shape, dtype, kv_dtype or dtype
         self._linear_spec, self._linear = linear, None if linear is None else TritonLinearAttention(linear)
-        self._silu_mul, self._sigmoid_mul = activation.silu_mul, activation.sigmoid_mul
+        self._silu_mul, self._gelu_mul = activation.silu_mul, activation.gelu_mul
+        self._sigmoid_mul = activation.sigmoid_mul
         self._norm = norm
         self._fp8 = fp8_kernels()
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
@@ -111,6 +125,7 @@ class TritonOps:
         self._partition_decode = decode_partition.partition_decode
         self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)
         self._paged_extend, self._prefix_decode = paged_extend, prefix_decode
+        self._variant = paged_tile.Variant
         self._rope = rope_kv.rope_and_write_kv
 
     def loaded(self, weight: Weight) -> Weight:
@@ -125,12 +140,16 @@ class TritonOps:
             return Fp8Linear(self._fp8, weight, bias, all_reduce)
         return SkinnyLinear(self._skinny, weight, bias, all_reduce)
 
-    def mlp(self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None) -> Branch:
+    def mlp(
+        self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None, activation: Activation = "silu"
+    ) -> Branch:
         """See Ops.mlp."""
         gate_up, down = self.loaded(gate_up), self.loaded(down)
         if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
-            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce))
-        return SkinnyMlp(self._skinny, self._silu_mul, gate_up, down, all_reduce)
+            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce), activation)
+        is_silu = activation == "silu"
+        activate = self._silu_mul if is_silu else self._gelu_mul
+        return SkinnyMlp(self._skinny, activate, gate_up, down, all_reduce, is_silu)
 
     def experts(
         self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
@@ -153,31 +172,47 @@ class TritonOps:
         """See Ops.allocate_kv; [num_pages, 2, Hkv, page_size, D]."""
         shape = self._shape
         size = (num_pages, 2, shape.num_kv_heads, shape.page_size, shape.head_dim)
-        return [torch.zeros(size, dtype=dtype, device=shape.cos_sin.device) for _ in range(num_layers)]
+        return [torch.zeros(size, dtype=dtype, device=shape.device) for _ in range(num_layers)]
 
-    def plan(self, batch: ForwardBatch) -> ForwardBatch:
+    def plan(self, batch: ForwardBatch) -> list[TritonPlan]:
         """See Ops.plan: partitions the attention of chunks and of decode rows over programs; the batch holds
         everything else."""
-        return replace(batch, chunks=self._plan_chunks(batch.chunks), decode=self._plan_decode(batch.decode))
+        kinds = self._shape.kinds
+        batches = {window: self._partitioned(batch, window) for window in {kind.window for kind in kinds}}
+        return [TritonPlan(batches[kind.window], kind, self._positions(batch, kind)) for kind in kinds]
 
-    def _plan_chunks(self, chunks: ChunkBatch | None) -> ChunkBatch | None:
+    def _positions(self, batch: ForwardBatch, kind: LayerKind) -> Tensor:
+        return batch.positions if kind.is_rotated else torch.zeros_like(batch.positions)
+
+    def _partitioned(self, batch: ForwardBatch, window: int) -> ForwardBatch:
+        chunks, decode = self._plan_chunks(batch.chunks, window), self._plan_decode(batch.decode, window)
+        return replace(batch, chunks=chunks, decode=decode)
+
+    def _plan_chunks(self, chunks: ChunkBatch | None, window: int) -> ChunkBatch | None:
         if chunks is None:
             return None
         shape = self._shape
         heads, longest = (shape.num_heads, shape.num_kv_heads, shape.head_dim), max(chunks.lengths)
         lengths = {"total": chunks.num_tokens, "max_q_len": longest}
         partition = self._paged_extend.partition_extend(
-            chunks.cu_q, chunks.context_lens, *heads, self._dtype, **lengths, kv_dtype=self._kv_dtype
+            chunks.cu_q,
+            chunks.context_lens,
+            *heads,
+            self._dtype,
+            **lengths,
+            kv_dtype=self._kv_dtype,
+            window=window,
+            is_plain=not (window or shape.softcap or shape.has_sinks),
         )
         return replace(chunks, partition=partition)
 
-    def _plan_decode(self, decode: DecodeBatch | None) -> DecodeBatch | None:
+    def _plan_decode(self, decode: DecodeBatch | None, window: int) -> DecodeBatch | None:
         if decode is None:
             return None
-        shape = self._shape
+        shape, has_padding = self._shape, decode.first_row is not None
         heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
         partition = self._partition_decode(
-            decode.context_lens, *heads, shape.head_dim, self._kv_dtype, skip_empty=decode.first_row is not None
+            decode.context_lens, *heads, shape.head_dim, self._kv_dtype, skip_empty=has_padding, window=window
         )
         prefixes = decode.prefixes
         if prefixes is not None:
@@ -185,14 +220,13 @@ class TritonOps:
             prefixes = replace(prefixes, items=self._prefix_decode.partition_prefixes(prefixes.shared, *own))
         return replace(decode, partition=partition, prefixes=prefixes)
 
-    def unrotated(self, plan: ForwardBatch) -> ForwardBatch:
-        """See Ops.unrotated."""
-        return replace(plan, positions=torch.full_like(plan.positions, len(self._shape.cos_sin) - 1))
-
     def prefix_costs(self) -> tuple[int, int]:
         """Return what attention over shared prefixes costs besides, in tokens read by one layer: a row's partial
-        results, and a step's further kernel."""
+        results, and a step's further kernel. Where a layer has a window, a softcap or sinks, which its kernel has not,
+        no prefix is long enough."""
         shape, item_bytes = self._shape, self._dtype.itemsize
+        if shape.softcap or shape.has_sinks or any(kind.window for kind in shape.kinds):
+            return _NEVER_TOKENS, _NEVER_TOKENS
         token_bytes = 2 * shape.num_kv_heads * shape.head_dim * item_bytes
         # Two partial results of each head, in fp32, written and read.
         row_bytes = 4 * shape.num_heads * shape.head_dim * 4
@@ -205,23 +239,26 @@ class TritonOps:
         numel = kernel.decode_workspace_numel(1, shape.num_heads, shape.head_dim)
         limit = max(rows, TRITON_SCRATCH_BYTES // (4 * numel))
         splits = min(rows * -(-max_pages * shape.page_size // split), limit)
-        workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.cos_sin.device)
+        workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.device)
         return DecodeScratch(workspace, split, splits)
 
-    def attention(self, plan: ForwardBatch, qkv: Tensor, kv: Tensor, norms: HeadNorms | None) -> Tensor:
+    def attention(
+        self, plan: TritonPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None
+    ) -> Tensor:
         """See Ops.attention: one launch for the chunks, one for the decode rows.
 
         The metadata is ready in the sense of kernels.pdl: the embedding, which is launched without PDL, follows it."""
-        shape = self._shape
+        shape, batch = self._shape, plan.batch
+        variant = self._variant(plan.kind.window, shape.softcap, sinks)
         heads = qkv.view(-1, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim)
         q, k, v = heads.split((shape.num_heads, shape.num_kv_heads, shape.num_kv_heads), dim=1)
         query = self._rope(
             q,
             k,
             v,
-            shape.cos_sin,
+            plan.kind.cos_sin,
             plan.positions,
-            plan.slot_mapping,
+            batch.slot_mapping,
             kv,
             q_norm=None if norms is None else norms.q,
             k_norm=None if norms is None else norms.k,
@@ -229,15 +266,15 @@ class TritonOps:
             metadata_ready=True,
         )
         out, at = query.new_empty(query.shape), 0
-        if plan.chunks is not None:
-            chunks, at = plan.chunks, plan.chunks.num_tokens
+        if batch.chunks is not None:
+            chunks, at = batch.chunks, batch.chunks.num_tokens
             longest, table, lens = max(chunks.lengths), chunks.page_table, chunks.context_lens
             own = query[:at], kv, table, chunks.cu_q, lens
             self._paged_extend.paged_extend(
-                *own, shape.scale, max_q_len=longest, out=out[:at], partition=chunks.partition
+                *own, shape.scale, max_q_len=longest, out=out[:at], partition=chunks.partition, variant=variant
             )
-        if plan.decode is not None:
-            decode, parts = plan.decode, None
+        if batch.decode is not None:
+            decode, parts = batch.decode, None
             at = at if decode.first_row is None else 0
             if decode.prefixes is not None:
                 prefixes = decode.prefixes
@@ -255,8 +292,9 @@ class TritonOps:
                 out=out[at:],
                 first_row=decode.first_row,
                 prefixes=parts,
+                variant=variant,
             )
-        return out.view(plan.num_tokens, -1)
+        return out.view(batch.num_tokens, -1)
 
     def gate(self, x: Tensor, gate: Tensor) -> Tensor:
         """See Ops.gate."""
@@ -265,11 +303,11 @@ class TritonOps:
     def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
         """See Ops.allocate_state."""
         assert self._linear_spec is not None
-        return zero_states(self._linear_spec, num_slots, dtype, self._shape.cos_sin.device)
+        return zero_states(self._linear_spec, num_slots, dtype, self._shape.device)
 
     def linear_attention(
-        self, plan: ForwardBatch, projected: Tensor, state: LinearState, weights: LinearWeights
+        self, plan: TritonPlan, projected: Tensor, state: LinearState, weights: LinearWeights
     ) -> Tensor:
         """See Ops.linear_attention. The metadata is ready, as in `attention`."""
         assert self._linear is not None
-        return self._linear(plan, projected, state, weights)
+        return self._linear(plan.batch, projected, state, weights)

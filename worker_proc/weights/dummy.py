@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quartet.checkpoint.linear_attention import LinearSpec
-from quartet.checkpoint.spec import ModelSpec
+from quartet.checkpoint.spec import ModelSpec, norm_names
 from worker_proc.weights.quantized import Weight, quantized
 from worker_proc.weights.tensors import (
     PROJECTION_ROWS,
@@ -52,15 +52,18 @@ def dummy_tensors(
             "k_norm": qk_norm(kv_size),
             "output": linear("model.layers.0.self_attn.o_proj", spec.hidden_size, q_size),
             "output_bias": normal(spec.hidden_size) if spec.has_output_bias else None,
+            "sinks": normal(spec.num_heads // shard.size) if spec.has_sinks else None,
         }
+
+    def norms() -> dict[str, Any]:
+        return {name: ones(spec.hidden_size) for name in norm_names(spec)}
 
     def layers() -> Iterator[LayerTensors]:
         for i in range(spec.num_layers):
             width, shape = spec.mlp_width(i) // shard.size, spec.linear if i in spec.linear_layers else None
             yield LayerTensors(
-                attention_norm=ones(spec.hidden_size),
+                **norms(),
                 **(attention() if shape is None else _linear_attention(shape, spec.hidden_size, normal, linear)),
-                mlp_norm=ones(spec.hidden_size),
                 gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size) if width else None,
                 down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width) if width else None,
                 experts=_experts(spec, i, shard, normal),

@@ -82,11 +82,12 @@ class Loader:
         experts, is_linear = spec.experts_of(index), index in spec.linear_layers
         mlp = prefix + ("mlp." if experts is None else SHARED_EXPERT)
         has_mlp = spec.mlp_width(index) > 0
-        attention_norm, mlp_norm = (self._norm(f"{prefix}{name}.weight") for name in norm_names(spec))
+        norms: dict[str, Any] = {
+            field: self._norm(f"{prefix}{name}.weight") for field, name in norm_names(spec).items()
+        }
         return LayerTensors(
-            attention_norm=attention_norm,
+            **norms,
             **(self._linear_attention if is_linear else self._attention)(prefix),
-            mlp_norm=mlp_norm,
             gate_up=self._gate_up(mlp) if has_mlp else None,
             down=self._whole(mlp + "down_proj", split=1) if has_mlp else None,
             experts=None if experts is None else self._experts(prefix, experts),
@@ -101,6 +102,7 @@ class Loader:
             "k_norm": self._qk_norm(prefix + "k_norm.weight"),
             "output": self._whole(prefix + "o_proj", split=1),
             "output_bias": self._output_bias(prefix) if spec.has_output_bias else None,
+            "sinks": self._read(prefix + "sinks", split=0) if spec.has_sinks else None,
         }
 
     def _linear_attention(self, layer: str) -> dict[str, Any]:

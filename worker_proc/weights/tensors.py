@@ -50,7 +50,8 @@ class LinearTensors:
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
     """One layer of one rank, in the model's dtype or quantised. gate_up [2 I, hidden]: gate, then up; down [hidden, I].
-    Beside `experts` gate_up and down are the shared expert, or None. Norms are what is multiplied by.
+    Beside `experts` gate_up and down are the shared expert, or None. Norms are what is multiplied by: those before
+    attention and MLP, and those of their outputs, as spec.norms says. sinks [H].
 
     A layer with attention has qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads, and with gates H D more rows, one
     for each output; output [hidden, H D]. The dimensions of q and k are in the order of RopeSpec.head_order.
@@ -58,18 +59,21 @@ class LayerTensors:
     One with linear attention has `linear`; qkv are the rows that LinearSpec.projections lists, and zeros up to a
     multiple of PROJECTION_ROWS; output [hidden, Hv Dv]."""
 
-    attention_norm: Tensor
     qkv: Weight
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
     output: Weight
     output_bias: Tensor | None
-    mlp_norm: Tensor
     gate_up: Weight | None
     down: Weight | None
     experts: ExpertTensors | None
     linear: LinearTensors | None = None
+    attention_norm: Tensor | None = None
+    after_attention: Tensor | None = None
+    mlp_norm: Tensor | None = None
+    after_mlp: Tensor | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,14 @@ from tiny_models import VARIANTS, make_weights, resolved, write_folder
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
 from quartet.wire.frames import Chunk
 from worker_proc import loading, runner
-from worker_proc.models.rope import cos_sin_table
-from worker_proc.ops.interface import AttentionShape, Ops
+from worker_proc.models.attention_shape import attention_shape
+from worker_proc.ops.interface import Ops
 from worker_proc.ops.triton_ops import TritonOps
 
 
 def triton_ops(config: WorkerConfig, spec: Any, shard: Any, dtype: Any, device: Any, context_length: int) -> Ops:
     """Stub of `choose_ops`: the Triton operations on CPU tensors."""
-    table = cos_sin_table(spec.rope, spec.head_dim, context_length + 1, bool(spec.unrotated_layers))
-    heads = spec.num_heads, spec.num_kv_heads, spec.head_dim
-    return TritonOps(AttentionShape(*heads, config.page_size, table, spec.query_scale), dtype)
+    return TritonOps(attention_shape(spec, shard, config.page_size, context_length, device), dtype)
 
 
 def check(config: dict[str, Any], folder: Path) -> None:

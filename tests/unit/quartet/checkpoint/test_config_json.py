@@ -172,17 +172,19 @@ def test_every_other_rotary_setting_is_refused_by_name(changes: dict[str, Any], 
     [
         ({**QWEN2, "sliding_window": 64}, 2048),
         ({**QWEN2, "sliding_window": 64, "use_sliding_window": True}, 2048),
-        ({**QWEN2, "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1}, 64),
+        ({**QWEN2, "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1}, 2048),
         ({**QWEN2, "sliding_window": 64, "use_sliding_window": True, "layer_types": ["full_attention"] * 2}, 2048),
-        ({**QWEN2, "sliding_window": 64, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 2}, 64),
+        ({**QWEN2, "sliding_window": 64, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 2}, 2048),
         ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, 2048),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, 64),
-        ({"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192}, 4096),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, 2048),
+        ({"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192}, 8192),
         ({"sliding_window": 64}, 64),
         ({"sliding_window": 0}, 2048),
     ],
 )
-def test_a_window_that_is_in_force_limits_the_context(changes: dict[str, Any], expected: int, tmp_path: Path) -> None:
+def test_a_window_limits_the_context_only_where_no_layer_would_have_it(
+    changes: dict[str, Any], expected: int, tmp_path: Path
+) -> None:
     tensors = weights(qkv_bias="Qwen2ForCausalLM" in changes.get("architectures", []))
     folder = write_folder(tmp_path / "model", tensors, **changes)
     assert resolve(folder).context_length == expected
@@ -289,7 +291,8 @@ def test_marks_of_layers_without_rotary_are_checked(marks: Any, tmp_path: Path) 
 def test_defaults_of_smollm3_are_those_of_transformers() -> None:
     config = {key: value for key, value in CONFIG.items() if key not in ("tie_word_embeddings", "rope_theta")}
     spec = parse_spec({**config, "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 9}, 64)
-    assert (spec.unrotated_layers, spec.is_tied, spec.rope.theta) == ({3, 7}, True, 2000000.0)
+    unrotated = {layer for layer, kind in enumerate(spec.attention) if kind.rope is None}
+    assert (unrotated, spec.is_tied, spec.rope.theta) == ({3, 7}, True, 2000000.0)
 
 
 def test_a_share_of_a_head_that_cannot_be_rotated_is_refused(tmp_path: Path) -> None:

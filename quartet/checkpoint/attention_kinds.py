@@ -1,0 +1,106 @@
+"""Kinds of attention: which layers of a model see a window of tokens only, and how each of them rotates q and k.
+
+What config.json leaves out is taken as transformers takes it. Called by spec.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from quartet.checkpoint.config_fields import size, switch
+from quartet.checkpoint.families import FAMILIES, Family
+from quartet.checkpoint.rotary import RopeSpec, rope_spec
+from quartet.wire.errors import ModelError
+
+_SLIDING, _LINEAR = "sliding_attention", "linear_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionKind:
+    """What layers of one kind have in common. `rope`: None where nothing is rotated. `window`: a token sees itself and
+    the window - 1 tokens before it; 0 for all."""
+
+    rope: RopeSpec | None
+    window: int = 0
+
+
+def attention_kinds(
+    config: dict[str, Any], family: Family, head_dim: int, context_length: int
+) -> tuple[AttentionKind, ...]:
+    """Return the kind of each layer of a model that is run with at most `context_length` tokens.
+
+    `config` has the family's defaults. Raises ModelError for settings that are not supported."""
+    windows, unrotated = _windows(config, family), _unrotated_layers(config, family)
+    plain = rope_spec(config, head_dim, context_length, family.honoured)
+    local = rope_spec(config, head_dim, context_length, family.honoured, is_local=True)
+    kinds = []
+    for layer, window in enumerate(windows):
+        rope = None if layer in unrotated else local if window else plain
+        # A window that reaches as far as the context is none.
+        kinds.append(AttentionKind(rope, window if window < context_length else 0))
+    return tuple(kinds)
+
+
+def window_limit(config: dict[str, Any]) -> int | None:
+    """Return the window to which the context is held, for a family whose layers have none in transformers; else None.
+
+    Within it, full attention is the same thing. Raises ModelError for kinds of attention that are not supported."""
+    architecture = (config.get("architectures") or [None])[0]
+    family = FAMILIES.get(architecture, Family(""))
+    config = {**family.defaults, **config}
+    kinds, window = _layer_types(config, family), _window(config)
+    if family.windows != "none" or (kinds is not None and _SLIDING not in kinds):
+        return None
+    return window or None
+
+
+def _windows(config: dict[str, Any], family: Family) -> tuple[int, ...]:
+    """Return the window of each layer, 0 for none."""
+    layers, kinds, window = size(config, "num_hidden_layers"), _layer_types(config, family), _window(config)
+    if family.windows == "none" or not window:
+        return (0,) * layers
+    if kinds is not None:
+        if len(kinds) < layers:
+            raise ModelError(f"layer_types in config.json names {len(kinds)} of {layers} layers")
+        return tuple(window * (kinds[layer] == _SLIDING) for layer in range(layers))
+    first, pattern = 0, layers + 1
+    if family.windows == "last":
+        first = size(config, "max_window_layers", 28, least=0)
+    if family.windows == "pattern":
+        pattern = size(config, "sliding_window_pattern")
+    return tuple(window * (layer >= first and (layer + 1) % pattern > 0) for layer in range(layers))
+
+
+def _window(config: dict[str, Any]) -> int:
+    window = config.get("sliding_window")
+    if window is not None and type(window) is not int:
+        raise ModelError(f"sliding_window {window} in config.json is not supported; only a number of tokens is")
+    return max(window or 0, 0) if switch(config, "use_sliding_window", True) else 0
+
+
+def _layer_types(config: dict[str, Any], family: Family) -> list[Any] | None:
+    kinds, served = config.get("layer_types"), {"full_attention", _SLIDING}
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list):
+        raise ModelError(f"layer_types in config.json is no list (found {kinds!r:.80})")
+    if family.is_hybrid:
+        served.add(_LINEAR)
+    unknown = sorted({str(kind) for kind in kinds} - served)
+    if unknown:
+        raise ModelError(f"layer_types in config.json names {unknown[0]}, which is not supported")
+    if _SLIDING in kinds and not _window(config):
+        raise ModelError("layer_types in config.json names sliding_attention, but sliding_window is not set")
+    return kinds
+
+
+def _unrotated_layers(config: dict[str, Any], family: Family) -> frozenset[int]:
+    """Return the layers that no_rope_layers marks with 0, or else every no_rope_layer_interval-th."""
+    if "no_rope_layers" not in family.honoured:
+        return frozenset()
+    layers, marks = size(config, "num_hidden_layers"), config.get("no_rope_layers")
+    if marks is None:
+        interval = size(config, "no_rope_layer_interval")
+        return frozenset(range(interval - 1, layers, interval))
+    if not isinstance(marks, list) or len(marks) < layers or any(mark not in (0, 1) for mark in marks):
+        raise ModelError(f"no_rope_layers in config.json must be a 0 or 1 for each of {layers} layers")
+    return frozenset(layer for layer in range(layers) if not marks[layer])
