@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from kernels.decode_partition import owner, units_per_split
-from kernels.paged_tile import fold_part
+from kernels.paged_tile import finish, fold_part
 from kernels.pdl import wait_for_prior_kernel
 
 # Splits, and parts of a prefix, whose partial results are loaded at once.
@@ -64,7 +64,7 @@ def _fold_parts(
 @triton.jit(do_not_specialize=["num_seqs", "capacity", "programs"])
 def reduce_kernel(
     partition_ptr, partial_ptr, stats_ptr, first_ptr, prefix_tokens_ptr, prefix_rows_ptr, prefix_partial_ptr,
-    prefix_stats_ptr, out_ptr, num_seqs, capacity, programs, kv_heads,
+    prefix_stats_ptr, out_ptr, sinks_ptr, num_seqs, capacity, programs, kv_heads,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
     GROW_SPLITS: tl.constexpr, HAS_FIRST: tl.constexpr, PREFIX_ROWS: tl.constexpr, USE_PDL: tl.constexpr,
     METADATA_READY: tl.constexpr, BLOCK_S: tl.constexpr,
@@ -113,5 +113,5 @@ def reduce_kernel(
     acc, peak, total = _fold_parts(
         partial_ptr, stats_ptr, splits, first_rows, heads, row_mask, mask, dims, acc, peak, total, HEAD_DIM, BLOCK_S
     )
-    out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    out = finish(acc, peak, total, sinks_ptr, q_heads, row_mask)
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)

@@ -161,14 +161,14 @@ def paged_decode(
     first_row [1] int32: the rows stand within q and `out`, [T, H, D] both, from this one on, which the device knows
     alone. Rows of an empty context come last and are not written; a given partition was made with `skip_empty`.
     prefixes: of prefix_decode for these rows; page_table and context_lens are then of what follows each row's prefix.
-    variant: window, softcap and sinks; pages before a window are not read. Not with prefixes.
+    variant: window, softcap, sinks, not with prefixes; pages before a window are not read.
     No host sync, no data-dependent launch. Raises ValueError for shapes that do not fit. Split-KV after Flash-Decoding.
     """
     (total, heads, head_dim), kv_heads, batch = q.shape, kv_cache.shape[2], context_lens.shape[0]
     tile, group = decode_tile(head_dim, kv_cache.dtype, q.device, variant.window), heads // kv_heads
     unit = split_size or default_split_size(group)
     check_paged(q, kv_cache, page_table, context_lens, scale)
-    if unit % tile.block_n or (first_row is None and total != batch):
+    if unit % tile.block_n or (first_row is None and total != batch) or not (prefixes is None or variant.is_plain):
         raise ValueError(f"split_size {unit} (tile {tile.block_n}) or {total} queries do not fit")
     out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device) if out is None else out
     if batch == 0:
@@ -179,9 +179,8 @@ def paged_decode(
         partition = partition_decode(context_lens, kv_heads, group, head_dim, kv_cache.dtype, **options)
         metadata_ready = False
     most_units = -(-min(page_table.shape[1] * kv_cache.shape[3], variant.window or 1 << 30) // unit)
-    needs_reduce = most_units > 1 or prefixes is not None
+    needs_reduce, programs = most_units > 1 or prefixes is not None, partition.shape[0] - 2 - batch
     partial, stats, capacity = _scratch(out, batch * most_units if needs_reduce else 0, workspace)
-    programs = partition.shape[0] - 2 - batch
     block_d, block_m = max(16, triton.next_power_of_2(head_dim)), max(4, triton.next_power_of_2(group))
     shared: dict[str, Any] = {
         "HEAD_DIM": head_dim, "BLOCK_D": block_d, "GROUP": group, "BLOCK_M": block_m, "GROW_SPLITS": split_size is None,

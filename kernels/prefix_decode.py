@@ -132,14 +132,14 @@ def _prefix_kernel(
         k, v = load_kv_tile(
             head_ptr, ids, at, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, False, DTYPE
         )
-        acc, peak, total = attend_tile(q, k, v, True, acc, peak, total, scale_log2, False, PRECISION)
+        acc, peak, total = attend_tile(q, k, v, True, acc, peak, total, scale_log2, False, PRECISION, 0.0)
         ids = next_ids
     for at in range(unmasked_end, end, BLOCK_N):
         k, v = load_kv_tile(
             head_ptr, ids, at, end, stride_page, stride_value, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, True, DTYPE
         )
         keep = at + tl.arange(0, BLOCK_N)[None, :] < end
-        acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION)
+        acc, peak, total = attend_tile(q, k, v, keep, acc, peak, total, scale_log2, True, PRECISION, 0.0)
     places = (number * kv_heads + head).to(tl.int64) * BLOCK_M + rows
     tl.store(partial_ptr + places[:, None] * HEAD_DIM + dims[None, :], acc, mask=load_mask)
     tl.store(stats_ptr + places * 2, peak, mask=row_mask)

@@ -20,7 +20,7 @@ from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
 from worker_proc.graphs import SharedBuffers, StepGraphs, no_progress, specialization_sizes
 from worker_proc.models.decoder import Decoder
-from worker_proc.ops.triton_ops import DecodeScratch
+from worker_proc.ops.decode_scratch import DecodeScratch
 from worker_proc.pinned_rings import PinnedRings
 from worker_proc.prefix_groups import MAX_GROUPS, PrefixGroupFinder, PrefixGroups
 from worker_proc.slots import IntArray, StepRows

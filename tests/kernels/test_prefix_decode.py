@@ -8,7 +8,8 @@ import torch
 from kernel_cases import BF16, FP16, FP32, TOLERANCE, assert_close, integers, normal, paged_batch
 
 from kernels import extend_partition
-from kernels.paged_decode import paged_decode, paged_decode_reference
+from kernels.paged_decode import paged_decode
+from kernels.paged_reference import paged_decode_reference
 from kernels.prefix_decode import SharedPrefixes, partition_prefixes, prefix_decode
 
 PAGE = 16

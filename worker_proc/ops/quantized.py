@@ -46,7 +46,7 @@ class DequantizingLinear:
 class QuantizedMlp:
     """Gated MLP of two linears, of which either may be quantised; see Branch."""
 
-    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+    def __init__(self, gate_up: Linear, down: Linear, activation: Activation = "silu") -> None:
         self._gate_up, self.down, self._activation = gate_up, down, activation
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
+from worker_proc.ops.decode_scratch import DecodeScratch
 from worker_proc.ops.fp8_linear import Fp8Linear, fp8_kernels
 from worker_proc.ops.interface import (
     AllReduce,
@@ -33,7 +34,6 @@ from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 from worker_proc.ops.triton_experts import TritonExperts
 from worker_proc.ops.triton_linear_attention import TritonLinearAttention
-from worker_proc.slots import IntArray
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
 from worker_proc.weights.tensors import ExpertTensors
 
@@ -49,24 +49,6 @@ class TritonPlan:
     batch: ForwardBatch
     kind: LayerKind
     positions: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeScratch:
-    """Scratch of decode attention at a fixed address, for a batch whose rows, padding included, have at most `splits`
-    splits of `split_size` tokens (the smallest split), at least one each."""
-
-    workspace: Tensor
-    split_size: int
-    splits: int
-
-    def has_room(self, contexts: IntArray, rows: int) -> bool:
-        """Say whether it is large enough for decode rows of these context lengths, padded to `rows`."""
-        size = self.split_size
-        # One sum is cheaper than the exact count and exceeds it by at most one split a row.
-        if int(contexts.sum()) // size + rows <= self.splits:
-            return True
-        return int(((contexts + (size - 1)) // size).sum()) + rows - len(contexts) <= self.splits
 
 
 def check_kernels_package() -> None:
