@@ -46,7 +46,7 @@ test: $(VENV)/.dev
 
 # What the compiler makes of every kernel for sm_90: no spills, wgmma, buffering. Needs no GPU; about a minute.
 gate: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/kernels/test_compile_gate.py -m slow
+	$(BIN)/python -m pytest tests/kernels/test_compile_gate.py -m slow -o faulthandler_timeout=0
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels -m slow --timeout=1800

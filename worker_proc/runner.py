@@ -280,8 +280,8 @@ class ModelRunner:
         buffers = SharedBuffers(self._caches, self._page_table, self._last_token, self._poller)
         scratch = ops.decode_scratch(rows, self._page_table.shape[1])
         parts = decoder, scratch, sampler, buffers, capacity, dtype
-        finder = PrefixGroupFinder(self._slots.page_table, capacity.page_size, *ops.prefix_costs())
-        groups = finder if model.kv_dtype == dtype else None
+        costs, table = ops.prefix_costs(), self._slots.page_table
+        groups = None if costs is None else PrefixGroupFinder(table, capacity.page_size, *costs)
         self._decode_graphs = DecodeGraphRunner(*parts, rows, groups)
         self._prefill_graphs = PrefillGraphRunner(*parts, model.max_graph_tokens, rows)
 

@@ -242,9 +242,9 @@ def measured(label: str, kernel: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Compile all calls (or those whose label contains the first argument) and print the JSON list."""
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+def main(wanted: str = "", part: str = "0/1") -> None:
+    """Compile every n-th of the calls whose label contains `wanted`, from number i on for part i/n, and print the JSON
+    list."""
     triton.runtime.driver.set_active(stub_driver())
     compiled: list[Any] = []
     plain_run = JITFunction.run
@@ -253,23 +253,16 @@ def main() -> None:
         compiled.append(plain_run(self, *args, grid=grid, warmup=True, **kwargs))
 
     JITFunction.run = compile_only
+    kinds = attention_calls, variant_calls, small_calls, delta_calls, linear_calls, expert_calls, fp8_calls
+    calls = [one for kind in (*kinds, fp8_cache_calls) for one in kind() if wanted in one[0]]
+    first, parts = map(int, part.split("/"))
     results = []
-    for label, call in [
-        *attention_calls(),
-        *variant_calls(),
-        *small_calls(),
-        *delta_calls(),
-        *linear_calls(),
-        *expert_calls(),
-        *fp8_calls(),
-        *fp8_cache_calls(),
-    ]:
-        if wanted in label:
-            compiled.clear()
-            call()
-            results += [measured(label, kernel) for kernel in compiled]
+    for label, call in calls[first::parts]:
+        compiled.clear()
+        call()
+        results += [measured(label, kernel) for kernel in compiled]
     print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

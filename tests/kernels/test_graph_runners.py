@@ -3,7 +3,9 @@
 import gc
 import weakref
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from scheduler_proc.core import speculation, text_match
@@ -11,6 +13,7 @@ from tests.golden.oracles import FOLDER
 from tests.support.grammars import regex, tiny_tokenizer
 from tests.support.local_engine import LocalEngine, make_config
 from worker_proc.decode_graph_runner import DecodeGraphRunner, capture_sizes, grouped_sizes
+from worker_proc.ops.interface import AttentionShape, LayerKind
 from worker_proc.ops.triton_ops import TritonOps
 from worker_proc.prefill_graph_runner import TOKEN_SIZES, PrefillGraphRunner, row_sizes, step_sizes
 
@@ -161,3 +164,19 @@ def test_drafted_rows_have_the_tokens_they_have_alone(monkeypatch) -> None:
         found.append(engine.generate([[5, 7, 9, 7, 9, 9, 7]], 6, logit_bias=((7, 30.0), (9, 30.0))))
     assert found[0] == found[1]
     assert engine.counters()["drafted_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "kv_dtype"),
+    [({"softcap": 30.0}, None), ({"has_sinks": True}, None), ({"window": 4}, None), ({}, torch.float8_e4m3fn)],
+)
+def test_only_plain_attention_reads_shared_prefixes(own: dict[str, Any], kv_dtype: torch.dtype | None) -> None:
+    """Graphs of such steps are captured before any step, and the prefix kernel knows none of these."""
+
+    def costs(window: int = 0, kv_dtype: torch.dtype | None = None, **more: Any) -> tuple[int, int] | None:
+        kind = LayerKind(torch.zeros(8, 16, device=DEVICE), window)
+        return TritonOps(
+            AttentionShape(4, 2, 16, 16, 0.25, (kind,), **more), torch.bfloat16, None, kv_dtype
+        ).prefix_costs()
+
+    assert costs() is not None and costs(kv_dtype=kv_dtype, **own) is None

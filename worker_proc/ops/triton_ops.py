@@ -39,7 +39,6 @@ from worker_proc.weights.tensors import ExpertTensors
 
 # What a GPU of 4 TB/s reads while a kernel more is launched and waited for, about 6 us.
 PREFIX_STEP_BYTES = 24 << 20
-_NEVER_TOKENS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +201,14 @@ class TritonOps:
             prefixes = replace(prefixes, items=self._prefix_decode.partition_prefixes(prefixes.shared, *own))
         return replace(decode, partition=partition, prefixes=prefixes)
 
-    def prefix_costs(self) -> tuple[int, int]:
+    def prefix_costs(self) -> tuple[int, int] | None:
         """Return what attention over shared prefixes costs besides, in tokens read by one layer: a row's partial
-        results, and a step's further kernel. Where a layer has a window, a softcap or sinks, which its kernel has not,
-        no prefix is long enough."""
+        results, and a step's further kernel. None where there is no such attention: for KV in another dtype than the
+        model's, and where a layer has a window, a softcap or sinks."""
         shape, item_bytes = self._shape, self._dtype.itemsize
-        if shape.softcap or shape.has_sinks or any(kind.window for kind in shape.kinds):
-            return _NEVER_TOKENS, _NEVER_TOKENS
+        is_plain = not (shape.softcap or shape.has_sinks or any(kind.window for kind in shape.kinds))
+        if not is_plain or self._kv_dtype != self._dtype:
+            return None
         token_bytes = 2 * shape.num_kv_heads * shape.head_dim * item_bytes
         # Two partial results of each head, in fp32, written and read.
         row_bytes = 4 * shape.num_heads * shape.head_dim * 4
