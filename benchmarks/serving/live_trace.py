@@ -12,6 +12,7 @@ and prints both.
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import sys
 import time
@@ -203,10 +204,23 @@ def scenario_of(arguments: argparse.Namespace, engine: SimulatedEngine, config: 
         plain = {"schedule_policy": "fcfs", "max_queued_requests": UNBOUNDED_QUEUE}
         scheduler = msgspec.structs.replace(config.scheduler, **plain)
         speed = speed_for(arguments.load, engine, requests[:LOAD_REQUESTS], scheduler)
-    requests = at_speed(requests, speed)
+    requests = spread(at_speed(requests, speed))
     if arguments.load:
         requests = [one for one in requests if one.arrival_s < 60 * arguments.minutes]
     return Scenario(name=path.stem, engine=engine, requests=requests), speed
+
+
+def spread(requests: list[Workload]) -> list[Workload]:
+    """Spread requests that arrive at one moment over the time to the next: a trace whose clock has coarse ticks does
+    not say in which order they came, and two runs would each choose their own."""
+    groups = [list(group) for _, group in itertools.groupby(requests, key=lambda one: one.arrival_s)]
+    starts = [group[0].arrival_s for group in groups]
+    ends = [*starts[1:], starts[-1]] if starts else []
+    return [
+        msgspec.structs.replace(one, arrival_s=start + (end - start) * at / len(group))
+        for group, start, end in zip(groups, starts, ends, strict=True)
+        for at, one in enumerate(group)
+    ]
 
 
 def admission_order(url: str, ids: list[str]) -> list[int]:
