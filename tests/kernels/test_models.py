@@ -10,12 +10,18 @@ from tests.golden.oracles import FOLDER, check_equal, load_for_launch
 from tests.support.local_engine import LocalEngine, make_config
 
 FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json"))
-TOKENIZER = FOLDER / "models" / "qwen3"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# One of each kind of layer; a family takes up to twenty seconds in the interpreter, all of them minutes.
+QUICK = {"gemma3", "llama", "olmo2", "phi3", "qwen3_5_moe"}
+BY_NAME = [
+    pytest.param(folder, id=folder.name, marks=[] if DEVICE == "cuda" or folder.name in QUICK else [pytest.mark.slow])
+    for folder in FOLDERS
+]
+TOKENIZER = FOLDER / "models" / "qwen3"
 SETTINGS: dict[str, Any] = {"tokenizer": TOKENIZER, "device": DEVICE, "attention_backend": "triton"}
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", BY_NAME)
 def test_triton_backend_interpreted(folder: Path) -> None:
     oracles, context_length = load_for_launch(folder)
     oracles = oracles[:4]
