@@ -11,8 +11,8 @@ from tests.support.local_engine import LocalEngine, make_config
 
 FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json"))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# One of each kind of layer; a family takes up to twenty seconds in the interpreter, all of them minutes.
-QUICK = {"gemma3", "llama", "olmo2", "phi3", "qwen3_5_moe"}
+# Some kinds of layers; a family takes ten seconds to two minutes in the interpreter.
+QUICK = {"gemma3", "llama", "olmo2", "phi3", "qwen3_moe"}
 BY_NAME = [
     pytest.param(folder, id=folder.name, marks=[] if DEVICE == "cuda" or folder.name in QUICK else [pytest.mark.slow])
     for folder in FOLDERS
