@@ -158,6 +158,8 @@ class WaitingQueue:
         if admitted:
             self._admitting_passes += 1
             self._take_out(admitted)
+            if self.tenants is not None:
+                self.tenants.end_pass()
         self.first_tokens.on_pass(self.computed_tokens, bool(self.waiting), now)
 
     def _take_out(self, admitted: set[int]) -> None:

@@ -61,6 +61,7 @@ class TenantShares:
         self._stays: dict[int, _Stay] = {}
         self._waiting = 0
         self._behind: dict[tuple[int, str], float] = {}
+        self._admitted_at: dict[int, float] = {}
         self.floors: dict[int, float] = {}
 
     # The queue and the batch
@@ -92,9 +93,7 @@ class TenantShares:
         self.on_removed(request)
         key = self._key(request)
         account = self._accounts[key]
-        # A request on trial goes before the order, so it says nothing about those that wait.
-        if request.suspicion is None:
-            self.floors[key[0]] = max(self.floors.get(key[0], 0.0), account.at_pass - self._quantum)
+        self._admitted_at[key[0]] = max(self._admitted_at.get(key[0], 0.0), account.at_pass)
         if request.charged_outputs < 0:
             account.served += (request.total_tokens - cached) / account.weight
             request.charged_outputs = len(request.output_ids)
@@ -107,6 +106,22 @@ class TenantShares:
         if stay is not None:
             self._settle(stay, now)
             stay.account.on_board -= 1
+
+    def end_pass(self) -> None:
+        """Raise the floors to what the admissions of a pass show (POL-10).
+
+        A request that goes before the order, on trial (STEP-14) or after a retraction (RET-21), shows nothing about
+        the tenants that it has overtaken, so no floor rises above a tenant that still waits.
+        """
+        if not self._admitted_at:
+            return
+        reached = {urgency: at_pass - self._quantum for urgency, at_pass in self._admitted_at.items()}
+        self._admitted_at.clear()
+        for (urgency, _), account in self._accounts.items():
+            if account.waiting and urgency in reached:
+                reached[urgency] = min(reached[urgency], account.served)
+        for urgency, floor in reached.items():
+            self.floors[urgency] = max(self.floors.get(urgency, 0.0), floor)
 
     # The order
 

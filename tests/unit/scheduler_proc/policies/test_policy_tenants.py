@@ -182,6 +182,19 @@ def test_inv9_finds_a_tenant_below_the_floor() -> None:
         rig.scheduler.audit()
 
 
+def test_a_retracted_request_that_returns_before_its_turn_lifts_no_floor() -> None:
+    """POL-10, RET-21: it overtakes a tenant that waits with less; the audit after each event finds that one in order."""
+    rig = CoreRig(
+        pages=200, slots=2, tenant_weights=("default=1",), tenant_quantum=0, retraction_keeps_kv=True, test_retract=True
+    )
+    streams = [rig.submit([own, *range(1, 13)], 20, tenant="a") for own in (1, 2)]
+    while not all(rig.outputs(one) for one in streams):
+        rig.step()
+    last = rig.submit([1, 2], 4, tenant="b")
+    while not rig.outputs(last):
+        assert rig.step()
+
+
 def crowd(seed: int) -> list[Workload]:
     """Two light tenants, and one that asks for more than the engine can do."""
     rng = random.Random(seed)
