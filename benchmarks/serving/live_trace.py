@@ -5,8 +5,8 @@
 
 FILE is a trace; of it only the requests that fit into the engine's context are sent. With --load it arrives so fast
 that it is that share of what the simulated engine can take with fcfs, for M minutes. The engine gets the size of the
-scenario (KV, slots); prompts are synthetic ids. `--compare` also simulates the same requests with the preset `--preset`
-and prints both.
+scenario (KV, slots); prompts are synthetic ids. `--compare` also simulates the same requests and prints both, with the
+preset `--preset` or, given `--fit`, with step costs measured on the engine itself as `quartet advise --fit URL` does.
 """
 
 import argparse
@@ -23,11 +23,11 @@ import aiohttp
 import msgspec
 
 from benchmarks.serving.served import get, served
+from quartet.cli.calibration import calibrated
 from quartet.cli.options import add_options
 from quartet.cli.simulate import sized_engine
 from quartet.settings import build_config
-from quartet.simulator.capacity import UNBOUNDED_QUEUE, at_speed, speed_for
-from quartet.simulator.cost import fit
+from quartet.simulator.capacity import UNBOUNDED_QUEUE, at_speed, capacity, speed_for
 from quartet.simulator.driver import SimulatedEngine, simulate
 from quartet.simulator.presets import preset
 from quartet.simulator.prompts import PromptMaker
@@ -35,14 +35,15 @@ from quartet.simulator.report import make_report, summarise
 from quartet.simulator.request import Workload
 from quartet.simulator.scenarios import Scenario, make_scenario
 from quartet.simulator.trace_source import TraceOptions, load_trace
-from quartet.wire.config import Config
+from quartet.wire.config import Config, SchedulerConfig
 from quartet.wire.frames import unpack_ids
 from scheduler_proc.core.step_cost import StepCost
 
 IDS_KEPT_FREE = 1000
 JSON = {"Content-Type": "application/json"}
 LOAD_REQUESTS = 600
-"""Of the beginning of a trace, by which capacity is measured."""
+"""Of the beginning of a trace, by which capacity is measured; fewer if fewer arrive."""
+FEWEST_REQUESTS = 30
 TOLD_REQUESTS = 1000
 SNAPSHOT_S = 1.2
 """How long until the metrics cover everything that has ended: they are published each second."""
@@ -155,7 +156,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--speed", type=float, default=1.0, help="let a trace arrive so many times as fast")
     parser.add_argument("--load", type=float, default=0.0, help="in place of --speed: share of capacity")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long requests arrive with --load")
-    parser.add_argument("--steps", default="", help="measured steps (fit_step_cost) in place of the preset")
+    parser.add_argument("--fit", action="store_true", help="measure step costs on the engine first")
     arguments, flags = parser.parse_known_args(argv)
     config = config_of(flags)
     engine = engine_of(arguments, config)
@@ -164,7 +165,12 @@ def main(argv: list[str]) -> int:
     if scenario.max_running_requests:
         size += ["--max-running-requests", str(scenario.max_running_requests)]
     with served(arguments.model, *size, *flags) as url:
-        live = asyncio.run(run_all(url, scenario)) | counters(url)
+        if arguments.fit:
+            engine, _ = calibrated(url, engine)
+            scenario, speed = scenario_of(arguments, engine, config)
+        before = counters(url)
+        live = asyncio.run(run_all(url, scenario))
+        live |= {name: value - before.get(name, 0.0) for name, value in counters(url).items()}
         ids = live.pop("ids")
         if arguments.compare:
             live["admission_order"] = admission_order(url, ids)
@@ -187,7 +193,7 @@ def engine_of(arguments: argparse.Namespace, config: Config) -> SimulatedEngine:
     if config.worker.simulated_worker:
         step_s = config.worker.simulated_step_ms / 1000
         return msgspec.structs.replace(engine, cost=StepCost(step_s, 0.0, 0.0, 0.0, 0.0), is_cpu=False, mixed_tokens=0)
-    return msgspec.structs.replace(engine, cost=fit(Path(arguments.steps))) if arguments.steps else engine
+    return engine
 
 
 def scenario_of(arguments: argparse.Namespace, engine: SimulatedEngine, config: Config) -> tuple[Scenario, float]:
@@ -203,11 +209,21 @@ def scenario_of(arguments: argparse.Namespace, engine: SimulatedEngine, config: 
     if arguments.load:
         plain = {"schedule_policy": "fcfs", "max_queued_requests": UNBOUNDED_QUEUE}
         scheduler = msgspec.structs.replace(config.scheduler, **plain)
-        speed = speed_for(arguments.load, engine, requests[:LOAD_REQUESTS], scheduler)
+        speed = speed_of(arguments, engine, requests[:LOAD_REQUESTS], scheduler)
     requests = spread(at_speed(requests, speed))
     if arguments.load:
         requests = [one for one in requests if one.arrival_s < 60 * arguments.minutes]
     return Scenario(name=path.stem, engine=engine, requests=requests), speed
+
+
+def speed_of(
+    arguments: argparse.Namespace, engine: SimulatedEngine, requests: list[Workload], scheduler: SchedulerConfig
+) -> float:
+    """Return how many times as fast the trace arrives: --load is a share of what the engine can take of the requests
+    that come within --minutes, since the beginning of a trace may be thinner than what follows."""
+    at_once = [msgspec.structs.replace(one, arrival_s=0.0) for one in requests]
+    count = int(arguments.load * 60 * arguments.minutes * capacity(engine, at_once, scheduler))
+    return speed_for(arguments.load, engine, requests[: max(count, FEWEST_REQUESTS)], scheduler)
 
 
 def spread(requests: list[Workload]) -> list[Workload]:

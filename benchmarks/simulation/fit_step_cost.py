@@ -65,16 +65,20 @@ class Bench:
         work = (length, pairs(start, length), rows, rows * (context + 1))
         return MeasuredStep(*work, seconds=seconds, note=f"prefill {start}+{length}, decode {rows} x {context}")
 
-    def _enter(self, slot: int, length: int, room: int, pages: Iterator[int]) -> Enter:
+    def _enter(self, slot: int, length: int, room: int, pages: Iterator[int], cached: int = 0) -> Enter:
         count = -(-(room + 2) // self._page_size)
         ids = [11 + at % 1000 for at in range(length)]
         granted = [next(pages) for _ in range(count)]
-        return Enter(slot, slot, pack_ids(ids), length, 0, pack_ids(granted), GREEDY, 0)
+        return Enter(slot, slot, pack_ids(ids), length, cached, pack_ids(granted), GREEDY, 0)
 
     def _fill(self, slot: int, length: int, pages: Iterator[int], upto: int | None = None) -> None:
-        """Put a sequence into a slot and compute its first `upto` tokens, default all."""
+        """Put a sequence into a slot of which the first `upto` tokens, default all, are computed.
+
+        All of them but the last count as cached: what stands in their KV changes no step's time.
+        """
         upto = length if upto is None else upto
-        self._run([self._enter(slot, length, length, pages)], [Chunk(slot, upto, upto == length)], False)
+        enter = self._enter(slot, length, length, pages, upto - 1)
+        self._run([enter], [Chunk(slot, 1, upto == length)], False)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,8 +5,9 @@
     python -m benchmarks.simulation.live_agreement --out DIR
 
 A leg is a trace, a worker and a policy. All legs of a call run at once, each on an engine of its own, so there must be
-a core for each of them and --threads for a leg of SmolLM2, whose steps are measured first (random weights). Each writes
-DIR/NAME.json; tables and summary.json are of all legs in DIR, and the second form only makes these.
+a core for each of them and --threads for a leg of SmolLM2, whose step costs are measured on the engine before the trace
+(random weights). Each writes DIR/NAME.json; tables and summary.json are of all legs in DIR, and the second form only
+makes these.
 """
 
 import argparse
@@ -33,7 +34,6 @@ TIE = 0.05
 """Policies whose p99 differs by no more than this share, live and simulated, are in the same order."""
 FIGURES = (("ttft_s", "p50", 0.05), ("ttft_s", "p99", 0.10), ("tpot_s", "p50", 0.05), ("tpot_s", "p99", 0.10))
 """What is compared, and how far apart live and simulated may be."""
-START_LIMIT_S = 900.0
 
 
 class Leg(NamedTuple):
@@ -82,18 +82,6 @@ def _room(kv_tokens: int) -> tuple[str, ...]:
     return "--max-total-tokens", str(kv_tokens), "--context-length", str(LONG_CONTEXT)
 
 
-def measure_steps(out: Path, threads: int) -> Path:
-    """Measure SmolLM2's steps on this machine, unless DIR has them; returns the file."""
-    file = out / "smollm2-steps.jsonl"
-    if file.exists():
-        return file
-    command = [sys.executable, "-m", "benchmarks.simulation.fit_step_cost", str(file), *model_flags(SMOLLM2, out)]
-    command += ["--model-path", str(FOLDER / SMOLLM2), "--device", "cpu", "--cpu-threads", str(threads)]
-    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=START_LIMIT_S)
-    (out / "smollm2-steps.txt").write_text(found.stdout)
-    return file
-
-
 def model_flags(model: str, out: Path) -> list[str]:
     """Return the flags for random weights and a tokenizer with text for every id; an id without text makes no event."""
     folder = out / f"tokenizer-{model}"
@@ -103,13 +91,13 @@ def model_flags(model: str, out: Path) -> list[str]:
     return ["--load-format", "dummy", "--tokenizer-path", str(folder)]
 
 
-def started(leg: Leg, trace: str, minutes: float, steps: Path | None, out: Path) -> "subprocess.Popen[bytes]":
+def started(leg: Leg, trace: str, minutes: float, out: Path) -> "subprocess.Popen[bytes]":
     """Start a leg; what it prints goes to DIR/NAME.out."""
     command = [sys.executable, "-m", "benchmarks.serving.live_trace", trace, "--compare", "--load", str(leg.load)]
     command += ["--minutes", str(minutes), "--model", str(FOLDER / leg.model), *model_flags(leg.model, out)]
     command += leg.flags
     if leg.model == SMOLLM2:
-        command += ["--steps", str(steps)]
+        command.append("--fit")
     with (out / f"{leg.name}.out").open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
@@ -182,8 +170,7 @@ def main(argv: Sequence[str]) -> int:
 def run(wanted: Sequence[Leg], traces: dict[str, str], options: argparse.Namespace) -> bool:
     """Run legs at once; returns whether all came to their end."""
     began = time.monotonic()
-    steps = measure_steps(options.out, options.threads) if any(leg.model == SMOLLM2 for leg in wanted) else None
-    running = [(leg, started(leg, traces[leg.trace], options.minutes, steps, options.out)) for leg in wanted]
+    running = [(leg, started(leg, traces[leg.trace], options.minutes, options.out)) for leg in wanted]
     for leg, process in running:
         process.wait()
         print(f"{time.monotonic() - began:.0f} s: {leg.name} has ended", file=sys.stderr, flush=True)

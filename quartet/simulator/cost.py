@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from scheduler_proc.core.step_cost import CostError, MeasuredStep, StepCost, fit_steps
+from scheduler_proc.core.step_cost import CostError, MeasuredStep
 
 
 def read_steps(path: Path) -> list[MeasuredStep]:
@@ -20,8 +20,3 @@ def read_steps(path: Path) -> list[MeasuredStep]:
             raise CostError(f"{path}, line {number}: seconds {step.seconds} must be more than 0")
         steps.append(step)
     return steps
-
-
-def fit(path: Path) -> StepCost:
-    """Return the coefficients that fit a JSONL file of measured steps best; raises CostError."""
-    return fit_steps(read_steps(path))

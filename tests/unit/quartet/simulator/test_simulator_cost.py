@@ -8,9 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from quartet.simulator.cost import fit, read_steps
+from quartet.simulator.cost import read_steps
 from quartet.simulator.presets import GPU_PRESETS, PRESETS, measured_engines, preset
-from scheduler_proc.core.step_cost import CostError, MeasuredStep, StepCost, StepLoad, fit_steps, pairs, residuals
+from scheduler_proc.core.step_cost import (
+    CostError,
+    MeasuredStep,
+    StepCost,
+    StepLoad,
+    fit_steps,
+    pairs,
+    residuals,
+)
 
 RESULTS = Path(__file__).resolve().parents[4] / "benchmarks" / "results"
 TRUE = StepCost(6e-3, 2e-5, 9e-10, 1e-5, 4e-8)
@@ -30,7 +38,9 @@ def made(cost: StepCost, noise: float = 0.0) -> list[MeasuredStep]:
 def test_the_fit_recovers_the_coefficients(tmp_path: Path) -> None:
     file = tmp_path / "steps.jsonl"
     file.write_bytes(b"".join(msgspec.json.encode(step) + b"\n" for step in made(TRUE)))
-    assert msgspec.structs.astuple(fit(file)) == pytest.approx(msgspec.structs.astuple(TRUE), rel=1e-6)
+    assert msgspec.structs.astuple(fit_steps(read_steps(file))) == pytest.approx(
+        msgspec.structs.astuple(TRUE), rel=1e-6
+    )
 
 
 def test_with_noise_it_comes_close() -> None:
@@ -93,7 +103,7 @@ def test_a_decode_step_of_one_row_takes_what_was_measured() -> None:
 
 
 def test_the_cpu_preset_is_the_fit_of_the_recorded_steps() -> None:
-    recorded = fit(RESULTS / "smollm2-cpu-steps.jsonl")
+    recorded = fit_steps(read_steps(RESULTS / "smollm2-cpu-steps.jsonl"))
     shipped = preset("smollm2-cpu").cost
     assert msgspec.structs.astuple(shipped) == pytest.approx(msgspec.structs.astuple(recorded), rel=1e-3)
 

@@ -183,7 +183,7 @@ def test_inv9_finds_a_tenant_below_the_floor() -> None:
 
 
 def test_a_retracted_request_that_returns_before_its_turn_lifts_no_floor() -> None:
-    """POL-10, RET-21: it overtakes a tenant that waits with less; the audit after each event finds that one in order."""
+    """POL-10, RET-21: it overtakes a tenant that waits with less, which the audit finds in order."""
     rig = CoreRig(
         pages=200, slots=2, tenant_weights=("default=1",), tenant_quantum=0, retraction_keeps_kv=True, test_retract=True
     )
