@@ -1,4 +1,4 @@
-"""Every invariant of the scheduler, by name (rules INV-1 to INV-9). Slow and complete: for tests and post-mortems."""
+"""Every invariant of the scheduler, by name (rules INV-1 to INV-10). Slow and complete: for tests and post-mortems."""
 
 import collections
 
@@ -20,6 +20,8 @@ def audit(table: RequestTable, queue: WaitingQueue, batch: Batch, in_flight: Ste
     _check_ownership(holders, kv)
     _check_tree(holders, kv)
     kv.tree.audit()
+    for group in kv.tree.groups:
+        group.audit(kv.tree.nodes(), (request.lease for request in holders))
     if table.is_empty and not in_flight.steps:
         _check_idle(in_flight, kv)
     _check_slots(batch, holders)

@@ -1,4 +1,4 @@
-"""Prefixes that stay in the cache although no lease is on them: locks with an owner and an end (rule TREE-12).
+"""Prefixes that stay in the cache although no lease is on them: locks with an owner and an end (rule SES-4).
 
 Inside of the KV cache. It does not know what an owner is, and reads no clock.
 """

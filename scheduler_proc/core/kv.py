@@ -173,15 +173,20 @@ class KvCache:
     # The life of a lease
 
     def match_and_lock(self, lease: Lease, key: bytes, namespace: Namespace, urgency: int) -> int:
-        """Give an empty lease the cached prefix of `key`, and lock it; returns its length in tokens."""
+        """Give an empty lease the cached prefix of `key`, as far as it can be used, and lock it; returns its length in
+        tokens."""
         lease.namespace, lease.urgency = namespace, urgency
         if not self.is_sharing:
             lease.node = self.tree.root
             return 0
         pages, node = self.tree.match(key, namespace)
+        tokens = len(pages) * self.page_size
+        if self.tree.groups:
+            node, tokens = self.tree.usable(node, tokens)
+            del pages[tokens // self.page_size :]
         self.tree.lock(node)
         lease.node, lease.pages = node, pages
-        lease.protected = lease.num_computed_tokens = len(pages) * self.page_size
+        lease.protected = lease.num_computed_tokens = tokens
         return lease.protected
 
     def unlock_match(self, lease: Lease) -> None:

@@ -4,7 +4,7 @@
 | tree-owned, locked | private pages ............ | not yet written |
 """
 
-from scheduler_proc.core.radix import Namespace, Node
+from scheduler_proc.core.radix_node import Namespace, Node
 
 
 class Lease:

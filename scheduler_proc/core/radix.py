@@ -7,12 +7,14 @@ The tree knows page numbers, not the pool: the caller of an eviction frees what 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from quartet.wire.errors import InvariantViolation
+from scheduler_proc.core.cache_groups import CacheGroup, usable_match
 from scheduler_proc.core.eviction import Evictables
 from scheduler_proc.core.page_log import PageLog
-from scheduler_proc.core.radix_node import ID_BYTES, ChildKey, Namespace, Node, common_bytes
+from scheduler_proc.core.radix_audit import audit_nodes
+from scheduler_proc.core.radix_node import ID_BYTES, ChildKey, Namespace, Node, below, common_bytes
 
 __all__ = ["ID_BYTES", "ChildKey", "Namespace", "Node", "RadixTree"]
 
@@ -27,10 +29,12 @@ class RadixTree:
     Args:
         page_size: tokens of a page (P).
         strategy: which leaves are evicted first, a name in eviction.STRATEGIES; raises ConfigError for another.
+        groups: what the model keeps beside the pages; they are told what becomes of nodes.
     """
 
-    def __init__(self, page_size: int, strategy: str = "lru") -> None:
+    def __init__(self, page_size: int, strategy: str = "lru", groups: Sequence[CacheGroup] = ()) -> None:
         self.page_size = page_size
+        self.groups = tuple(groups)
         self.strategy = strategy
         self._page_bytes = page_size * ID_BYTES
         self._clock = 0
@@ -67,6 +71,10 @@ class RadixTree:
             known = 0, self.root
         path, matched = self._walk(key, limit_tokens * ID_BYTES, namespace, known[1], known[0] * ID_BYTES)
         return matched // ID_BYTES, path[-1] if path else known[1]
+
+    def usable(self, node: Node, tokens: int) -> tuple[Node, int]:
+        """Return how far a match that ends at `node`, `tokens` deep, can be used: node and depth (TREE-12)."""
+        return usable_match(self.groups, node, tokens, self.page_size)
 
     def touch(self, node: Node) -> None:
         """Count the path to `node` as just used, as a match that ends there would."""
@@ -176,6 +184,8 @@ class RadixTree:
         lower.key, lower.pages, lower.parent = lower.key[at:], lower.pages[count:], upper
         lower.child_key = lower.key[: self._page_bytes]
         upper.children[lower.child_key] = lower
+        for group in self.groups:
+            group.on_split(upper, lower)
         return upper
 
     def lock(self, node: Node) -> None:
@@ -244,6 +254,8 @@ class RadixTree:
         self._evictables.offer(parent)
         if self.log is not None:
             self.log.removed(leaf)
+        for group in self.groups:
+            group.on_removed(leaf)
         return leaf.pages
 
     def remove_written_since(self, step: int) -> list[int]:
@@ -266,6 +278,8 @@ class RadixTree:
             raise InvariantViolation("INV-6", f"{self.protected_tokens} tokens still locked")
         for node in list(self.nodes()):
             node.parent = None
+            for group in self.groups:
+                group.on_removed(node)
         self.root.children.clear()
         self._evictables.clear()
         self.version += 1
@@ -274,27 +288,8 @@ class RadixTree:
 
     def nodes(self) -> Iterator[Node]:
         """Yield every node but the root, parents before children."""
-        stack = list(self.root.children.values())
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(node.children.values())
+        return below(self.root)
 
     def audit(self) -> None:
         """Raise InvariantViolation where counters, links or the eviction order disagree with a walk (INV-4 to 6)."""
-        protected, unlocked = 0, list[Node]()
-        for node in self.nodes():
-            parent = node.parent
-            if node.lock_ref:
-                protected += len(node.pages) * self.page_size
-            else:
-                unlocked.append(node)
-            if parent is None or parent.children.get(node.child_key) is not node:
-                raise InvariantViolation("INV-5", "a child is filed under another key, or knows another parent")
-            if node.lock_ref < sum(child.lock_ref for child in node.children.values()):
-                raise InvariantViolation("INV-6", "a node has fewer locks than its children")
-            if parent is not self.root and (parent.urgency > node.urgency or parent.last_access < node.last_access):
-                raise InvariantViolation("INV-4", "urgency or access time improves on the way down")
-        if protected != self.protected_tokens:
-            raise InvariantViolation("INV-4", f"{self.protected_tokens} protected tokens, a walk finds {protected}")
-        self._evictables.audit(unlocked)
+        self._evictables.audit(audit_nodes(self.root, self.page_size, self.protected_tokens))

@@ -1,5 +1,7 @@
 """The node of the radix tree: a run of pages and what the tree knows about it. Only radix.py changes one."""
 
+from collections.abc import Iterator
+
 from quartet.wire.frames import ID_BYTES as ID_BYTES
 from scheduler_proc.core.session import Session
 
@@ -69,6 +71,15 @@ def session_at(node: Node | None) -> Session | None:
             return node.session
         node = node.parent
     return None
+
+
+def below(root: Node) -> Iterator[Node]:
+    """Yield every node below `root`, parents before children."""
+    stack = list(root.children.values())
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(node.children.values())
 
 
 def common_bytes(node_key: bytes, key: bytes, at: int, end: int, page_bytes: int) -> int:

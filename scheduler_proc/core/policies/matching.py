@@ -25,10 +25,13 @@ class PrefixMatcher:
         """By queue-entry number, which is renewed whenever a request is queued."""
 
     def match(self, requests: Iterable[Request], tree: RadixTree) -> None:
-        """Set matched_tokens (at most the reusable ones) and matched_node of each request; none is deprioritized."""
+        """Set matched_tokens (at most the reusable ones, and what can be used of them) and matched_node of each
+        request; none is deprioritized."""
         for request, (_, (tokens, node)) in zip(requests, self._find_all(requests, tree), strict=True):
             request.matched_tokens, request.matched_node = tokens, node
             request.is_deprioritized = False
+            if tree.groups:
+                request.matched_tokens = tree.usable(node, tokens)[1]
 
     def refresh(self, requests: Iterable[Request], tree: RadixTree) -> None:
         """Count the cached prefixes of the requests as just used, in the order given (POL-4)."""
