@@ -46,7 +46,7 @@ def window_limit(config: dict[str, Any]) -> int | None:
     Within it, full attention is the same thing. Raises ModelError for kinds of attention that are not supported."""
     architecture = (config.get("architectures") or [None])[0]
     family = FAMILIES.get(architecture, Family(""))
-    config = {**family.defaults, **config}
+    config = family.completed(config)
     kinds, window = _layer_types(config, family), _window(config)
     if family.windows != "none" or (kinds is not None and _SLIDING not in kinds):
         return None

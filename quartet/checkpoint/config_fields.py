@@ -64,6 +64,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "mlp_only_layers": (),
     "decoder_sparse_step": (1,),
     "routed_scaling_factor": (1,),
+    "swiglu_limit": (),
+    "swiglu_alpha": (),
     "num_nextn_predict_layers": (0,),
     "pruned_heads": (),
     "chunk_size_feed_forward": (0,),
@@ -110,7 +112,7 @@ _WITHOUT_EFFECT = (
         "mamba_ssm_dtype",
         "mtp_num_hidden_layers",
     ),
-    "mtp_use_dedicated_embeddings",
+    *("mtp_use_dedicated_embeddings", "experts_per_token", "initial_context_length"),
 )
 
 

@@ -6,9 +6,10 @@ is a gated MLP beside them that every token takes.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from quartet.checkpoint.config_fields import size, switch
+from quartet.checkpoint.config_fields import number, size, switch
+from quartet.checkpoint.quantization import Quantization
 from quartet.wire.errors import ModelError
 
 SHARED_EXPERT, SHARED_GATE = "mlp.shared_expert.", "mlp.shared_expert_gate"
@@ -16,6 +17,18 @@ COUNTS = ("num_experts", "num_local_experts")
 """Fields with the number of experts: the same in all families, of which each uses one."""
 _MOST_EXPERTS = 1 << 17
 """In all layers: far above any model, and few enough to list their tensors."""
+
+
+class Gating(NamedTuple):
+    """How a number of gate and one of up become one: g * sigmoid(factor * g) * (u + offset), with g at most `limit` and
+    u between -limit and limit if there is one. As it is, the product of SiLU and up."""
+
+    factor: float = 1.0
+    limit: float = 0.0
+    offset: float = 0.0
+
+
+SILU = Gating()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,9 @@ class ExpertNames:
     down: str = "down_proj"
     shared_width: str = ""
     """The field with the width of the shared expert; empty if there is none."""
+    is_stacked: bool = False
+    """All experts of a layer are in two tensors, `gate` [E, hidden, 2 I] with columns of gate and up in turn and `down`
+    [E, I, hidden], each with biases, as the router is; gate and up are limited by swiglu_limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,12 @@ class ExpertsSpec:
     layers: frozenset[int]
     has_dense_layers: bool
     shared_width: int = 0
+    gating: Gating = SILU
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether router and experts have biases."""
+        return self.names.is_stacked
 
     @property
     def active_width(self) -> int:
@@ -75,7 +97,12 @@ def experts_spec(config: Mapping[str, Any], names: ExpertNames, honoured: Collec
         layers=layers,
         has_dense_layers=len(layers) < size(config, "num_hidden_layers"),
         shared_width=size(config, names.shared_width) if names.shared_width else 0,
+        gating=_limited_gating(config) if names.is_stacked else SILU,
     )
+
+
+def _limited_gating(config: Mapping[str, Any]) -> Gating:
+    return Gating(number(config, "swiglu_alpha"), number(config, "swiglu_limit"), 1.0)
 
 
 def _layers(config: Mapping[str, Any], honoured: Collection[str]) -> frozenset[int]:
@@ -89,10 +116,22 @@ def _layers(config: Mapping[str, Any], honoured: Collection[str]) -> frozenset[i
     return frozenset(layer for layer in range(step - 1, layers, step) if layer not in dense)
 
 
+def check_quantised(experts: ExpertsSpec | None, quantization: Quantization | None) -> None:
+    """Raise ModelError for weights in a format that is not served with these experts, or without any."""
+    is_mxfp4 = quantization is not None and quantization.layout == "mxfp4"
+    if experts is None and is_mxfp4:
+        raise ModelError("quant_method mxfp4 is for models with experts, such as gpt-oss; take this one in bfloat16")
+    if experts is not None and quantization is not None and not (is_mxfp4 and experts.names.is_stacked):
+        works = "in MXFP4 or bfloat16" if experts.names.is_stacked else "in bfloat16"
+        raise ModelError(f"experts with quantised weights ({quantization.method}) are not supported; take them {works}")
+
+
 def expert_shapes(spec: ExpertsSpec, hidden: int) -> dict[str, tuple[int, ...]]:
     """Return name and shape of the tensors of one layer's experts, after `model.layers.N.`."""
     names = spec.names
     shapes: dict[str, tuple[int, ...]] = {f"{names.router}.weight": (spec.count, hidden)}
+    if names.is_stacked:
+        return shapes | _stacked_shapes(spec, hidden)
     for expert in range(spec.count):
         prefix = f"{names.experts}.{expert}."
         shapes.update({f"{prefix}{name}.weight": (spec.width, hidden) for name in (names.gate, names.up)})
@@ -102,3 +141,14 @@ def expert_shapes(spec: ExpertsSpec, hidden: int) -> dict[str, tuple[int, ...]]:
         shapes[f"{SHARED_EXPERT}down_proj.weight"] = (hidden, spec.shared_width)
         shapes[f"{SHARED_GATE}.weight"] = (1, hidden)
     return shapes
+
+
+def _stacked_shapes(spec: ExpertsSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+    gate_up, down = f"{spec.names.experts}.{spec.names.gate}", f"{spec.names.experts}.{spec.names.down}"
+    return {
+        f"{spec.names.router}.bias": (spec.count,),
+        gate_up: (spec.count, hidden, 2 * spec.width),
+        f"{gate_up}_bias": (spec.count, 2 * spec.width),
+        down: (spec.count, spec.width, hidden),
+        f"{down}_bias": (spec.count, hidden),
+    }

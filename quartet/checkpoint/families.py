@@ -57,6 +57,14 @@ class Family:
     is_hybrid: bool = False
     """Most layers have linear attention; the others have a gate on the output of theirs, in the projection of q."""
 
+    ends: tuple[str, ...] = ()
+    """Tokens that end an answer, whether a file says so or not."""
+
+    def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a parsed config.json with the defaults; rope_scaling is the older name of rope_parameters."""
+        older = {"rope_scaling"} if config.get("rope_parameters") else set()
+        return {**{key: value for key, value in self.defaults.items() if key not in older}, **config}
+
 
 _QWEN3_5 = {
     "num_key_value_heads": 4,
@@ -87,6 +95,19 @@ _GEMMA = {
     "hidden_activation": "gelu_pytorch_tanh",
 }
 _GEMMA2_SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+
+_GPT_OSS = {
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "attention_bias": True,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150000.0,
+    "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096},
+    "sliding_window": 128,
+    "sliding_window_pattern": 2,
+    "swiglu_limit": 7.0,
+    "swiglu_alpha": 1.702,
+}
 
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family("Llama 1 to 3.x, SmolLM2"),
@@ -204,6 +225,21 @@ FAMILIES: dict[str, Family] = {
         experts=ExpertNames(normalised="", shared_width="shared_expert_intermediate_size"),
         has_centred_norms=True,
         is_hybrid=True,
+    ),
+    "GptOssForCausalLM": Family(
+        "gpt-oss",
+        _GPT_OSS,
+        ("swiglu_limit", "swiglu_alpha"),
+        windows="pattern",
+        has_sinks=True,
+        ends=("<|return|>", "<|call|>"),
+        experts=ExpertNames(
+            width="intermediate_size",
+            normalised="",
+            router="mlp.router",
+            gate="gate_up_proj",
+            is_stacked=True,
+        ),
     ),
 }
 

@@ -4,6 +4,7 @@ A layout is what a checkpoint holds for one linear; a kind is what the worker ho
 and sizes by it, and so does the worker, whose half is worker_proc/weights/quantized.py.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,19 +12,22 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
-WeightKind = Literal["fp8", "int4", "int8"]
+WeightKind = Literal["fp8", "int4", "int8", "mxfp4"]
 """Codes of the worker. fp8: numbers of e4m3, each group of which is multiplied by a float32 scale; int4, int8: see
-GroupForm."""
-Layout = Literal["plain", "fp8", "grouped", "awq", "gptq", "packed"]
+GroupForm; mxfp4: numbers of e2m1, two in a byte, the first in its lower half, and for each MX of a row the exponent of
+a power of two, plus 127."""
+Layout = Literal["plain", "fp8", "grouped", "awq", "gptq", "packed", "mxfp4"]
 """Tensors of a checkpoint. plain: not quantised, the worker does it on loading; fp8: codes and scales by name; grouped:
 what a GGUF file is converted to, for each linear in a form of its own; awq, gptq, packed (compressed-tensors): eight
-integers of 4 bits in an int32."""
+integers of 4 bits in an int32; mxfp4: stacks of experts alone, each matrix by rows of outputs."""
 Strategy = Literal["tensor", "channel", "block"]
 
 BLOCK = 128
 """Rows and columns of a block of FP8, in every published checkpoint that has blocks."""
 NIBBLES = 32
 """Columns of 4 bits that are packed together: byte i of 16 has column i in its lower half, i + 16 in its upper."""
+MX = 32
+"""Columns that share a scale in the formats of the Open Compute Project (OCP Microscaling Formats, v1.0)."""
 PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -91,6 +95,8 @@ class Quantization:
     def covers(self, name: str, shape: tuple[int, ...]) -> bool:
         """Return whether the tensor of this name and shape, as a plain checkpoint has it, is a quantised linear."""
         module, _, ending = name.rpartition(".")
+        if self.layout == "mxfp4":
+            return len(shape) == 3 and not any(_is_named(name, pattern) for pattern in self.ignored)
         if self.forms:
             return ending == "weight" and module in _by_name(self.forms)
         if ending != "weight" or len(shape) != 2 or module.endswith("embed_tokens"):
@@ -100,18 +106,19 @@ class Quantization:
         return not self.targets or any(_is_named(module, pattern) for pattern in self.targets)
 
     def stored(self, name: str, shape: tuple[int, ...]) -> dict[str, StoredPart]:
-        """Return what a checkpoint holds for the linear whose weight has this name and shape, by the ending of its
-        name."""
-        rows, columns = shape
-        return _STORED[self.layout](self, name, rows, columns)
+        """Return what a checkpoint holds for the linear, or the stack of them, whose weight has this name and shape, by
+        the ending of its name."""
+        return _STORED[self.layout](self, name, *shape)
 
     def held_bytes(self, name: str, shape: tuple[int, ...], item_bytes: int, is_cuda: bool) -> int:
         """Return the bytes of a linear in the worker, whose other numbers have `item_bytes`."""
-        rows, columns = shape
         form = self.form(name)
         kind = self.kind if form is None else form.kind
         if not is_kept_on(kind, is_cuda):
-            return rows * columns * item_bytes
+            return math.prod(shape) * item_bytes
+        if kind == "mxfp4":
+            return math.prod(shape) // 2 + math.prod(shape) // MX
+        rows, columns = shape
         return _held_fp8(self, rows, columns) if form is None else _held_integers(form, rows, columns)
 
     def form(self, name: str) -> GroupForm | None:
@@ -121,7 +128,7 @@ class Quantization:
         return GroupForm(4, self.group[1], True) if self.kind == "int4" else None
 
 
-_KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8"})
+_KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8", "mxfp4"})
 _KEPT_ON_CPU: frozenset[WeightKind] = frozenset({"int4", "int8"})
 
 
@@ -188,14 +195,23 @@ def _stored_packed(method: Quantization, name: str, rows: int, columns: int) -> 
     return {"weight_packed": codes, "weight_scale": StoredPart((rows, groups)), **zeros}
 
 
-_STORED: dict[Layout, Callable[[Quantization, str, int, int], dict[str, StoredPart]]] = {
+def _stored_mxfp4(_: Quantization, name: str, count: int, columns: int, rows: int) -> dict[str, StoredPart]:
+    return {
+        "_blocks": StoredPart((count, rows, columns // MX, MX // 2), ("U8",)),
+        "_scales": StoredPart((count, rows, columns // MX), ("U8",)),
+    }
+
+
+_STORED: dict[Layout, Callable[..., dict[str, StoredPart]]] = {
     "plain": _stored_plain,
     "fp8": _stored_fp8,
     "grouped": _stored_grouped,
     "awq": _stored_awq,
     "gptq": _stored_gptq,
     "packed": _stored_packed,
+    "mxfp4": _stored_mxfp4,
 }
+"""By the method, the name, and the shape of the weight."""
 
 
 def _held_fp8(method: Quantization, rows: int, columns: int) -> int:

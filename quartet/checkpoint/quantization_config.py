@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from quartet.checkpoint.quantization import BLOCK, GGUF_FORMS, NIBBLES, ON_LOADING, Quantization, Strategy
+from quartet.checkpoint.quantization import BLOCK, GGUF_FORMS, MX, NIBBLES, ON_LOADING, Quantization, Strategy
 from quartet.checkpoint.text_part import text_name
 from quartet.wire.errors import ConfigError, ModelError
 
@@ -196,6 +196,17 @@ def _read_gptq(fields: _Fields) -> Quantization:
     )
 
 
+def _read_mxfp4(fields: _Fields) -> Quantization:
+    """Experts of gpt-oss; everything else is a plain number, whether the list names it or not."""
+    ignored = (one if one.startswith("re:") else _expression(one) for one in fields.names("modules_to_not_convert"))
+    return Quantization("mxfp4", "mxfp4", "mxfp4", (1, MX), ignored=tuple(ignored))
+
+
+def _expression(name: str) -> str:
+    """Return the expression of a name, or of a leading part of one, in which * stands for anything."""
+    return "re:" + re.escape(name).replace(r"\*", ".*") + r"(\.|$)"
+
+
 def _read_gguf(fields: _Fields) -> Quantization:
     """The linears of a converted GGUF file, each with its type there."""
     types = fields.get("types")
@@ -212,6 +223,7 @@ METHODS: dict[str, Callable[[_Fields], Quantization]] = {
     "awq": _read_awq,
     "gptq": _read_gptq,
     "gguf": _read_gguf,
+    "mxfp4": _read_mxfp4,
 }
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from quartet.checkpoint import model_folder, tokenizer_files
 from quartet.checkpoint.cache import entry_path, is_complete
 from quartet.checkpoint.config_fields import not_applied, unknown_fields
 from quartet.checkpoint.convert import EXIT_MODEL_ERROR
+from quartet.checkpoint.families import FAMILIES
 from quartet.checkpoint.readable import check_readable, unreadable
 from quartet.checkpoint.source import BUNDLED_NAME, locate_gguf
 from quartet.checkpoint.spec import context_limit, parse_spec
@@ -51,11 +53,11 @@ def _resolve(config: ModelConfig) -> ResolvedModel:
     context_length = _context_length(config, context_limit(files))
     spec = parse_spec(files, context_length, config.quantization)
     if config.load_format != "dummy":
-        check_tensors(find_tensors(folder), spec)
+        check_tensors(find_tensors(folder, spec), spec)
     tokenizer_folder = _tokenizer_folder(config, folder)
     tokenizer = model_folder.read_json(tokenizer_folder / "tokenizer_config.json")
     generation = model_folder.read_json(folder / "generation_config.json")
-    eos_ids = _eos_token_ids(folder, files, generation, tokenizer_folder)
+    eos_ids = _eos_token_ids(folder, files, generation, tokenizer_folder, FAMILIES[architecture].ends)
     if any(not 0 <= index < spec.vocab_size for index in eos_ids):
         raise ModelError(f"{folder} names end-of-sequence ids {eos_ids} outside its vocabulary of {spec.vocab_size}")
     bos_id = files.get("bos_token_id")
@@ -146,11 +148,11 @@ def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
 
 
 def _eos_token_ids(
-    folder: Path, files: dict[str, Any], generation: dict[str, Any], tokenizer_folder: Path
+    folder: Path, files: dict[str, Any], generation: dict[str, Any], tokenizer_folder: Path, also: Collection[str]
 ) -> tuple[int, ...]:
-    """Return every id that any file of the model calls end of sequence, ascending."""
+    """Return every id that any file of the model calls end of sequence, and those of the tokens `also`, ascending."""
     named = (folder / "config.json", files), (folder / "generation_config.json", generation)
-    return tuple(sorted(model_folder.eos_token_ids(*named) | tokenizer_files.eos_token_ids(tokenizer_folder)))
+    return tuple(sorted(model_folder.eos_token_ids(*named) | tokenizer_files.eos_token_ids(tokenizer_folder, also)))
 
 
 def _context_length(config: ModelConfig, limit: int) -> int:

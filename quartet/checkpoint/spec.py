@@ -9,7 +9,7 @@ from typing import Any
 
 from quartet.checkpoint.attention_kinds import AttentionKind, attention_kinds, window_limit
 from quartet.checkpoint.config_fields import NEUTRAL, number, refuse_unserved, size, switch
-from quartet.checkpoint.experts import COUNTS, ExpertsSpec, expert_shapes, experts_spec
+from quartet.checkpoint.experts import COUNTS, ExpertsSpec, check_quantised, expert_shapes, experts_spec
 from quartet.checkpoint.families import ACTIVATIONS, FAMILIES, Activation, Family, Norms, QkNorm, refusal
 from quartet.checkpoint.linear_attention import LinearSpec, linear_layers, linear_spec
 from quartet.checkpoint.quantization import Quantization
@@ -138,7 +138,7 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
     neutral = NEUTRAL | dict.fromkeys(("hidden_act", "hidden_activation"), ACTIVATIONS[family.activation])
     refuse_unserved(config, {key: value for key, value in neutral.items() if key not in honoured})
     _check_window(config, context_length)
-    config = {**family.defaults, **config}
+    config = family.completed(config)
     heads, head_dim = size(config, "num_attention_heads"), _head_dim(config)
     has_bias = switch(config, "attention_bias")
     experts = None if family.experts is None else experts_spec(config, family.experts, family.honoured)
@@ -171,8 +171,7 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         linear=linear_spec(config) if family.is_hybrid else None,
         linear_layers=linear_layers(config) if family.is_hybrid else frozenset(),
     )
-    if spec.experts is not None and spec.quantization is not None:
-        raise ModelError("experts with quantised weights are not supported; take the model in bfloat16, without FP8")
+    check_quantised(spec.experts, spec.quantization)
     if spec.num_heads % spec.num_kv_heads:
         raise ModelError(f"{spec.num_heads} heads are no multiple of {spec.num_kv_heads} KV heads")
     return spec
@@ -219,7 +218,7 @@ def _head_dim(config: dict[str, Any]) -> int:
 def context_limit(config: dict[str, Any]) -> int:
     """Return how many tokens the model may see at once: those of its window, if no layer sees beyond it here."""
     family = FAMILIES.get((config.get("architectures") or [""])[0], Family(""))
-    config = {**family.defaults, **config}
+    config = family.completed(config)
     length = extended_context(config, size(config, "max_position_embeddings"), family.honoured)
     return min(length, window_limit(config) or length)
 

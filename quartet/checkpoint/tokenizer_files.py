@@ -5,7 +5,7 @@ looks for end-of-sequence tokens. The rules are those of transformers: `added_to
 counts if it is there; else special_tokens_map.json and added_tokens.json do, which older models have instead.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -105,8 +105,9 @@ def with_ids(declared: DeclaredTokens, vocab: Mapping[str, int], added: Mapping[
             yield KnownToken(index, entry.content, entry.is_special)
 
 
-def eos_token_ids(folder: Path) -> set[int]:
-    """Return the ids of the end-of-sequence tokens that the tokenizer's files name.
+def eos_token_ids(folder: Path, also: Collection[str] = ()) -> set[int]:
+    """Return the ids of the end-of-sequence tokens that the tokenizer's files name, and those of the tokens in `also`
+    that it has.
 
     The big tokenizer.json is read only if the small files do not say the id. Raises ModelError for a token that the
     tokenizer does not have.
@@ -117,12 +118,12 @@ def eos_token_ids(folder: Path) -> set[int]:
     texts = {entry.content for entry in entries if entry is not None}
     decoder = files[0].get("added_tokens_decoder")
     said = {entry["content"]: int(key) for key, entry in decoder.items()} if _is_decoder(decoder) else {}
-    if not texts <= said.keys():
+    if not texts.union(also) <= said.keys():
         said = _all_ids(folder)
     missing = sorted(texts - said.keys())
     if missing:
         raise ModelError(f"{folder} names the eos_token {missing[0]!r}, which its tokenizer.json does not have")
-    return {said[text] for text in texts}
+    return {said[text] for text in texts.union(also) if text in said}
 
 
 def _all_ids(folder: Path) -> dict[str, int]:

@@ -71,8 +71,9 @@ def other_files(folder: Path) -> list[str]:
     return sorted({path.name for path in _visible_files(folder)} - read)
 
 
-def find_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of the text part of the folder's weights, by its name in a model of text alone.
+def find_tensors(folder: Path, spec: ModelSpec | None = None) -> dict[str, StoredTensor]:
+    """Return every tensor of the text part of the folder's weights, by its name in a model of text alone. Stacks of
+    experts are taken apart, unless `spec` has them stacked.
 
     Raises ModelError in one line for a folder without weights, a missing shard, a damaged header, a file whose size
     contradicts its header (an incomplete download), or a tensor that two files hold."""
@@ -85,7 +86,8 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
             if name in found:
                 raise ModelError(f"tensor {name} is in {found[name].path.name} and in {path.name}: remove one of them")
             found[name] = tensor
-    return _unstacked(found)
+    is_stacked = spec is not None and spec.experts is not None and spec.experts.names.is_stacked
+    return found if is_stacked else _unstacked(found)
 
 
 def _unstacked(found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import torch
 from greedy import continue_greedily
+from mxfp4_packing import pack_experts, round_experts
 from tiny_tokenizer import write_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -69,7 +71,7 @@ _LLAMA3_ROPE = {
 @dataclass(frozen=True, slots=True)
 class Tiny:
     """One folder. `is_old_form`: config.json as transformers 4 wrote it. `shard`: largest size of one weights file.
-    `is_stacked`: all experts of a layer in one tensor."""
+    `is_stacked`: all experts of a layer in one tensor. `is_mxfp4`: those tensors have 4 bits a number."""
 
     name: str
     config: object
@@ -77,6 +79,7 @@ class Tiny:
     shard: str = "100MB"
     has_tokenizer: bool = False
     is_stacked: bool = False
+    is_mxfp4: bool = False
 
 
 def _models() -> list[Tiny]:
@@ -182,19 +185,31 @@ def _windows() -> list[Tiny]:
     ]
 
 
+def _gpt_oss() -> list[Tiny]:
+    """gpt-oss with plain experts, and in MXFP4 with the config.json of its time; most gates and ups reach the limit."""
+    shape = {**_SHAPE, "head_dim": 32, "sliding_window": 24, "num_local_experts": 6, "num_experts_per_tok": 3}
+    shape |= {"rope_parameters": _yarn(64, truncate=False), "swiglu_limit": 1.25}
+    plain = GptOssConfig(**{**shape, "intermediate_size": 48}, swiglu_alpha=1.3)
+    packed = GptOssConfig(**{**shape, "intermediate_size": 64})
+    return [Tiny("gpt_oss", plain), Tiny("gpt_oss_mxfp4", packed, is_old_form=True, is_mxfp4=True)]
+
+
 def main() -> None:
     """Make the folders whose names are given, or all, afresh."""
     torch.set_num_threads(1)
-    for tiny in [*_models(), *_dense_families(), *_windows(), *_expert_families(), *_hybrids()]:
+    for tiny in [*_models(), *_dense_families(), *_windows(), *_expert_families(), *_hybrids(), *_gpt_oss()]:
         if sys.argv[1:] and tiny.name not in sys.argv[1:]:
             continue
         folder = _FOLDER / tiny.name
         shutil.rmtree(folder, ignore_errors=True)
         model = AutoModelForCausalLM.from_config(tiny.config, dtype=torch.float32)
         _draw_weights(model, tiny.name)
+        stacks = round_experts(model) if tiny.is_mxfp4 else {}
         model.save_pretrained(folder, max_shard_size=tiny.shard, save_original_format=not tiny.is_stacked)
         if tiny.is_old_form:
             _put_into_old_form(folder / "config.json")
+        if stacks:
+            pack_experts(folder, stacks)
         if tiny.has_tokenizer:
             write_tokenizer(folder, tiny.config.vocab_size)
         for path in folder.iterdir():

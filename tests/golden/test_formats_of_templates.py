@@ -9,7 +9,11 @@ import pytest
 from api_proc.parsing.families import detect
 from api_proc.parsing.pieces import CallArguments, CallStart, Content, Reasoning
 from api_proc.parsing.tools import Tool
+from detok_proc.incremental import DecoderFactory
 from quartet.checkpoint import model_folder
+from quartet.checkpoint.families import FAMILIES
+from quartet.checkpoint.tokenizer_files import eos_token_ids
+from quartet.checkpoint.tokenizer_loading import load_tokenizer
 from quartet.wire.frames import ChatPrompt
 from tests.golden.real_tokenizers import TOKENIZERS, NotThere, fetch
 from tokenizer_proc.chat_template import ChatTemplate
@@ -90,6 +94,31 @@ def test_a_rendered_answer_is_read_back(name: str, content: str, count: int, pyt
         for at, (_, arguments) in enumerate(calls):
             texts = [piece.text for piece in pieces if isinstance(piece, CallArguments) and piece.call == at]
             assert json.loads("".join(texts)) == arguments
+
+
+@pytest.mark.slow
+def test_ids_of_gpt_oss_become_reasoning_content_and_a_call(pytestconfig: pytest.Config) -> None:
+    """As the processes do it: the detokenizer shows the special tokens that the parser has named, and no others."""
+    folder = folder_of("gptoss", pytestconfig)
+    tokenizer, formats = load_tokenizer(folder), detect(template_of(folder))
+    again = "<|end|><|start|>assistant"
+    output = (
+        f"<|channel|>analysis<|message|>They ask 「it」.{again}<|channel|>commentary<|message|>I look.{again}"
+        '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "naïve 🎉"}<|endoftext|>'
+    )
+    ids = tokenizer.encode(output, add_special_tokens=False).ids
+    shown = frozenset(tokenizer.token_to_id(mark) for mark in formats.markers) - {None}
+    assert len(shown) == 7
+    decoder = DecoderFactory(folder).make([], True, shown)
+    parser = formats.parser([Tool("get_weather", {})], "<|start|>assistant")
+    pieces = [piece for index in ids for piece in parser.push(decoder.push(index))] + parser.finish()
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Reasoning)) == "They ask 「it」."
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Content)) == "I look."
+    assert [piece.name for piece in pieces if isinstance(piece, CallStart)] == ["get_weather"]
+    arguments = "".join(piece.text for piece in pieces if isinstance(piece, CallArguments))
+    assert json.loads(arguments) == {"city": "naïve 🎉"}
+    ends = {tokenizer.token_to_id(end) for end in ("<|return|>", "<|call|>")}
+    assert ends <= eos_token_ids(folder, FAMILIES["GptOssForCausalLM"].ends)
 
 
 def rendered(template: ChatTemplate, messages: list[dict[str, object]], adds_generation_prompt: bool) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +29,10 @@ from kernels.activation import sigmoid_mul, silu_mul
 from kernels.delta_decode import delta_decode
 from kernels.delta_prefill import delta_prefill
 from kernels.delta_rule import DeltaSizes, DeltaWeights
-from kernels.expert_linear import experts_down, experts_hidden
+from kernels.expert_linear import Gating, experts_down, experts_hidden
 from kernels.expert_routing import Routing, route, router_scores
 from kernels.expert_tiles import expert_tiles
+from kernels.mxfp4 import GROUP, Mxfp4
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.paged_decode import paged_decode
 from kernels.paged_extend import paged_extend
@@ -62,6 +64,8 @@ VARIANTS = [
     (4, 1, 256, 16, BF16, Variant(window=512)),
     (32, 8, 128, 16, BF16, Variant(window=4096)),
 ]
+
+LIMITED = Gating(1.702, 7.0, 1.0)
 
 
 def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
@@ -208,6 +212,30 @@ def expert_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"experts down {label}", lambda a=(h, down, routing, tiles.down): experts_down(*a, FP32)
 
 
+def gpt_oss_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(label, call) for both products of gpt-oss's experts, in MXFP4 and plain."""
+    hidden = width = 2880
+    for count, top_k, sizes in ((32, 4, (1, 64, 128, 4096)), (128, 4, (1, 256))):
+        for rows, is_mxfp4 in product(sizes, (True, False)):
+            tiles = expert_tiles(rows, top_k, count, BF16, is_mxfp4)
+            order, weights = empty(rows * top_k, dtype=torch.int32), empty(rows, top_k, dtype=FP32)
+            routing = Routing(weights, order, empty(64, 3, dtype=torch.int32), tiles.block_m)
+            gate_up, down = (_stack(count, rows, columns, is_mxfp4) for rows, columns in
+                             ((2 * width, hidden), (hidden, width)))  # fmt: skip
+            kind = "mxfp4" if is_mxfp4 else "biased"
+            args = empty(rows, hidden), gate_up, routing, tiles.hidden, empty(count, 2 * width), LIMITED
+            yield f"experts hidden {kind} {count}, {rows} rows", lambda a=args: experts_hidden(*a)
+            args = empty(rows * top_k, width), down, routing, tiles.down, FP32, 0, empty(count, hidden)
+            yield f"experts down {kind} {count}, {rows} rows", lambda a=args: experts_down(*a)
+
+
+def _stack(count: int, rows: int, columns: int, is_mxfp4: bool) -> Any:
+    if not is_mxfp4:
+        return empty(count, rows, columns)
+    codes, scales = (empty(count, rows, columns // numbers, dtype=torch.uint8) for numbers in (2, GROUP))
+    return Mxfp4(codes, scales)
+
+
 def stub_driver() -> SimpleNamespace:
     """The three methods of a driver that a launch calls before it compiles."""
     return SimpleNamespace(
@@ -254,7 +282,7 @@ def main(wanted: str = "", part: str = "0/1") -> None:
 
     JITFunction.run = compile_only
     kinds = attention_calls, variant_calls, small_calls, delta_calls, linear_calls, expert_calls, fp8_calls
-    calls = [one for kind in (*kinds, fp8_cache_calls) for one in kind() if wanted in one[0]]
+    calls = [one for kind in (*kinds, gpt_oss_calls, fp8_cache_calls) for one in kind() if wanted in one[0]]
     first, parts = map(int, part.split("/"))
     results = []
     for label, call in calls[first::parts]:

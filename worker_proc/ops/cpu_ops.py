@@ -73,7 +73,7 @@ class CpuOps:
         self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
     ) -> Branch:
         """See Ops.experts."""
-        return TorchExperts(spec, tensors, shared, all_reduce, self.mlp)
+        return TorchExperts(spec, tensors, shared, all_reduce, self.mlp, self.linear)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm; normalises over the last dimension."""

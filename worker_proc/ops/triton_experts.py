@@ -2,6 +2,7 @@
 holds it whatever the router says."""
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from quartet.checkpoint.experts import ExpertsSpec
 from worker_proc.ops.interface import AllReduce, Branch
+from worker_proc.weights.quantized import QuantizedWeight, Weight
 from worker_proc.weights.tensors import ExpertTensors
 
 # Contributions of up to so many rows are kept in float32: they stay in the L2 cache.
@@ -16,18 +18,21 @@ _FEW_ROWS = 64
 
 
 class TritonExperts:
-    """See Ops.experts. Args: the modules kernels.expert_routing, expert_linear and expert_tiles; then as there."""
+    """See Ops.experts. Args: the modules kernels.expert_routing, expert_linear, expert_tiles and mxfp4; then as there.
+    Weights in MXFP4 stay as they are."""
 
     def __init__(
         self,
-        kernels: tuple[ModuleType, ModuleType, ModuleType],
+        kernels: tuple[ModuleType, ModuleType, ModuleType, ModuleType],
         spec: ExpertsSpec,
         tensors: ExpertTensors,
         shared: Branch | None,
         all_reduce: AllReduce | None,
     ) -> None:
-        self._routing, self._linear, self._tiles = kernels
+        self._routing, self._linear, self._tiles, self._mxfp4 = kernels
         self._spec, self._tensors, self._shared, self._all_reduce = spec, tensors, shared, all_reduce
+        self._gate_up, self._down = self._packed(tensors.gate_up), self._packed(tensors.down)
+        self._gating = self._linear.Gating(*spec.gating)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Branch."""
@@ -44,13 +49,29 @@ class TritonExperts:
 
     def _parts(self, x: Tensor) -> Tensor:
         spec, tensors, rows = self._spec, self._tensors, x.shape[0]
-        tiles = self._tiles.expert_tiles(rows, spec.top_k, spec.count, x.dtype)
+        is_mxfp4 = isinstance(tensors.gate_up, QuantizedWeight)
+        tiles = self._tiles.expert_tiles(rows, spec.top_k, spec.count, x.dtype, is_mxfp4)
         scores = self._routing.router_scores(x, tensors.router)
-        routing = self._routing.route(scores, spec.top_k, tiles.block_m, normalised=spec.is_normalised)
-        hidden = self._linear.experts_hidden(x, tensors.gate_up, routing, tiles.hidden)
+        routing = self._routing.route(
+            scores, spec.top_k, tiles.block_m, normalised=spec.is_normalised, bias=tensors.router_bias
+        )
+        hidden = self._linear.experts_hidden(
+            x, self._gate_up, routing, tiles.hidden, tensors.gate_up_bias, self._gating
+        )
         dtype, extra = torch.float32 if rows <= _FEW_ROWS else x.dtype, 0 if self._shared is None else 1
-        parts: Tensor = self._linear.experts_down(hidden, tensors.down, routing, tiles.down, dtype, extra)
+        parts: Tensor = self._linear.experts_down(
+            hidden, self._down, routing, tiles.down, dtype, extra, tensors.down_bias
+        )
         if self._shared is not None:
             shared, gate = self._shared(x), tensors.shared_gate
             parts[-1] = shared if gate is None else shared * functional.linear(x, gate).sigmoid_()
         return parts
+
+    def _packed(self, weight: Weight) -> Any:
+        """Return the matrices as the kernels take them; raises ValueError for codes that they do not."""
+        if isinstance(weight, Tensor):
+            return weight
+        if weight.kind != "mxfp4":
+            raise ValueError(f"experts in {weight.kind} are not supported")
+        count = self._spec.count
+        return self._mxfp4.Mxfp4(*(one.view(count, -1, one.shape[1]) for one in weight.tensors.values()))

@@ -84,6 +84,7 @@ class TritonOps:
             expert_linear,
             expert_routing,
             expert_tiles,
+            mxfp4,
             norm,
             paged_decode,
             paged_extend,
@@ -101,7 +102,7 @@ class TritonOps:
         self._norm = norm
         self._fp8 = fp8_kernels()
         self._skinny = skinny_linear.skinny_linear, skinny_tiles
-        self._experts = expert_routing, expert_linear, expert_tiles
+        self._experts = expert_routing, expert_linear, expert_tiles, mxfp4
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
         self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)

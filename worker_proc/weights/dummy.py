@@ -81,12 +81,20 @@ def _experts(spec: ModelSpec, layer: int, shard: Shard, normal: Callable[..., Te
     own, hidden = spec.experts_of(layer), spec.hidden_size
     if own is None:
         return None
-    width = own.width // shard.size
+    width, method = own.width // shard.size, spec.quantization
+
+    def stack(rows: int, columns: int) -> Weight:
+        weight = normal(own.count, rows, columns)
+        return weight if method is None else quantized(weight.flatten(0, 1), method)
+
     return ExpertTensors(
         router=normal(own.count, hidden),
-        gate_up=normal(own.count, 2 * width, hidden),
-        down=normal(own.count, hidden, width),
+        gate_up=stack(2 * width, hidden),
+        down=stack(hidden, width),
         shared_gate=normal(1, hidden) if own.shared_width else None,
+        router_bias=normal(own.count) if own.has_biases else None,
+        gate_up_bias=normal(own.count, 2 * width) if own.has_biases else None,
+        down_bias=normal(own.count, hidden) if own.has_biases else None,
     )
 
 

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quartet.checkpoint.experts import SHARED_EXPERT, SHARED_GATE, ExpertsSpec
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, norm_names
-from quartet.checkpoint.weight_files import check_tensors, find_tensors
-from quartet.wire.errors import ModelError
 from worker_proc.weights.head_rows import Rows, heads_in_turns, ordered_heads
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized, joined, quantized, stored_weight
 from worker_proc.weights.staging import PinnedStaging
+from worker_proc.weights.tensor_files import TensorFiles
 from worker_proc.weights.tensors import (
     PROJECTION_ROWS,
     ExpertTensors,
@@ -50,18 +48,12 @@ class Loader:
         self._spec, self._shard, self._dtype, self._device = spec, shard, dtype, device
         self._progress = progress
         self._shapes = expected_shapes(spec)
-        self._found = find_tensors(folder)
-        check_tensors(self._found, spec)
-        self._stack = ExitStack()
+        self._files = ExitStack()
+        self._view = TensorFiles(folder, spec, shard, self._files).view
         self._staging = None
         if device.type == "cuda":
             self._staging = PinnedStaging(device)
-            self._stack.callback(self._staging.close)
-        paths = {tensor.path for tensor in self._found.values()}
-        try:
-            self._files = {path: self._stack.enter_context(safe_open(path, framework="pt")) for path in paths}
-        except SafetensorError as error:
-            raise ModelError(f"the weights in {folder} cannot be read: {error}") from error
+            self._files.callback(self._staging.close)
 
     def load(self) -> ModelTensors:
         """Return the model's tensors; layers are read as the caller iterates over them, then the files are closed."""
@@ -73,7 +65,7 @@ class Loader:
         )
 
     def _layers(self) -> Iterator[LayerTensors]:
-        with self._stack:
+        with self._files:
             for i in range(self._spec.num_layers):
                 yield self._layer(i)
 
@@ -119,6 +111,8 @@ class Loader:
         }
 
     def _experts(self, prefix: str, experts: ExpertsSpec) -> ExpertTensors:
+        if experts.names.is_stacked:
+            return self._stacked_experts(prefix, experts)
         names, width, hidden = experts.names, experts.width // self._shard.size, self._spec.hidden_size
         gate_up, down = self._empty(experts.count, width, 2, hidden), self._empty(experts.count, hidden, width)
         for expert in range(experts.count):
@@ -134,6 +128,38 @@ class Loader:
             down=down,
             shared_gate=self._read(f"{prefix}{SHARED_GATE}.weight") if experts.shared_width else None,
         )
+
+    def _stacked_experts(self, prefix: str, experts: ExpertsSpec) -> ExpertTensors:
+        names = experts.names
+        gate_up, down = (f"{prefix}{names.experts}.{name}" for name in (names.gate, names.down))
+        return ExpertTensors(
+            router=self._read(f"{prefix}{names.router}.weight"),
+            gate_up=self._stack(gate_up, split=0),
+            down=self._stack(down, split=1),
+            shared_gate=None,
+            router_bias=self._read(f"{prefix}{names.router}.bias"),
+            gate_up_bias=self._read(f"{gate_up}_bias", split=1),
+            down_bias=self._added_once(self._read(f"{down}_bias")),
+        )
+
+    def _stack(self, name: str, split: int) -> Weight:
+        """Return the matrices [E, out, in] of a stack, which holds plain ones as [E, in, out]; of each this rank's part
+        of the rows (0) or columns (1)."""
+        count, columns, rows = shape = self._shapes[name]
+        method = self._spec.quantization
+        if method is not None and method.covers(name, shape):
+            stored = {ending: self._view(f"{name}{ending}") for ending in method.stored(name, shape)}
+            own = [{ending: tensor[expert] for ending, tensor in stored.items()} for expert in range(count)]
+            parts = [self._part(stored_weight(method, (rows, columns), one), split) for one in own]
+            whole = joined(parts, self._moved)
+            assert whole is not None
+            return whole
+        held = self._view(name, split=2 - split)
+        stack = self._empty(count, held.shape[2], held.shape[1])
+        for expert in range(count):
+            self._copy(stack[expert], held[expert].t().contiguous())
+            self._progress()
+        return stack
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._dtype, device=self._device)
@@ -178,8 +204,10 @@ class Loader:
         return ordered_heads(rows, head_dim, self._spec.rope.head_order(head_dim))
 
     def _output_bias(self, attention: str) -> Tensor:
-        bias = self._read(attention + "o_proj.bias")
-        # The ranks' outputs are summed, so only one rank adds the bias.
+        return self._added_once(self._read(attention + "o_proj.bias"))
+
+    def _added_once(self, bias: Tensor) -> Tensor:
+        """Return the bias on one rank: the ranks' outputs are summed."""
         return bias if self._shard.rank == 0 else torch.zeros_like(bias)
 
     def _whole(self, module: str, split: int | None = None) -> Weight:
@@ -208,10 +236,13 @@ class Loader:
         if method is None or method.is_made_on_loading or not self._covers(module, shape):
             return self._view(f"{module}.weight", split)
         stored = {ending: self._view(f"{module}.{ending}") for ending in method.stored(f"{module}.weight", shape)}
-        weight = stored_weight(method, shape, stored)
+        return self._part(stored_weight(method, shape, stored), split)
+
+    def _part(self, weight: QuantizedWeight, split: int | None) -> QuantizedWeight:
+        """Return this rank's part of the rows (0) or columns (1), or all of it."""
         if split is None or self._shard.size == 1:
             return weight
-        span = self._shard.span(shape[split])
+        span = self._shard.span(weight.shape[split])
         return weight.columns(*span) if split else weight.rows(*span)
 
     def _parts(self, module: str, sizes: tuple[int, ...]) -> list[Weight]:
@@ -262,19 +293,3 @@ class Loader:
         whole = self._view(name)
         parts = whole.split(sizes)
         return [part[slice(*self._shard.span(len(part)))] for part in parts]
-
-    def _view(self, name: str, split: int | None = None) -> Tensor:
-        path, stored, shape, _, part = self._found[name]
-        try:
-            if part is None and (split is None or self._shard.size == 1):
-                tensor: Tensor = self._files[path].get_tensor(stored)
-                return tensor
-            spans = [self._shard.span(extent) if at == split else (0, extent) for at, extent in enumerate(shape)]
-            held = self._files[path].get_slice(stored)
-            if part is not None:
-                matrix, row = part
-                spans = [(matrix, matrix + 1), (row + spans[0][0], row + spans[0][1]), spans[1]]
-            view: Tensor = held[tuple(slice(*span) for span in spans)]
-            return view if part is None else view.squeeze(0)
-        except (SafetensorError, ValueError) as error:
-            raise ModelError(f"tensor {name} in {path.name} cannot be read: {error}") from error

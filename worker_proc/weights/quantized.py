@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quartet.checkpoint.quantization import Layout, Quantization, WeightKind
-from worker_proc.weights import fp8, integers
+from worker_proc.weights import fp8, integers, mxfp4
 
 Join = Callable[[list[Tensor]], Tensor]
 """Returns several tensors' rows as one tensor."""
@@ -227,10 +227,25 @@ def _read_packed(method: Quantization, shape: tuple[int, int], stored: Mapping[s
     return _from_zeros(integers.eighths(stored["weight_packed"]), zeros, scale)
 
 
+def _dequantize_mxfp4(weight: QuantizedWeight) -> Tensor:
+    return mxfp4.dequantize(weight.codes, weight.scales["scale"])
+
+
+def _quantize_mxfp4(weight: Tensor, group: tuple[int, int]) -> QuantizedWeight:
+    codes, scale = mxfp4.quantize(weight)
+    return QuantizedWeight("mxfp4", (weight.shape[0], weight.shape[1]), group, codes, {"scale": scale})
+
+
+def _read_mxfp4(method: Quantization, shape: tuple[int, int], stored: Mapping[str, Tensor]) -> QuantizedWeight:
+    codes = stored["_blocks"].reshape(shape[0], -1)
+    return QuantizedWeight("mxfp4", shape, method.group, codes, {"scale": stored["_scales"]})
+
+
 FORMATS: dict[WeightKind, Format] = {
     "fp8": Format(_dequantize_fp8, _quantize_fp8),
     "int4": Format(_dequantize_integers, _quantize_int4),
     "int8": Format(_dequantize_integers, _quantize_int8),
+    "mxfp4": Format(_dequantize_mxfp4, _quantize_mxfp4),
 }
 READERS: dict[Layout, Callable[[Quantization, tuple[int, int], Mapping[str, Tensor]], QuantizedWeight]] = {
     "fp8": _read_fp8,
@@ -238,4 +253,5 @@ READERS: dict[Layout, Callable[[Quantization, tuple[int, int], Mapping[str, Tens
     "awq": _read_awq,
     "gptq": _read_gptq,
     "packed": _read_packed,
+    "mxfp4": _read_mxfp4,
 }

@@ -29,12 +29,33 @@ class Shard:
 @dataclass(frozen=True, slots=True)
 class ExpertTensors:
     """The experts of a layer. router [E, hidden]; gate_up [E, 2 I, hidden], rows of gate and up in turn; down
-    [E, hidden, I]; shared_gate [1, hidden] scores how much of the shared expert is added."""
+    [E, hidden, I]; quantised ones have the rows of all experts in one matrix. shared_gate [1, hidden] scores how much
+    of the shared expert is added. Biases [E], [E, 2 I] and [E, hidden]."""
 
     router: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Weight
+    down: Weight
     shared_gate: Tensor | None
+    router_bias: Tensor | None = None
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+    @property
+    def biases(self) -> tuple[Tensor, Tensor] | None:
+        """Those of the products, if there are any."""
+        return None if self.gate_up_bias is None or self.down_bias is None else (self.gate_up_bias, self.down_bias)
+
+    def expert(self, number: int) -> tuple[Weight, Weight]:
+        """Return gate_up [2 I, hidden] and down [hidden, I] of one expert."""
+        gate_up, down = (_matrix(one, number, len(self.router)) for one in (self.gate_up, self.down))
+        return gate_up, down
+
+
+def _matrix(stack: Weight, number: int, count: int) -> Weight:
+    if isinstance(stack, Tensor):
+        return stack[number]
+    rows = stack.shape[0] // count
+    return stack.rows(number * rows, (number + 1) * rows)
 
 
 @dataclass(frozen=True, slots=True)

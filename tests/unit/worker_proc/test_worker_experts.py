@@ -1,5 +1,6 @@
 """Experts: read from a checkpoint, by each rank its part; the torch loop against the sum over all experts."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.functional import silu
 from quartet.checkpoint.spec import parse_spec
 from worker_proc.ops.experts import TorchExperts
 from worker_proc.ops.interface import Branch
-from worker_proc.ops.linear import PlainMlp
+from worker_proc.ops.linear import PlainLinear, PlainMlp
 from worker_proc.tuning.linears import Linear, linears_of
 from worker_proc.weights.loader import Loader
 from worker_proc.weights.tensors import LayerTensors, Shard
@@ -31,7 +32,8 @@ def packed(config: dict[str, Any], layer: LayerTensors) -> Branch:
     assert spec is not None and layer.experts is not None
     if layer.gate_up is not None and layer.down is not None:
         shared = PlainMlp(layer.gate_up, layer.down, None)
-    return TorchExperts(spec, layer.experts, shared, None, lambda gate_up, down: PlainMlp(gate_up, down, None))
+    packing = partial(PlainMlp, all_reduce=None), partial(PlainLinear, all_reduce=None)
+    return TorchExperts(spec, layer.experts, shared, None, *packing)
 
 
 def expected(config: dict[str, Any], weights: dict[str, Tensor], x: Tensor) -> Tensor:

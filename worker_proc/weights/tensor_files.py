@@ -1,0 +1,43 @@
+"""The open weights files of a checkpoint, and the part of each tensor that a rank holds."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quartet.checkpoint.spec import ModelSpec
+from quartet.checkpoint.weight_files import check_tensors, find_tensors
+from quartet.wire.errors import ModelError
+from worker_proc.weights.tensors import Shard
+
+
+class TensorFiles:
+    """The tensors of `folder`, which are those of `spec`; the files are closed with `stack`. Raises ModelError."""
+
+    def __init__(self, folder: Path, spec: ModelSpec, shard: Shard, stack: ExitStack) -> None:
+        self._shard = shard
+        self._found = find_tensors(folder, spec)
+        check_tensors(self._found, spec)
+        paths = {tensor.path for tensor in self._found.values()}
+        try:
+            self._files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+        except SafetensorError as error:
+            raise ModelError(f"the weights in {folder} cannot be read: {error}") from error
+
+    def view(self, name: str, split: int | None = None) -> Tensor:
+        """Return a tensor on the host, or the shard's part of its extent `split`."""
+        path, stored, shape, _, part = self._found[name]
+        try:
+            if part is None and (split is None or self._shard.size == 1):
+                tensor: Tensor = self._files[path].get_tensor(stored)
+                return tensor
+            spans = [self._shard.span(extent) if at == split else (0, extent) for at, extent in enumerate(shape)]
+            held = self._files[path].get_slice(stored)
+            if part is not None:
+                matrix, row = part
+                spans = [(matrix, matrix + 1), (row + spans[0][0], row + spans[0][1]), spans[1]]
+            view: Tensor = held[tuple(slice(*span) for span in spans)]
+            return view if part is None else view.squeeze(0)
+        except (SafetensorError, ValueError) as error:
+            raise ModelError(f"tensor {name} in {path.name} cannot be read: {error}") from error
