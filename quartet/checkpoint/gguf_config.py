@@ -1,23 +1,20 @@
 """Derives config.json from the metadata of a GGUF file."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from quartet.checkpoint.config_fields import refuse_unserved
+from quartet.checkpoint.gguf_architectures import ARCHITECTURES, LOCAL_BASE, ROPE_FACTORS, WINDOW_PATTERN
 from quartet.checkpoint.gguf_ends import end_ids
 from quartet.checkpoint.gguf_fields import NEUTRAL
 from quartet.checkpoint.gguf_reader import GgufHeader
 from quartet.wire.errors import ModelError
 
-_ARCHITECTURES = {
-    "llama": ("LlamaForCausalLM", "llama"),
-    "mistral": ("MistralForCausalLM", "mistral"),
-    "qwen2": ("Qwen2ForCausalLM", "qwen2"),
-    "qwen3": ("Qwen3ForCausalLM", "qwen3"),
-}
-ROPE_FACTORS = "rope_freqs.weight"
+# The one Gemma 3 whose queries are not scaled by the size of a head, as llama.cpp tells it: by its layers.
+_GEMMA3_27B_LAYERS = 62
 _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_ORIGINAL = 1.0, 4.0, 8192
 
 
@@ -30,13 +27,14 @@ def hf_config(header: GgufHeader, rope_factors: list[float] | None) -> dict[str,
     if kind != "model":
         raise ModelError(f"the GGUF file holds no model but an {kind}")
     arch = header.metadata.get("general.architecture")
-    if not isinstance(arch, str) or arch not in _ARCHITECTURES:
-        raise ModelError(
-            f"the GGUF file holds a model of architecture {arch!r}; supported: {', '.join(_ARCHITECTURES)}"
-        )
-    fields = _Fields(header.metadata, arch)
-    refuse_unserved(header.metadata, {f"{arch}.{key}": values for key, values in NEUTRAL.items()}, "the GGUF file")
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise ModelError(f"the GGUF file holds a model of architecture {arch!r}; supported: {', '.join(ARCHITECTURES)}")
+    fields, honoured = _Fields(header.metadata, arch), ARCHITECTURES[arch].honoured
+    neutral = {f"{arch}.{key}": values for key, values in NEUTRAL.items() if key not in honoured}
+    refuse_unserved(header.metadata, neutral, "the GGUF file")
     config = _config(header, arch, fields)
+    if arch in _MORE:
+        config |= _MORE[arch](config, fields)
     scaling = _rope_scaling(fields, config, rope_factors)
     if scaling:
         config["rope_scaling"] = scaling
@@ -92,15 +90,14 @@ def _config(header: GgufHeader, arch: str, fields: _Fields) -> dict[str, Any]:
     metadata, tensors = header.metadata, header.tensors
     if "token_embd.weight" not in tensors:
         raise ModelError("the GGUF file lacks the tensor 'token_embd.weight'; download it again")
-    class_name, model_type = _ARCHITECTURES[arch]
     hidden, heads = fields.count("embedding_length"), fields.count("attention.head_count")
     head_dim = fields.count("attention.key_length", hidden // heads)
     fields.check("attention.value_length", head_dim)
     fields.check("rope.dimension_count", head_dim)
     ends = end_ids(metadata)
     return {
-        "architectures": [class_name],
-        "model_type": model_type,
+        "architectures": [ARCHITECTURES[arch].name],
+        "model_type": ARCHITECTURES[arch].model_type,
         "hidden_size": hidden,
         "intermediate_size": fields.count("feed_forward_length"),
         "num_hidden_layers": fields.count("block_count"),
@@ -124,6 +121,24 @@ def _config(header: GgufHeader, arch: str, fields: _Fields) -> dict[str, Any]:
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
     }
+
+
+def _gemma3_config(config: dict[str, Any], fields: _Fields) -> dict[str, Any]:
+    """Return what config.json of a Gemma 3 has beside the fields of all. Its rope_scaling is that of the layers without
+    a window, as in Hugging Face's older files; what the file leaves out is what llama.cpp takes."""
+    scalar = config["head_dim"]
+    if config["num_hidden_layers"] == _GEMMA3_27B_LAYERS:
+        scalar = config["hidden_size"] // config["num_attention_heads"]
+    return {
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": scalar,
+        "rope_local_base_freq": fields.number(LOCAL_BASE, 10000.0),
+        "sliding_window_pattern": fields.count(WINDOW_PATTERN, 6),
+    }
+
+
+_MORE: dict[str, Callable[[dict[str, Any], _Fields], dict[str, Any]]] = {"gemma3": _gemma3_config}
 
 
 def _rope_scaling(fields: _Fields, config: dict[str, Any], factors: list[float] | None) -> dict[str, Any] | None:

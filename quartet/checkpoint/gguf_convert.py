@@ -16,11 +16,12 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
+from quartet.checkpoint.gguf_architectures import ARCHITECTURES, ROPE_FACTORS, GgufArchitecture
 from quartet.checkpoint.gguf_blocks import Parts, divide_blocks
-from quartet.checkpoint.gguf_config import ROPE_FACTORS, hf_config
+from quartet.checkpoint.gguf_config import hf_config
 from quartet.checkpoint.gguf_ends import without_absent_ids
 from quartet.checkpoint.gguf_fields import check_tokenizer, recommended_sampling, unknown_keys
-from quartet.checkpoint.gguf_reader import GgufHeader, TensorInfo, read_header
+from quartet.checkpoint.gguf_reader import TensorInfo, read_header
 from quartet.checkpoint.gguf_tokenizer import build_tokenizer, tokenizer_config
 from quartet.checkpoint.model_folder import default_sampling
 from quartet.checkpoint.quantization import GGUF_FORMS
@@ -30,25 +31,8 @@ from quartet.checkpoint.weight_files import check_shapes
 from quartet.wire.errors import ModelError
 
 Rows = npt.NDArray[np.float32]
-
-_OUTER_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+Tensors = dict[str, TensorInfo]
+"""The tensors of the model by their Hugging Face names."""
 
 
 def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> None:
@@ -63,9 +47,11 @@ def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> N
     data = np.memmap(source, dtype=np.uint8, mode="r")
     factors = header.tensors.get(ROPE_FACTORS)
     config = hf_config(header, None if factors is None else _read_tensor(data, factors).tolist())
-    _check_tensors(header, config)
-    config["torch_dtype"] = _dtype_of_matrices(header)
-    kept = {_module(info): info.kind.name for info in header.tensors.values() if _is_kept(info)}
+    arch = ARCHITECTURES[header.metadata["general.architecture"]]
+    tensors = {arch.hf_name(info.name): info for info in header.tensors.values() if info.name != ROPE_FACTORS}
+    _check_tensors(tensors, config)
+    config["torch_dtype"] = _dtype_of_matrices(tensors)
+    kept = {_module(name): info.kind.name for name, info in tensors.items() if _is_kept(info)}
     if kept:
         config["quantization_config"] = {"quant_method": "gguf", "types": kept}
     generation = _generation_config(header.metadata, config)
@@ -77,17 +63,7 @@ def convert_gguf(source: Path, folder: Path, report: Callable[[str], None]) -> N
     _write_json(folder / "tokenizer_config.json", tokenizer_config(header.metadata, config["max_position_embeddings"]))
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation)
-    _write_weights(folder, data, header, config, report)
-
-
-def hf_name(name: str) -> str:
-    """Return the Hugging Face name of the GGUF tensor `name`; raises ModelError if there is none."""
-    if name in _OUTER_NAMES:
-        return _OUTER_NAMES[name]
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in _LAYER_NAMES:
-        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
-    raise ModelError(f"the GGUF file holds the tensor {name!r}, which no supported architecture has")
+    _write_weights(folder, data, tensors, (arch, config), report)
 
 
 def unpermute(rows: npt.NDArray[Any], num_heads: int) -> npt.NDArray[Any]:
@@ -96,12 +72,11 @@ def unpermute(rows: npt.NDArray[Any], num_heads: int) -> npt.NDArray[Any]:
     return rows.reshape(num_heads, pairs, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _check_tensors(header: GgufHeader, config: dict[str, Any]) -> None:
+def _check_tensors(tensors: Tensors, config: dict[str, Any]) -> None:
     """Raise ModelError unless the tensors are those of the model that `config` describes, of types that can be read."""
     spec = parse_spec(config, context_limit(config))
-    infos = [info for info in header.tensors.values() if info.name != ROPE_FACTORS]
-    check_shapes({hf_name(info.name): info.shape for info in infos}, spec, "its metadata")
-    for info in {info.kind: info for info in infos}.values():
+    check_shapes({name: info.shape for name, info in tensors.items()}, spec, "its metadata")
+    for info in {info.kind: info for info in tensors.values()}.values():
         _dequantise(np.zeros((1, GGML_QUANT_SIZES[info.kind][1]), np.uint8), info)
 
 
@@ -138,57 +113,61 @@ def _stored_dtype(info: TensorInfo) -> str:
     return {"F16": "float16", "BF16": "bfloat16"}.get(info.kind.name, "float32")
 
 
-def _dtype_of_matrices(header: GgufHeader) -> str:
+def _dtype_of_matrices(tensors: Tensors) -> str:
     """Return the dtype of all matrices, as config.json names it: float32 if they differ. Norms do not count."""
-    found = {_stored_dtype(info) for info in header.tensors.values() if len(info.shape) > 1}
+    found = {_stored_dtype(info) for info in tensors.values() if len(info.shape) > 1}
     return found.pop() if len(found) == 1 else "float32"
 
 
 def _write_weights(
     folder: Path,
     data: npt.NDArray[np.uint8],
-    header: GgufHeader,
-    config: dict[str, Any],
+    tensors: Tensors,
+    model: tuple[GgufArchitecture, dict[str, Any]],
     report: Callable[[str], None],
 ) -> None:
-    infos = [info for info in header.tensors.values() if info.name != ROPE_FACTORS]
-    is_permuted = header.metadata["general.architecture"] == "llama"
+    """Write the tensors of a model: of an architecture, with its config.json."""
+    arch, config = model
     num_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    stored = [(info, name, shape) for info in infos for name, shape in _stored_shapes(info).items()]
+    stored = [
+        (info, part, shape) for name, info in tensors.items() for part, shape in _stored_shapes(name, info).items()
+    ]
 
     @lru_cache(maxsize=1)
     def parts(info: TensorInfo) -> Parts:
-        found, part = _parts(data, info), info.name.split(".")[-2]
-        if is_permuted and part in num_heads:
-            return {name: unpermute(rows, num_heads[part]) for name, rows in found.items()}
+        found, kind = _parts(data, info), info.name.split(".")[-2]
+        if arch.is_permuted and kind in num_heads:
+            return {name: unpermute(rows, num_heads[kind]) for name, rows in found.items()}
+        if arch.has_added_one and kind.endswith("norm"):
+            return {name: rows - 1.0 for name, rows in found.items()}
         return found
 
     def load(index: int) -> npt.NDArray[Any]:
         if index % 64 == 0:
             report(f"converting tensor {index} of {len(stored)}")
-        info, name, shape = stored[index]
-        return as_stored(parts(info)[name], shape.dtype)
+        info, part, shape = stored[index]
+        return as_stored(parts(info)[part], shape.dtype)
 
     write_shards(folder, [shape for _, _, shape in stored], load)
 
 
 def _is_kept(info: TensorInfo) -> bool:
     """Return whether a tensor stays quantised."""
-    return info.kind.name in GGUF_FORMS and len(info.shape) == 2 and info.name != ROPE_FACTORS
+    return info.kind.name in GGUF_FORMS and len(info.shape) == 2
 
 
-def _module(info: TensorInfo) -> str:
-    return hf_name(info.name).removesuffix(".weight")
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
-def _stored_shapes(info: TensorInfo) -> dict[str, StoredShape]:
-    """Return what is stored of a tensor: a weight, or the parts of a quantised one."""
+def _stored_shapes(name: str, info: TensorInfo) -> dict[str, StoredShape]:
+    """Return what is stored of a tensor of that Hugging Face name: a weight, or the parts of a quantised one."""
     if not _is_kept(info):
-        return {"weight": StoredShape(hf_name(info.name), info.shape, _stored_dtype(info))}
+        return {"weight": StoredShape(name, info.shape, _stored_dtype(info))}
     sample = divide_blocks(np.zeros((1, info.size_bytes // info.shape[0]), np.uint8), info.kind.name)
     return {
-        name: StoredShape(f"{_module(info)}.{name}", (info.shape[0], part.shape[1]), str(part.dtype))
-        for name, part in sample.items()
+        part: StoredShape(f"{_module(name)}.{part}", (info.shape[0], numbers.shape[1]), str(numbers.dtype))
+        for part, numbers in sample.items()
     }
 
 

@@ -23,6 +23,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.value_length_mla": (0,),
     "attention.key_length_swa": (),
     "attention.value_length_swa": (),
+    "attention.sliding_window_pattern": (),
     "attn_logit_softcapping": (0,),
     "router_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
@@ -53,10 +54,9 @@ _READ = (
     *("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count", "rope.scaling.type"),
     *("rope.scaling.factor", "rope.scale_linear"),
 )
-# The embedding's rows say how many tokens there are. The context is held to the window, in whichever layers it is. The
-# settings of YaRN matter to YaRN alone, which is refused.
+# The embedding's rows say how many tokens there are. The settings of YaRN matter to YaRN alone, which is refused.
 _WITHOUT_EFFECT = (
-    *("vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon", "attention.sliding_window_pattern"),
+    *("vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon"),
     *("attention.group_norm_epsilon", "attention.group_norm_groups", "rope.scaling.original_context_length"),
     *("rope.scaling.finetuned", "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor"),
     *("rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),

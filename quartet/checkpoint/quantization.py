@@ -112,14 +112,18 @@ class Quantization:
 
     def held_bytes(self, name: str, shape: tuple[int, ...], item_bytes: int, is_cuda: bool) -> int:
         """Return the bytes of a linear in the worker, whose other numbers have `item_bytes`."""
-        form = self.form(name)
-        kind = self.kind if form is None else form.kind
-        if not is_kept_on(kind, is_cuda):
+        if not self.is_kept(name, is_cuda):
             return math.prod(shape) * item_bytes
-        if kind == "mxfp4":
+        form = self.form(name)
+        if form is None and self.kind == "mxfp4":
             return math.prod(shape) // 2 + math.prod(shape) // MX
         rows, columns = shape
         return _held_fp8(self, rows, columns) if form is None else _held_integers(form, rows, columns)
+
+    def is_kept(self, name: str, is_cuda: bool) -> bool:
+        """Return whether the worker computes from the codes of the linear whose weight has this name."""
+        form = self.form(name)
+        return is_kept_on(self.kind if form is None else form.kind, is_cuda)
 
     def form(self, name: str) -> GroupForm | None:
         """Return the form of the linear whose weight has this name; None if its codes are no integers."""

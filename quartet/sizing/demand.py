@@ -8,6 +8,7 @@ from quartet.sizing.model_bytes import (
     TRITON_SCRATCH_BYTES,
     cpu_kv_bytes,
     cuda_kv_bytes,
+    packed_head_bytes,
     page_bytes,
     rotary_bytes,
     slots_for_states,
@@ -64,8 +65,8 @@ class Demand:
         spec = self.spec
         if spec is None:
             return 0
-        copied = 0 if self.is_cuda or not spec.is_tied else spec.vocab_size * spec.hidden_size
-        return weight_bytes(spec, self.item_bytes, is_cuda=self.is_cuda) + copied * self.item_bytes
+        packed = 0 if self.is_cuda else packed_head_bytes(spec, self.item_bytes)
+        return weight_bytes(spec, self.item_bytes, is_cuda=self.is_cuda) + packed
 
     @property
     def kv(self) -> int:

@@ -31,6 +31,13 @@ def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1, is_cuda:
     return total // num_shards
 
 
+def packed_head_bytes(spec: ModelSpec, item_bytes: int) -> int:
+    """Return the bytes of a tied output layer, which a CPU packs apart from the embedding unless it keeps its codes."""
+    method, name, shape = spec.quantization, "model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size)
+    has_codes = method is not None and method.covers(name, shape) and method.is_kept(name, is_cuda=False)
+    return math.prod(shape) * item_bytes if spec.is_tied and not has_codes else 0
+
+
 def kv_item_bytes(kv_cache_dtype: str, item_bytes: int) -> int:
     """Return the bytes of a number in the KV cache by --kv-cache-dtype, where others have `item_bytes`."""
     return item_bytes if kv_cache_dtype == "auto" else 1
@@ -47,8 +54,10 @@ def state_bytes(spec: ModelSpec, item_bytes: int) -> int:
 
 
 def rotary_bytes(spec: ModelSpec, context_length: int) -> int:
-    """Return the most bytes of the float32 table of angles: it is made of parts that together are twice as large."""
-    return 3 * (context_length + 1) * spec.head_dim * 4
+    """Return the most bytes of the float32 tables of angles, one for each kind of rotation: the last one is made of
+    parts that together are twice as large."""
+    tables = len({kind.rope for kind in spec.kinds} - {None})
+    return (tables + 2) * (context_length + 1) * spec.head_dim * 4
 
 
 def cuda_kv_bytes(total_bytes: int, in_use_bytes: int, mem_fraction_static: float) -> int:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: raw `text`, or `messages` of a chat as (role, content), rendered with the model's own template."""
+    """One prompt: raw `text`, or `messages` of a chat as (role, content), rendered with the model's own template. With
+    `num_tokens` the text is cut to so many."""
 
     name: str
     text: str = ""
     messages: tuple[tuple[str, str], ...] = ()
+    num_tokens: int = 0
 
 
 _HARBOUR = """The harbour of Kestrel Bay was built in three stages. The first stage, finished in 1841, was a
@@ -101,3 +103,12 @@ PROMPTS = (
         ),
     ),
 )
+
+_STORY = _HARBOUR + _RULES + "\n" + "".join(_LETTERS.format(n=number) for number in range(1, 30))
+BASE_PROMPTS = (
+    *(prompt for prompt in PROMPTS if prompt.text and not prompt.name.startswith("harbour")),
+    Prompt("harbour_question", text=_HARBOUR + "\nQuestion: Why was the breakwater built?\nAnswer:"),
+    Prompt("cut_700", text=_STORY, num_tokens=700),
+    Prompt("cut_2000", text=_STORY, num_tokens=2000),
+)
+"""For a model without a chat template, whose window the last two cross."""

@@ -8,6 +8,8 @@ from kernels.cpu_elementwise import NormArguments, RotateArguments, norm_module,
 from kernels.cpu_jit import CompiledFunction
 from worker_proc.ops.interface import AttentionShape
 
+_NO_WINDOW = 1 << 62
+
 
 class CompiledOps:
     """Args: the attention's shape."""
@@ -46,15 +48,15 @@ class CompiledOps:
         arguments.first_kv = width - kv.numel() // (kv.shape[0] * kv.shape[1])
         self._rotate(arguments)
 
-    def decode(self, query: Tensor, kv: Tensor, table: Tensor, lengths: Tensor) -> Tensor:
+    def decode(self, query: Tensor, kv: Tensor, table: Tensor, lengths: Tensor, window: int) -> Tensor:
         """Return the attention [B, H * D] of one token a row: `query` [B, H * D], rows of a wider tensor; `table`
-        [B, pages] and `lengths` [B], both int64."""
+        [B, pages] and `lengths` [B], both int64; `window` as in LayerKind."""
         rows = query.shape[0]
         out, arguments = query.new_empty(query.shape), self._decode_arguments
         arguments.next_part, arguments.rows = 0, rows
         arguments.query, arguments.query_stride = query.data_ptr(), query.stride(0)
         arguments.kv, arguments.out = kv.data_ptr(), out.data_ptr()
         arguments.table, arguments.table_stride = table.data_ptr(), table.stride(0)
-        arguments.lengths = lengths.data_ptr()
+        arguments.lengths, arguments.window = lengths.data_ptr(), window or _NO_WINDOW
         self._decode(arguments, torch.get_num_threads())
         return out

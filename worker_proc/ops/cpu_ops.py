@@ -27,13 +27,14 @@ from worker_proc.weights.tensors import ExpertTensors
 
 @dataclass(frozen=True, slots=True)
 class DecodePlan:
-    """A step that only decodes: pages [B, n], context lengths [B] and slots [B] of its rows; angles [B, D] as in
-    LayerKind.cos_sin."""
+    """A step that only decodes: pages [B, n], context lengths [B] and slots [B] of its rows; angles [B, D] and window
+    as in LayerKind."""
 
     table: Tensor
     lengths: Tensor
     slots: Tensor
     angles: Tensor
+    window: int
 
 
 class CpuOps:
@@ -92,7 +93,7 @@ class CpuOps:
         """See Ops.allocate_kv."""
         is_compiled = self._compiled is not None and dtype == torch.float32
         shape = self._shape
-        is_plain = not (shape.softcap or shape.has_sinks or any(kind.window for kind in shape.kinds))
+        is_plain = not (shape.softcap or shape.has_sinks)
         self._can_attend = is_compiled and is_plain and not self._has_linear_attention
         return self._torch.allocate_kv(num_layers, num_pages, dtype)
 
@@ -104,8 +105,10 @@ class CpuOps:
         num_pages = -(-int(decode.context_lengths.max()) // self._shape.page_size)
         table = decode.page_table[:, :num_pages].long()
         rows = table, decode.context_lens.long(), batch.slot_mapping
-        kinds = self._shape.kinds
-        return [DecodePlan(*rows, kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin) for kind in kinds]
+        return [
+            DecodePlan(*rows, kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin, kind.window)
+            for kind in self._shape.kinds
+        ]
 
     def attention(
         self,
@@ -126,7 +129,7 @@ class CpuOps:
                 heads = part.reshape(len(part), -1, self._shape.head_dim)
                 part.copy_(self._compiled.rms_norm(heads, weight, norms.eps).view(part.shape))
         self._compiled.rotate_and_write(qkv, plan.angles, kv, plan.slots)
-        return self._compiled.decode(qkv[:, :num_q], kv, plan.table, plan.lengths)
+        return self._compiled.decode(qkv[:, :num_q], kv, plan.table, plan.lengths, plan.window)
 
     def gate(self, x: Tensor, gate: Tensor) -> Tensor:
         """See Ops.gate."""

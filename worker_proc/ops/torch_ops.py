@@ -62,7 +62,6 @@ class TorchOps:
         self._is_packed = self._is_cpu and can_prepack(dtype)
         self._scalars: dict[float, Tensor] = {}
         self._attention = TorchAttention(shape, dtype)
-        self._angles = {id(kind.cos_sin): _angles(kind.cos_sin) for kind in shape.kinds}
 
     def loaded(self, weight: Weight) -> Weight:
         """See Ops.loaded."""
@@ -115,15 +114,9 @@ class TorchOps:
     def plan(self, batch: ForwardBatch) -> list[TorchPlan]:
         """Gather rotation angles and compute pages and masks, once for all layers of a kind."""
         kinds = self._shape.kinds
-        angles = {id(kind.cos_sin): self._angles_at(batch.positions, kind) for kind in kinds}
+        angles = {id(kind.cos_sin): _angles(kind, batch.positions) for kind in kinds}
         plans = {window: self._attention.plan(batch, window) for window in {kind.window for kind in kinds}}
         return [TorchPlan(batch, *angles[id(kind.cos_sin)], plans[kind.window]) for kind in kinds]
-
-    def _angles_at(self, positions: Tensor, kind: LayerKind) -> tuple[Tensor, Tensor]:
-        cos, signed_sin = self._angles[id(kind.cos_sin)]
-        if not kind.is_rotated:
-            return cos, signed_sin
-        return cos.index_select(0, positions), signed_sin.index_select(0, positions)
 
     def attention(
         self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None
@@ -171,7 +164,7 @@ class TorchOps:
         heads.copy_((wide * plan.cos).add_(rotated))
 
 
-def _angles(cos_sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and signed sines [positions, 1, D] of a table."""
-    cos, sin = cos_sin.chunk(2, dim=-1)
+def _angles(kind: LayerKind, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and signed sines [T, 1, D] of the positions [T], or of all where nothing is rotated."""
+    cos, sin = (kind.cos_sin.index_select(0, positions) if kind.is_rotated else kind.cos_sin).chunk(2, dim=-1)
     return torch.cat((cos, cos), dim=-1).unsqueeze(1), torch.cat((-sin, sin), dim=-1).unsqueeze(1)

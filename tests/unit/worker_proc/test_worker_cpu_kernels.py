@@ -62,19 +62,21 @@ def test_a_token_does_not_depend_on_the_others_nor_on_threads(monkeypatch):
     assert torch.equal(together, linear(x))
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 16), (4, 1, 128)])
-def test_decode_attention_matches_softmax(heads, kv_heads, head_dim):
+@pytest.mark.parametrize("window", [0, 64])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 16), (4, 1, 256)])
+def test_decode_attention_matches_softmax(heads, kv_heads, head_dim, window):
     compiled = CompiledOps(AttentionShape(heads, kv_heads, head_dim, 16, head_dim**-0.5, (LayerKind(torch.zeros(1)),)))
     lengths = [1, 7, 8, 63, 64, 65, 150]
     table = torch.randint(0, 40, (len(lengths), 10), generator=torch.Generator().manual_seed(1))
     kv, wide = random_inputs(40, 16, 2, kv_heads, head_dim), random_inputs(len(lengths), 2 * heads * head_dim) * 3
     query = wide[:, : heads * head_dim]
-    found = compiled.decode(query, kv, table, torch.tensor(lengths))
+    found = compiled.decode(query, kv, table, torch.tensor(lengths), window)
     for row, length in enumerate(lengths):
-        keys, values = kv[table[row]].reshape(-1, 2, kv_heads, head_dim)[:length].permute(1, 2, 0, 3)
-        grouped = query[row].view(kv_heads, -1, head_dim)
-        weights = torch.softmax(grouped @ keys.transpose(1, 2) * head_dim**-0.5, dim=-1)
-        assert torch.allclose(found[row].view(grouped.shape), weights @ values, atol=2e-6)
+        first = max(0, length - window) if window else 0
+        keys, values = kv[table[row]].reshape(-1, 2, kv_heads, head_dim)[first:length].permute(1, 2, 0, 3)
+        grouped = query[row].view(kv_heads, -1, head_dim).double()
+        weights = torch.softmax(grouped @ keys.double().transpose(1, 2) * head_dim**-0.5, dim=-1)
+        assert torch.allclose(found[row].view(grouped.shape).double(), weights @ values.double(), atol=2e-6)
 
 
 def test_norm_and_rotation_match_torch():

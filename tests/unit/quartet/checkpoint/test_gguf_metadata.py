@@ -112,6 +112,7 @@ def test_linear_rotary_scaling_is_read_as_llama_cpp_reads_it(
         ("rope.scaling.alpha", 1000.0),
         ("rope.dimension_sections", [4, 2, 2, 0]),
         ("rope.freq_base_swa", 1000000.0),
+        ("attention.sliding_window_pattern", 2),
         ("rope.freq_base", 0.0),
         ("attention.value_length", HEAD * 2),
         ("attention.head_count_kv", [2, 1]),
