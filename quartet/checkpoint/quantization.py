@@ -116,7 +116,7 @@ class Quantization:
             return math.prod(shape) * item_bytes
         form = self.form(name)
         if form is None and self.kind == "mxfp4":
-            return math.prod(shape) // 2 + math.prod(shape) // MX
+            return _held_mxfp4(math.prod(shape), is_cuda)
         rows, columns = shape
         return _held_fp8(self, rows, columns) if form is None else _held_integers(form, rows, columns)
 
@@ -133,7 +133,7 @@ class Quantization:
 
 
 _KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8", "mxfp4"})
-_KEPT_ON_CPU: frozenset[WeightKind] = frozenset({"int4", "int8"})
+_KEPT_ON_CPU: frozenset[WeightKind] = frozenset({"int4", "int8", "mxfp4"})
 
 
 def is_kept_on(kind: WeightKind, is_cuda: bool) -> bool:
@@ -228,6 +228,11 @@ def _held_fp8(method: Quantization, rows: int, columns: int) -> int:
 def _held_integers(form: GroupForm, rows: int, columns: int) -> int:
     groups = columns // form.group if form.group else 1
     return rows * columns * form.bits // 8 + 4 * rows * groups * (1 + form.has_minimum)
+
+
+def _held_mxfp4(numbers: int, is_cuda: bool) -> int:
+    """On a CPU codes become bytes and scales float32."""
+    return numbers // 2 + numbers // MX if is_cuda else numbers + 4 * numbers // MX
 
 
 def _is_named(module: str, pattern: str) -> bool:

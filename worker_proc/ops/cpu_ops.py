@@ -21,7 +21,7 @@ from worker_proc.ops.grouped import GroupedLinear
 from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear, LinearState, LinearWeights
 from worker_proc.ops.quantized import QuantizedMlp
 from worker_proc.ops.torch_ops import TorchOps, TorchPlan
-from worker_proc.weights.quantized import QuantizedWeight, Weight
+from worker_proc.weights.quantized import QuantizedWeight, Weight, mxfp4_as_bytes
 from worker_proc.weights.tensors import ExpertTensors
 
 
@@ -51,7 +51,9 @@ class CpuOps:
         self._can_attend = False
 
     def loaded(self, weight: Weight) -> Weight:
-        """See Ops.loaded."""
+        """See Ops.loaded. Of MXFP4 the CPU computes in whole numbers of 8 bits."""
+        if isinstance(weight, QuantizedWeight) and weight.kind == "mxfp4":
+            return mxfp4_as_bytes(weight)
         return self._torch.loaded(weight)
 
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:

@@ -19,9 +19,21 @@ _LARGEST_EXPONENT = 2
 
 def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
     """Return the numbers [out, in] float32 of codes [out, in / 2] and scales [out, in / MX], both uint8; exactly."""
+    return torch.ldexp(_numbers(codes), scale.int().unsqueeze(-1) - _BIAS).view(codes.shape[0], -1)
+
+
+def _numbers(codes: Tensor) -> Tensor:
+    """Return what the codes stand for without their scales, [out, in / MX, MX]."""
     numbers = torch.tensor((*MAGNITUDES, *(-one for one in MAGNITUDES)), device=codes.device)
     pairs = torch.stack((codes & 15, codes >> 4), dim=-1).view(codes.shape[0], -1, MX)
-    return torch.ldexp(numbers[pairs.int()], scale.int().unsqueeze(-1) - _BIAS).view(codes.shape[0], -1)
+    return numbers[pairs.int()]
+
+
+def as_integers(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integers [out, in] int8 and scales [out, in / MX] float32 whose products are the same numbers: twice the
+    magnitudes are whole."""
+    integers = (2 * _numbers(codes)).to(torch.int8).view(codes.shape[0], -1)
+    return integers, torch.ldexp(torch.full_like(scale, 0.5, dtype=torch.float32), scale.int() - _BIAS)
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:

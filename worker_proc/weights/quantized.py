@@ -150,6 +150,12 @@ def integers_as_bytes(weight: QuantizedWeight, group: int, has_minimum: bool) ->
     return QuantizedWeight("int8", weight.shape, (1, group), integers.unpacked(weight.codes), scales)
 
 
+def mxfp4_as_bytes(weight: QuantizedWeight) -> QuantizedWeight:
+    """Return a weight in MXFP4 with the same numbers in codes of 8 bits and scales of float32."""
+    codes, scale = mxfp4.as_integers(weight.codes, weight.scales["scale"])
+    return QuantizedWeight("int8", weight.shape, weight.group, codes, {"scale": scale})
+
+
 def _dequantize_fp8(weight: QuantizedWeight) -> Tensor:
     return fp8.dequantize(weight.codes, weight.scales["scale"], weight.group)
 

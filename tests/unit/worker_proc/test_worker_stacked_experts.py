@@ -10,7 +10,10 @@ import torch
 from tiny_models import CONTEXT, TINY, make_weights, write_folder
 from torch import Tensor
 
+from quartet.checkpoint.quantization import has_cpu_compiler
 from quartet.checkpoint.spec import parse_spec
+from worker_proc.models.attention_shape import attention_shape
+from worker_proc.ops.cpu_ops import CpuOps
 from worker_proc.ops.experts import TorchExperts
 from worker_proc.ops.interface import Branch, Linear
 from worker_proc.ops.linear import PlainLinear
@@ -18,7 +21,7 @@ from worker_proc.ops.quantized import DequantizingLinear
 from worker_proc.weights import mxfp4
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
-from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
+from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized, mxfp4_as_bytes
 from worker_proc.weights.shared import map_weights, share
 from worker_proc.weights.tensors import ExpertTensors, LayerTensors, ModelTensors, Shard
 
@@ -155,6 +158,24 @@ def test_every_code_and_scale_is_exact() -> None:
     assert torch.equal(found.double(), exact)
     again = mxfp4.dequantize(*mxfp4.quantize(found[3:250]))
     assert torch.equal(again, found[3:250])
+
+
+def test_the_cpu_computes_from_integers_with_the_same_numbers() -> None:
+    scales = torch.arange(3, 250, dtype=torch.uint8).unsqueeze(1).repeat(1, 16)
+    weight = QuantizedWeight("mxfp4", (247, 512), (1, 32), torch.arange(256, dtype=torch.uint8).repeat(247, 1),
+                             {"scale": scales})  # fmt: skip
+    held = mxfp4_as_bytes(weight)
+    assert held.codes.dtype == torch.int8
+    assert torch.equal(dequantized(held, torch.float32), dequantized(weight, torch.float32))
+    shape, method = (4, 512, 247), parse_spec(PACKED, CONTEXT).quantization
+    assert method is not None
+    assert method.held_bytes("experts.down_proj", shape, 4, is_cuda=True) == 4 * weight.nbytes
+    if has_cpu_compiler():
+        assert method.held_bytes("experts.down_proj", shape, 4, is_cuda=False) == 4 * held.nbytes
+    x, part = torch.randn(3, 512, generator=torch.Generator().manual_seed(1)), weight.rows(104, 128)
+    pytest.importorskip("llvmlite")
+    y = CpuOps(attention_shape(parse_spec(PACKED, CONTEXT), Shard(), 16, CONTEXT, CPU), torch.float32).linear(part)
+    torch.testing.assert_close(y(x), x @ dequantized(part, torch.float32).T, rtol=1e-5, atol=1e-5)
 
 
 def test_numbers_become_the_nearest_that_their_group_has() -> None:
