@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from quartet.checkpoint.spec import read_spec
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "models"
 TITLES = {"qwen3-0.6b": "Qwen3-0.6B", "llama-3.1-8b": "Llama-3.1-8B"}
@@ -24,19 +26,22 @@ class Dimensions(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """The sizes of a model's experts."""
+    """The sizes of a model's experts, and whether their weights are in MXFP4."""
 
     hidden: int
     width: int
     count: int
     top_k: int
+    is_mxfp4: bool
 
 
 def experts(model: str) -> Experts:
     """Return the sizes of the experts of a model below benchmarks/models that has some."""
-    config = json.loads((FOLDER / model / "config.json").read_text())
-    sizes = (config[name] for name in ("hidden_size", "moe_intermediate_size", "num_experts", "num_experts_per_tok"))
-    return Experts(*sizes)
+    spec = read_spec(FOLDER / model, 4096)
+    if spec.experts is None:
+        raise ValueError(f"{model} has no experts")
+    sizes = spec.hidden_size, spec.experts.width, spec.experts.count, spec.experts.top_k
+    return Experts(*sizes, is_mxfp4=spec.quantization is not None)
 
 
 def dimensions(model: str) -> Dimensions:

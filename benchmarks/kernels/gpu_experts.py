@@ -20,6 +20,7 @@ from benchmarks.report import describe_host, write_json
 from kernels.expert_linear import ExpertTile, experts_down, experts_hidden
 from kernels.expert_routing import Routing, route, router_scores
 from kernels.expert_tiles import ExpertTiles, expert_tiles
+from kernels.mxfp4 import GROUP, Mxfp4
 from kernels.norm import add_rms_norm
 from worker_proc.compilation import compile_ahead
 from worker_proc.tuning.timing import graph_us
@@ -43,8 +44,9 @@ class Case:
 
         self.x = [normal(rows, size.hidden) for _ in range(CALLS)]
         self.router = [normal(size.count, size.hidden) / size.hidden**0.5 for _ in range(LAYERS)]
-        self.gate_up = [normal(size.count, 2 * size.width, size.hidden).div_(50) for _ in range(LAYERS)]
-        self.down = [normal(size.count, size.hidden, size.width).div_(50) for _ in range(LAYERS)]
+        stack = _codes if size.is_mxfp4 else lambda *shape: normal(*shape).div_(50)
+        self.gate_up = [stack(size.count, 2 * size.width, size.hidden) for _ in range(LAYERS)]
+        self.down = [stack(size.count, size.hidden, size.width) for _ in range(LAYERS)]
         self.norm = torch.ones(size.hidden, dtype=BF16, device="cuda")
         self.dtype = torch.float32 if rows <= FEW_ROWS else BF16
 
@@ -67,7 +69,7 @@ class Case:
         for at in range(CALLS):
             tiles = self.routing(at, 16).tiles
             touched += len(tiles[tiles[:, 2] > 0, 0].unique())
-        expert_bytes = 3 * size.width * size.hidden * 2
+        expert_bytes = 3 * size.width * size.hidden * (17 / 32 if size.is_mxfp4 else 2)
         return (touched / CALLS * expert_bytes + size.count * size.hidden * 2) / READ_GB_PER_S / 1e3
 
     def flops(self) -> float:
@@ -79,8 +81,18 @@ class Case:
         size, pairs = self.size, self.rows * self.size.top_k
         x = torch.randn((pairs, size.hidden), dtype=BF16, device="cuda")
         h = torch.randn((pairs, size.width), dtype=BF16, device="cuda")
-        gate_up, down = self.gate_up[0][0], self.down[0][0]
+        gate_up = torch.randn((2 * size.width, size.hidden), dtype=BF16, device="cuda")
+        down = torch.randn((size.hidden, size.width), dtype=BF16, device="cuda")
         return graph_us(lambda _: (torch.mm(x, gate_up.t()), torch.mm(h, down.t())), 4)
+
+
+def _codes(*shape: int) -> Mxfp4:
+    """Return random codes of a stack, whose numbers are about as large as plain ones."""
+    codes, scales = (
+        torch.randint(low, high, (*shape[:-1], shape[-1] // numbers), dtype=torch.uint8, device="cuda")
+        for low, high, numbers in ((0, 256, 2), (118, 122, GROUP))
+    )
+    return Mxfp4(codes, scales)
 
 
 class Trial(NamedTuple):
@@ -93,6 +105,9 @@ class Trial(NamedTuple):
 
 def candidates(rows: int, size: Any) -> Iterator[Trial]:
     """Yield the tiles to try: the weight first where an expert has few rows, the tokens first where it has many."""
+    if size.is_mxfp4:
+        yield from _candidates_of_mxfp4()
+        return
     average = rows * size.top_k / size.count
     shapes: list[tuple[int, int, int, int, int]] = []
     if average <= 40:
@@ -108,6 +123,15 @@ def candidates(rows: int, size: Any) -> Iterator[Trial]:
         tiles += [(m, ExpertTile(n, k, warps, stages, False)) for m, n, k, warps, stages in wide]
     for product, (block_m, tile) in itertools.product(("hidden", "down"), tiles):
         yield Trial(product, block_m, tile)
+
+
+def _candidates_of_mxfp4() -> Iterator[Trial]:
+    """Yield tiles in which the weight is the left operand."""
+    for product, block_m, (n, k), stages in itertools.product(
+        ("hidden", "down"), (16, 32, 64, 128), ((64, 64), (64, 128), (128, 32), (128, 64), (128, 128)), (3, 4, 5)
+    ):
+        for warps in (4, 8) if n == 128 else (4,):
+            yield Trial(product, block_m, ExpertTile(n, k, warps, stages, True))
 
 
 def runner(case: Case, trial: Trial) -> Callable[[int], Any]:
@@ -137,7 +161,7 @@ def swept(case: Case) -> list[dict[str, Any]]:
 def measured(case: Case) -> dict[str, Any]:
     """Time the block with the tiles of the table, and its parts alone."""
     size, rows = case.size, case.rows
-    tiles = expert_tiles(rows, size.top_k, size.count, BF16)
+    tiles = expert_tiles(rows, size.top_k, size.count, BF16, size.is_mxfp4)
     scores = [router_scores(case.x[at], case.router[at % LAYERS]) for at in range(CALLS)]
     row = {"rows": rows, "floor": case.floor_us(), "block": graph_us(lambda at: case.block(at, tiles), CALLS)}
     row["scores"] = graph_us(lambda at: router_scores(case.x[at % CALLS], case.router[at % LAYERS]), CALLS)
@@ -165,7 +189,7 @@ def main() -> None:
     def launch_all() -> None:
         for rows in options.rows:
             case = Case(options.model, rows)
-            case.block(0, expert_tiles(rows, case.size.top_k, case.size.count, BF16))
+            case.block(0, expert_tiles(rows, case.size.top_k, case.size.count, BF16, case.size.is_mxfp4))
             for trial in candidates(rows, case.size) if options.sweep else ():
                 runner(case, trial)(0)
 

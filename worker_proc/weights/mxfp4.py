@@ -44,6 +44,6 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     exponent = exponent.clamp(-_BIAS, _BIAS)
     scaled = torch.ldexp(groups, -exponent.unsqueeze(-1))
     middles = torch.tensor([(a + b) / 2 for a, b in pairwise(MAGNITUDES)], device=weight.device)
-    codes = torch.bucketize(scaled.abs(), middles) | (scaled < 0).int() << 3
+    codes = torch.bucketize(scaled.abs(), middles, out_int32=True) | (scaled < 0).int() << 3
     pairs = codes.to(torch.uint8).view(weight.shape[0], -1, 2)
     return pairs[..., 0] | pairs[..., 1] << 4, (exponent + _BIAS).to(torch.uint8)
