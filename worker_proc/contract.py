@@ -5,6 +5,7 @@ Nothing here imports torch, so that a simulated worker never loads it.
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from quartet.wire.frames import Step, StepResult
@@ -27,6 +28,15 @@ class Capacity:
     device: str
     mixed_tokens: int = 0
     has_states: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of `size` ranks of the worker a process is, and the file by which those of one epoch find each other."""
+
+    rank: int
+    size: int
+    meeting: Path
 
 
 class InFlightStep(Protocol):
@@ -56,8 +66,15 @@ class Start(Enum):
 class Runner(Protocol):
     """Runs steps on one device. Used by one thread."""
 
-    capacity: Capacity
-    grammars: "GrammarCompiler"
+    @property
+    def capacity(self) -> Capacity:
+        """Its limits; the page count is the one it can hold, until `allocate` fixes it."""
+        ...
+
+    @property
+    def grammars(self) -> "GrammarCompiler":
+        """What compiles the grammars of requests."""
+        ...
 
     @property
     def late_compiles(self) -> int:

@@ -12,6 +12,7 @@ from quartet.runtime.core import Metrics, Sent
 from quartet.wire.frames import WorkerInbound
 from worker_proc.contract import Runner
 from worker_proc.core import WARM_UP_DEADLINE_S, WorkerCore, WorkerCounters
+from worker_proc.leading_runner import leading
 
 IDLE_POLL_S = 0.05
 IDLE_DEADLINE_S = 10.0
@@ -76,6 +77,8 @@ class Executor:
         context.set_phase("loading weights", LOAD_DEADLINE_S)
         self._runner = self._make_runner()
         self._runner.grammars.start_thread()
+        if context.config.worker.tp_size > 1:
+            self._runner = leading(self._runner, context.config.worker.tp_size, self._link.send)
         if self._hold is not None:
             self._runner.load_kernels()
             context.set_phase("standing by")

@@ -15,11 +15,11 @@ _FREEING_LIMIT_S, _FREEING_POLL_S = 3.0, 0.02
 
 def pool_bytes(config: WorkerConfig, device: torch.device, is_empty: bool = False) -> int:
     """Return the bytes for KV and the states of slots: on CUDA, `mem_fraction_static` of the GPU's memory less what is
-    in use, and on the CPU a quarter of the available memory, at most 2 GiB.
+    in use, and on the CPU a quarter of the available memory, at most 2 GiB, of which every rank has its share.
 
     `is_empty` has what is in use on CUDA count as free: it belongs to the worker whose place this one may take."""
     if device.type != "cuda":
-        return cpu_kv_bytes(host_memory().available_bytes)
+        return cpu_kv_bytes(host_memory().available_bytes) // config.tp_size
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     return cuda_kv_bytes(total_bytes, 0 if is_empty else total_bytes - free_bytes, config.mem_fraction_static)
 

@@ -25,7 +25,7 @@ from quartet.sizing.model_bytes import (
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache, share_triton_hash
-from worker_proc.contract import Capacity, Start
+from worker_proc.contract import Capacity, Place, Start
 from worker_proc.grammar.compiler import GrammarCompiler
 from worker_proc.kv_pool import count_pages, pool_bytes, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
@@ -34,23 +34,17 @@ from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
 from worker_proc.ops.linear import can_prepack
 from worker_proc.ops.torch_ops import TorchOps
-from worker_proc.prefill_graph_runner import TOKEN_SIZES
+from worker_proc.ranks import Ranks
 from worker_proc.runner import ModelRunner
 from worker_proc.sampler import Sampler
+from worker_proc.step_sizes import max_graph_tokens, mixed_tokens
 from worker_proc.weights.cuda_ipc import SharingError
 from worker_proc.weights.dummy import dummy_tensors
 from worker_proc.weights.loader import Loader
 from worker_proc.weights.shared import share, write_manifest
 from worker_proc.weights.tensors import ModelTensors, Shard
 
-# Measured on an H100 and its host: time to launch a layer's kernels, and FLOP/s of linears over a few hundred tokens.
-_LAUNCH_S_PER_LAYER = 1e-3
-_FLOPS = 5e14
 GIB = 1 << 30
-_MIN_GRAPH_TOKENS, _MAX_GRAPH_TOKENS = 128, 4096
-# How long prompts may pause the decode rows of their step, by _FLOPS.
-_MIXED_STEP_S = 0.04
-_MIN_MIXED_TOKENS = 512
 
 
 def load_tensors(
@@ -98,6 +92,7 @@ def load_runner(
     start: Start = Start.FIRST,
     map_weights: Callable[[torch.device], ModelTensors] | None = None,
     run_dir: Path | None = None,
+    place: Place | None = None,
 ) -> ModelRunner:
     """Return a runner whose weights are loaded and whose KV pool is sized but not allocated.
 
@@ -106,17 +101,21 @@ def load_runner(
         start: what it does before it is ready; the pool of a standby is not sized yet.
         map_weights: returns the weights that another process holds; without, they are read from the files.
         run_dir: of the launch, for what its workers share.
+        place: of this rank, if there are several; the capacity is then that of the rank that can hold least.
 
     Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine."""
     model = config.require_model()
-    shard = Shard()
+    if config.worker.tp_size > 1 and place is None:
+        raise ConfigError(f"--tp-size {config.worker.tp_size} takes a process for each rank: use quartet serve")
     spec = read_spec(Path(model.folder), model.context_length, config.model.quantization)
     check_settings(config, spec)
-    device = choose_device(config.worker)
+    shard = Shard() if place is None else Shard(place.rank, place.size)
+    device = choose_device(config.worker, shard.rank)
     dtype = choose_dtype(config.model, spec, device)
     kv_dtype = choose_kv_dtype(config.worker, dtype, device)
     _set_threads(config.worker)
     _check_memory(spec, shard, dtype, device, model.context_length)
+    ranks = None if place is None else Ranks(place, device)
     with torch.inference_mode():
         ops = choose_ops(config.worker, spec, shard, dtype, device, model.context_length)
         if run_dir is not None and ops.name == "triton":
@@ -125,24 +124,25 @@ def load_runner(
             tensors = load_tensors(config, spec, shard, dtype, device, progress)
         else:
             tensors = map_weights(device)
-        decoder = Decoder(spec, ops, tensors, shard)
+        decoder = Decoder(spec, ops, tensors, shard, ranks)
+    if ranks is not None:
+        # Ranks that start differently would warm up by different steps.
+        start = Start.RECOVERY if ranks.least(int(start is Start.RECOVERY)) else Start.FIRST
     if start is Start.RECOVERY:
         wait_for_memory(device)
     is_empty = start is Start.STANDBY
     slots = _slots(config, spec, dtype, device, is_empty)
     pages = partial(_count_pages, config, spec, shard, dtype, device, slots)
-    capacity = _capacity(config, spec, pages(is_empty=is_empty), slots, device)
+    page_count = pages(is_empty=is_empty) if ranks is None else ranks.least(pages())
+    capacity = _capacity(config, spec, shard, page_count, slots, device)
     sampler = Sampler(capacity.max_slots, spec.vocab_size, model.context_length, model.eos_token_ids, device)
-    facts: dict[str, str | int | float] = {
-        "device": _device_name(device),
-        "dtype": str(dtype).removeprefix("torch."),
-        "attention": ops.name,
-        **({} if kv_dtype == dtype else {"kv_cache": config.worker.kv_cache_dtype}),
-    }
+    facts = _facts(shard, dtype, device, ops)
+    if kv_dtype != dtype:
+        facts["kv_cache"] = config.worker.kv_cache_dtype
     if spec.linear is not None:
-        facts["slots"], facts["state_bytes_per_slot"] = slots, state_bytes(spec, dtype.itemsize)
+        facts |= {"slots": slots, "state_bytes_per_slot": state_bytes(spec, dtype.itemsize)}
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
-    tokens = _max_graph_tokens(spec, shard)
+    tokens = max_graph_tokens(spec, shard)
     grammars = GrammarCompiler(partial(load_grammar_tokenizer, config))
     loaded = LoadedModel(decoder, ops, sampler, device, dtype, kv_dtype, rows, tokens, facts, pages, grammars)
     return ModelRunner(loaded, capacity, progress, start)
@@ -154,6 +154,7 @@ def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: tor
     The table is made of parts that together are twice as large."""
     is_cuda = device.type == "cuda"
     needed = weight_bytes(spec, dtype.itemsize, shard.size, is_cuda) + rotary_bytes(spec, context_length)
+    needed *= 1 if is_cuda else shard.size
     present = torch.cuda.mem_get_info(device)[1] if is_cuda else host_memory().total_bytes
     if needed > present:
         raise ModelError(
@@ -162,11 +163,15 @@ def _check_memory(spec: ModelSpec, shard: Shard, dtype: torch.dtype, device: tor
         )
 
 
-def choose_device(config: WorkerConfig) -> torch.device:
-    """Return the device; raises ConfigError if CUDA is requested and there is no CUDA device."""
+def choose_device(config: WorkerConfig, rank: int = 0) -> torch.device:
+    """Return the device of a rank; raises ConfigError if CUDA is requested and there is no such CUDA device."""
     has_cuda = torch.cuda.is_available() if config.device != "cpu" else False
     if config.device == "cuda" and not has_cuda:
         raise ConfigError("device cuda: torch finds no CUDA device; give --device cpu or install the CUDA build")
+    if has_cuda and rank:
+        if rank >= torch.cuda.device_count():
+            raise ConfigError(f"--tp-size: rank {rank} has no GPU; torch finds {torch.cuda.device_count()}")
+        torch.cuda.set_device(rank)
     return torch.device("cuda", torch.cuda.current_device()) if has_cuda else torch.device("cpu")
 
 
@@ -245,7 +250,9 @@ def _slots(config: Config, spec: ModelSpec, dtype: torch.dtype, device: torch.de
     return slots_for_states(most, pool_bytes(config.worker, device, is_empty), state_bytes(spec, dtype.itemsize))
 
 
-def _capacity(config: Config, spec: ModelSpec, page_count: int, slots: int, device: torch.device) -> Capacity:
+def _capacity(
+    config: Config, spec: ModelSpec, shard: Shard, page_count: int, slots: int, device: torch.device
+) -> Capacity:
     model, page_size = config.require_model(), config.worker.page_size
     return Capacity(
         page_size=page_size,
@@ -254,30 +261,19 @@ def _capacity(config: Config, spec: ModelSpec, page_count: int, slots: int, devi
         vocab_size=spec.vocab_size,
         context_length=model.context_length,
         device=_device_name(device),
-        mixed_tokens=_mixed_tokens(spec, Shard()) if device.type == "cuda" else 0,
+        mixed_tokens=mixed_tokens(spec, shard) if device.type == "cuda" else 0,
         has_states=spec.linear is not None,
     )
 
 
-def _max_graph_tokens(spec: ModelSpec, shard: Shard) -> int:
-    """Return about how many prefill tokens take the device as long as the host takes to launch a step's kernels."""
-    tokens = _tokens_in(spec.num_layers * _LAUNCH_S_PER_LAYER, spec, shard)
-    # Beyond, launches of a step with decode rows would still be late behind a short decode step.
-    return max(_MIN_GRAPH_TOKENS, min(_MAX_GRAPH_TOKENS, max(tokens, _mixed_tokens(spec, shard))))
-
-
-def _mixed_tokens(spec: ModelSpec, shard: Shard) -> int:
-    """Return the tokens of a step of at most _MIXED_STEP_S: a size of the graphs, which linears compute fast."""
-    most = max(_MIN_MIXED_TOKENS, _tokens_in(_MIXED_STEP_S, spec, shard))
-    return max(size for size in TOKEN_SIZES if size <= most)
-
-
-def _tokens_in(seconds: float, spec: ModelSpec, shard: Shard) -> int:
-    """Return how many tokens the linears compute in that time."""
-    attention = 2 * spec.hidden_size * spec.head_dim * (spec.num_heads + spec.num_kv_heads)
-    widths = sum(map(spec.active_width, range(spec.num_layers)))
-    weights = (spec.num_layers * attention + 3 * spec.hidden_size * widths) // shard.size
-    return max(1, int(seconds * _FLOPS / (2 * weights)))
+def _facts(shard: Shard, dtype: torch.dtype, device: torch.device, ops: Ops) -> dict[str, str | int | float]:
+    """Return what the ready line says of any model."""
+    name = _device_name(device)
+    return {
+        "device": name if shard.size == 1 else f"{shard.size} x {name}",
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": ops.name,
+    }
 
 
 def _is_interpreting() -> bool:

@@ -1,4 +1,4 @@
-"""The worker process: starts the executor thread, reports its metrics, ends with it.
+"""The worker process, or one of its ranks: starts the executor thread, reports its metrics, ends with it.
 
 The main loop only sends heartbeats and metrics, so that a long step never looks like a dead process. A standby is the
 same process, whose executor is held back until the process gets the place of a worker that has died.
@@ -14,8 +14,9 @@ from pathlib import Path
 from quartet.runtime.context import Context, Facts
 from quartet.runtime.core import Metrics
 from quartet.wire.ids import Role
-from worker_proc.contract import Runner, Start
+from worker_proc.contract import Place, Runner, Start
 from worker_proc.executor import Executor
+from worker_proc.follower import Follower
 from worker_proc.start_up import SharedWeights, make_runner
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,12 @@ class Worker:
         self._ready: asyncio.Future[Facts] = self._loop.create_future()
         self._promoted = threading.Event()
         self._seconds: Facts = {}
-        is_standby = context.role is Role.STANDBY
-        self._executor = Executor(context, self._make_runner, self._announce, self._hold if is_standby else None)
+        self._executor: Executor | Follower
+        if context.rank:
+            self._executor = Follower(context, self._make_runner, self._announce)
+        else:
+            hold = self._hold if context.role is Role.STANDBY else None
+            self._executor = Executor(context, self._make_runner, self._announce, hold)
         context.report_metrics(self._metrics)
         self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
         self._thread.start()
@@ -64,12 +69,12 @@ class Worker:
         return True
 
     async def serve(self) -> None:
-        """Report ready once a scheduler has been answered, and serve until the drain."""
+        """Report ready once a scheduler has been answered, and serve until the drain. Rank 0 has the facts of all."""
         facts = await self._ready
         self._seconds.update({name: value for name, value in facts.items() if name.endswith("_s")})
         if self._promoted.is_set():
             self._seconds["takeover_s"] = time.perf_counter() - self._promoted_s
-        self._context.ready({**facts, **self._seconds})
+        self._context.ready({**facts, **self._seconds} if facts else {})
         await self._context.drain_requested()
         self._executor.stop()
         await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
@@ -84,8 +89,11 @@ class Worker:
         start = Start.RECOVERY if context.is_recovery else Start.FIRST
         if context.role is Role.STANDBY:
             start = Start.STANDBY
-        run_dir = Path(context.run_dir)
-        return make_runner(context.config, context.clock, context.progress, self._seconds, start, shared, run_dir)
+        run_dir, ranks, place = Path(context.run_dir), context.config.worker.tp_size, None
+        if ranks > 1:
+            place = Place(context.rank, ranks, run_dir / f"ranks-{context.epoch}")
+        clock, progress = context.clock, context.progress
+        return make_runner(context.config, clock, progress, self._seconds, start, shared, run_dir, place)
 
     def _hold(self) -> None:
         self._loop.call_soon_threadsafe(_settle, self._loaded, {})

@@ -13,7 +13,7 @@ from quartet.runtime.installed import require_torch
 from quartet.wire.config import Config
 from quartet.wire.frames import ProcessTable
 from quartet.wire.ids import Role
-from worker_proc.contract import Runner, Start
+from worker_proc.contract import Place, Runner, Start
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ def make_runner(
     start: Start = Start.FIRST,
     shared: "SharedWeights | None" = None,
     run_dir: Path | None = None,
+    place: Place | None = None,
 ) -> Runner:
     """Return a runner whose weights are loaded and whose KV pool is not yet allocated; may take minutes.
 
@@ -40,6 +41,7 @@ def make_runner(
         start: what the runner does before it is ready.
         shared: the weights that another process holds; without, they are read from the files.
         run_dir: of the launch, for what its workers share.
+        place: of this rank, if there are several.
 
     Raises ModelError for a damaged or unsupported model, ConfigError for a setting that does not fit the machine.
     """
@@ -57,12 +59,12 @@ def make_runner(
     if shared is None:
         prefetch(Path(config.require_model().folder))
     if config.worker.device != "cpu":
-        create_context()
+        create_context(0 if place is None else place.rank)
     started = time.perf_counter()
     from worker_proc.loading import load_runner
 
     imported = time.perf_counter()
-    runner = load_runner(config, progress, start, None if shared is None else shared.map, run_dir)
+    runner = load_runner(config, progress, start, None if shared is None else shared.map, run_dir, place)
     seconds |= {"imports_s": imported - started, "load_s": time.perf_counter() - imported}
     return runner
 

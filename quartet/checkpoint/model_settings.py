@@ -1,12 +1,14 @@
 """Settings that a model cannot honour: refused before a launch starts, and by an engine within a process."""
 
+from quartet.checkpoint.ranks import check_ranks
 from quartet.checkpoint.spec import ModelSpec
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
 
 
 def check_settings(config: Config, spec: ModelSpec) -> None:
-    """Raise ConfigError for a setting that states of linear attention do not allow, if the model has them."""
+    """Raise ConfigError for a setting that the model's shape, or states of linear attention, do not allow."""
+    check_ranks(spec, config.worker.tp_size)
     if spec.linear is None:
         return
     scheduler = config.scheduler

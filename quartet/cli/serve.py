@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quartet.checkpoint.resolve import resolve_model
     from quartet.checkpoint.script_file import read_script
     from quartet.sizing.device import find_device
-    from quartet.sizing.plan import plan_memory
+    from quartet.sizing.plan import plan_lines
     from quartet.supervisor.supervisor import Supervisor
 
     with stop_signals_exit():
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             config, resolved=resolve_model(config.model), script=script, is_coloured=is_coloured
         )
         device = find_device(config)
-        opening = _opening(configuration) + ([] if device is None else [plan_memory(config, device).line])
+        opening = _opening(configuration) + plan_lines(config, device)
         with held(Path(config.require_model().folder)):
             return Supervisor(config, opening=opening).run()
 

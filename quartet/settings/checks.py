@@ -17,6 +17,7 @@ def check_together(config: Config) -> None:
     _check_scheduler(config.scheduler)
     _check_tenants(config)
     _check_kv_events(config)
+    _check_ranks(config)
     _check_monitoring(config.monitoring)
     page_size, chunk = config.worker.page_size, config.scheduler.chunked_prefill_size
     if chunk > 0 and chunk % page_size:
@@ -43,6 +44,17 @@ def check_together(config: Config) -> None:
         raise ConfigError(
             f"--host {config.server.host} is reachable from outside: set --api-key, or --insecure if that is meant"
         )
+
+
+def _check_ranks(config: Config) -> None:
+    together = {
+        "--standby": config.server.standby,
+        "--simulated-worker": config.worker.simulated_worker,
+        "--speculative-tokens": config.scheduler.speculative_tokens > 0,
+    }
+    for flag, is_given in together.items():
+        if config.worker.tp_size > 1 and is_given:
+            raise ConfigError(f"--tp-size {config.worker.tp_size} does not work with {flag}: drop one of them")
 
 
 def _check_monitoring(config: MonitoringConfig) -> None:

@@ -21,6 +21,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "max_prefill_tokens": ("--max-num-batched-tokens",),
     "mem_fraction_static": ("--gpu-memory-utilization", "--memory-ratio"),
     "page_size": ("--block-size",),
+    "tp_size": ("--tensor-parallel-size", "--tp", "-tp"),
     "disable_radix_cache": ("--no-enable-prefix-caching",),
     "disable_cuda_graph": ("--enforce-eager",),
     "cuda_graph_max_bs": ("--cuda-graph-max-bs-decode", "--max-cudagraph-capture-size"),
@@ -74,7 +75,7 @@ def _switch(line: str, *names: str, is_accepted: bool) -> OtherFlag:
     return OtherFlag(names, line, {"": {}} if is_accepted else {}, True)
 
 
-ONE_GPU = "an engine has one GPU: run one for each GPU, behind a router"
+ONE_GPU = "run an engine for each, behind a router; --tp-size alone divides a model among GPUs, of one machine"
 GRAPHS = "not needed here: steps are CUDA graphs of kernels that are compiled at the start"
 FIRST_LOW = "schedule_low_priority_values_first"
 
@@ -96,13 +97,12 @@ OTHER_FLAGS = (
         ("--disable-chunked-prefill", "--no-enable-chunked-prefill"), "", {"": {"chunked_prefill_size": "-1"}}, True
     ),
     # One value is what happens anyway.
-    _only("1", ONE_GPU, "--tensor-parallel-size", "--tp-size", "--tp", "-tp"),
     _only("1", ONE_GPU, "--data-parallel-size", "--dp-size", "--dp", "-dp"),
     _only("1", ONE_GPU, "--pipeline-parallel-size", "--pp-size", "--pp", "-pp"),
     _only("1", ONE_GPU, "--expert-parallel-size", "--ep-size", "--ep"),
     _only("1", ONE_GPU, "--nnodes"),
     _only("0", ONE_GPU, "--node-rank"),
-    _only("mp uni", "one worker process serves the model", "--distributed-executor-backend"),
+    _only("mp uni", "a worker is a process for each GPU", "--distributed-executor-backend"),
     _only(
         "auto llguidance guidance",
         "llguidance compiles every grammar",
@@ -142,7 +142,10 @@ OTHER_FLAGS = (
     _switch("not needed here: steps always overlap", "--async-scheduling", is_accepted=True),
     _switch(GRAPHS, "--enable-torch-compile", is_accepted=True),
     _switch(
-        "not needed here: one GPU needs none", "--disable-custom-all-reduce", "--enable-p2p-check", is_accepted=True
+        "not needed here: GPUs exchange data by NCCL alone",
+        "--disable-custom-all-reduce",
+        "--enable-p2p-check",
+        is_accepted=True,
     ),
     # What is not done here, and what to use.
     _switch("not needed here: no code of a model folder is executed", "--trust-remote-code", is_accepted=False),

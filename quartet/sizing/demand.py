@@ -35,7 +35,8 @@ _PREFILL_ROWS = 16
 class Demand:
     """What decides the size of a launch. `spec` is None for a simulated worker, which has no weights. `kv_tokens` is
     the pool, `slots` the requests that run at once, `graph_rows` the largest decode batch of a CUDA graph,
-    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`."""
+    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. The bytes are those of one
+    device: of one of `ranks` on a GPU, of all of them on the CPU."""
 
     spec: ModelSpec | None
     is_cuda: bool
@@ -48,11 +49,19 @@ class Demand:
     prefill_tokens: int
     kv_tokens: int
     mem_fraction_static: float
+    ranks: int = 1
+
+    @property
+    def _ranks_here(self) -> int:
+        """The ranks whose memory is that of the device: each has a GPU of its own, on the CPU they share it."""
+        return 1 if self.is_cuda else self.ranks
 
     @property
     def kv_token_bytes(self) -> int:
         """KV of one token."""
-        return SIMULATED_TOKEN_BYTES if self.spec is None else page_bytes(self.spec, 1, self.kv_item_bytes)
+        if self.spec is None:
+            return SIMULATED_TOKEN_BYTES
+        return page_bytes(self.spec, 1, self.kv_item_bytes, self.ranks) * self._ranks_here
 
     @property
     def token_bytes(self) -> float:
@@ -66,7 +75,7 @@ class Demand:
         if spec is None:
             return 0
         packed = 0 if self.is_cuda else packed_head_bytes(spec, self.item_bytes)
-        return weight_bytes(spec, self.item_bytes, is_cuda=self.is_cuda) + packed
+        return (weight_bytes(spec, self.item_bytes, self.ranks, self.is_cuda) + packed) * self._ranks_here
 
     @property
     def kv(self) -> int:
@@ -89,12 +98,12 @@ class Demand:
         pages = -(-(self.context_length + 1) // self.page_size)
         rows = self.slots + 1 + (self.graph_rows + _PREFILL_ROWS if self.is_cuda else 0)
         angles = 8 * self.context_length if self.spec is None else rotary_bytes(self.spec, self.context_length)
-        return angles + rows * pages * _ENTRY_BYTES + self.slots * _SLOT_BYTES
+        return (angles + rows * pages * _ENTRY_BYTES + self.slots * _SLOT_BYTES) * self._ranks_here
 
     @property
     def runtime(self) -> int:
         """What a worker takes before it has a model."""
-        return CUDA_RUNTIME_BYTES if self.is_cuda else CPU_RUNTIME_BYTES
+        return CUDA_RUNTIME_BYTES if self.is_cuda else CPU_RUNTIME_BYTES * self.ranks
 
     @property
     def steps(self) -> int:
@@ -104,10 +113,11 @@ class Demand:
             return 0
         qkv = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
         # Hidden states and residual, q, k and v with the output of attention, and both halves of the MLP.
-        widths = 3 * spec.hidden_size + 2 * qkv + max(map(spec.step_numbers, range(spec.num_layers)))
+        split = 2 * qkv + max(map(spec.step_numbers, range(spec.num_layers)))
+        widths = 3 * spec.hidden_size + split // self.ranks
         logits = (self.graph_rows + _PREFILL_ROWS if self.is_cuda else self.slots) * spec.vocab_size
         numbers = self.prefill_tokens * widths + logits
-        return numbers * self.item_bytes + (TRITON_SCRATCH_BYTES if self.is_cuda else 0)
+        return numbers * self.item_bytes * self._ranks_here + (TRITON_SCRATCH_BYTES if self.is_cuda else 0)
 
     @property
     def before_kv(self) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from quartet.runtime.installed import TORCH_CUDA, install_command
 from quartet.sizing.host_memory import host_memory
-from quartet.sizing.nvml import first_gpu, name_of
+from quartet.sizing.nvml import find_gpu, name_of
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
 
@@ -18,7 +18,8 @@ _LARGE_BYTES = 256 << 20
 
 
 class Device(NamedTuple):
-    """Where the worker runs. `holders` are the processes that hold much of a GPU's memory, each as text."""
+    """Where the worker runs; of several GPUs the one with the least memory free. `holders` are the processes that hold
+    much of a GPU's memory, each as text."""
 
     kind: str
     name: str
@@ -57,13 +58,17 @@ def _chosen(config: Config) -> Device | None:
                 f"or install the CUDA build: {install_command(TORCH_CUDA)}"
             )
         return _host("cpu")
-    gpu = first_gpu()
-    if gpu is None:
+    gpus = [gpu for gpu in map(find_gpu, range(config.worker.tp_size)) if gpu is not None]
+    if not gpus:
         if _DRIVER.exists():
             return None
         if is_wanted:
             raise ConfigError("--device cuda: this machine has no NVIDIA driver; give --device cpu")
         return _host("cpu")
+    if len(gpus) < config.worker.tp_size:
+        raise ConfigError(f"--tp-size {config.worker.tp_size}: each rank needs a GPU, and {len(gpus)} can be seen")
+    # Every rank has as many pages as the one that can hold fewest.
+    gpu = min(gpus, key=lambda one: one.free_bytes)
     holders = [f"pid {pid} {name_of(pid)}".strip() + f" ({size / (1 << 30):.1f} GiB)" for pid, size in gpu.holders
                if size > _LARGE_BYTES]  # fmt: skip
     return Device("cuda", gpu.name, gpu.total_bytes, gpu.free_bytes, gpu.has_bfloat16, tuple(holders))

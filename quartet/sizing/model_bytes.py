@@ -3,6 +3,7 @@
 import functools
 import math
 
+from quartet.checkpoint.ranks import is_split
 from quartet.checkpoint.spec import ModelSpec, expected_shapes
 from quartet.wire.config import DEFAULT_SLOTS, DEFAULT_SLOTS_CPU
 
@@ -25,10 +26,11 @@ def weight_bytes(spec: ModelSpec, item_bytes: int, num_shards: int = 1, is_cuda:
     method, total = spec.quantization, 0
     for name, shape in expected_shapes(spec).items():
         if method is not None and method.covers(name, shape):
-            total += method.held_bytes(name, shape, item_bytes, is_cuda)
+            size = method.held_bytes(name, shape, item_bytes, is_cuda)
         else:
-            total += math.prod(shape) * item_bytes
-    return total // num_shards
+            size = math.prod(shape) * item_bytes
+        total += size // num_shards if is_split(name) else size
+    return total
 
 
 def packed_head_bytes(spec: ModelSpec, item_bytes: int) -> int:

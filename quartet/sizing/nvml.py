@@ -35,8 +35,8 @@ class _Process(ctypes.Structure):
     )
 
 
-def first_gpu(environment: Mapping[str, str] = os.environ) -> Gpu | None:
-    """Return the GPU that torch takes: the first, or the first that CUDA_VISIBLE_DEVICES names.
+def find_gpu(index: int = 0, environment: Mapping[str, str] = os.environ) -> Gpu | None:
+    """Return the GPU that has this index in torch: of all, or of those that CUDA_VISIBLE_DEVICES names.
 
     None if there is none, or if the library cannot say: without the library, for a part of a GPU (MIG)."""
     try:
@@ -46,14 +46,15 @@ def first_gpu(environment: Mapping[str, str] = os.environ) -> Gpu | None:
     if library.nvmlInit_v2():
         return None
     try:
-        handle = _handle(library, environment.get("CUDA_VISIBLE_DEVICES"))
+        handle = _handle(library, environment.get("CUDA_VISIBLE_DEVICES"), index)
         return None if handle is None else _describe(library, handle)
     finally:
         library.nvmlShutdown()
 
 
-def _handle(library: Any, visible: str | None) -> ctypes.c_void_p | None:
-    handle, wanted = ctypes.c_void_p(), "0" if visible is None else visible.split(",")[0].strip()
+def _handle(library: Any, visible: str | None, index: int) -> ctypes.c_void_p | None:
+    names = None if visible is None else visible.split(",")[index : index + 1]
+    handle, wanted = ctypes.c_void_p(), str(index) if names is None else "".join(names).strip()
     if wanted.isdigit():
         failed = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(wanted)), ctypes.byref(handle))
     elif wanted.startswith("GPU-"):

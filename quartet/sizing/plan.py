@@ -31,7 +31,8 @@ _KNOBS = (
 
 class MemoryPlan(msgspec.Struct, frozen=True):
     """Bytes and tokens of a launch. `largest_context` is the longest request that the pool can hold;
-    `requests_at_full_context` how many of the model's context it holds at once."""
+    `requests_at_full_context` how many of the model's context it holds at once. The bytes are those of one device: of
+    one of `ranks` on a GPU, of all of them on the CPU."""
 
     device: str
     dtype: str
@@ -48,33 +49,38 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     largest_context: int
     requests_at_full_context: int
     max_running_requests: int
+    ranks: int = 1
 
     @property
     def line(self) -> str:
         """The plan in one line."""
         used = self.weights_bytes + self.graphs_bytes + self.kv_bytes + self.states_bytes
         states = f" + states {_gib(self.states_bytes)}" if self.states_bytes else ""
-        what = "graphs" if self.device not in ("cpu", "simulated") else "steps"
+        is_cuda = self.device not in ("cpu", "simulated")
+        what = "graphs" if is_cuda else "steps"
+        ranks = (f" for each of {self.ranks} ranks" if is_cuda else f" for {self.ranks} ranks") * (self.ranks > 1)
         limit = f"; a request may have {self.largest_context}" if self.largest_context < self.context_length else ""
         return (
             f"memory: weights {_gib(self.weights_bytes)} + {what} {_gib(self.graphs_bytes)} + KV {_gib(self.kv_bytes)}"
-            f"{states} = {_gib(used)} of {_gib(self.free_bytes)} GiB free on {self.device}; "
+            f"{states} = {_gib(used)} of {_gib(self.free_bytes)} GiB free on {self.device}{ranks}; "
             f"KV cache {self.kv_tokens} tokens "
             f"({self.requests_at_full_context} requests of {self.context_length}{limit})"
         )
 
 
+def plan_lines(config: Config, device: Device | None) -> list[str]:
+    """Return the line of the plan, none for a device whose memory cannot be asked for. Raises as plan_memory does."""
+    if device is None:
+        _checked_spec(config)
+        return []
+    return [plan_memory(config, device).line]
+
+
 def plan_memory(config: Config, device: Device) -> MemoryPlan:
     """Return the plan for a resolved configuration. Raises ConfigError, in one line with the numbers and one setting
-    that works, if it does not fit."""
+    that works, if it does not fit, or if the model does not allow a setting."""
     model, worker = config.require_model(), config.worker
-    spec = (
-        None
-        if worker.simulated_worker
-        else read_spec(Path(model.folder), model.context_length, config.model.quantization)
-    )
-    if spec is not None:
-        check_settings(config, spec)
+    spec = _checked_spec(config)
     dtype = "none" if spec is None else dtype_of(config, spec, device)
     demand = _demand(config, spec, device, dtype)
     if not config.scheduler.max_running_requests:
@@ -98,7 +104,18 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         largest_context=min(model.context_length, tokens),
         requests_at_full_context=tokens // model.context_length,
         max_running_requests=demand.slots,
+        ranks=demand.ranks,
     )
+
+
+def _checked_spec(config: Config) -> ModelSpec | None:
+    """Return the model's shape, None for a simulated worker; raises ConfigError for settings that it does not allow."""
+    if config.worker.simulated_worker:
+        return None
+    model = config.require_model()
+    spec = read_spec(Path(model.folder), model.context_length, config.model.quantization)
+    check_settings(config, spec)
+    return spec
 
 
 def dtype_of(config: Config, spec: ModelSpec, device: Device) -> str:
@@ -126,6 +143,7 @@ def _demand(config: Config, spec: ModelSpec | None, device: Device, dtype: str) 
         prefill_tokens=chunk if chunk > 0 else scheduler.max_prefill_tokens,
         kv_tokens=tokens // worker.page_size * worker.page_size,
         mem_fraction_static=worker.mem_fraction_static,
+        ranks=worker.tp_size,
     )
 
 

@@ -9,6 +9,7 @@ It uses no ZeroMQ, sees no user data and imports nothing heavy, so that nothing 
     liveness.py     when a silent child counts as unresponsive, and when as hung
     error_output.py what a child writes to its standard error, and its last line
     slot.py         one process of the plan, through all its incarnations
+    ranks.py        the ranks of a worker, which live and die as one
     restart.py      when to start a dead process again, and when to give up
     supervisor.py   the loop: readiness, heartbeats, restarts, the process table
     shutdown.py     how the launch ends: ordered drain, or failure

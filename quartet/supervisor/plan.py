@@ -36,7 +36,7 @@ def plan_processes(config: Config) -> list[ProcessSpec]:
     counts = [
         # A simulated worker has no weights.
         (Role.WEIGHTS, int(server.standby and not config.worker.simulated_worker)),
-        (Role.WORKER, 1),
+        (Role.WORKER, config.worker.tp_size),
         (Role.API, server.api_procs),
         (Role.TOKENIZER, server.tokenizer_procs),
         (Role.SCHEDULER, 1),

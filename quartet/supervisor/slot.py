@@ -1,6 +1,5 @@
 """One process of the plan, through all its incarnations."""
 
-from quartet.supervisor.error_output import cause_of_end
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.spawn import Child
@@ -43,7 +42,7 @@ class ProcessSlot:
     def on_death(self, child: Child, code: int, now: float) -> None:
         """Note that a child, which will be followed by another, has ended with that exit code."""
         self.restarts += 1
-        self.last_end, self.last_cause = child.last_end(code), cause_of_end(code, "")
+        self.last_end, self.last_cause = child.last_end(code), child.last_cause(code)
         self.died_s = self.died_s or now
 
     def has_seen(self, process_table: ProcessTable) -> bool:

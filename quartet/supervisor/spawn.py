@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 from quartet.runtime.control import ControlChannel, control_pair
 from quartet.runtime.lifetime import stop_signals_blocked
@@ -17,6 +18,15 @@ from quartet.wire.ids import Role
 REAP_LIMIT_S = 2.0
 IDLE_ROLES = (Role.WEIGHTS, Role.STANDBY)
 """Roles without steps or jobs."""
+
+
+class CommonEnd(NamedTuple):
+    """The end of a process, which is that of others, too: its name, how it ended, and what that says of a restart."""
+
+    name: str
+    how: LastEnd
+    code: int
+    was_useful: bool
 
 
 class Child:
@@ -47,8 +57,8 @@ class Child:
         self.is_killed = False
         self.killed_s: float | None = None
         """When it was found hung and killed."""
-        self.was_dependent = False
-        """Whether it was killed because a process whose memory it had mapped is dead."""
+        self.common_end: CommonEnd | None = None
+        """The end of another process, because of which it was killed."""
         self.fatal: Fatal | None = None
 
     @property
@@ -64,9 +74,9 @@ class Child:
     @property
     def was_useful(self) -> bool:
         """Whether its death says nothing against another start: it has finished a step or job since it was ready, if
-        its role has any, or it was killed because of another process."""
-        if self.was_dependent:
-            return True
+        its role has any, or that death is the end of another process, of which this is true."""
+        if self.common_end is not None:
+            return self.common_end.was_useful
         has_worked = self.beat is not None and self.beat.has_finished_work
         return self.is_ready and (has_worked or self.spec.role in IDLE_ROLES)
 
@@ -92,8 +102,15 @@ class Child:
         """Return how it ended, given its exit code."""
         if not self.is_ready:
             return LastEnd.STARTING
+        if self.common_end is not None:
+            return self.common_end.how
         is_from_outside = self.killed_s is None or self.liveness.was_stopped
         return LastEnd.KILLED if code == -signal.SIGKILL and is_from_outside else LastEnd.CRASHED
+
+    def last_cause(self, code: int) -> str:
+        """Return what ended it, given its exit code, in a few words."""
+        end = self.common_end
+        return cause_of_end(code, "") if end is None else f"{cause_of_end(end.code, '')} of {end.name}"
 
     @property
     def has_lasting_error(self) -> bool:
@@ -108,7 +125,8 @@ class Child:
             words = self.fatal.message
             if self.fatal.traceback:
                 write_line(self.fatal.traceback.rstrip())
-        return f"{self.spec.name} (pid {self.pid}) ended by {cause_of_end(code, words)}"
+        cause = self.last_cause(code) if self.common_end is not None else cause_of_end(code, words)
+        return f"{self.spec.name} (pid {self.pid}) ended by {cause}"
 
     def kill(self) -> None:
         """SIGKILL; works on a stopped process too."""
@@ -116,9 +134,9 @@ class Child:
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)
 
-    def kill_dependent(self) -> None:
-        """SIGKILL, because a process whose memory it has mapped is dead."""
-        self.was_dependent = True
+    def kill_dependent(self, end: CommonEnd) -> None:
+        """SIGKILL, because it cannot go on after the end of another process; the first such end counts."""
+        self.common_end = self.common_end or end
         self.kill()
 
     def reap(self) -> int:

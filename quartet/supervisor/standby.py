@@ -8,7 +8,8 @@ holder of the weights dead ──► its memory is gone: every process that has 
 from collections.abc import Sequence
 
 from quartet.supervisor.slot import ProcessSlot
-from quartet.supervisor.spawn import Child
+from quartet.supervisor.spawn import Child, CommonEnd
+from quartet.wire.frames import LastEnd
 from quartet.wire.ids import Role
 
 
@@ -52,8 +53,12 @@ class Standby:
         self._slot.child = None
         return child
 
-    def dependants(self, slot: ProcessSlot) -> list[Child]:
-        """Return the children that have mapped the memory of the process in that slot."""
+    def on_exit(self, slot: ProcessSlot, code: int) -> None:
+        """Kill the children that have mapped the memory of the process in that slot, which has ended with that code.
+
+        It runs no step, so its end says nothing against theirs."""
         if slot.spec.role is not Role.WEIGHTS:
-            return []
-        return [one.child for one in (self._worker, self._slot) if one is not None and one.child is not None]
+            return
+        for one in (self._worker, self._slot):
+            if one is not None and one.child is not None:
+                one.child.kill_dependent(CommonEnd(slot.spec.name, LastEnd.KILLED, code, True))

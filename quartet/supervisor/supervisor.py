@@ -13,6 +13,7 @@ from quartet.supervisor.listener import open_listener, url_of
 from quartet.supervisor.notify import Notifier
 from quartet.supervisor.plan import ProcessSpec, plan_processes
 from quartet.supervisor.progress import Facts, Progress
+from quartet.supervisor.ranks import Ranks
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.rundir import RunDirectory
 from quartet.supervisor.shutdown import Shutdown
@@ -53,7 +54,7 @@ class Supervisor:
         self._boot_id = secrets.randbits(63)
         limit = config.server.restart_limit
         self._slots = [ProcessSlot(spec, RestartPolicy(limit)) for spec in plan or plan_processes(config)]
-        self._standby = Standby(self._slots)
+        self._standby, self._ranks = Standby(self._slots), Ranks(self._slots)
         self._progress = Progress(opening, config.monitoring.log_format == "json")
         self._notifier, self._was_ready = Notifier(), False
         self._facts: Facts = {}
@@ -108,7 +109,7 @@ class Supervisor:
     # Starts, deaths, restarts
 
     def _start(self, slot: ProcessSlot) -> None:
-        slot.epoch += 1
+        slot.epoch = self._ranks.next_epoch(slot)
         listen_fd = self._listener.fileno() if slot.spec.role is Role.API else -1
         assignment = Assignment(
             self._boot_id,
@@ -145,8 +146,8 @@ class Supervisor:
             slot.child = None
         if child.is_drained or self._shutdown.has_failed:
             return
-        for dependant in self._standby.dependants(slot):
-            dependant.kill_dependent()
+        self._standby.on_exit(slot, code)
+        self._ranks.on_exit(slot, child, code)
         failure = failure_of(slot, child, code, now)
         if failure is not None and not slot.spec.is_spare:
             self._shutdown.fail(failure, self._was_ready)
@@ -228,9 +229,8 @@ class Supervisor:
                 self._progress.phase(slot.spec.name, "ready")
                 self._broadcast()
             case Exempt():
-                for one in self._slots:
-                    if (one.spec.role, one.spec.rank) == (message.role, message.rank):
-                        one.policy.forgive(message.epoch)
+                for one in self._ranks.of(message.role, message.rank):
+                    one.policy.forgive(message.epoch)
             case Drained():
                 child.is_drained = True
             case Fatal():

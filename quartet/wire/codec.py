@@ -17,7 +17,7 @@ from quartet.wire.errors import FrameError
 from quartet.wire.ids import Epoch, Role
 
 MAGIC = b"QRTT"
-VERSION = 11
+VERSION = 12
 HEADER = struct.Struct("<4sBBBBQIII")
 MAX_FRAME_BYTES = 64 << 20
 ROLES = {int(role): role for role in Role}

@@ -132,6 +132,9 @@ class WorkerConfig(Section, frozen=True):
         Literal["auto", "torch", "triton"],
         Meta(description="code of attention; auto: triton on cuda, torch on the cpu"),
     ] = "auto"
+    tp_size: Annotated[
+        int, Meta(ge=1, le=64, description="GPUs that the model is divided among, a process each; on a CPU: processes")
+    ] = 1
     kv_cache_dtype: Annotated[
         Literal["auto", "fp8_e4m3"],
         Meta(description="type of the KV cache; auto: that of --dtype, fp8_e4m3: half the bytes of bfloat16, scale 1"),

@@ -106,7 +106,7 @@ def header(body, kind, role=1, rank=0, epoch=1):
 bombs = [pickle.dumps(Bomb(), protocol) for protocol in range(6)]
 reasons = set()
 inboxes = [getattr(frames, name) for name in dir(frames) if name.endswith("Inbound")]
-assert len(inboxes) == 7
+assert len(inboxes) == 8
 for inbound in inboxes:
     decoder = Decoder(inbound, {boot})
     kinds = [kind.__struct_config__.tag for kind in (get_args(inbound) or (inbound,))]

@@ -38,7 +38,7 @@ def generate_ahead(
         seen.note(in_flight.rows)
         return in_flight
 
-    engine.runner.launch = noting  # type: ignore[method-assign]
+    engine.runner.launch = noting
     try:
         streams = engine.run(prompts, params)
     finally:

@@ -16,7 +16,7 @@ from quartet.wire.frames import ProcessStatus, ProcessTable, SamplingParams, Sub
 from quartet.wire.ids import Epoch, Rid, Role
 from scheduler_proc.scheduler_core import SchedulerCore
 from tests.support.stream_client import ClientStream, StreamClient
-from worker_proc.contract import Start
+from worker_proc.contract import Runner, Start
 from worker_proc.core import WorkerCore
 
 EPOCH = Epoch(1)
@@ -58,14 +58,17 @@ class LocalEngine:
         max_in_flight: 1 has each step end before the next is launched, so that no step meets ids that have not reached
             the host; 2 is what a worker process does.
         start: how much the runner does beforehand.
+        runner: to be used instead of one that is loaded here.
     """
 
-    def __init__(self, config: Config, max_in_flight: int = 1, start: Start = Start.FIRST) -> None:
+    def __init__(
+        self, config: Config, max_in_flight: int = 1, start: Start = Start.FIRST, runner: Runner | None = None
+    ) -> None:
         from worker_proc.loading import load_runner
 
         self.config = config
         self.max_in_flight = max_in_flight
-        self.runner = load_runner(config, lambda: None, start)
+        self.runner: Any = load_runner(config, lambda: None, start) if runner is None else runner
         if start is Start.STANDBY:
             self.runner.load_kernels()
             self.runner.count_pages()

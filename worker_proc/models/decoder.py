@@ -13,7 +13,17 @@ from torch import Tensor
 
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.batch import ForwardBatch
-from worker_proc.ops.interface import Branch, HeadNorms, LayerCache, Linear, LinearState, LinearWeights, Ops
+from worker_proc.ops.interface import (
+    AllReduce,
+    Branch,
+    Collectives,
+    HeadNorms,
+    LayerCache,
+    Linear,
+    LinearState,
+    LinearWeights,
+    Ops,
+)
 from worker_proc.weights.quantized import embedded
 from worker_proc.weights.tensors import LayerTensors, ModelTensors, Shard
 
@@ -47,7 +57,7 @@ class Decoder:
         ops: the kernels to use.
         tensors: the weights of `shard`, on the device in the model's dtype; consumed layer by layer.
         shard: the part of heads and MLP that this rank holds.
-        all_reduce: sums [T, hidden] over ranks; None with one rank.
+        collectives: of the ranks; None with one rank.
     """
 
     def __init__(
@@ -56,10 +66,10 @@ class Decoder:
         ops: Ops,
         tensors: ModelTensors,
         shard: Shard,
-        all_reduce: Callable[[Tensor], Tensor] | None = None,
+        collectives: Collectives | None = None,
     ) -> None:
-        if shard.size > 1 and all_reduce is None:
-            raise ValueError(f"{shard.size} ranks need an all_reduce")
+        if shard.size > 1 and collectives is None:
+            raise ValueError(f"{shard.size} ranks need collectives")
         if shard.size > 1 and spec.linear is not None:
             raise ValueError("linear attention runs on one rank")
         if shard.size > 1 and spec.qk_norm == "projection":
@@ -69,6 +79,8 @@ class Decoder:
         heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
         self._qkv_size = (heads + 2 * kv_heads) * spec.head_dim
         self._dtype = tensors.final_norm.dtype
+        all_reduce = None if collectives is None else collectives.all_reduce
+        self._broadcast = None if collectives is None else collectives.broadcast
         self._embedding = ops.loaded(tensors.embedding)
         # The residual is kept divided by residual_scale, so that attention and MLP are added to it as they are: a norm
         # of it is the same, with a smaller eps.
@@ -119,6 +131,9 @@ class Decoder:
         residual = embedded(self._embedding, batch.input_ids, self._dtype)
         if self._embedding_scale != 1.0:
             residual = residual * self._embedding_scale
+        if self._broadcast is not None:
+            # Rank 0 alone samples, so only its ids of the rows that decode are right.
+            residual = self._broadcast(residual)
         plans = [kinds[layer.kind] for layer in self._layers]
         is_long = batch.num_tokens >= _PROGRESS_TOKENS
         after_layer = progress if is_long else _do_nothing
@@ -190,7 +205,7 @@ class Decoder:
         short._layers = [*kinds.values()]
         return short
 
-    def _pack(self, index: int, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Layer:
+    def _pack(self, index: int, layer: LayerTensors, all_reduce: AllReduce | None) -> Layer:
         ops, spec, norms = self._ops, self._spec, None
         if layer.q_norm is not None and layer.k_norm is not None:
             norms = HeadNorms(layer.q_norm, layer.k_norm, spec.norm_eps)
@@ -210,7 +225,7 @@ class Decoder:
             kind=spec.kinds.index(spec.attention[index]),
         )
 
-    def _pack_mlp(self, index: int, layer: LayerTensors, all_reduce: Callable[[Tensor], Tensor] | None) -> Branch:
+    def _pack_mlp(self, index: int, layer: LayerTensors, all_reduce: AllReduce | None) -> Branch:
         ops, experts, dense = self._ops, self._spec.experts_of(index), None
         has_experts = experts is not None and layer.experts is not None
         if layer.gate_up is not None and layer.down is not None:

@@ -21,6 +21,18 @@ from worker_proc.weights.tensors import ExpertTensors
 AllReduce = Callable[[Tensor], Tensor]
 
 
+class Collectives(Protocol):
+    """Operations in which all ranks of a model take part, in the same order and with tensors of the same shape."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Return the sum of x over ranks; x may be overwritten."""
+        ...
+
+    def broadcast(self, x: Tensor) -> Tensor:
+        """Return the x of rank 0; x may be overwritten."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LayerKind:
     """What layers of one kind share. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines; one row for

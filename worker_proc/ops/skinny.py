@@ -19,22 +19,24 @@ class SkinnyLinear(PlainLinear):
     def __init__(self, kernel: SkinnyKernel, weight: Tensor, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
         super().__init__(weight, bias, all_reduce)
         self._run, self._tiles = kernel
-        self._can_stream = all_reduce is None
+        self._can_split = all_reduce is None and bias is None
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear."""
-        tile = self._tiles.unsplit_tile(self._weight, x.shape[0]) if self._can_stream else None
-        return super().__call__(x) if tile is None else self._run(x, self._weight, tile, self._bias)
+        tile = self._tiles.unsplit_tile(self._weight, x.shape[0])
+        if tile is None:
+            return super().__call__(x)
+        y = self._run(x, self._weight, tile, self._bias)
+        return y if self._all_reduce is None else self._all_reduce(y)
 
     def partial_sums(self, x: Tensor) -> Tensor:
         """Return x W^T + b [T, out], or its fp32 split-K partial sums [n, T, out] for kernels.norm.add_rms_norm."""
-        can_split = self._can_stream and self._bias is None
-        tile = self._tiles.split_k_tile(self._weight, x.shape[0]) if can_split else None
+        tile = self._tiles.split_k_tile(self._weight, x.shape[0]) if self._can_split else None
         return self(x) if tile is None else self._run(x, self._weight, tile)
 
     def write(self, x: Tensor, out: Tensor) -> None:
         """Fill `out` with x W^T; for unsharded weights without bias."""
-        tile = self._tiles.unsplit_tile(self._weight, x.shape[0]) if self._can_stream else None
+        tile = self._tiles.unsplit_tile(self._weight, x.shape[0])
         if tile is None:
             super().write(x, out)
         else:

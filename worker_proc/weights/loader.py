@@ -49,7 +49,8 @@ class Loader:
         self._progress = progress
         self._shapes = expected_shapes(spec)
         self._files = ExitStack()
-        self._view = TensorFiles(folder, spec, shard, self._files).view
+        tensors = TensorFiles(folder, spec, shard, self._files)
+        self._view, self._rows = tensors.view, tensors.rows
         self._staging = None
         if device.type == "cuda":
             self._staging = PinnedStaging(device)
@@ -230,10 +231,16 @@ class Loader:
         method = self._spec.quantization
         return method is not None and method.covers(f"{module}.weight", shape)
 
+    def _has_codes(self, module: str) -> bool:
+        """Return whether the checkpoint holds codes of a linear, rather than plain numbers."""
+        method = self._spec.quantization
+        is_coded = method is not None and not method.is_made_on_loading
+        return is_coded and self._covers(module, self._shapes[f"{module}.weight"])
+
     def _linear(self, module: str, split: int | None = None) -> Weight:
         """Return a linear as the checkpoint holds it, or this rank's part of its rows (0) or columns (1)."""
         method, shape = self._spec.quantization, self._shapes[f"{module}.weight"]
-        if method is None or method.is_made_on_loading or not self._covers(module, shape):
+        if method is None or not self._has_codes(module):
             return self._view(f"{module}.weight", split)
         stored = {ending: self._view(f"{module}.{ending}") for ending in method.stored(f"{module}.weight", shape)}
         return self._part(stored_weight(method, shape, stored), split)
@@ -247,6 +254,8 @@ class Loader:
 
     def _parts(self, module: str, sizes: tuple[int, ...]) -> list[Weight]:
         """Return this rank's rows of each of the linears of `sizes` rows that one linear holds one after another."""
+        if not self._has_codes(module):
+            return [*self._rows(f"{module}.weight", sizes)]
         whole, parts, at = self._linear(module), list[Weight](), 0
         for size in sizes:
             first, end = self._shard.span(size)
@@ -287,9 +296,3 @@ class Loader:
             target.copy_(source)
         else:
             self._staging.copy(target, source)
-
-    def _rows(self, name: str, sizes: tuple[int, ...]) -> list[Tensor]:
-        """Return this rank's rows of each of the tensors of `sizes` rows that `name` holds one after another."""
-        whole = self._view(name)
-        parts = whole.split(sizes)
-        return [part[slice(*self._shard.span(len(part)))] for part in parts]

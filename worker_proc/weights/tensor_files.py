@@ -1,6 +1,7 @@
 """The open weights files of a checkpoint, and the part of each tensor that a rank holds."""
 
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -25,14 +26,22 @@ class TensorFiles:
         except SafetensorError as error:
             raise ModelError(f"the weights in {folder} cannot be read: {error}") from error
 
-    def view(self, name: str, split: int | None = None) -> Tensor:
-        """Return a tensor on the host, or the shard's part of its extent `split`."""
+    def rows(self, name: str, sizes: tuple[int, ...]) -> list[Tensor]:
+        """Return the shard's rows of each of the tensors of `sizes` rows that `name` holds one after another."""
+        if self._shard.size == 1:
+            return [*self.view(name).split(sizes)]
+        spans = [(end - size, *self._shard.span(size)) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        return [self.view(name, span=(first + start, first + stop)) for first, start, stop in spans]
+
+    def view(self, name: str, split: int | None = None, span: tuple[int, int] | None = None) -> Tensor:
+        """Return a tensor on the host, the shard's part of its extent `split`, or a span of its rows."""
         path, stored, shape, _, part = self._found[name]
         try:
-            if part is None and (split is None or self._shard.size == 1):
+            if part is None and span is None and (split is None or self._shard.size == 1):
                 tensor: Tensor = self._files[path].get_tensor(stored)
                 return tensor
             spans = [self._shard.span(extent) if at == split else (0, extent) for at, extent in enumerate(shape)]
+            spans[0] = span or spans[0]
             held = self._files[path].get_slice(stored)
             if part is not None:
                 matrix, row = part

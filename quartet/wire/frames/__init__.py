@@ -9,6 +9,7 @@ The integer tag of a frame is also the `type` of its header (quartet.wire.codec)
                      scheduler ── Accepted | Rejected | Failed | HeldRequests | QueryReply ──► api
     worker_link      scheduler ── SchedulerHello | Step | CompileGrammar ──► worker
                      worker ── WorkerHello | StepResult | StepFailed | GrammarCompiled ──► scheduler
+                     rank 0 of the worker ── RunnerCall | Step ──► its other ranks
     detok_link       scheduler ── Open | PromptTokens | Tokens | Close ──► detok ── PromptDelta | Delta ──► api
                      detok ── Stopped ──► scheduler
     control_link     supervisor ── Assignment | ProcessTable | Drain ──► child
@@ -84,6 +85,8 @@ from quartet.wire.frames.worker_link import (
     CompileGrammar,
     Enter,
     GrammarCompiled,
+    RunnerCall,
+    RunnerMethod,
     SchedulerHello,
     ScoredChunk,
     Step,
@@ -98,6 +101,8 @@ SchedulerInbound = (
     Submit | Abort | LiveRequests | Written | Query | Stopped | WorkerHello | StepResult | StepFailed | GrammarCompiled
 )
 WorkerInbound = SchedulerHello | Step | CompileGrammar
+RankInbound = RunnerCall | Step
+"""Of the ranks of the worker from 1 on."""
 DetokInbound = Open | PromptTokens | Tokens | Close
 ApiInbound = (
     Encoded | EncodeFailed | Accepted | Rejected | Failed | HeldRequests | PromptDelta | Delta | QueryReply | Snapshot
@@ -150,8 +155,11 @@ __all__ = [
     "PromptTokens",
     "Query",
     "QueryReply",
+    "RankInbound",
     "Ready",
     "Rejected",
+    "RunnerCall",
+    "RunnerMethod",
     "SamplingParams",
     "SchedulerHello",
     "SchedulerInbound",

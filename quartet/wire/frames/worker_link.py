@@ -1,6 +1,9 @@
 """scheduler ── SchedulerHello | Step | CompileGrammar ──► worker
 worker ── WorkerHello | StepResult | StepFailed | GrammarCompiled ──► scheduler
+rank 0 of the worker ── RunnerCall | Step ──► its other ranks
 """
+
+from enum import StrEnum
 
 import msgspec
 
@@ -160,3 +163,18 @@ class GrammarCompiled(Frame, frozen=True, tag=36):
     scheduler_epoch: Epoch
     key: bytes
     error: str = ""
+
+
+class RunnerMethod(StrEnum):
+    """Methods of worker_proc.contract.Runner that every rank calls, beside `launch`."""
+
+    RESET = "reset"
+    ALLOCATE = "allocate"
+    PREPARE_NEXT = "prepare_next"
+
+
+class RunnerCall(Frame, frozen=True, tag=37):
+    """Rank 0 calls this method of its runner, so the others call it of theirs. `page_count` is that of `allocate`."""
+
+    method: RunnerMethod
+    page_count: int = 0

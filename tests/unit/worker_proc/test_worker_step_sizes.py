@@ -7,8 +7,8 @@ import pytest
 from quartet.checkpoint.spec import read_spec
 from quartet.simulator.presets import preset
 from worker_proc.graphs import specialization_sizes
-from worker_proc.loading import _max_graph_tokens, _mixed_tokens
 from worker_proc.prefill_graph_runner import TOKEN_SIZES, step_sizes
+from worker_proc.step_sizes import max_graph_tokens, mixed_tokens
 from worker_proc.weights.tensors import Shard
 
 MODELS = Path(__file__).resolve().parents[3] / "benchmarks" / "models"
@@ -21,11 +21,11 @@ def test_a_step_with_decode_rows_is_as_long_as_a_reader_does_not_notice(
     model: str, simulated: str, expected: int
 ) -> None:
     spec = read_spec(MODELS / model, 4096)
-    assert _mixed_tokens(spec, Shard()) == expected
+    assert mixed_tokens(spec, Shard()) == expected
     assert {preset(f"{simulated}-{device}").mixed_tokens for device in ("h100", "h200")} == {expected}
     # Every such step has a graph.
-    assert _max_graph_tokens(spec, Shard()) >= expected
-    assert max(step_sizes(_max_graph_tokens(spec, Shard()), 512)) == (expected, 256)
+    assert max_graph_tokens(spec, Shard()) >= expected
+    assert max(step_sizes(max_graph_tokens(spec, Shard()), 512)) == (expected, 256)
 
 
 def test_mixed_steps_are_of_a_size_that_linears_compute_fast() -> None:

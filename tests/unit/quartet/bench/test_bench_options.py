@@ -65,7 +65,7 @@ def test_a_run_is_drawn_even_if_nothing_succeeded() -> None:
 
 
 def test_flags_of_other_engines_mean_what_they_mean_to_a_server() -> None:
-    given = {"worker.page_size": "32", "other_flags": [("--num-gpu-blocks-override", "10"), ("--tp", "1")]}
+    given = {"worker.page_size": "32", "other_flags": [("--num-gpu-blocks-override", "10"), ("--dp", "1")]}
     assert engine_settings(given, None) == {"page_size": "32", "max_total_tokens": "320"}
-    with pytest.raises(ConfigError, match="--tp 2: an engine has one GPU"):
-        engine_settings({"other_flags": [("--tp", "2")]}, None)
+    with pytest.raises(ConfigError, match="--dp 2: run an engine for each"):
+        engine_settings({"other_flags": [("--dp", "2")]}, None)

@@ -56,6 +56,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     monkeypatch.setattr("quartet.supervisor.supervisor.Supervisor", launches)
     monkeypatch.setattr("quartet.checkpoint.resolve.resolve_model", lambda config: MODEL)
     monkeypatch.setattr("quartet.sizing.device.find_device", lambda config: None)
+    monkeypatch.setattr("quartet.sizing.plan.plan_lines", lambda config, device: [])
     return launches
 
 

@@ -110,7 +110,7 @@ def test_every_setting_can_be_in_a_file() -> None:
         ("port: 1\nserver: {port: 2}", "q.yaml:2: port is given twice, first at q.yaml:1"),
         ("model: a\nmodel-path: b", "q.yaml:2: model-path and q.yaml:1: model say the same"),
         ("port: [", "q.yaml:1: "),
-        ("tp: 2", "q.yaml:1: tp 2: an engine has one GPU"),
+        ("dp: 2", "q.yaml:1: dp 2: run an engine for each"),
         ("trust-remote-code: true", "q.yaml:1: trust-remote-code true: not needed here"),
         ("num-gpu-blocks-override: 5\nmax-total-tokens: 80", "q.yaml:1: num-gpu-blocks-override 5 and q.yaml:2: "),
         ("x: " + "[" * 5000, "q.yaml"),

@@ -9,7 +9,7 @@ import pytest
 
 from quartet.settings import build_config
 from quartet.sizing.device import Device
-from quartet.sizing.plan import GIB, MemoryPlan, plan_memory
+from quartet.sizing.plan import GIB, MemoryPlan, plan_lines, plan_memory
 from quartet.wire.config import Config, ResolvedModel
 from quartet.wire.errors import ConfigError
 
@@ -19,7 +19,12 @@ RTX = Device("cuda", "RTX", 24 * GIB, 23 * GIB, True)
 CPU = Device("cpu", "cpu", 64 * GIB, 60 * GIB, True)
 SIMULATED = Device("simulated", "simulated", 8 * GIB, 6 * GIB, False)
 SECTIONS = {"max_total_tokens": "worker", "mem_fraction_static": "worker", "simulated_worker": "worker"}
-SECTIONS |= {"max_running_requests": "scheduler", "chunked_prefill_size": "scheduler", "dtype": "model"}
+SECTIONS |= {
+    "tp_size": "worker",
+    "max_running_requests": "scheduler",
+    "chunked_prefill_size": "scheduler",
+    "dtype": "model",
+}
 
 
 def configured(context_length: int = 131072, **settings: Any) -> Config:
@@ -95,3 +100,29 @@ def test_processes_that_hold_the_memory_are_named() -> None:
 def test_the_plan_is_data() -> None:
     plan = plan_memory(configured(), CPU)
     assert msgspec.json.decode(msgspec.json.encode(plan), type=MemoryPlan) == plan
+
+
+def test_ranks_on_gpus_have_the_plan_of_one_of_them() -> None:
+    one, two = (plan_memory(configured(tp_size=ranks), H200) for ranks in (1, 2))
+    whole = 128256 * 4096 * 2 * 2 + 65 * 4096 * 2
+    assert two.weights_bytes == whole + (one.weights_bytes - whole) // 2, "embedding, output layer and norms are whole"
+    assert two.kv_bytes_per_token * 2 == one.kv_bytes_per_token
+    assert two.kv_tokens > 2 * one.kv_tokens
+    assert "GiB free on H200 for each of 2 ranks; " in two.line and "ranks" not in one.line
+
+
+def test_ranks_on_the_cpu_share_its_memory() -> None:
+    one, two = (plan_memory(configured(tp_size=ranks), CPU) for ranks in (1, 2))
+    assert two.kv_bytes_per_token == one.kv_bytes_per_token
+    assert 0.99 * one.kv_tokens < two.kv_tokens <= one.kv_tokens, "the pool is the same, in two parts"
+    assert one.weights_bytes < two.weights_bytes < 2 * one.weights_bytes
+    assert "GiB free on cpu for 2 ranks; " in two.line
+
+
+@pytest.mark.parametrize("device", [H200, CPU, None])
+def test_a_number_of_ranks_that_divides_no_heads_is_refused_with_those_that_work(device: Device | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_lines(configured(tp_size=3), device)
+    assert str(caught.value) == (
+        "--tp-size 3 does not divide 8 KV heads, 32 heads and an MLP of 14336: give one of 1, 2, 4, 8"
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from quartet.sizing import nvml
 from quartet.sizing.device import find_device
-from quartet.sizing.nvml import Gpu, first_gpu
+from quartet.sizing.nvml import Gpu, find_gpu
 from quartet.wire.config import Config, WorkerConfig
 from quartet.wire.errors import ConfigError
 
@@ -77,17 +77,17 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     [(None, "H200"), ("1", "L4"), ("1,0", "L4"), ("GPU-abc", "A100"), ("", None), ("-1", None), ("9", None)],
 )
 def test_the_gpu_that_is_visible_first(library: Library, visible: str | None, name: str | None) -> None:
-    gpu = first_gpu({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    gpu = find_gpu(0, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
     assert (gpu and gpu.name) == name
 
 
 def test_its_memory_and_who_holds_it(library: Library) -> None:
-    assert first_gpu({}) == Gpu("H200", 140 * GIB, 5 * GIB, True, ((1, 130 * GIB), (7, GIB)))
+    assert find_gpu(0, {}) == Gpu("H200", 140 * GIB, 5 * GIB, True, ((1, 130 * GIB), (7, GIB)))
 
 
 def test_a_part_of_a_gpu_is_not_known(library: Library) -> None:
     library.is_parted = True
-    assert first_gpu({}) is None
+    assert find_gpu(0, {}) is None
 
 
 def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(nvml.ctypes, "CDLL", missing)
-    assert first_gpu({}) is None
+    assert find_gpu(0, {}) is None
 
 
 def test_the_device_names_the_processes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_the_device_names_the_processes(library: Library, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("version", "words"), [("2.13.0+cpu", "build for the CPU"), ("2.11.0", "no NVIDIA driver")])
 def test_cuda_that_cannot_be_had(version: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.sizing.device.torch_version", lambda: version)
-    monkeypatch.setattr("quartet.sizing.device.first_gpu", lambda: None)
+    monkeypatch.setattr("quartet.sizing.device.find_gpu", lambda index: None)
     monkeypatch.setattr("quartet.sizing.device._DRIVER", Path("/no/such/file"))
     with pytest.raises(ConfigError, match=words):
         find_device(Config(worker=WorkerConfig(device="cuda")))
@@ -119,6 +119,27 @@ def test_cuda_that_cannot_be_had(version: str, words: str, monkeypatch: pytest.M
 
 def test_a_driver_without_the_library_is_left_to_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("quartet.sizing.device.torch_version", lambda: "2.11.0")
-    monkeypatch.setattr("quartet.sizing.device.first_gpu", lambda: None)
+    monkeypatch.setattr("quartet.sizing.device.find_gpu", lambda index: None)
     monkeypatch.setattr("quartet.sizing.device._DRIVER", tmp_path)
     assert find_device(Config()) is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "name"),
+    [(None, 1, "L4"), (None, 2, None), ("1,0", 1, "H200"), ("1", 1, None), ("0,GPU-abc", 1, "A100")],
+)
+def test_the_gpu_of_a_rank(library: Library, visible: str | None, index: int, name: str | None) -> None:
+    gpu = find_gpu(index, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert (gpu and gpu.name) == name
+
+
+def test_each_rank_needs_a_gpu_and_the_fullest_one_decides(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    library.keys = ["0", "1"]
+    free = {"H200": 50 * GIB, "L4": 20 * GIB}
+    whole = nvml._describe
+    monkeypatch.setattr(nvml, "_describe", lambda *found: (gpu := whole(*found))._replace(free_bytes=free[gpu.name]))
+    device = find_device(Config(worker=WorkerConfig(tp_size=2)))
+    assert device is not None and (device.name, device.free_bytes) == ("L4", 20 * GIB)
+    with pytest.raises(ConfigError, match=r"--tp-size 4: each rank needs a GPU, and 2 can be seen"):
+        find_device(Config(worker=WorkerConfig(tp_size=4)))

@@ -12,8 +12,8 @@ import pytest
 
 from quartet.supervisor.listener import listening_socket
 from quartet.supervisor.plan import ProcessSpec
-from quartet.supervisor.spawn import Child
-from quartet.wire.frames import Assignment, Heartbeat, Ready
+from quartet.supervisor.spawn import Child, CommonEnd
+from quartet.wire.frames import Assignment, Heartbeat, LastEnd, Ready
 from quartet.wire.ids import Epoch, Role
 from tests.support.wire_samples import BOOT, CONFIG
 
@@ -136,9 +136,13 @@ def test_a_useful_life(spawn: Spawn, role: Role, is_ready: bool, has_worked: boo
 
 def test_a_death_for_another_process_is_not_held_against_it(spawn: Spawn) -> None:
     child = spawn()
-    child.kill_dependent()
+    child.is_ready = True
+    child.kill_dependent(CommonEnd("weights-0", LastEnd.KILLED, -signal.SIGSEGV, True))
+    child.kill_dependent(CommonEnd("worker-1", LastEnd.CRASHED, 1, False))
     wait_for_end(child)
-    assert child.was_useful
+    assert child.was_useful and child.last_end(-signal.SIGKILL) is LastEnd.KILLED
+    assert child.last_cause(-signal.SIGKILL) == "signal SIGSEGV of weights-0"
+    assert child.explain(-signal.SIGKILL, 100.0).endswith("ended by signal SIGSEGV of weights-0")
 
 
 # A standby

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from quartet.supervisor.error_output import cause_of_end
 from quartet.supervisor.liveness import START_TIMEOUT_S, UNRESPONSIVE_S, Liveness
 from quartet.supervisor.plan import ProcessSpec
 from quartet.supervisor.restart import RestartPolicy
@@ -63,7 +64,7 @@ def test_a_row_says_what_ended_the_last_incarnation(slot: ProcessSlot) -> None:
     assert (slot.status(False, 0.0).restarts, slot.status(False, 0.0).last_cause) == (0, "")
     for number, (code, cause) in enumerate([(-9, "signal SIGKILL"), (1, "exit code 1")], 1):
         child = start(slot, 10.0)
-        child.last_end = lambda code: LastEnd.CRASHED
+        child.last_end, child.last_cause = lambda code: LastEnd.CRASHED, lambda code: cause_of_end(code, "")
         slot.on_death(child, code, 11.0)
         row = slot.status(False, 11.0)
         assert (row.restarts, row.last_cause, row.last_end) == (number, cause, LastEnd.CRASHED)

@@ -5,9 +5,10 @@ from typing import cast
 from quartet.supervisor.plan import plan_processes
 from quartet.supervisor.restart import RestartPolicy
 from quartet.supervisor.slot import ProcessSlot
-from quartet.supervisor.spawn import Child
+from quartet.supervisor.spawn import Child, CommonEnd
 from quartet.supervisor.standby import Standby
 from quartet.wire.config import Config, ServerConfig
+from quartet.wire.frames import LastEnd
 from quartet.wire.ids import Role
 
 SILENT_S = 3.0
@@ -18,6 +19,10 @@ class StubChild:
 
     def __init__(self, is_ready: bool = True, is_killed: bool = False) -> None:
         self.is_ready, self.is_killed = is_ready, is_killed
+        self.ends: list[CommonEnd] = []
+
+    def kill_dependent(self, end: CommonEnd) -> None:
+        self.ends.append(end)
 
     def can_take_over(self, now: float) -> bool:
         return self.is_ready and not self.is_killed and now < SILENT_S
@@ -98,18 +103,22 @@ def test_a_standby_without_heartbeats_is_not_taken() -> None:
 
 def test_the_death_of_the_holder_is_that_of_all_who_map_its_memory() -> None:
     launch = Launch()
-    assert launch.standby.dependants(launch.slots[Role.WEIGHTS]) == []
-    worker, standby = launch.put(Role.WORKER, StubChild()), launch.put(Role.STANDBY, StubChild(is_ready=False))
-    assert launch.standby.dependants(launch.slots[Role.WEIGHTS]) == [worker, standby]
-    assert launch.standby.dependants(launch.slots[Role.WORKER]) == []
-    assert launch.standby.dependants(launch.slots[Role.STANDBY]) == []
+    launch.standby.on_exit(launch.slots[Role.WEIGHTS], 1)
+    worker, standby = StubChild(), StubChild(is_ready=False)
+    launch.put(Role.WORKER, worker)
+    launch.put(Role.STANDBY, standby)
+    launch.standby.on_exit(launch.slots[Role.WORKER], 1)
+    launch.standby.on_exit(launch.slots[Role.STANDBY], 1)
+    assert not worker.ends and not standby.ends
+    launch.standby.on_exit(launch.slots[Role.WEIGHTS], 1)
+    assert worker.ends == standby.ends == [CommonEnd("weights-0", LastEnd.KILLED, 1, True)]
 
 
 def test_without_a_standby_nothing_is_ever_due() -> None:
     slots = [ProcessSlot(spec, RestartPolicy(5)) for spec in plan_processes(Config())]
     standby = Standby(slots)
     assert standby.due(0.0) is None
-    assert all(standby.take(slot, 0.0) is None and standby.dependants(slot) == [] for slot in slots)
+    assert all(standby.take(slot, 0.0) is None for slot in slots)
 
 
 def test_a_launch_is_complete_without_its_standby() -> None:

@@ -20,7 +20,7 @@ from quartet.wire.codec import Encoder, Source
 from quartet.wire.ids import Epoch, Rid, Role
 
 SNAPSHOT = Path(__file__).with_name("frames.schema")
-NOT_STRUCTS = {"Frame", "LastEnd"}
+NOT_STRUCTS = {"Frame", "LastEnd", "RunnerMethod"}
 MODULES = [import_module(f"{frames.__name__}.{module.name}") for module in pkgutil.iter_modules(frames.__path__)]
 RULE = """The wire schema differs from the snapshot (- snapshot, + code).
 A changed wire schema needs a raised VERSION in quartet/wire/codec.py; a renamed field alone does not.
@@ -36,7 +36,7 @@ def test_the_snapshot_holds_every_struct_and_every_inbox() -> None:
     lines = SNAPSHOT.read_text().splitlines()
     exported = {name for name in frames.__all__ if isinstance(getattr(frames, name), type)}
     assert {line.split()[0] for line in lines if line.endswith(")") and "tag" in line} == exported - NOT_STRUCTS
-    assert sum("Inbound = " in line for line in lines) == 7
+    assert sum("Inbound = " in line for line in lines) == 8
 
 
 class Before(frames.Frame, frozen=True, tag=90):
