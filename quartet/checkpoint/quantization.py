@@ -132,7 +132,7 @@ class Quantization:
         return GroupForm(4, self.group[1], True) if self.kind == "int4" else None
 
 
-_KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8", "mxfp4"})
+_KEPT_ON_CUDA: frozenset[WeightKind] = frozenset({"fp8", "int4", "int8", "mxfp4"})
 _KEPT_ON_CPU: frozenset[WeightKind] = frozenset({"int4", "int8", "mxfp4"})
 
 

@@ -108,6 +108,9 @@ def test_linears_of_few_rows_multiply_on_the_wide_unit_from_tma_copies(compiled)
     assert len(entries) > 15
     for entry in entries + of(compiled, "fp8 linear", "_skinny_fp8_hopper_kernel"):
         assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["tma"] > 0, entry
+    for entry in of(compiled, "integer linear", "_integer_linear_kernel"):
+        # Groups of 16 columns have the shallowest product there is.
+        assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["cp_async"] > 0, entry
     for entry in of(compiled, "fp8 product", "_gemm_fp8_blocks_kernel") + of(
         compiled, "fp8 portable", "_skinny_fp8_kernel"
     ):

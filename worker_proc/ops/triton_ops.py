@@ -12,13 +12,11 @@ from torch import Tensor
 from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
-from quartet.checkpoint.quantization import is_kept_on
 from quartet.sizing.model_bytes import TRITON_SCRATCH_BYTES
 from quartet.wire.config import TRITON_PAGE_SIZES
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
 from worker_proc.ops.decode_scratch import DecodeScratch
-from worker_proc.ops.fp8_linear import Fp8Linear, fp8_kernels
 from worker_proc.ops.interface import (
     AllReduce,
     AttentionShape,
@@ -34,7 +32,8 @@ from worker_proc.ops.quantized import DequantizingLinear, QuantizedMlp
 from worker_proc.ops.skinny import SkinnyLinear, SkinnyMlp
 from worker_proc.ops.triton_experts import TritonExperts
 from worker_proc.ops.triton_linear_attention import TritonLinearAttention
-from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
+from worker_proc.ops.triton_linears import TritonLinears
+from worker_proc.weights.quantized import Weight
 from worker_proc.weights.tensors import ExpertTensors
 
 # What a GPU of 4 TB/s reads while a kernel more is launched and waited for, about 6 us.
@@ -91,17 +90,13 @@ class TritonOps:
             paged_tile,
             prefix_decode,
             rope_kv,
-            skinny_linear,
-            skinny_tiles,
         )
 
         self._shape, self._dtype, self._kv_dtype = shape, dtype, kv_dtype or dtype
         self._linear_spec, self._linear = linear, None if linear is None else TritonLinearAttention(linear)
-        self._silu_mul, self._gelu_mul = activation.silu_mul, activation.gelu_mul
         self._sigmoid_mul = activation.sigmoid_mul
         self._norm = norm
-        self._fp8 = fp8_kernels()
-        self._skinny = skinny_linear.skinny_linear, skinny_tiles
+        self._linears = TritonLinears(dtype)
         self._experts = expert_routing, expert_linear, expert_tiles, mxfp4
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
@@ -112,26 +107,17 @@ class TritonOps:
 
     def loaded(self, weight: Weight) -> Weight:
         """See Ops.loaded."""
-        is_kept = isinstance(weight, QuantizedWeight) and is_kept_on(weight.kind, is_cuda=True)
-        return weight if is_kept else dequantized(weight, self._dtype)
+        return self._linears.loaded(weight)
 
     def linear(self, weight: Weight, bias: Tensor | None = None, all_reduce: AllReduce | None = None) -> Linear:
         """See Ops.linear."""
-        weight = self.loaded(weight)
-        if isinstance(weight, QuantizedWeight):
-            return Fp8Linear(self._fp8, weight, bias, all_reduce)
-        return SkinnyLinear(self._skinny, weight, bias, all_reduce)
+        return self._linears.linear(weight, bias, all_reduce)
 
     def mlp(
         self, gate_up: Weight, down: Weight, all_reduce: AllReduce | None = None, activation: Activation = "silu"
     ) -> Branch:
         """See Ops.mlp."""
-        gate_up, down = self.loaded(gate_up), self.loaded(down)
-        if isinstance(gate_up, QuantizedWeight) or isinstance(down, QuantizedWeight):
-            return QuantizedMlp(self.linear(gate_up), self.linear(down, None, all_reduce), activation)
-        is_silu = activation == "silu"
-        activate = self._silu_mul if is_silu else self._gelu_mul
-        return SkinnyMlp(self._skinny, activate, gate_up, down, all_reduce, is_silu)
+        return self._linears.mlp(gate_up, down, all_reduce, activation)
 
     def experts(
         self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
