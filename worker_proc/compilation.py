@@ -8,8 +8,11 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from quartet.checkpoint.cache import cache_root
 
@@ -61,7 +64,9 @@ def compile_ahead(launch_all: Callable[[], None], progress: Callable[[], None]) 
         launch_all()
     finally:
         knobs.runtime.jit_cache_hook, JITFunction.run = None, launch
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "compile") as pool:
+    # A thread loads kernels to the current device, which each thread has for itself.
+    on_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_available() else None
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "compile", on_device) as pool:
         for _ in pool.map(_compile, recorded.values()):
             progress()
     return len(recorded)
@@ -85,8 +90,9 @@ def share_triton_hash(folder: Path) -> None:
         value = path.read_text()
     except OSError:
         value = cache.triton_key()
-        path.with_suffix(".new").write_text(value)
-        path.with_suffix(".new").rename(path)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(value)
+        unfinished.rename(path)
     cache.triton_key = lambda: value
 
 

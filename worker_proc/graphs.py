@@ -142,7 +142,9 @@ class StepGraphs(Generic[Size]):
 
     def _capture(self, run: Callable[[Size], None], size: Size, pool: "GraphPool") -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # A thread of NCCL asks for the ends of earlier operations, which is no part of the capture.
+        mode = "thread_local" if torch.distributed.is_initialized() else "global"
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
             run(size)
         self._graphs[size] = graph
         return graph

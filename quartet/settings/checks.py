@@ -47,11 +47,7 @@ def check_together(config: Config) -> None:
 
 
 def _check_ranks(config: Config) -> None:
-    together = {
-        "--standby": config.server.standby,
-        "--simulated-worker": config.worker.simulated_worker,
-        "--speculative-tokens": config.scheduler.speculative_tokens > 0,
-    }
+    together = {"--standby": config.server.standby, "--simulated-worker": config.worker.simulated_worker}
     for flag, is_given in together.items():
         if config.worker.tp_size > 1 and is_given:
             raise ConfigError(f"--tp-size {config.worker.tp_size} does not work with {flag}: drop one of them")

@@ -22,6 +22,12 @@ PROMPTS = [[3 + (11 * i + 5 * k) % 500 for i in range(6 + 30 * k)] for k in rang
 TOPOLOGY = {"worker-0", "worker-1"}
 
 
+def serve(*flags: str, env: dict[str, str] | None = None) -> Server:
+    """Return a launch on two ranks."""
+    common = ("--tokenizer-path", str(TOKENIZER), "--dtype", "float32", "--device", "cpu", "--max-total-tokens", "1024")
+    return Server(str(MODEL), "--tp-size", "2", *common, *flags, env=env)
+
+
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
     """The greedy ids of one rank."""
@@ -32,14 +38,13 @@ def expected() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    flags = ("--tokenizer-path", str(TOKENIZER), "--dtype", "float32", "--device", "cpu", "--max-total-tokens", "4096")
-    with Server(str(MODEL), "--tp-size", "2", *flags, "--step-timeout", "10") as it:
+    with serve() as it:
         yield it
 
 
-async def ids_of(server: Server, prompt: list[int], counts: list[int], number: int) -> list[int]:
+async def ids_of(server: Server, prompt: list[int], counts: list[int], number: int, tokens: int = TOKENS) -> list[int]:
     """Stream a completion to its end and return its token ids; `counts[number]` follows their number."""
-    body = {"model": "llama_tied", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+    body = {"model": "llama_tied", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "return_token_ids": True}
     found: list[int] = []
     timeout = aiohttp.ClientTimeout(total=2 * LIMIT_S)
@@ -102,8 +107,52 @@ async def test_streams_outlive_each_rank_and_are_those_of_one(server: Server, ex
         assert f'quartet_process_up{{model_name="llama_tied",rank="{rank}",role="worker"}} 1.0' in metrics
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TOPOLOGY))
+async def test_a_rank_that_hangs_is_ended_with_the_one_that_waits_for_it(
+    server: Server, expected: list[list[int]], name: str
+) -> None:
+    before = server.topology()
+    assert await streams(server, [(200, name, signal.SIGSTOP)]) == expected
+    server.wait_until(server.is_complete, LIMIT_S)
+    after = server.topology()
+    assert all(after[one]["restarts"] == before[one]["restarts"] + 1 for one in TOPOLOGY)
+    assert any(f"{name} (pid {before[name]['pid']}) hangs" in line for line in server.output)
+
+
+@pytest.mark.slow
+async def test_ranks_that_die_while_they_start_find_each_other(server: Server, expected: list[list[int]]) -> None:
+    """Each death comes while the other ranks wait for the one that dies, or have not yet ended themselves."""
+    kills = [(100, "worker-0", signal.SIGKILL)] + [(100, f"worker-{n % 2}", signal.SIGKILL) for n in (1, 0, 1)]
+    assert await streams(server, kills) == expected
+    server.wait_until(server.is_complete, LIMIT_S)
+    epochs = {server.topology()[name]["epoch"] for name in TOPOLOGY}
+    assert len(epochs) == 1
+
+
 def test_no_rank_outlives_a_drain(server: Server) -> None:
     pids = server.processes()
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
     assert not alive(pids) and not server.leftovers()
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_the_supervisor() -> None:
+    with serve() as it:
+        pids = it.processes()
+        it.process.kill()
+        it.process.wait(10)
+        it.wait_until(lambda: not alive(pids), 10.0)
+
+
+@pytest.mark.slow
+async def test_the_kernels_and_graph_runners_of_a_gpu_on_two_ranks(
+    expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Triton's interpreter, with collectives between the kernels; a step is the function that a graph captures."""
+    monkeypatch.setattr("tests.support.server.START_LIMIT_S", 280.0)
+    small = ("--cuda-graph-max-bs", "2", "--max-running-requests", "2", "--context-length", "64")
+    with serve("--attention-backend", "triton", *small, env={"TRITON_INTERPRET": "1"}) as it:
+        counts = [0]
+        assert await ids_of(it, PROMPTS[0], counts, 0, tokens=8) == expected[0][:8]

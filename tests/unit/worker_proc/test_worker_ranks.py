@@ -123,6 +123,35 @@ def test_sampling_is_that_of_rank_0(tmp_path: Path, make_engine: Callable[[Confi
     assert [one.outputs for one in alone] == [one.outputs for one in divided]
 
 
+def test_drafted_rows_are_rows_of_every_rank(make_engine: Callable[[Config], LocalEngine]) -> None:
+    engine = make_engine(make_config(GOLDEN / "qwen3", max_total_tokens=2048, tp_size=2))
+    loop = {"logit_bias": ((7, 30.0), (9, 30.0), (11, 29.0)), "temperature": 0.4, "seed": 3}
+    prompts = [[5 + (7 * row + at) % 80 for at in range(3 + 11 * row)] for row in range(3)]
+    plain = engine.generate(prompts, 40, **loop)
+    engine.restart(speculative_tokens=6)
+    assert engine.generate(prompts, 40, **loop) == plain
+    assert engine.counters()["accepted_tokens"] > 0
+
+
+def test_pages_with_numbers_that_are_not_finite_are_cleared_on_every_rank(
+    tmp_path: Path, make_ranks: MakeRanks
+) -> None:
+    weights = make_weights(WIDE)
+    weights["model.embed_tokens.weight"][50] = float("nan")
+    ranks = make_ranks(settings(write_folder(tmp_path, WIDE, weights), WIDE, 2))
+    ranks.runner.reset()
+    ranks.runner.allocate(3)
+    feeder = StepFeeder(ranks.runner)
+    prompt = [5, 6, 7, 8, 9]
+    expected = feeder.generate(0, prompt, 4)
+    feeder.free_pages = [1, 2, 3]
+    assert feeder.step([feeder.enter(0, [50] * 40, 1)], [Chunk(0, 40, True)]).bad_rows == [0]
+    feeder.step(release=[0], decode=False)
+    feeder.free_pages = [1, 2, 3]
+    feeder.step()
+    assert feeder.generate(0, prompt, 4) == expected
+
+
 def test_two_collective_operations_a_layer_and_one_for_the_ids(tmp_path: Path, make_ranks: MakeRanks) -> None:
     folder = write_folder(tmp_path, WIDE, make_weights(WIDE))
     ranks = make_ranks(settings(folder, WIDE, 2))
@@ -169,11 +198,10 @@ def test_what_is_not_divided_yet_is_refused_by_name(name: str, quantization: str
         check_ranks(spec, 2)
 
 
-@pytest.mark.parametrize("flag", ["--standby", "--simulated-worker", "--speculative-tokens"])
+@pytest.mark.parametrize("flag", ["--standby", "--simulated-worker"])
 def test_settings_that_need_one_rank_are_refused_beside_several(flag: str) -> None:
     field = flag[2:].replace("-", "_")
-    section = {"standby": "server", "simulated_worker": "worker", "speculative_tokens": "scheduler"}[field]
-    given = {f"{section}.{field}": "4" if "tokens" in field else "true"}
+    given = {f"{'server' if field == 'standby' else 'worker'}.{field}": "true"}
     build_config(given, {})
     with pytest.raises(ConfigError, match=f"--tp-size 2 does not work with {flag}"):
         build_config({**given, "worker.tp_size": "2"}, {})
