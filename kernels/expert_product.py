@@ -69,7 +69,7 @@ def _product_of_mxfp4(
             codes = tl.load(w_ptrs, mask=(pair < (depth - at) // 2)[None, :], other=0)
             scales = tl.load(scale_ptrs, mask=(group < (depth - at) // 32)[None, :], other=0)
             x = tl.load(x_ptrs, mask=is_row[None, :] & (k < depth - at)[:, None], other=0.0)
-        w = mxfp4_numbers(codes, scales, BLOCK_N, BLOCK_K).to(x.dtype)
+        w = mxfp4_numbers(codes, scales, BLOCK_N, BLOCK_K, x.dtype)
         acc = tl.dot(w, x, acc, input_precision="ieee")
         w_ptrs += BLOCK_K // 2
         scale_ptrs += BLOCK_K // 32

@@ -13,6 +13,10 @@ import triton
 import triton.language as tl
 
 GROUP = 32
+LARGEST_SCALE = 128
+"""The largest of which the bfloat16 of 2^(scale - 1) is a number; it stands for 2."""
+# The interpreter knows no instructions of a device.
+IS_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 class Mxfp4(NamedTuple):
@@ -32,9 +36,54 @@ class Mxfp4(NamedTuple):
         return self.codes.is_contiguous() and self.scales.is_contiguous()
 
 
+# Four bytes of codes, and their scales as two pairs of bfloat16, become two pairs of the numbers in lower halves, and
+# two of those in upper halves. Each byte goes into the upper half of 16 bits; exponent and mantissa of a code, moved to
+# their places in bfloat16, are its number times 2^-126, also without a leading one.
+WIDEN_ASM = tl.constexpr("""
+{
+    .reg .b32 t, a, b, z;
+    mov.b32 z, 0x80008000;
+    prmt.b32 t, $4, 0, 0x1404;
+    shl.b32 a, t, 4;
+    shr.u32 b, t, 2;
+    and.b32 b, b, 0x01c001c0;
+    lop3.b32 a, a, 0x80008000, b, 0xEA;
+    fma.rn.bf16x2 $0, a, $5, z;
+    shr.u32 b, t, 6;
+    and.b32 b, b, 0x01c001c0;
+    lop3.b32 a, t, 0x80008000, b, 0xEA;
+    fma.rn.bf16x2 $2, a, $5, z;
+    prmt.b32 t, $4, 0, 0x3424;
+    shl.b32 a, t, 4;
+    shr.u32 b, t, 2;
+    and.b32 b, b, 0x01c001c0;
+    lop3.b32 a, a, 0x80008000, b, 0xEA;
+    fma.rn.bf16x2 $1, a, $6, z;
+    shr.u32 b, t, 6;
+    and.b32 b, b, 0x01c001c0;
+    lop3.b32 a, t, 0x80008000, b, 0xEA;
+    fma.rn.bf16x2 $3, a, $6, z;
+}
+""")
+
+
 @triton.jit
-def mxfp4_numbers(codes, scales, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return [ROWS, COLUMNS] fp32 of codes [ROWS, COLUMNS / 2] and scales [ROWS, COLUMNS / 32]."""
+def mxfp4_numbers(codes, scales, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr):
+    """Return [ROWS, COLUMNS] in DTYPE of codes [ROWS, COLUMNS / 2] and scales [ROWS, COLUMNS / 32], of which none is
+    above LARGEST_SCALE; in bfloat16 on a device in few instructions."""
+    if tl.bfloat16 == DTYPE and IS_COMPILED:
+        powers = ((scales.to(tl.uint16) + 126) << 7).to(tl.bfloat16, bitcast=True)
+        codes = tl.reshape(codes, [ROWS, COLUMNS // 32, 16])
+        powers = tl.broadcast_to(powers[:, :, None], [ROWS, COLUMNS // 32, 16])
+        lower, upper = tl.inline_asm_elementwise(
+            WIDEN_ASM, "=r,=r,=r,=r,r,r,r", [codes, powers], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
+        )
+        return tl.reshape(tl.join(lower, upper), [ROWS, COLUMNS])
+    return _numbers(codes, scales, ROWS, COLUMNS).to(DTYPE)
+
+
+@triton.jit
+def _numbers(codes, scales, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     codes = codes.to(tl.uint32)
     pairs = tl.reshape(tl.join(codes & 15, codes >> 4), [ROWS, COLUMNS // 32, 32])
     size = pairs & 7

@@ -1,5 +1,6 @@
 """Experts as gpt-oss has them: with biases, limited gates, and weights in MXFP4, of which every code is exact."""
 
+import ptx_words
 import pytest
 import torch
 import triton
@@ -9,7 +10,7 @@ from kernel_cases import BF16, DEVICE, FP32, ON_GPU, assert_close, normal
 from kernels.expert_linear import SILU, ExpertTile, Gating, experts_down, experts_hidden, experts_reference
 from kernels.expert_routing import route
 from kernels.expert_tiles import expert_tiles
-from kernels.mxfp4 import Mxfp4, mxfp4_numbers
+from kernels.mxfp4 import LARGEST_SCALE, WIDEN_ASM, Mxfp4, mxfp4_numbers
 from worker_proc.weights import mxfp4
 
 TOLERANCE = {FP32: 3e-5 if ON_GPU else 3e-6, BF16: 3e-2}
@@ -30,16 +31,31 @@ def numbers_kernel(codes_ptr, scales_ptr, out_ptr, ROWS: tl.constexpr, COLUMNS: 
     codes = tl.load(codes_ptr + row * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)[None, :])
     scales = tl.load(scales_ptr + row * (COLUMNS // 32) + tl.arange(0, COLUMNS // 32)[None, :])
     at = row * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    tl.store(out_ptr + at, mxfp4_numbers(codes, scales, ROWS, COLUMNS))
+    tl.store(out_ptr + at, mxfp4_numbers(codes, scales, ROWS, COLUMNS, out_ptr.dtype.element_ty))
 
 
-def test_every_code_becomes_its_number_exactly():
-    scales = torch.tensor([0, 1, 2, 100, 126, 127, 128, 252], dtype=torch.uint8, device=DEVICE).unsqueeze(1)
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_every_code_becomes_its_number_exactly(dtype):
+    scales = torch.tensor([2, 3, 90, 100, 121, 126, 127, LARGEST_SCALE], dtype=torch.uint8, device=DEVICE).unsqueeze(1)
     scales = scales.repeat(1, 16).contiguous()
     codes = torch.arange(256, dtype=torch.uint8, device=DEVICE).repeat(8, 1)
-    found = torch.empty((8, 512), device=DEVICE)
+    found = torch.empty((8, 512), device=DEVICE, dtype=dtype)
     numbers_kernel[(1,)](codes, scales, found, ROWS=8, COLUMNS=512)
-    assert torch.equal(found, mxfp4.dequantize(codes, scales))
+    assert torch.equal(found.float(), mxfp4.dequantize(codes, scales))
+
+
+@pytest.mark.parametrize("scale", [2, 100, 121, 127, LARGEST_SCALE])
+def test_the_instructions_of_a_device_make_the_same_numbers(scale):
+    power = torch.tensor((scale + 126) << 7, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    pair = ptx_words.word(power.repeat(2))
+    for first in range(0, 256, 4):
+        codes = torch.arange(first, first + 4, dtype=torch.uint8)
+        code_word = int.from_bytes(bytes(codes.tolist()), "little")
+        words = ptx_words.run(WIDEN_ASM.value, {"$4": code_word, "$5": pair, "$6": pair})
+        lower, upper = (torch.cat([ptx_words.halves(words[one]) for one in pairs])
+                        for pairs in (("$0", "$1"), ("$2", "$3")))  # fmt: skip
+        wanted = mxfp4.dequantize(codes.repeat(1, 4), torch.full((1, 1), scale, dtype=torch.uint8))[0, :8]
+        assert torch.equal(torch.stack((lower, upper), -1).flatten(), wanted.double())
 
 
 @pytest.mark.parametrize("weight_first", [True, False])

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from quartet.checkpoint.experts import ExpertsSpec
 from worker_proc.ops.interface import AllReduce, Branch
-from worker_proc.weights.quantized import QuantizedWeight, Weight
+from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized
 from worker_proc.weights.tensors import ExpertTensors
 
 # Contributions of up to so many rows are kept in float32: they stay in the L2 cache.
@@ -19,7 +19,7 @@ _FEW_ROWS = 64
 
 class TritonExperts:
     """See Ops.experts. Args: the modules kernels.expert_routing, expert_linear, expert_tiles and mxfp4; then as there.
-    Weights in MXFP4 stay as they are."""
+    Weights in MXFP4 stay as they are, but for scales that the kernels do not take, which no published model has."""
 
     def __init__(
         self,
@@ -31,7 +31,9 @@ class TritonExperts:
     ) -> None:
         self._routing, self._linear, self._tiles, self._mxfp4 = kernels
         self._spec, self._tensors, self._shared, self._all_reduce = spec, tensors, shared, all_reduce
-        self._gate_up, self._down = self._packed(tensors.gate_up), self._packed(tensors.down)
+        stacks = tensors.gate_up, tensors.down
+        self._is_mxfp4 = all(map(self._is_kept, stacks))
+        self._gate_up, self._down = (self._packed(stack, tensors.router.dtype) for stack in stacks)
         self._gating = self._linear.Gating(*spec.gating)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -49,8 +51,7 @@ class TritonExperts:
 
     def _parts(self, x: Tensor) -> Tensor:
         spec, tensors, rows = self._spec, self._tensors, x.shape[0]
-        is_mxfp4 = isinstance(tensors.gate_up, QuantizedWeight)
-        tiles = self._tiles.expert_tiles(rows, spec.top_k, spec.count, x.dtype, is_mxfp4)
+        tiles = self._tiles.expert_tiles(rows, spec.top_k, spec.count, x.dtype, self._is_mxfp4)
         scores = self._routing.router_scores(x, tensors.router)
         routing = self._routing.route(
             scores, spec.top_k, tiles.block_m, normalised=spec.is_normalised, bias=tensors.router_bias
@@ -67,11 +68,14 @@ class TritonExperts:
             parts[-1] = shared if gate is None else shared * functional.linear(x, gate).sigmoid_()
         return parts
 
-    def _packed(self, weight: Weight) -> Any:
-        """Return the matrices as the kernels take them; raises ValueError for codes that they do not."""
-        if isinstance(weight, Tensor):
-            return weight
-        if weight.kind != "mxfp4":
-            raise ValueError(f"experts in {weight.kind} are not supported")
+    def _is_kept(self, weight: Weight) -> bool:
+        if not isinstance(weight, QuantizedWeight) or weight.kind != "mxfp4":
+            return False
+        return int(weight.scales["scale"].max()) <= int(self._mxfp4.LARGEST_SCALE)
+
+    def _packed(self, weight: Weight, dtype: torch.dtype) -> Any:
+        """Return the matrices as the kernels take them."""
         count = self._spec.count
-        return self._mxfp4.Mxfp4(*(one.view(count, -1, one.shape[1]) for one in weight.tensors.values()))
+        if isinstance(weight, QuantizedWeight) and self._is_mxfp4:
+            return self._mxfp4.Mxfp4(*(one.view(count, -1, one.shape[1]) for one in weight.tensors.values()))
+        return weight if isinstance(weight, Tensor) else dequantized(weight, dtype).view(count, -1, weight.shape[1])

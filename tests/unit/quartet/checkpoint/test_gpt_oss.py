@@ -7,6 +7,7 @@ import pytest
 from model_folders import write_json
 
 from quartet.checkpoint.quantization import has_cpu_compiler
+from quartet.checkpoint.ranks import check_ranks
 from quartet.checkpoint.spec import expected_shapes, parse_spec
 from quartet.checkpoint.tokenizer_files import eos_token_ids
 from quartet.checkpoint.weight_files import stored_tensors
@@ -100,6 +101,11 @@ def test_what_is_not_served_is_refused(changes: dict[str, Any], asked: str, matc
 def test_a_checkpoint_in_mxfp4_is_not_made_fp8() -> None:
     with pytest.raises(ConfigError, match="quantised already \\(mxfp4\\)"):
         parse_spec({**PUBLISHED, **MXFP4}, 128, "fp8")
+
+
+def test_ranks_do_not_share_experts() -> None:
+    with pytest.raises(ConfigError, match="--tp-size 2: a model with experts"):
+        check_ranks(parse_spec({**PUBLISHED, **MXFP4}, 128), 2)
 
 
 def test_a_call_ends_an_answer_though_no_file_says_so(tmp_path: Path) -> None:
