@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits of a runner. `page_count` excludes the dummy page 0. `mixed_tokens` and `has_states`:
-    see WorkerHello."""
+    """The limits of a runner. `page_count` excludes the dummy page 0. `mixed_tokens`, `has_states`
+    and `checkpoints`: see WorkerHello."""
 
     page_size: int
     page_count: int
@@ -28,6 +28,7 @@ class Capacity:
     device: str
     mixed_tokens: int = 0
     has_states: bool = False
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True, slots=True)

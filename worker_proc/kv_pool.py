@@ -53,6 +53,11 @@ def count_pages(
     return pages
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error of torch means that the device has not the memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def wait_for_memory(device: torch.device, free_bytes: Callable[[], int] | None = None) -> None:
     """Return once the memory of a worker that has just died is free: on CUDA, when no more of it becomes so.
 

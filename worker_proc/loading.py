@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,6 @@ from quartet.sizing.model_bytes import (
     default_slots,
     page_bytes,
     rotary_bytes,
-    slots_for_states,
-    state_bytes,
     weight_bytes,
 )
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
@@ -27,7 +24,7 @@ from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache, share_triton_hash
 from worker_proc.contract import Capacity, Place, Start
 from worker_proc.grammar.compiler import GrammarCompiler
-from worker_proc.kv_pool import count_pages, pool_bytes, wait_for_memory
+from worker_proc.kv_pool import count_pages, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
 from worker_proc.models.attention_shape import attention_shape
 from worker_proc.models.decoder import Decoder
@@ -37,6 +34,7 @@ from worker_proc.ops.torch_ops import TorchOps
 from worker_proc.ranks import Ranks
 from worker_proc.runner import ModelRunner
 from worker_proc.sampler import Sampler
+from worker_proc.state_memory import StateMemory, plan_states
 from worker_proc.step_sizes import max_graph_tokens, mixed_tokens
 from worker_proc.weights.cuda_ipc import SharingError
 from worker_proc.weights.dummy import dummy_tensors
@@ -131,16 +129,17 @@ def load_runner(
     if start is Start.RECOVERY:
         wait_for_memory(device)
     is_empty = start is Start.STANDBY
-    slots = _slots(config, spec, dtype, device, is_empty)
-    pages = partial(_count_pages, config, spec, shard, dtype, device, slots)
+    states = plan_states(config, spec, dtype.itemsize, kv_dtype.itemsize, device, is_empty)
+    size = page_bytes(spec, config.worker.page_size, kv_dtype.itemsize, shard.size)
+    pages = partial(count_pages, config.worker, device, size, states_bytes=states.total_bytes)
     page_count = pages(is_empty=is_empty) if ranks is None else ranks.least(pages())
-    capacity = _capacity(config, spec, shard, page_count, slots, device)
+    capacity = _capacity(config, spec, shard, page_count, states, device)
     sampler = Sampler(capacity.max_slots, spec.vocab_size, model.context_length, model.eos_token_ids, device)
     facts = _facts(shard, dtype, device, ops)
     if kv_dtype != dtype:
         facts["kv_cache"] = config.worker.kv_cache_dtype
     if spec.linear is not None:
-        facts |= {"slots": slots, "state_bytes_per_slot": state_bytes(spec, dtype.itemsize)}
+        facts |= {"slots": states.slots, "state_bytes_per_slot": states.one_bytes, "checkpoints": states.checkpoints}
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
     tokens = max_graph_tokens(spec, shard)
     grammars = GrammarCompiler(partial(load_grammar_tokenizer, config))
@@ -225,44 +224,20 @@ def choose_ops(
     return TritonOps(shape, dtype, spec.linear, choose_kv_dtype(config, dtype, device))
 
 
-def _count_pages(
-    config: Config,
-    spec: ModelSpec,
-    shard: Shard,
-    dtype: torch.dtype,
-    device: torch.device,
-    slots: int,
-    is_empty: bool = False,
-) -> int:
-    item_bytes = choose_kv_dtype(config.worker, dtype, device).itemsize
-    size, states = page_bytes(spec, config.worker.page_size, item_bytes, shard.size), 0
-    if spec.linear is not None:
-        states = (slots + 1) * state_bytes(spec, dtype.itemsize)
-    return count_pages(config.worker, device, size, is_empty, states)
-
-
-def _slots(config: Config, spec: ModelSpec, dtype: torch.dtype, device: torch.device, is_empty: bool) -> int:
-    """Return the slots that are asked for, or those whose states fit; 0 leaves it to the number of pages."""
-    wanted = config.scheduler.max_running_requests
-    if wanted or spec.linear is None:
-        return wanted
-    most = default_slots(config.worker.max_total_tokens or sys.maxsize, device.type == "cpu")
-    return slots_for_states(most, pool_bytes(config.worker, device, is_empty), state_bytes(spec, dtype.itemsize))
-
-
 def _capacity(
-    config: Config, spec: ModelSpec, shard: Shard, page_count: int, slots: int, device: torch.device
+    config: Config, spec: ModelSpec, shard: Shard, page_count: int, states: StateMemory, device: torch.device
 ) -> Capacity:
     model, page_size = config.require_model(), config.worker.page_size
     return Capacity(
         page_size=page_size,
         page_count=page_count,
-        max_slots=slots or default_slots(page_count * page_size, device.type == "cpu"),
+        max_slots=states.slots or default_slots(page_count * page_size, device.type == "cpu"),
         vocab_size=spec.vocab_size,
         context_length=model.context_length,
         device=_device_name(device),
         mixed_tokens=mixed_tokens(spec, shard) if device.type == "cuda" else 0,
         has_states=spec.linear is not None,
+        checkpoints=states.checkpoints,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from quartet.wire.frames import Step, StepTimes
 from quartet.wire.ids import Epoch
 from worker_proc.batch import build_batch
+from worker_proc.checkpoints import StateCheckpoints
 from worker_proc.compilation import LateCompileCounter, compile_ahead
 from worker_proc.completion_poller import CompletionPoller
 from worker_proc.contract import Capacity, DeviceLostError, OutOfMemoryError, Start
@@ -22,7 +23,7 @@ from worker_proc.device_step import DeviceStep
 from worker_proc.fused_sampler import FusedSampler
 from worker_proc.grammar.slots import GrammarSlots
 from worker_proc.graphs import GraphRunner, SharedBuffers
-from worker_proc.kv_pool import wait_for_memory
+from worker_proc.kv_pool import is_out_of_memory, wait_for_memory
 from worker_proc.loaded_model import LoadedModel
 from worker_proc.ops.interface import LayerCache
 from worker_proc.prefix_groups import PrefixGroupFinder
@@ -157,7 +158,7 @@ class ModelRunner:
             return in_flight
         except Exception as error:
             self._slots.abandon(step, rows)
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 if self._model.device.type == "cuda":
                     torch.cuda.empty_cache()
                 self._recover()
@@ -193,10 +194,11 @@ class ModelRunner:
             logits = self._model.decoder.forward(batch, self._caches, self._progress, on_hidden=score)
             computed = time.perf_counter()
             sampled = self._step_sampler.sample(rows.sampled, batch, logits)
+        self._checkpoints.save(rows.saves)
         times = StepTimes(wait_s, prepared - started, computed - prepared, time.perf_counter() - computed)
         ids, logprobs, constrained = sampled
-        extra = scores, constrained
-        return DeviceStep(scheduler_epoch, step, rows, ids, logprobs, times, self._on_bad_rows, self._poller, *extra)
+        parts = ids, logprobs, times, self._on_bad_rows, self._poller, scores, constrained
+        return DeviceStep(scheduler_epoch, step, rows, *parts)
 
     def _recover(self) -> None:
         """Make the device agree with the host again: writes of the failed step may be missing."""
@@ -220,6 +222,7 @@ class ModelRunner:
 
     def _apply_deltas(self, rows: StepRows, writes_pages: bool) -> None:
         self._step_sampler.apply(rows.released, rows.entered)
+        self._checkpoints.restore(rows.entered)
         # On the CPU the page table is the host's own memory.
         if writes_pages and len(rows.page_writes) and self._model.device.type != "cpu":
             (writes,) = self._upload([rows.page_writes])
@@ -240,13 +243,14 @@ class ModelRunner:
         """Return a runner of the model's first layers with a small pool: it launches every kernel of this one."""
         model = replace(self._model, decoder=self._model.decoder.first_layers())
         pages = min(self.capacity.page_count, max(_CUDA_WARM_UP) // self.capacity.page_size + 2)
-        return ModelRunner(model, replace(self.capacity, page_count=pages), self._progress)
+        return ModelRunner(model, replace(self.capacity, page_count=pages, checkpoints=0), self._progress)
 
     def _prepare(self) -> None:
         """Make what steps need and, at a first start, run the steps that no graph runner takes."""
-        model = self._model
-        pages, slots = self.capacity.page_count + 1, self.capacity.max_slots + 1
-        self._caches = model.decoder.allocate_caches(pages, slots, model.dtype, model.kv_dtype)
+        model, pages, slots = self._model, self.capacity.page_count + 1, self.capacity.max_slots + 1
+        rows = slots + self.capacity.checkpoints
+        self._caches, states = model.decoder.allocate_caches(pages, rows, model.dtype, model.kv_dtype)
+        self._checkpoints = StateCheckpoints(states, slots)
         self._make_slots()
         if self._start is Start.FIRST:
             lengths = _CUDA_WARM_UP if model.device.type == "cuda" else _CPU_WARM_UP
@@ -294,7 +298,3 @@ class ModelRunner:
                 runner.capture_at_need(pool, self._has_kernels)
         if self._has_kernels:
             self._late_compiles.start()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

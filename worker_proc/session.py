@@ -110,6 +110,7 @@ class Session:
             device=capacity.device,
             mixed_tokens=capacity.mixed_tokens,
             has_states=capacity.has_states,
+            checkpoints=capacity.checkpoints,
             session=self._served,
             query=query,
             last_step=self._last_step,

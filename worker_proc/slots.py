@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quartet.wire.frames import Chunk, Enter, Step
+from worker_proc.checkpoint_rows import check_start, saved_rows
 from worker_proc.contract import Capacity, StepError
 from worker_proc.given_rows import given_rows
 
@@ -24,6 +25,7 @@ IntArray = NDArray[np.int64]
 _WIRE = np.dtype("<i4")
 _NO_WRITES: IntArray = np.empty((0, 3), dtype=np.int64)
 _NO_SLOTS: IntArray = np.empty(0, dtype=np.int64)
+_NO_SAVES: IntArray = np.empty((0, 2), dtype=np.int64)
 FREE, PREFILL, DECODE = 0, 1, 2
 
 
@@ -71,7 +73,8 @@ class StepRows:
     their pages that hold nothing yet, which excludes cached ones. `decode` are the slots of the rows that decode one
     token, ascending, and `contexts` their lengths including that token. `given` are the ids of those tokens, -1 for one
     that the slot has sampled last; None if all have been. `sampled` are the slots of the sampled rows: those of the
-    last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result.
+    last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result. `saves` [n, 2]: slots
+    whose states are kept after the step, and the checkpoints.
     """
 
     released: Sequence[int]
@@ -84,6 +87,7 @@ class StepRows:
     sampled: IntArray
     owners: RowOwners
     given: IntArray | None = None
+    saves: IntArray = field(default_factory=lambda: _NO_SAVES)
 
     @property
     def positions(self) -> IntArray:
@@ -154,8 +158,9 @@ class SlotTable:
         if last:
             sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS)
             owners = self._owners(sampled)
-        page_writes, fresh_pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
-        return StepRows(released, entered, page_writes, fresh_pages, chunks, decode, contexts, sampled, owners, given)
+        saves = saved_rows(ids_of(step.saves), self._state != FREE, self._capacity) if step.saves else _NO_SAVES
+        pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
+        return StepRows(released, entered, *pages, chunks, decode, contexts, sampled, owners, given, saves)
 
     def commit(self, rows: StepRows) -> None:
         """Count the tokens of a launched step as being in KV."""
@@ -220,6 +225,7 @@ class SlotTable:
             raise StepError(f"an id outside the vocabulary of {vocab_size}")
         if not 0 <= frame.cached_length < len(ids):
             raise StepError(f"{frame.cached_length} of {len(ids)} ids cached: at least one must be computed")
+        check_start(frame, self._capacity)
         self._state[slot] = PREFILL
         self.kv_length[slot] = frame.cached_length
         self.generation[slot] = frame.generation

@@ -11,13 +11,9 @@ def check_settings(config: Config, spec: ModelSpec) -> None:
     check_ranks(spec, config.worker.tp_size)
     if spec.linear is None:
         return
-    scheduler = config.scheduler
-    shared = "shares no prefixes"
     asked = {
-        "--retraction-keeps-kv": (scheduler.retraction_keeps_kv, shared),
-        "--kv-events-config": (bool(config.server.kv_events_config), shared),
-        "--schedule-policy shortest-prefill-first": (scheduler.schedule_policy == "shortest-prefill-first", shared),
-        "--speculative-tokens": (scheduler.speculative_tokens > 0, "has states that cannot be taken back"),
+        "--kv-events-config": (bool(config.server.kv_events_config), "has states beside the pages that events name"),
+        "--speculative-tokens": (config.scheduler.speculative_tokens > 0, "has states that cannot be taken back"),
     }
     for flag, (is_asked, reason) in asked.items():
         if is_asked:

@@ -76,7 +76,7 @@ def check(config: Config) -> Report:
         found = resolve_model(config.model)
         resolved.append(msgspec.structs.replace(config, resolved=found))
         spec = read_spec(Path(found.folder), found.context_length)
-        note = "" if spec.linear is None else "; linear attention, so no prefix is shared"
+        note = "" if spec.linear is None else "; linear attention, prefixes are shared where states are kept"
         return f"{found.name} in {found.folder}: {found.architecture}, supported, context {found.context_length}{note}"
 
     def device() -> str:

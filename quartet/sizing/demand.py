@@ -6,6 +6,7 @@ from quartet.checkpoint.spec import ModelSpec
 from quartet.sizing.device import Device
 from quartet.sizing.model_bytes import (
     TRITON_SCRATCH_BYTES,
+    checkpoints_within,
     cpu_kv_bytes,
     cuda_kv_bytes,
     packed_head_bytes,
@@ -35,8 +36,8 @@ _PREFILL_ROWS = 16
 class Demand:
     """What decides the size of a launch. `spec` is None for a simulated worker, which has no weights. `kv_tokens` is
     the pool, `slots` the requests that run at once, `graph_rows` the largest decode batch of a CUDA graph,
-    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. The bytes are those of one
-    device: of one of `ranks` on a GPU, of all of them on the CPU."""
+    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. `checkpoints` are of states. The
+    bytes are those of one device: of one of `ranks` on a GPU, of all of them on the CPU."""
 
     spec: ModelSpec | None
     is_cuda: bool
@@ -50,6 +51,7 @@ class Demand:
     kv_tokens: int
     mem_fraction_static: float
     ranks: int = 1
+    checkpoints: int = 0
 
     @property
     def _ranks_here(self) -> int:
@@ -89,8 +91,8 @@ class Demand:
 
     @property
     def states(self) -> int:
-        """What they keep for all slots, and for the rows that are padding."""
-        return self.slot_state and (self.slots + 1) * self.slot_state
+        """What they keep for all slots, for the rows that are padding, and as checkpoints."""
+        return self.slot_state and (self.slots + 1 + self.checkpoints) * self.slot_state
 
     @property
     def tables(self) -> int:
@@ -142,6 +144,12 @@ def sized(demand: Demand, device: Device) -> Demand:
 def with_fitting_slots(demand: Demand, device: Device) -> Demand:
     """Return the demand with the slots that the worker chooses by itself."""
     return replace(demand, slots=slots_for_states(demand.slots, pool_bytes(demand, device), demand.slot_state))
+
+
+def with_checkpoints(demand: Demand, device: Device) -> Demand:
+    """Return the demand with the checkpoints that the worker makes of a share of its pool; the slots are known."""
+    pool = demand.kv_tokens * demand.kv_token_bytes if demand.kv_tokens else pool_bytes(demand, device) - demand.states
+    return replace(demand, checkpoints=checkpoints_within(pool, demand.slot_state))
 
 
 def pool_bytes(demand: Demand, device: Device) -> int:

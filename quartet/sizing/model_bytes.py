@@ -15,6 +15,8 @@ SIMULATED_TOKENS = 1 << 18
 """KV capacity of a simulated worker without --max-total-tokens."""
 CPU_KV_SHARE = 4
 CPU_KV_LIMIT_BYTES = 2 << 30
+CHECKPOINTS_SHARE = 10
+"""Of the memory of the KV pool, one part in so many is for checkpoints of states."""
 STATES_SHARE = 3
 """Of the memory for KV, one part in so many at most is for the states of slots, unless --max-running-requests says
 otherwise."""
@@ -78,6 +80,11 @@ def slots_for_states(wanted: int, budget_bytes: int, bytes_a_slot: int) -> int:
     if not bytes_a_slot:
         return wanted
     return max(1, min(wanted, budget_bytes // STATES_SHARE // bytes_a_slot - 1))
+
+
+def checkpoints_within(pool_bytes: int, bytes_a_state: int) -> int:
+    """Return how many checkpoints of states the share of a KV pool holds."""
+    return max(0, pool_bytes) // CHECKPOINTS_SHARE // bytes_a_state if bytes_a_state else 0
 
 
 def default_slots(capacity_tokens: int, is_cpu: bool) -> int:

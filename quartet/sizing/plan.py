@@ -11,7 +11,7 @@ import msgspec
 
 from quartet.checkpoint.model_settings import check_settings
 from quartet.checkpoint.spec import ModelSpec, read_spec
-from quartet.sizing.demand import Demand, sized, with_fitting_slots
+from quartet.sizing.demand import Demand, sized, with_checkpoints, with_fitting_slots
 from quartet.sizing.device import Device
 from quartet.sizing.model_bytes import ITEM_BYTES, SIMULATED_TOKENS, default_slots, kv_item_bytes
 from quartet.sizing.remedy import remedy
@@ -30,9 +30,10 @@ _KNOBS = (
 
 
 class MemoryPlan(msgspec.Struct, frozen=True):
-    """Bytes and tokens of a launch. `largest_context` is the longest request that the pool can hold;
+    """Bytes and tokens of a launch. `largest_context` is the longest request that the pool can hold,
     `requests_at_full_context` how many of the model's context it holds at once. The bytes are those of one device: of
-    one of `ranks` on a GPU, of all of them on the CPU."""
+    one of `ranks` on a GPU, of all of them on the CPU. `states_bytes` include those of `checkpoints`, which are for
+    cached prefixes."""
 
     device: str
     dtype: str
@@ -50,12 +51,14 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     requests_at_full_context: int
     max_running_requests: int
     ranks: int = 1
+    checkpoints: int = 0
 
     @property
     def line(self) -> str:
         """The plan in one line."""
         used = self.weights_bytes + self.graphs_bytes + self.kv_bytes + self.states_bytes
-        states = f" + states {_gib(self.states_bytes)}" if self.states_bytes else ""
+        own = f"{self.max_running_requests} requests, {self.checkpoints} cached prefixes"
+        states = f" + states {_gib(self.states_bytes)} ({own})" if self.states_bytes else ""
         is_cuda = self.device not in ("cpu", "simulated")
         what = "graphs" if is_cuda else "steps"
         ranks = (f" for each of {self.ranks} ranks" if is_cuda else f" for {self.ranks} ranks") * (self.ranks > 1)
@@ -85,6 +88,8 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
     demand = _demand(config, spec, device, dtype)
     if not config.scheduler.max_running_requests:
         demand = with_fitting_slots(demand, device)
+    if not config.scheduler.disable_radix_cache:
+        demand = with_checkpoints(demand, device)
     demand = sized(demand, device)
     _check(demand, device)
     tokens = demand.kv_tokens
@@ -105,6 +110,7 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         requests_at_full_context=tokens // model.context_length,
         max_running_requests=demand.slots,
         ranks=demand.ranks,
+        checkpoints=demand.checkpoints,
     )
 
 
@@ -155,7 +161,7 @@ def _check(demand: Demand, device: Device) -> None:
         f"weights of {8 * demand.item_bytes} bits": demand.weights,
         f"a context of {demand.context_length} tokens with {demand.slots} requests": demand.tables,
         "the worker and its steps": demand.runtime + demand.steps,
-        f"the states of {demand.slots} requests": demand.states,
+        f"the states of {demand.slots} requests and {demand.checkpoints} cached prefixes": demand.states,
         f"a KV cache of {needed.kv_tokens} tokens": needed.kv,
     }
     listed = " + ".join(f"{_gib(size)} for {name}" for name, size in parts.items() if size > GIB >> 5)

@@ -114,8 +114,8 @@ class PrefillAdder:
                 limit = self.remaining_chunk if self.remaining_chunk > 0 else self.page_size
         if cap is not None:
             limit = min(limit, max(cap, self.page_size))
-        length = min(extend, limit)
-        self._commit(request, length, self._estimate(request) if extend <= limit else 0)
+        length = request.lease.up_to_cut(min(extend, limit))
+        self._commit(request, length, self._estimate(request) if length == extend else 0)
         return length
 
     def has_budget_for(self, request: Request, may_chunk: bool = True) -> bool:
@@ -141,6 +141,8 @@ class PrefillAdder:
         length, reservation = extend, self._estimate(request)
         if self.remaining_chunk is not None and ceil_to(extend, self.page_size) > self.remaining_chunk:
             length, reservation = floor_to(self.remaining_chunk, self.page_size), 0
+        if request.lease.cuts:
+            length, reservation = request.lease.up_to_cut(length), 0
         self._commit(request, length, reservation)
         return length, self.verdict()
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from scheduler_proc.core.in_flight import StepsInFlight
 from scheduler_proc.core.kv import KvCache
+from scheduler_proc.core.lease import NONE
 from scheduler_proc.core.request import Request, RequestState
+from scheduler_proc.core.saved_states import save_state, settle_state
 from scheduler_proc.core.step_work import LaterWrite, PageWrite, StepWork
 
 
@@ -28,6 +30,7 @@ class Batch:
         self._released_slots: list[int] = []
         self._later_writes: list[LaterWrite] = []
         self._complete: list[Request] = []
+        self._saving: list[tuple[Request, int]] = []
         self._kv = kv
         self._in_flight = in_flight
 
@@ -36,6 +39,7 @@ class Batch:
         self.max_slots = max_slots
         self.free_slots = list(range(max_slots - 1, -1, -1))
         self._released_slots.clear()
+        self._saving.clear()
         self.is_full = False
 
     def note_full(self, is_full: bool) -> None:
@@ -70,6 +74,8 @@ class Batch:
         self.running.pop(request.generation, None)
         self.is_full = False
         self.release_slot(request)
+        if request.lease.pending is not None and to in (RequestState.FINISHED, RequestState.WAITING):
+            self._settle(request)
         if to is RequestState.FINISHED or keeps_kv:
             self._kv.finish(request.lease, request.key(), self._in_flight.last_step)
         else:
@@ -154,6 +160,39 @@ class Batch:
                 self._in_flight.end_generation(request)
         slots = {request.slot for request in left}
         return left, [write for write in writes if write[0] in slots]
+
+    # Checkpoints of states (rules CKP)
+
+    def save_states(self, work: StepWork) -> list[int]:
+        """Return slot and checkpoint, one after the other, of each state that is saved after a step being issued."""
+        kv, step, pairs = self._kv, self._in_flight.last_step, list[int]()
+        if kv.checkpoints is None:
+            return pairs
+        for request in [*work.prefill.requests, *work.rows]:
+            number = save_state(kv, request.lease, step, request.state is RequestState.RUNNING)
+            if number == NONE:
+                continue
+            pairs += request.slot, number
+            if request.lease.pending is not None:
+                self._saving.append((request, request.generation))
+        return pairs
+
+    def settle_saved(self) -> None:
+        """Put into the tree what rows have saved, as far as their tokens are known."""
+        self._saving = [
+            (request, generation)
+            for request, generation in self._saving
+            if request.generation == generation and request.lease.pending is not None and not self._settle(request)
+        ]
+
+    def _settle(self, request: Request) -> bool:
+        changes = settle_state(self._kv, request.lease, request.key(), self._in_flight.last_step)
+        if changes is None:
+            return False
+        writes, replaced = changes
+        self._later_writes += [(request, request.generation, index, page) for index, page in writes]
+        self._kv.free(replaced)
+        return True
 
     # Issuing a step
 

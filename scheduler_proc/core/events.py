@@ -23,8 +23,8 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp:
-    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens` and `has_states`: see
-    WorkerHello."""
+    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens`, `has_states` and
+    `checkpoints`: see WorkerHello."""
 
     epoch: Epoch
     page_count: int
@@ -32,6 +32,7 @@ class WorkerUp:
     is_cpu: bool
     mixed_tokens: int = 0
     has_states: bool = False
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ private range of one lease (INV-3). Keys are token ids as little-endian int32.
 
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import InvariantViolation
+from scheduler_proc.core.checkpoints import Checkpoints, Spacing
 from scheduler_proc.core.holds import Holds
 from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.lengths import ceil_to, floor_to
@@ -45,6 +46,7 @@ class KvCache:
         self._isolates = by_priority and isolates
         self._cuts = cuts
         self._log: PageLog | None = None
+        self.spacing = Spacing()
         self.restart(page_count)
 
     @classmethod
@@ -60,11 +62,13 @@ class KvCache:
             config.retraction_keeps_kv,
         )
 
-    def restart(self, page_count: int, has_states: bool = False) -> None:
-        """Begin with the empty cache of a new worker. With states, which pages do not hold, nothing is shared."""
-        self.is_sharing = self._may_share and not has_states
+    def restart(self, page_count: int, has_states: bool = False, checkpoints: int = 0) -> None:
+        """Begin with the empty cache of a new worker. With states, which pages do not hold, prefixes are shared as far
+        as there are checkpoints of them."""
+        self.is_sharing = self._may_share and (not has_states or checkpoints > 0)
+        self.checkpoints = Checkpoints(checkpoints) if has_states and self.is_sharing else None
         self.pool = PagePool(page_count, self.page_size)
-        self.tree = RadixTree(self.page_size, self._strategy)
+        self.tree = RadixTree(self.page_size, self._strategy, [] if self.checkpoints is None else [self.checkpoints])
         self.tree.log = self._log
         self.holds = Holds(self.tree)
         if self._log is not None:
@@ -88,6 +92,8 @@ class KvCache:
     def forget_written_since(self, step: int) -> None:
         """Remove what a failed step and those after it have written; every lease on it has been released."""
         self.holds.end_written_since(step)
+        if self.checkpoints is not None:
+            self.checkpoints.forget_written_since(step)
         self.pool.free(self.tree.remove_written_since(step))
 
     def free(self, pages: list[int]) -> None:
@@ -182,11 +188,14 @@ class KvCache:
         pages, node = self.tree.match(key, namespace)
         tokens = len(pages) * self.page_size
         if self.tree.groups:
+            lease.reach = tokens
             node, tokens = self.tree.usable(node, tokens)
             del pages[tokens // self.page_size :]
         self.tree.lock(node)
         lease.node, lease.pages = node, pages
-        lease.protected = lease.num_computed_tokens = tokens
+        lease.protected = lease.num_computed_tokens = lease.saved_tokens = tokens
+        if self.checkpoints is not None and tokens:
+            lease.checkpoint = self.checkpoints.use(node)
         return lease.protected
 
     def unlock_match(self, lease: Lease) -> None:
@@ -200,8 +209,11 @@ class KvCache:
         lease.pages += pages
         return pages
 
-    def register(self, lease: Lease, key: bytes, step: int) -> tuple[list[tuple[int, int]], list[int]]:
-        """Put the whole pages computed so far into the tree when the step that writes them is issued (TREE-8).
+    def register(
+        self, lease: Lease, key: bytes, step: int, tokens: int | None = None
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """Put the whole pages computed so far, or the first `tokens`, into the tree when the step that writes them is
+        issued (TREE-8).
 
         Returns page table writes (index, page) where the tree had pages already, and the lease's own pages that these
         replace. The step being issued still writes the lease's own, so the caller applies the writes with the next
@@ -209,7 +221,7 @@ class KvCache:
         """
         if not self.is_sharing:
             return [], []
-        length = floor_to(lease.num_computed_tokens, self.page_size)
+        length = floor_to(lease.num_computed_tokens, self.page_size) if tokens is None else tokens
         old_node, first = lease.node, lease.protected // self.page_size
         assert old_node is not None
         count = length // self.page_size
@@ -253,4 +265,6 @@ class KvCache:
         if lease.node is None:
             raise InvariantViolation("INV-7", "a lease is released that holds nothing")
         self.tree.unlock(lease.node)
+        if lease.pending is not None and self.checkpoints is not None:
+            self.checkpoints.give_back(lease.pending.number)
         lease.clear()

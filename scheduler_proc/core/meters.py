@@ -16,6 +16,7 @@ BEHIND_KV = "queued_behind_kv"
 _CAUSES = {
     "budget": PROMPTS,
     "prefill_max_requests": PROMPTS,
+    "checkpoint": PROMPTS,
     "no_kv": KV,
     "thrash_guard": KV,
     "no_slot": "queued_for_slot",

@@ -1,7 +1,7 @@
 """One prefill pass: the chunked request in progress, then the waiting queue in policy order (rules ADM-2, TREE-8)."""
 
 from quartet.wire.config import SchedulerConfig
-from quartet.wire.frames import ID_BYTES, Chunk, Enter, pack_ids
+from quartet.wire.frames import ID_BYTES, Chunk
 from scheduler_proc.core.admission import PrefillAdder, Verdict
 from scheduler_proc.core.admitted import note_admission
 from scheduler_proc.core.batch import Batch
@@ -11,6 +11,7 @@ from scheduler_proc.core.memory_limit import MemoryLimit
 from scheduler_proc.core.meters import DECODES, PROMPTS
 from scheduler_proc.core.observed import ObservedLengths
 from scheduler_proc.core.policies import reserve_for_short
+from scheduler_proc.core.prompt_cuts import prompt_cuts
 from scheduler_proc.core.queue import WaitingQueue
 from scheduler_proc.core.ratio import NewTokenRatio
 from scheduler_proc.core.request import Request
@@ -18,7 +19,7 @@ from scheduler_proc.core.retraction import Retraction
 from scheduler_proc.core.sessions import Sessions
 from scheduler_proc.core.sizes import is_mixing, mixed_budget
 from scheduler_proc.core.step_cost import pairs
-from scheduler_proc.core.step_work import PrefillBatch
+from scheduler_proc.core.step_work import PrefillBatch, entering
 from scheduler_proc.core.suspects import Suspects
 
 BACKLOG_LOOKED_AT = 64
@@ -212,6 +213,12 @@ class PrefillPass:
         kv, batch = self._kv, self._batch
         reusable = request.key()[: request.reusable_tokens * ID_BYTES]
         kv.match_and_lock(request.lease, reusable, request.namespace, request.urgency)
+        if kv.checkpoints is not None:
+            request.lease.cuts = prompt_cuts(request, self._queue.waiting, kv.spacing.cut, kv.page_size)
+            if request.lease.cuts and batch.chunked is not None:
+                # One prompt is cut at a time, perhaps for this one.
+                kv.unlock_match(request.lease)
+                return "checkpoint"
         needs_slot = not batch.free_slots
         length, verdict = (0, Verdict.NO_TOKEN) if needs_slot else self._test(request, adder, pass_batch)
         is_kv_short = not length and verdict is Verdict.NO_TOKEN
@@ -259,22 +266,7 @@ class PrefillPass:
         note_admission(request, cached, length, pass_batch, self._queue, self._counters, self._ratio.current)
         self._queue.note_admitted(request, cached, pass_batch.now)
         self._sessions.on_admitted(request, request.lease.node, request.total_tokens - cached)
-        params, scores = request.params, request.prompt_scores
-        if scores is not None:
-            scores.restart()
-            params = scores.params(params)
-        pass_batch.enter.append(
-            Enter(
-                request.slot,
-                request.generation,
-                request.key(),
-                request.prompt_tokens,
-                cached,
-                pack_ids(request.lease.pages),
-                params,
-                request.choice,
-            )
-        )
+        pass_batch.enter.append(entering(request))
         self._compute(request, length, pass_batch)
 
     def _compute(self, request: Request, length: int, pass_batch: PrefillBatch) -> None:

@@ -138,6 +138,7 @@ class Scheduler:
     def _schedule(self, now: float) -> None:
         """Issue steps until two are in flight or there is nothing to run."""
         self._kv.holds.end_passed(now)
+        self._batch.settle_saved()
         speculation = self._speculation
         if speculation.is_wanted:
             speculation.look_at(self._batch.rows())
@@ -223,6 +224,7 @@ class Scheduler:
             prefill.chunks,
             bool(rows),
             self._speculation.given_rows(work),
+            pack_ids(batch.save_states(work)),
         )
         self._delivery.send_step(self._worker_name, step)
         batch.on_issued(prefill.requests, prefill.later_writes, prefill.replaced)
@@ -238,7 +240,7 @@ class Scheduler:
     def _on_worker_up(self, event: WorkerUp, now: float) -> None:
         self._on_worker_lost(None, now)
         kv, config = self._kv, self._config
-        kv.restart(event.page_count, event.has_states)
+        kv.restart(event.page_count, event.has_states, event.checkpoints)
         self._in_flight.start(event.epoch)
         self._queue.waits.switch(STEP, now)
         self._batch.restart(slots_in_force(config, event.max_slots, kv.capacity_tokens, event.is_cpu))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from quartet.wire.frames import Chunk, Enter
+from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.step_cost import StepLoad
 
@@ -10,6 +10,25 @@ PageWrite = tuple[int, int, int]
 """(slot, index, page): one entry of the worker's page table."""
 LaterWrite = tuple[Request, int, int, int]
 """(request, generation, index, page): a page table write for the next step, if the request still has its slot."""
+
+
+def entering(request: Request) -> Enter:
+    """Return the frame of a request that enters a slot with the pages of its first chunk; its scores begin again."""
+    lease, params, scores = request.lease, request.params, request.prompt_scores
+    if scores is not None:
+        scores.restart()
+        params = scores.params(params)
+    return Enter(
+        request.slot,
+        request.generation,
+        request.key(),
+        request.prompt_tokens,
+        lease.num_computed_tokens,
+        pack_ids(lease.pages),
+        params,
+        request.choice,
+        lease.checkpoint,
+    )
 
 
 @dataclass(slots=True)

@@ -11,10 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quartet.checkpoint.families import SUPPORTED_ARCHITECTURES
+from scheduler_proc.core.checkpoints import Spacing
 from tests.golden.oracles import FOLDER, check_equal, load, load_for_launch
 from tests.support.local_engine import LocalEngine, make_config
 
 FOLDERS = sorted(path.parent for path in (FOLDER / "models").glob("*/oracle.json"))
+CLOSE = Spacing(16, 16)
+"""The tiny folders' prompts are short."""
 TOKENIZER = FOLDER / "models" / "qwen3"
 
 
@@ -34,12 +37,13 @@ def test_torch_backend(folder: Path, is_long: bool) -> None:
         oracles = [one for one in load(folder / "oracle.json") if len(one.prompt_ids) > context_length]
         context_length = 0
     config = make_config(folder, tokenizer=TOKENIZER, context_length=context_length, max_total_tokens=4096)
-    engine = LocalEngine(config)
+    engine = LocalEngine(config, spacing=CLOSE)
     prompts = [oracle.prompt_ids for oracle in oracles]
-    check_equal(oracles, engine.generate(prompts, 24))
-    check_equal(oracles, engine.generate(prompts, 24))
     has_states = engine.runner.capacity.has_states
-    assert (engine.cached_tokens() > 0) != has_states
+    # Where prompts have parted their states are saved the second time.
+    for _ in range(2 + has_states):
+        check_equal(oracles, engine.generate(prompts, 24))
+    assert engine.cached_tokens() > 0
     engine.restart(chunked_prefill_size=16, disable_radix_cache=True)
     check_equal(oracles, engine.generate(prompts, 24))
     for oracle in oracles:
@@ -49,6 +53,28 @@ def test_torch_backend(folder: Path, is_long: bool) -> None:
     assert engine.retractions() > 0 or len(oracles) == 1
     engine.restart()
     check_equal(oracles, engine.generate(prompts, 24, worker_lives=40))
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", pytest.param("qwen3_5_moe", marks=pytest.mark.slow)])
+def test_sequences_that_start_from_checkpoints_of_states(name: str) -> None:
+    """CKP-1 to CKP-5 token for token: prompts that go on from outputs, in chunks, retracted, after a worker's death."""
+    folder = FOLDER / "models" / name
+    oracles = load(folder / "oracle.json")
+    settings = {"tokenizer": TOKENIZER, "max_total_tokens": 16384}
+    engine = LocalEngine(make_config(folder, **settings), max_in_flight=2, spacing=CLOSE)
+    assert engine.runner.capacity.checkpoints == 24
+    turns = [oracle.prompt_ids + oracle.output_ids[:count] for oracle in oracles for count in (0, 3, 20, 17)]
+    rest = [oracle.output_ids[count : count + 4] for oracle in oracles for count in (0, 3, 20, 17)]
+    whole = [oracle.prompt_ids for oracle in oracles]
+    check_equal(oracles, engine.generate(whole, 24))
+    assert engine.generate(turns, 4) == rest
+    assert engine.cached_tokens() > 200
+    for changes in ({"chunked_prefill_size": 16}, {"test_retract": True}, {"schedule_policy": "fcfs"}):
+        engine.restart(**changes)
+        check_equal(oracles, engine.generate(whole, 24))
+        assert engine.generate(turns, 4, worker_lives=40) == rest
+        assert engine.generate(turns, 4) == rest
+        assert engine.cached_tokens() > 200
 
 
 def test_the_text_part_of_a_checkpoint_with_images(tmp_path: Path) -> None:

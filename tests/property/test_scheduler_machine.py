@@ -1,6 +1,7 @@
 """A Hypothesis state machine over the scheduler core: arrivals, aborts, replays, failures, worker loss, tiny pools.
 
-After every event the rig audits all invariants and the strict worker checks every page a row reads. A consumer of the
+After every event the rig audits all invariants and the strict worker checks every page a row reads, and of models with
+states that each sequence starts from the state of its cached prefix. A consumer of the
 KV-cache events holds what the radix tree holds, whenever it has read them. At the end each request has ended exactly
 once with the tokens of the oracle, and no page is held.
 """
@@ -15,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from quartet.wire.config import POLICIES
 from quartet.wire.frames import Abort, LiveRequest, LiveRequests, Query, SamplingParams, Stopped
 from quartet.wire.ids import Handle, Rid
+from scheduler_proc.core.checkpoints import Spacing
 from scheduler_proc.kv_events import EventWriter
 from tests.support.core_rig import EOS, VOCAB, CoreRig
 from tests.support.kv_follower import Follower, held_by
@@ -60,6 +62,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         ),
         encoding=st.sampled_from(["map", "array"]),
         most_changes=st.sampled_from([1, 20, 1000]),
+        checkpoints=st.sampled_from([-1, -1, -1, 0, 1, 3, 40]),
+        spacing=st.sampled_from([1, 2, 5]),
     )
     def build(
         self,
@@ -74,6 +78,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         more: dict[str, Any],
         encoding: Literal["map", "array"],
         most_changes: int,
+        checkpoints: int,
+        spacing: int,
     ) -> None:
         more["retraction_keeps_kv"] &= is_sharing
         if policy == "shortest-prefill-first" and not is_sharing:
@@ -95,6 +101,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             init_new_token_ratio=ratio,
             disable_radix_cache=not is_sharing,
             schedule_policy=policy,
+            checkpoints=checkpoints,
+            spacing=Spacing(spacing * page_size, page_size),
             **more,
         )
         for length in range(60):

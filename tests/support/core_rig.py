@@ -13,6 +13,7 @@ from quartet.wire.codec import Source
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.frames import SamplingParams, Step, StepFailed, Submit, pack_ids
 from quartet.wire.ids import Epoch, Rid, Role
+from scheduler_proc.core.checkpoints import Spacing
 from scheduler_proc.core.events import Event, WorkerLost, WorkerUp
 from scheduler_proc.core.scheduler import Scheduler
 from tests.support.stream_client import ClientStream as Stream
@@ -82,7 +83,9 @@ class ManualWorker:
 
 
 class CoreRig:
-    """Drives a Scheduler; audits after every event and keeps what each stream has received. It is its own clock."""
+    """Drives a Scheduler; audits after every event and keeps what each stream has received. It is its own clock.
+
+    With `checkpoints` of 0 and more the model has states, and as many copies of them."""
 
     def __init__(
         self,
@@ -91,12 +94,17 @@ class CoreRig:
         slots: int = 8,
         context: int = 4096,
         oracle: Oracle = next_token,
+        checkpoints: int = -1,
+        spacing: Spacing | None = None,
         **config: Any,
     ) -> None:
         config.setdefault("chunked_prefill_size", 4 * page_size)
         self.config = SchedulerConfig(max_running_requests=slots, **config)
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))
         self.page_size, self.pages, self.slots = page_size, pages, slots
+        self.checkpoints = checkpoints
+        if spacing is not None:
+            self.scheduler.kv.spacing = spacing
         self.clock = ManualClock()
         self.client = StreamClient()
         self.streams, self.handles = self.client.streams, self.client.handles
@@ -128,8 +136,10 @@ class CoreRig:
 
     def worker_up(self, mixed_tokens: int = 0) -> None:
         self.epoch += 1
-        self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB, self.oracle)
-        self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True, mixed_tokens))
+        own = self.oracle, self.checkpoints
+        self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB, *own)
+        states = self.checkpoints >= 0, max(0, self.checkpoints)
+        self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True, mixed_tokens, *states))
 
     def worker_lost(self, was_killed: bool = True) -> None:
         self.worker = None

@@ -14,6 +14,7 @@ from quartet.wire.codec import Source
 from quartet.wire.config import Config, ModelConfig, SchedulerConfig, WorkerConfig
 from quartet.wire.frames import ProcessStatus, ProcessTable, SamplingParams, Submit, pack_ids
 from quartet.wire.ids import Epoch, Rid, Role
+from scheduler_proc.core.checkpoints import Spacing
 from scheduler_proc.scheduler_core import SchedulerCore
 from tests.support.stream_client import ClientStream, StreamClient
 from worker_proc.contract import Runner, Start
@@ -59,15 +60,22 @@ class LocalEngine:
             the host; 2 is what a worker process does.
         start: how much the runner does beforehand.
         runner: to be used instead of one that is loaded here.
+        spacing: of checkpoints of states, for prompts that are short.
     """
 
     def __init__(
-        self, config: Config, max_in_flight: int = 1, start: Start = Start.FIRST, runner: Runner | None = None
+        self,
+        config: Config,
+        max_in_flight: int = 1,
+        start: Start = Start.FIRST,
+        runner: Runner | None = None,
+        spacing: Spacing | None = None,
     ) -> None:
         from worker_proc.loading import load_runner
 
         self.config = config
         self.max_in_flight = max_in_flight
+        self.spacing = spacing or Spacing()
         self.runner: Any = load_runner(config, lambda: None, start) if runner is None else runner
         if start is Start.STANDBY:
             self.runner.load_kernels()
@@ -80,6 +88,7 @@ class LocalEngine:
         config = replace(self.config, scheduler=replace(self.config.scheduler, **scheduler))
         clock = ManualClock()
         self._scheduler = AuditedScheduler(config, EPOCH)
+        self._scheduler.scheduler.kv.spacing = self.spacing
         self._client = StreamClient()
         self._pump = Pump(clock)
         for name in ("api-0", "detok-0"):

@@ -2,7 +2,8 @@
 
 Each KV position remembers the hash of the token sequence that was written there. Before a row "attends", every
 position it reads must hold the hash of the row's own prefix, so a page that is shared, reused or rewritten wrongly is
-caught at once, whatever the scheduler's own books say.
+caught at once, whatever the scheduler's own books say. With states, each slot has the hash of what it has computed, and
+a checkpoint the one that was copied to it: a sequence must start from the state of exactly its cached prefix.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +20,22 @@ def fold(state: int, token_id: int) -> int:
     return (state * 1_000_003 + token_id + 7) % MODULUS
 
 
-def next_token(ids: Sequence[int], vocab_size: int) -> int:
-    """Return the next token after `ids`: the oracle of the tests."""
+def hash_of(ids: Sequence[int]) -> int:
+    """Return the hash of a sequence."""
     state = 0
     for token_id in ids:
         state = fold(state, token_id)
-    return state % vocab_size
+    return state
+
+
+def _pairs(data: bytes) -> list[tuple[int, int]]:
+    flat = unpack_ids(data)
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def next_token(ids: Sequence[int], vocab_size: int) -> int:
+    """Return the next token after `ids`: the oracle of the tests."""
+    return hash_of(ids) % vocab_size
 
 
 def continuation(prompt: Sequence[int], count: int, vocab_size: int, eos: int) -> list[int]:
@@ -45,12 +56,14 @@ class _Slot:
     pages: dict[int, int]
     is_prefilling: bool
     last_token: int = -1
+    state: int = 0
 
 
 class StrictWorker:
     """Applies Steps in order; `run` returns the StepResult. Raises AssertionError for any breach of the protocol.
 
-    `oracle` returns the token that follows some ids, for a vocabulary."""
+    `oracle` returns the token that follows some ids, for a vocabulary. `checkpoints` are those of a model with states,
+    -1 of another."""
 
     def __init__(
         self,
@@ -60,7 +73,11 @@ class StrictWorker:
         max_slots: int,
         vocab_size: int,
         oracle: Callable[[Sequence[int], int], int] = next_token,
+        checkpoints: int = -1,
     ) -> None:
+        self.checkpoint_count = checkpoints
+        self.checkpoints: dict[int, int] = {}
+        self.cached_lengths: list[int] = []
         self.oracle = oracle
         self.epoch = epoch
         self.page_count = page_count
@@ -103,6 +120,10 @@ class StrictWorker:
                 samples.append((number, slot.num_computed_tokens))
         for number, end in rows:
             self._check_reads(self.slots[number], end)
+        for number, checkpoint in _pairs(step.saves):
+            slot = self.slots[number]
+            assert slot.num_computed_tokens % self.page_size == 0
+            self.checkpoints[checkpoint] = slot.state
         return self._sample(step, samples)
 
     def _given(self, step: Step, decoding: list[int]) -> Iterator[int]:
@@ -137,17 +158,26 @@ class StrictWorker:
             assert all(0 < page <= self.page_count for page in pages.values())
             ids = unpack_ids(enter.ids)
             assert enter.cached_length < len(ids) and enter.cached_length % self.page_size == 0
-            self.slots[enter.slot] = _Slot(enter.generation, ids, enter.cached_length, pages, True)
+            slot = self.slots[enter.slot] = _Slot(enter.generation, ids, enter.cached_length, pages, True)
+            self.cached_lengths.append(enter.cached_length)
+            has_start = self.checkpoint_count >= 0 and enter.cached_length > 0
+            assert (enter.checkpoint >= 0) == has_start and enter.checkpoint < max(0, self.checkpoint_count)
+            if has_start:
+                slot.state = self.checkpoints[enter.checkpoint]
+                assert slot.state == hash_of(ids[: enter.cached_length]), "a sequence starts from another's state"
         writes = unpack_ids(step.pages)
         for at in range(0, len(writes), 3):
             number, index, page = writes[at : at + 3]
             assert 0 < page <= self.page_count
             self.slots[number].pages[index] = page
+        for number, checkpoint in _pairs(step.saves):
+            # Until the step is computed it holds nothing: a step that fails leaves it so.
+            assert number in self.slots and 0 <= checkpoint < self.checkpoint_count
+            self.checkpoints[checkpoint] = -1
 
     def _write(self, slot: _Slot, end: int, written: dict[tuple[int, int], int]) -> None:
-        state = 0
-        for token_id in slot.ids[: slot.num_computed_tokens]:
-            state = fold(state, token_id)
+        state = hash_of(slot.ids[: slot.num_computed_tokens])
+        assert self.checkpoint_count < 0 or slot.state == state, "the state of a slot is not that of its prefix"
         for position in range(slot.num_computed_tokens, end):
             state = fold(state, slot.ids[position])
             place = (slot.pages[position // self.page_size], position % self.page_size)
@@ -155,6 +185,7 @@ class StrictWorker:
             written[place] = state
             self.kv[place] = state
         slot.num_computed_tokens = end
+        slot.state = state
 
     def _check_reads(self, slot: _Slot, end: int) -> None:
         state = 0

@@ -186,15 +186,17 @@ class Decoder:
         return ops.gate(attended, gate) if self._spec.is_gated else attended
 
     def allocate_caches(
-        self, num_pages: int, num_slots: int, dtype: torch.dtype, kv_dtype: torch.dtype
-    ) -> list[LayerCache]:
-        """Return the empty cache of each layer: `num_pages` of keys and values in `kv_dtype`, the dummy page included,
-        or `num_slots` states, the one for padding included."""
-        pages = iter(self._ops.allocate_kv(sum(one.linear is None for one in self._layers), num_pages, kv_dtype))
-        return [
-            next(pages) if layer.linear is None else self._ops.allocate_state(num_slots, dtype)
-            for layer in self._layers
-        ]
+        self, num_pages: int, num_states: int, dtype: torch.dtype, kv_dtype: torch.dtype
+    ) -> tuple[list[LayerCache], LinearState | None]:
+        """Return the empty cache of each layer, `num_pages` of keys and values in `kv_dtype`, the dummy page included,
+        or `num_states` states, the one for padding included; and those of all layers with states in one."""
+        num_linear = sum(one.linear is not None for one in self._layers)
+        pages = self._ops.allocate_kv(len(self._layers) - num_linear, num_pages, kv_dtype)
+        if not num_linear:
+            return [*pages], None
+        states, pages_left = self._ops.allocate_states(num_linear, num_states, dtype), iter(pages)
+        own = map(LinearState, states.window, states.matrix)
+        return [next(pages_left) if layer.linear is None else next(own) for layer in self._layers], states
 
     def first_layers(self) -> "Decoder":
         """Return a decoder of the first layer of each kind, on the same weights: it launches every kernel this one

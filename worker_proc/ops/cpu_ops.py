@@ -137,9 +137,9 @@ class CpuOps:
         """See Ops.gate."""
         return self._torch.gate(x, gate)
 
-    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
-        """See Ops.allocate_state."""
-        return self._torch.allocate_state(num_slots, dtype)
+    def allocate_states(self, num_layers: int, num_rows: int, dtype: torch.dtype) -> LinearState:
+        """See Ops.allocate_states."""
+        return self._torch.allocate_states(num_layers, num_rows, dtype)
 
     def linear_attention(
         self, plan: TorchPlan | DecodePlan, projected: Tensor, state: LinearState, weights: LinearWeights

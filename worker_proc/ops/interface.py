@@ -88,21 +88,23 @@ class LinearWeights:
 
 @dataclass(frozen=True, slots=True)
 class LinearState:
-    """The states of a layer with linear attention, one a slot, the last one for padding.
+    """The states of a layer with linear attention: n rows, one a slot, then one for padding, then checkpoints.
 
-    `window` [slots + 1, width, channels] in the model's dtype: what has gone into the convolution, that of position p
-    in row p % width. `matrix` [slots + 1, Hv, Dk, Dv] fp32. A sequence at position 0 reads neither."""
+    `window` [n, width, channels] in the model's dtype: what has gone into the convolution, that of position p in row
+    p % width. `matrix` [n, Hv, Dk, Dv] fp32. A sequence at position 0 reads neither. Those of several layers have the
+    layers as their first dimension."""
 
     window: Tensor
     matrix: Tensor
 
 
-def zero_states(spec: LinearSpec, num_slots: int, dtype: torch.dtype, device: torch.device) -> LinearState:
-    """Return the states of one layer, of `num_slots` slots with the one for padding."""
-    return LinearState(
-        torch.zeros((num_slots, spec.conv_width, spec.channels), dtype=dtype, device=device),
-        torch.zeros((num_slots, spec.num_value_heads, spec.key_dim, spec.value_dim), device=device),
-    )
+def zero_states(
+    spec: LinearSpec, num_rows: int, dtype: torch.dtype, device: torch.device, *num_layers: int
+) -> LinearState:
+    """Return the states of one layer, or of so many, with `num_rows` rows."""
+    window = (*num_layers, num_rows, spec.conv_width, spec.channels)
+    matrix = (*num_layers, num_rows, spec.num_value_heads, spec.key_dim, spec.value_dim)
+    return LinearState(torch.zeros(window, dtype=dtype, device=device), torch.zeros(matrix, device=device))
 
 
 LayerCache = Tensor | LinearState
@@ -186,8 +188,8 @@ class Ops(Protocol):
         """Return x * sigmoid(gate), [T, n]; the rows of the gate may be a part of wider ones."""
         ...
 
-    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
-        """Return the zeroed states of one layer; `num_slots` includes the one for padding."""
+    def allocate_states(self, num_layers: int, num_rows: int, dtype: torch.dtype) -> LinearState:
+        """Return the zeroed states of so many layers, which are the first dimension; `num_rows`: see LinearState."""
         ...
 
     def linear_attention(self, plan: Any, projected: Tensor, state: LinearState, weights: LinearWeights) -> Tensor:

@@ -131,10 +131,10 @@ class TorchOps:
         """See Ops.gate."""
         return x * gate.sigmoid()
 
-    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
-        """See Ops.allocate_state."""
+    def allocate_states(self, num_layers: int, num_rows: int, dtype: torch.dtype) -> LinearState:
+        """See Ops.allocate_states."""
         assert self._linear_spec is not None
-        return zero_states(self._linear_spec, num_slots, dtype, self._shape.device)
+        return zero_states(self._linear_spec, num_rows, dtype, self._shape.device, num_layers)
 
     def linear_attention(
         self, plan: TorchPlan, projected: Tensor, state: LinearState, weights: LinearWeights

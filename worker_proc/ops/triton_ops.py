@@ -269,10 +269,10 @@ class TritonOps:
         """See Ops.gate."""
         return self._sigmoid_mul(x, gate)
 
-    def allocate_state(self, num_slots: int, dtype: torch.dtype) -> LinearState:
-        """See Ops.allocate_state."""
+    def allocate_states(self, num_layers: int, num_rows: int, dtype: torch.dtype) -> LinearState:
+        """See Ops.allocate_states."""
         assert self._linear_spec is not None
-        return zero_states(self._linear_spec, num_slots, dtype, self._shape.device)
+        return zero_states(self._linear_spec, num_rows, dtype, self._shape.device, num_layers)
 
     def linear_attention(
         self, plan: TritonPlan, projected: Tensor, state: LinearState, weights: LinearWeights

@@ -22,7 +22,8 @@ class WorkerHello(Frame, frozen=True, tag=30):
     last `steps_in_flight` have no result yet; results and hellos arrive in the order in which they were sent.
     `mixed_tokens` is the size of a step up to which prompts pause decode rows that join it by no more than a reader
     notices, by the model's size; 0 on a device where joining gains nothing. With `has_states` the model has layers that
-    keep a state for each slot: pages alone are no prefix that another request could start from.
+    keep a state for each slot: pages alone are no prefix that another request could start from. It can start from one
+    of so many `checkpoints`, copies of states that the worker makes and keeps as steps say.
     """
 
     scheduler_epoch: Epoch
@@ -39,6 +40,7 @@ class WorkerHello(Frame, frozen=True, tag=30):
     steps_in_flight: int = 0
     mixed_tokens: int = 0
     has_states: bool = False
+    checkpoints: int = 0
 
 
 class SchedulerHello(Frame, frozen=True, tag=31):
@@ -56,7 +58,8 @@ class SchedulerHello(Frame, frozen=True, tag=31):
 class Enter(Frame, frozen=True):
     """A sequence takes a slot. `ids` are prompt and resumed output ids (int32 bytes), of which the first
     `prompt_length` are the prompt and the first `cached_length` are in KV already. `pages` (int32 bytes) cover the
-    cached part and this step's chunk."""
+    cached part and this step's chunk. With a `checkpoint` it starts from the state that is kept there, of the cached
+    part; a checkpoint is read before a step computes anything."""
 
     slot: int
     generation: int
@@ -66,6 +69,7 @@ class Enter(Frame, frozen=True):
     pages: bytes
     params: SamplingParams
     choice: int
+    checkpoint: int = -1
 
 
 class Chunk(Frame, frozen=True):
@@ -84,7 +88,8 @@ class Step(Frame, frozen=True, tag=32):
     say which rows decode instead: triples (slot, context length, id) by slot and length, where the id -1 stands for
     the one sampled last. A slot may have several rows, one after the other: all but the first compute drafted tokens,
     and those that the sampled ids contradict count as never computed. The next step in which such a slot decodes has
-    `rows`, too, which say from where it goes on.
+    `rows`, too, which say from where it goes on. `saves`: pairs (slot, checkpoint) of states to keep as they are after
+    the step, one after the other.
     """
 
     worker_epoch: Epoch
@@ -95,9 +100,10 @@ class Step(Frame, frozen=True, tag=32):
     chunks: list[Chunk]
     decode: bool
     rows: bytes = b""
+    saves: bytes = b""
 
     def __post_init__(self) -> None:
-        check_ids(self.release, self.pages, self.rows)
+        check_ids(self.release, self.pages, self.rows, self.saves)
 
 
 class StepTimes(Frame, frozen=True):

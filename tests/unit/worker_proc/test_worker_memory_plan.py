@@ -10,7 +10,7 @@ import torch
 
 from quartet.checkpoint.spec import read_spec
 from quartet.sizing import demand
-from quartet.sizing.demand import Demand, sized, with_fitting_slots
+from quartet.sizing.demand import Demand, sized, with_checkpoints, with_fitting_slots
 from quartet.sizing.device import Device, find_device
 from quartet.sizing.host_memory import HostMemory
 from quartet.sizing.model_bytes import page_bytes, slots_for_states, state_bytes, weight_bytes
@@ -130,6 +130,8 @@ def test_states_take_their_share_of_the_pool(kind: str, monkeypatch: pytest.Monk
     planned_for = sized(with_fitting_slots(asked, device), device)
     assert 1 < planned_for.slots == slots_for_states(256, pool, one) < 256
     assert 0.8 * pool / 3 < planned_for.states == (planned_for.slots + 1) * one <= pool / 3
+    planned_for = sized(with_checkpoints(with_fitting_slots(asked, device), device), device)
+    assert planned_for.checkpoints == (pool - (planned_for.slots + 1) * one) // 10 // one
     monkeypatch.setattr(kv_pool, "pool_bytes", lambda *_: pool)
     counted = kv_pool.count_pages(config.worker, CPU, page_bytes(spec, 16, 4), False, planned_for.states)
     assert 0.99 * counted <= planned_for.kv_tokens // 16 <= 1.01 * counted
@@ -137,11 +139,13 @@ def test_states_take_their_share_of_the_pool(kind: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "setting",
-    [{"retraction_keeps_kv": True}, {"schedule_policy": "shortest-prefill-first"}, {"speculative_tokens": 4}],
+    [{"speculative_tokens": 4}, {"kv_events_config": '{"publisher": "zmq"}'}],
     ids=str,
 )
 def test_a_setting_that_states_do_not_allow_is_refused(setting: dict[str, Any]) -> None:
-    config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3", scheduler=setting)
+    config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3")
+    section = "scheduler" if "speculative_tokens" in setting else "server"
+    config = msgspec.structs.replace(config, **{section: msgspec.structs.replace(getattr(config, section), **setting)})
     device = find_device(config)
     assert device is not None
     for start in (lambda: plan_memory(config, device), lambda: load_runner(config, lambda: None)):
@@ -150,11 +154,12 @@ def test_a_setting_that_states_do_not_allow_is_refused(setting: dict[str, Any]) 
 
 
 def test_the_states_that_are_allocated() -> None:
-    config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3", max_total_tokens=256)
+    config = make_config(FOLDER / "models" / "qwen3_5", tokenizer=FOLDER / "models" / "qwen3", max_total_tokens=2048)
     runner = load_runner(config, lambda: None)
     runner.allocate(16)
+    assert runner.capacity.checkpoints == 3
     spec = read_spec(Path(config.require_model().folder), 512)
     states = [layer for layer in runner._caches if isinstance(layer, LinearState)]
     found = sum(one.window.nbytes + one.matrix.nbytes for one in states)
-    assert found == (runner.capacity.max_slots + 1) * state_bytes(spec, 4)
+    assert found == (runner.capacity.max_slots + 1 + 3) * state_bytes(spec, 4)
     assert sum(one.nbytes for one in runner._caches if isinstance(one, torch.Tensor)) == 17 * page_bytes(spec, 16, 4)
