@@ -138,8 +138,7 @@ def load_runner(
     facts = _facts(shard, dtype, device, ops)
     if kv_dtype != dtype:
         facts["kv_cache"] = config.worker.kv_cache_dtype
-    if spec.linear is not None:
-        facts |= {"slots": states.slots, "state_bytes_per_slot": states.one_bytes, "checkpoints": states.checkpoints}
+    facts |= states.facts()
     rows = 0 if config.worker.disable_cuda_graph else config.worker.cuda_graph_max_bs
     tokens = max_graph_tokens(spec, shard)
     grammars = GrammarCompiler(partial(load_grammar_tokenizer, config))

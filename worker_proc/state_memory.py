@@ -19,6 +19,12 @@ class StateMemory:
     checkpoints: int = 0
     one_bytes: int = 0
 
+    def facts(self) -> dict[str, int]:
+        """Return what the ready line says; nothing of a model without states."""
+        if not self.one_bytes:
+            return {}
+        return {"slots": self.slots, "state_bytes_per_slot": self.one_bytes, "checkpoints": self.checkpoints}
+
     @property
     def total_bytes(self) -> int:
         """All states, with the one of rows that are padding."""

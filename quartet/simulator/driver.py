@@ -34,7 +34,7 @@ VOCAB_SIZE = 1
 
 class SimulatedEngine(msgspec.Struct, frozen=True, kw_only=True):
     """The engine that is simulated: what its worker would report (`mixed_tokens`: see WorkerHello), and what its steps
-    cost."""
+    cost. With `checkpoints` of 0 and more its model has states, and as many copies of them."""
 
     cost: StepCost
     kv_tokens: int
@@ -43,6 +43,7 @@ class SimulatedEngine(msgspec.Struct, frozen=True, kw_only=True):
     max_slots: int = DEFAULT_SLOTS
     is_cpu: bool = False
     mixed_tokens: int = 0
+    checkpoints: int = -1
 
 
 def simulate(requests: Sequence[Workload], engine: SimulatedEngine, config: SchedulerConfig) -> Run:
@@ -122,6 +123,8 @@ def _hello(engine: SimulatedEngine) -> WorkerHello:
         context_length=engine.context_length,
         device="cpu" if engine.is_cpu else "simulated",
         mixed_tokens=engine.mixed_tokens,
+        has_states=engine.checkpoints >= 0,
+        checkpoints=max(0, engine.checkpoints),
     )
 
 

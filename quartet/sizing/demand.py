@@ -36,8 +36,8 @@ _PREFILL_ROWS = 16
 class Demand:
     """What decides the size of a launch. `spec` is None for a simulated worker, which has no weights. `kv_tokens` is
     the pool, `slots` the requests that run at once, `graph_rows` the largest decode batch of a CUDA graph,
-    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. `checkpoints` are of states. The
-    bytes are those of one device: of one of `ranks` on a GPU, of all of them on the CPU."""
+    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. `checkpoints` are of states.
+    The bytes are those of one device: of one of `ranks` on a GPU, of all of them on the CPU."""
 
     spec: ModelSpec | None
     is_cuda: bool

@@ -34,7 +34,7 @@ def settle_state(kv: KvCache, lease: Lease, key: bytes, step: int) -> tuple[list
     """Put what a row has saved into the tree, with its pages, if all its tokens are in `key`; else return None.
 
     Returns what `KvCache.register` does, but the steps that write the lease's own pages have been issued. The
-    checkpoint that the sequence had from an earlier row is given up, if nobody has used it: it is superseded."""
+    checkpoint that the sequence had from an earlier row is given up, if it was not used: the new one supersedes it."""
     pending, checkpoints = lease.pending, kv.checkpoints
     if pending is None or checkpoints is None or pending.tokens * ID_BYTES > len(key):
         return None
