@@ -12,6 +12,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
+from quartet.wire.errors import ModelError
+
 WeightKind = Literal["fp8", "int4", "int8", "mxfp4"]
 """Codes of the worker. fp8: numbers of e4m3, each group of which is multiplied by a float32 scale; int4, int8: see
 GroupForm; mxfp4: numbers of e2m1, two in a byte, the first in its lower half, and for each MX of a row the exponent of
@@ -107,7 +109,10 @@ class Quantization:
 
     def stored(self, name: str, shape: tuple[int, ...]) -> dict[str, StoredPart]:
         """Return what a checkpoint holds for the linear, or the stack of them, whose weight has this name and shape, by
-        the ending of its name."""
+        the ending of its name. Raises ModelError for integers of 4 bits that are no whole groups."""
+        size = math.lcm(self.group[1] or NIBBLES, NIBBLES)
+        if self.layout in ("awq", "gptq", "packed") and shape[-1] % size:
+            raise ModelError(f"{name}: {shape[-1]} columns are no whole groups of {size} in 4 bits")
         return _STORED[self.layout](self, name, *shape)
 
     def held_bytes(self, name: str, shape: tuple[int, ...], item_bytes: int, is_cuda: bool) -> int:

@@ -39,9 +39,10 @@ class Holds:
         while self.next_end_s is not None and self.next_end_s <= now:
             self.end_next()
 
-    def end_next(self) -> bool:
-        """Give up what would end first; say whether anything was held."""
-        owner = min(self._held, key=lambda owner: self._held[owner][0], default=None)
+    def end_next(self, urgency: int | None = None) -> bool:
+        """Give up what would end first, given an urgency of what is less urgent; say whether anything was."""
+        owners = (one for one, (_, node) in self._held.items() if urgency is None or node.urgency > urgency)
+        owner = min(owners, key=lambda owner: self._held[owner][0], default=None)
         return owner is not None and self.end(owner)
 
     def end_written_since(self, step: int) -> None:

@@ -244,8 +244,9 @@ class PrefillPass:
     def _test(self, request: Request, adder: PrefillAdder, pass_batch: PrefillBatch) -> tuple[int, Verdict]:
         is_alone = not self._batch.running and not pass_batch.chunks
         length, verdict = self._test_once(request, adder, is_alone)
-        # What is held gives way to a request that would wait for nothing else.
-        while is_alone and verdict is Verdict.NO_TOKEN and not length and self._kv.holds.end_next():
+        # What is held gives way to a request that would wait for nothing else, or is more urgent.
+        above = None if is_alone else request.urgency
+        while verdict is Verdict.NO_TOKEN and not length and self._kv.holds.end_next(above):
             length, verdict = self._test_once(request, adder, is_alone)
         return length, verdict
 

@@ -125,6 +125,13 @@ def test_columns_that_cut_a_block_are_an_error() -> None:
         weight.columns(0, 64)
 
 
+def test_columns_that_four_bits_cannot_pack_are_refused_by_name(tmp_path: Path) -> None:
+    config = {**TINY, "intermediate_size": 144}
+    made = checkpoint("gptq_v2_row", make_weights(config))
+    with pytest.raises(ModelError, match=r"down_proj.weight: 144 columns are no whole groups of 32"):
+        load(write_folder(tmp_path, {**config, **made.config}, made.stored), {**config, **made.config})
+
+
 def test_weights_of_two_kinds_are_not_joined() -> None:
     method = parse_spec(TINY, CONTEXT, "fp8").quantization
     assert method is not None

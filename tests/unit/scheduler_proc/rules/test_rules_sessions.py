@@ -195,6 +195,23 @@ def test_ses5_held_kv_gives_way_to_rows_and_to_a_request_alone() -> None:
     assert rig.outputs(growing) and rig.scheduler.snapshot()[1]["retractions"] == 0
 
 
+def test_ses5_held_kv_gives_way_to_a_more_urgent_request() -> None:
+    """SES-5: while others run; it preempts none of them, and what is held for its equals stays."""
+    rig = rig_of(pages=32, reservation="full", enable_priority_scheduling=True)
+    turn(rig, list(range(10, 70)), "s", 4)
+    running = rig.submit([5], 40, session_id="t")
+    equal = rig.submit(list(range(300, 330)), 4)
+    for _ in range(4):
+        rig.step()
+    assert held_tokens(rig) >= 60 and not rig.outputs(equal)
+    urgent = rig.submit(list(range(400, 430)), 4, priority=5)
+    for _ in range(4):
+        rig.step()
+    assert rig.outputs(urgent) and rig.scheduler.snapshot()[1]["preemptions"] == 0
+    assert rig.scheduler._table.find(running, 0) is not None
+    run(rig)
+
+
 def test_ses5_a_lost_worker_a_failed_step_and_a_flush_end_holds() -> None:
     """SES-5, INV-2, INV-6: the audit after each event finds every lock."""
     rig = rig_of()
