@@ -84,7 +84,7 @@ test-ranges: $(VENV)/.dev
 # Kernels and what of the worker and sampler runs on a device, then kernels against float64 and whole models.
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/kernels $(UNIT_TESTS_ON_GPU) -m "gpu or not slow"
-	$(BIN)/python -m pytest tests/gpu -m gpu
+	$(BIN)/python -m pytest tests/gpu tests/fault/test_rank_death.py -m gpu
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -123,11 +123,11 @@ def load_runner(
         else:
             tensors = map_weights(device)
         decoder = Decoder(spec, ops, tensors, shard, ranks)
+    if start is Start.RECOVERY:
+        wait_for_memory(device)
     if ranks is not None:
         # Ranks that start differently would warm up by different steps.
         start = Start.RECOVERY if ranks.least(int(start is Start.RECOVERY)) else Start.FIRST
-    if start is Start.RECOVERY:
-        wait_for_memory(device)
     is_empty = start is Start.STANDBY
     states = plan_states(config, spec, dtype.itemsize, kv_dtype.itemsize, device, is_empty)
     size = page_bytes(spec, config.worker.page_size, kv_dtype.itemsize, shard.size)

@@ -37,7 +37,7 @@ def check_ranks(spec: ModelSpec, count: int) -> None:
     }
     for part, is_there in undivided.items():
         if is_there:
-            raise ConfigError(f"--tp-size {count}: a model with {part} is not divided yet; drop it")
+            raise ConfigError(f"a model with {part} cannot be divided among ranks yet: drop --tp-size {count}")
     working = rank_counts(spec)
     if count not in working:
         listed = ", ".join(map(str, working))

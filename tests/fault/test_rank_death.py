@@ -24,21 +24,32 @@ TOPOLOGY = {"worker-0", "worker-1"}
 
 def serve(*flags: str, env: dict[str, str] | None = None) -> Server:
     """Return a launch on two ranks."""
-    common = ("--tokenizer-path", str(TOKENIZER), "--dtype", "float32", "--device", "cpu", "--max-total-tokens", "1024")
+    common = ("--tokenizer-path", str(TOKENIZER), "--dtype", "float32", "--max-total-tokens", "1024")
     return Server(str(MODEL), "--tp-size", "2", *common, *flags, env=env)
 
 
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The device of the ranks; on CUDA each has a GPU of its own."""
+    if request.param == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < 2:
+            pytest.skip("two ranks need two GPUs")
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def expected() -> list[list[int]]:
+def expected(device: str) -> list[list[int]]:
     """The greedy ids of one rank."""
-    llm = LLM(str(MODEL), tokenizer_path=str(TOKENIZER), dtype="float32", device="cpu", max_total_tokens=4096)
+    llm = LLM(str(MODEL), tokenizer_path=str(TOKENIZER), dtype="float32", device=device, max_total_tokens=4096)
     answers = llm.generate(PROMPTS, SamplingParams(temperature=0.0, max_new_tokens=TOKENS, ignore_eos=True))
     return [[*answer.ids] for answer in answers]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve() as it:
+def server(device: str) -> Iterator[Server]:
+    with serve("--device", device) as it:
         yield it
 
 
@@ -92,7 +103,7 @@ def listening(pids: list[int]) -> set[str]:
 async def test_streams_outlive_each_rank_and_are_those_of_one(server: Server, expected: list[list[int]]) -> None:
     before = server.topology()
     assert before.keys() >= TOPOLOGY and all(before[name]["state"] == "ready" for name in TOPOLOGY)
-    assert any("2 x cpu" in line for line in server.output)
+    assert any("on 2 x " in line for line in server.output)
     assert listening(server.processes()) == {"0100007F"}, "all on loopback"
     kills = [(150, "worker-1", signal.SIGKILL), (400, "worker-0", signal.SIGKILL)]
     assert await streams(server, kills) == expected
@@ -139,7 +150,7 @@ def test_no_rank_outlives_a_drain(server: Server) -> None:
 
 @pytest.mark.slow
 def test_no_rank_outlives_the_supervisor() -> None:
-    with serve() as it:
+    with serve("--device", "cpu") as it:
         pids = it.processes()
         it.process.kill()
         it.process.wait(10)
@@ -147,12 +158,13 @@ def test_no_rank_outlives_the_supervisor() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
 async def test_the_kernels_and_graph_runners_of_a_gpu_on_two_ranks(
     expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In Triton's interpreter, with collectives between the kernels; a step is the function that a graph captures."""
     monkeypatch.setattr("tests.support.server.START_LIMIT_S", 280.0)
     small = ("--cuda-graph-max-bs", "2", "--max-running-requests", "2", "--context-length", "64")
-    with serve("--attention-backend", "triton", *small, env={"TRITON_INTERPRET": "1"}) as it:
+    with serve("--device", "cpu", "--attention-backend", "triton", *small, env={"TRITON_INTERPRET": "1"}) as it:
         counts = [0]
         assert await ids_of(it, PROMPTS[0], counts, 0, tokens=8) == expected[0][:8]
