@@ -1,4 +1,4 @@
-"""Attention of one query token a row to the pages of its context, on the CPU in float32.
+"""Attention of one query token a row to the pages of its context, on the CPU in float32, of float32 or bfloat16 pages.
 
 Written in LLVM IR as kernels/cpu_grouped_linear.py is. Keys are read where they are, a block of tokens at a time, and
 the softmax is kept up to date from block to block (Dao et al., FlashAttention), so nothing is gathered or masked.
@@ -26,10 +26,12 @@ from kernels.cpu_ir import (
     fma,
     function_of,
     greater,
+    numbers,
     splat,
     store_vector,
     sum_of,
     vector,
+    widened,
 )
 
 BLOCK = 64
@@ -40,12 +42,13 @@ _MINUS_INFINITY = ir.Constant(F32, -math.inf)
 
 
 class DecodeShape(NamedTuple):
-    """`head_dim` is a multiple of LANES."""
+    """`head_dim` is a multiple of LANES; keys and values have `kv_bits`: float32, or of 16 bfloat16."""
 
     head_dim: int
     num_kv_heads: int
     heads_per_kv: int
     page_size: int
+    kv_bits: int = 32
 
 
 class DecodeArguments(Structure):
@@ -109,7 +112,8 @@ class _KvHead:
         width = shape.num_kv_heads * shape.heads_per_kv * shape.head_dim
         self._query = b.gep(query, [b.add(b.mul(row, fields.load("query_stride")), first)])
         self._out = b.gep(out, [b.add(b.mul(row, I64(width)), first)])
-        self._keys = b.gep(floats(b, fields.load("kv")), [b.mul(kv_head, I64(shape.head_dim))])
+        kv = numbers(b, fields.load("kv"), shape.kv_bits)
+        self._keys = b.gep(kv, [b.mul(kv_head, I64(shape.head_dim))])
         table, lengths = (b.bitcast(fields.load(name), I64.as_pointer()) for name in ("table", "lengths"))
         self._table = b.gep(table, [b.mul(row, fields.load("table_stride"))])
         self._length, self._scale = at(b, lengths, row), fields.load("scale")
@@ -169,15 +173,19 @@ class _KvHead:
         b, scratch, size = self._b, self._scratch, self._shape.head_dim
         with Loop(b, I64(0), I64(BLOCK), LANES) as tokens:
             store_vector(b, constant(F32X8, -math.inf), b.gep(scratch.scores, [tokens.index]))
-        numbers = [vector(b, b.gep(query, [I64(column)]), F32X8) for column in range(0, size, LANES)]
+        own = [vector(b, b.gep(query, [I64(column)]), F32X8) for column in range(0, size, LANES)]
         with Loop(b, I64(0), count, 1, [maximum]) as token:
             key, total = b.gep(self._keys, [at(b, scratch.places, token.index)]), constant(F32X8, 0.0)
-            for index, number in enumerate(numbers):
-                total = fma(b, number, vector(b, b.gep(key, [I64(index * LANES)]), F32X8), total)
+            for index, number in enumerate(own):
+                total = fma(b, number, self._widened(key, index * LANES), total)
             score = b.fmul(sum_of(b, total), self._scale)
             b.store(score, b.gep(scratch.scores, [token.index]))
             token.carried = [greater(b, token.carried[0], score)]
         return token.carried[0]
+
+    def _widened(self, start: Any, column: int) -> Any:
+        """Eight numbers of a key or value from a column on."""
+        return widened(self._b, self._b.gep(start, [I64(column)]), self._shape.kv_bits)
 
     def _scale_out(self, out: Any, factor: Any) -> None:
         b = self._b
@@ -195,7 +203,7 @@ class _KvHead:
                 place = b.add(at(b, scratch.places, token.index), I64(shape.num_kv_heads * shape.head_dim))
                 value, weight = b.gep(self._keys, [place]), splat(b, at(b, scratch.scores, token.index))
                 token.carried = [
-                    fma(b, weight, vector(b, b.gep(value, [I64(column)]), F32X8), total)
+                    fma(b, weight, self._widened(value, column), total)
                     for column, total in zip(columns, token.carried, strict=True)
                 ]
             for column, total in zip(columns, token.carried, strict=True):

@@ -1,4 +1,5 @@
-"""RMS norm, and rotation of q and k with the write of k and v, on the CPU in float32: one call each for all tokens.
+"""RMS norm, rotation of q and k with the write of k and v, and the gate of an MLP, on the CPU in float32: one call
+each for all tokens.
 
 Written in LLVM IR as kernels/cpu_grouped_linear.py is. A decode step of a small model is bound by the number of calls.
 """
@@ -16,6 +17,7 @@ from kernels.cpu_ir import (
     Loop,
     at,
     constant,
+    exponential,
     floats,
     fma,
     function_of,
@@ -58,6 +60,12 @@ class RotateArguments(Structure):
         ("head_dim", c_int64),
         ("first_kv", c_int64),
     )
+
+
+class GatedArguments(Structure):
+    """y [tokens, size] = silu(x[:, :size]) * x[:, size:]; size is a multiple of LANES."""
+
+    _fields_ = (("x", c_void_p), ("y", c_void_p), ("tokens", c_int64), ("size", c_int64))
 
 
 def norm_module() -> ir.Module:
@@ -111,3 +119,27 @@ def _rotate_head(b: ir.IRBuilder, head: Any, angles: Any, half: Any) -> None:
         minus = b.fneg(b.fmul(second, sine))
         store_vector(b, fma(b, first, cosine, minus), b.gep(head, [lower]))
         store_vector(b, fma(b, second, cosine, b.fmul(first, sine)), b.gep(head, [upper]))
+
+
+def gated_module() -> ir.Module:
+    """Return a module whose function gated(GatedArguments *) fills y."""
+    b, fields = function_of("gated", GatedArguments)
+    x, y, size, one = (
+        floats(b, fields.load("x")),
+        floats(b, fields.load("y")),
+        fields.load("size"),
+        constant(F32X8, 1.0),
+    )
+    with Loop(b, I64(0), fields.load("tokens"), 1) as tokens:
+        y_row = b.gep(y, [b.mul(tokens.index, size)])
+        gate_row = b.gep(x, [b.mul(b.mul(tokens.index, I64(2)), size)])
+        up_row = b.gep(gate_row, [size])
+        with Loop(b, I64(0), size, LANES) as columns:
+            gate, up = (vector(b, b.gep(row, [columns.index]), F32X8) for row in (gate_row, up_row))
+            is_positive = b.fcmp_ordered(">", gate, constant(F32X8, 0.0))
+            # Of e^-|x|, which does not overflow: sigmoid(x) = 1 / (1 + e^-x) = e^x / (1 + e^x).
+            small = exponential(b, b.select(is_positive, b.fneg(gate), gate))
+            sigmoid = b.fdiv(b.select(is_positive, one, small), b.fadd(one, small))
+            store_vector(b, b.fmul(b.fmul(gate, sigmoid), up), b.gep(y_row, [columns.index]))
+    b.ret_void()
+    return b.module

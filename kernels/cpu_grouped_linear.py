@@ -1,11 +1,12 @@
-"""Linears on the CPU from codes of 4 or 8 bits in groups: dequantised in registers, multiplied and added in float32.
+"""Linears on the CPU from codes of 4 or 8 bits in groups, dequantised in registers, or from float32 or bfloat16:
+multiplied and added in float32.
 
 A module of LLVM IR is generated for a format and compiled for the processor at hand (kernels/cpu_jit.py). It knows
 vectors of eight numbers and no instruction by name, so the compiler chooses them.
 
 Codes are [N, K * bits / 8]: signed bytes, or of 4 bits 32 in 16 bytes, of which byte i holds code i in its lower half
 and code i + 16 in its upper one. A number is its code times the group's scale, plus its minimum if the form has one;
-both are [N, K / group] float32.
+both are [N, K / group] float32. Codes of 32 and 16 bits are float32 and bfloat16 themselves, in no groups.
 
 A tile is so many tokens by so many rows of the weight, whose sums stay in registers: one token takes four rows at
 once, because a sum waits for its predecessor; eight tokens take one, so that a dequantised number is used eight times.
@@ -32,11 +33,13 @@ from kernels.cpu_ir import (
     floats,
     fma,
     function_of,
+    numbers,
     pointer_to,
     prefetch,
     splat,
     sum_of,
     vector,
+    widened,
 )
 
 BLOCK = 32
@@ -50,11 +53,11 @@ _ROWS_AHEAD = 8
 
 
 class Form(NamedTuple):
-    """What the codes are, see above."""
+    """What the codes are, see above; `group` is 0 if they are numbers."""
 
     bits: int
-    group: int
-    has_minimum: bool
+    group: int = 0
+    has_minimum: bool = False
 
 
 class Arguments(Structure):
@@ -135,8 +138,8 @@ def _tile(module: ir.Module, form: Form, tokens: int, rows: int) -> ir.Function:
     with Loop(b, first, last, rows) as loop:
         latest = b.sub(last, I64(rows))
         start = b.select(b.icmp_signed("<", loop.index, latest), loop.index, latest)
-        numbers = [b.add(start, I64(r)) for r in range(rows)]
-        weights = [_Row(b, form, fields, number, blocks, _ROWS_AHEAD) for number in numbers]
+        row_numbers = [b.add(start, I64(r)) for r in range(rows)]
+        weights = [_Row(b, form, fields, number, blocks, _ROWS_AHEAD) for number in row_numbers]
         with Loop(b, I64(0), blocks, 1, [constant(F32X8, 0.0)] * (tokens * rows)) as inner:
             sums = list(inner.carried)
             dequantised = [weight.block(inner.index) for weight in weights]
@@ -149,7 +152,7 @@ def _tile(module: ir.Module, form: Form, tokens: int, rows: int) -> ir.Function:
             inner.carried = sums
         for m in range(tokens):
             for r in range(rows):
-                _store(b, fields, b.add(token, I64(m)), numbers[r], sum_of(b, inner.carried[m * rows + r]))
+                _store(b, fields, b.add(token, I64(m)), row_numbers[r], sum_of(b, inner.carried[m * rows + r]))
     b.ret_void()
     return function
 
@@ -160,11 +163,11 @@ class _Row:
     def __init__(self, b: ir.IRBuilder, form: Form, fields: Fields, number: Any, blocks: Any, ahead_rows: int) -> None:
         self._b, self._form = b, form
         self._block_bytes = BLOCK * form.bits // 8
-        self._groups = BLOCK // form.group
+        self._groups = BLOCK // form.group if form.group else 0
         self._codes = b.gep(fields.load("codes"), [b.mul(number, b.mul(blocks, I64(self._block_bytes)))])
         self._ahead = b.mul(blocks, I64(self._block_bytes * ahead_rows))
         offset = b.mul(number, b.mul(blocks, I64(self._groups)))
-        names = ("scale", "minimum") if form.has_minimum else ("scale",)
+        names = ("scale", "minimum")[: 0 if not form.group else 1 + form.has_minimum]
         self._scales = [b.gep(floats(b, fields.load(name)), [offset]) for name in names]
 
     def block(self, index: Any) -> list[Any]:
@@ -172,17 +175,20 @@ class _Row:
         b = self._b
         start = b.gep(self._codes, [b.mul(index, I64(self._block_bytes))])
         prefetch(b, b.gep(start, [self._ahead]))
+        if not self._form.group:
+            first = numbers(b, start, self._form.bits)
+            return [widened(b, b.gep(first, [I64(column)]), self._form.bits) for column in range(0, BLOCK, LANES)]
         codes = self._codes_of(start)
         first = b.mul(index, I64(self._groups))
         found = [
             [splat(b, at(b, one, b.add(first, I64(group)))) for one in self._scales] for group in range(self._groups)
         ]
-        numbers = []
+        dequantised = []
         for j, code in enumerate(codes):
             scale, *minimum = found[j * LANES // self._form.group]
             number = b.sitofp(code, F32X8)
-            numbers.append(fma(b, number, scale, minimum[0]) if minimum else b.fmul(number, scale))
-        return numbers
+            dequantised.append(fma(b, number, scale, minimum[0]) if minimum else b.fmul(number, scale))
+        return dequantised
 
     def _codes_of(self, start: Any) -> list[Any]:
         """Emit and return the codes of a block, as four vectors of integers in the order of K."""

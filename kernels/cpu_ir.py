@@ -8,8 +8,8 @@ from typing import Any
 from llvmlite import ir
 
 LANES = 8
-I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-I8X8, I32X8, F32X8 = (ir.VectorType(kind, 8) for kind in (I8, I32, F32))
+I8, I16, I32, I64, F32 = (*(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType())
+I8X8, I16X8, I32X8, F32X8 = (ir.VectorType(kind, 8) for kind in (I8, I16, I32, F32))
 
 
 class Fields:
@@ -110,13 +110,25 @@ def at(b: ir.IRBuilder, start: Any, index: Any) -> Any:
 def vector(b: ir.IRBuilder, start: Any, kind: ir.VectorType) -> Any:
     """Emit a load of eight numbers from `start`, which need not be aligned."""
     loaded = b.load(b.bitcast(start, kind.as_pointer()))
-    loaded.align = 1 if kind.element == I8 else 4
+    loaded.align = min(4, kind.element.width // 8) if isinstance(kind.element, ir.IntType) else 4
     return loaded
 
 
 def floats(b: ir.IRBuilder, pointer: Any) -> Any:
     """Emit a pointer to floats of one to bytes."""
     return b.bitcast(pointer, F32.as_pointer())
+
+
+def numbers(b: ir.IRBuilder, pointer: Any, bits: int) -> Any:
+    """Emit a pointer to numbers of so many bits, float32 or bfloat16, of one to bytes."""
+    return b.bitcast(pointer, (F32 if bits == 32 else I16).as_pointer())
+
+
+def widened(b: ir.IRBuilder, start: Any, bits: int) -> Any:
+    """Emit a load of eight numbers as floats, from where `numbers` points to."""
+    if bits == 32:
+        return vector(b, start, F32X8)
+    return b.bitcast(b.shl(b.zext(vector(b, start, I16X8), I32X8), constant(I32X8, 16)), F32X8)
 
 
 def store_vector(b: ir.IRBuilder, value: Any, start: Any) -> None:

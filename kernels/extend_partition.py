@@ -125,13 +125,14 @@ def _partition_kernel(
 
 def make_partition(
     cu_q: torch.Tensor, context_lens: torch.Tensor, total: int, kv_heads: int, tile_tokens: int, block_n: int,
-    window: int = 0,
+    window: int = 0, cut: bool = True,
 ) -> ExtendPartition:  # fmt: skip
     """Return the partition of sequences with at most `total` new tokens together, cu_q [B + 1] and context_lens [B]
-    int32. No host sync: as many items as there can be. With a window nothing is cut: it bounds the keys already."""
+    int32. No host sync: as many items as there can be. With a window nothing is cut: it bounds the keys already; nor
+    without `cut`: a row's bits then depend on its own keys alone."""
     full_tiles, slots = total // tile_tokens, _programs(context_lens.device) // kv_heads
     # With a query tile for each program nothing can be cut.
-    slots = slots if full_tiles < slots and not window else 0
+    slots = slots if full_tiles < slots and not window and cut else 0
     sizes = full_tiles, slots, tile_tokens, block_n
     items = _launch(cu_q, context_lens, (cu_q, cu_q), *sizes, is_grouped=False, window=window)
     return ExtendPartition(items, tile_tokens, block_n, slots)

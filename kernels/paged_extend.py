@@ -192,15 +192,16 @@ def _extend_kernel(
 def partition_extend(
     cu_q: torch.Tensor, context_lens: torch.Tensor, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, *,
     total: int, max_q_len: int, kv_dtype: torch.dtype | None = None, window: int = 0, is_plain: bool = True,
+    cut: bool = True,
 ) -> ExtendPartition:  # fmt: skip
     """Return the partition of the step's work, for all calls of paged_extend with q [total, heads, head_dim] of
     `dtype`, a cache of `kv_dtype` (None: the same) and these arguments, `window` and `is_plain` being those of its
-    variant. No host sync."""
+    variant. Without `cut` no query tile is cut along its keys. No host sync."""
     tile = _query_tile(heads, kv_heads, head_dim, dtype, kv_dtype or dtype, cu_q.device, max_q_len, is_plain)
     group = heads // kv_heads
     if group > tile.block_m:
         raise ValueError(f"{group} query heads per kv head exceed the tile's {tile.block_m} rows")
-    return make_partition(cu_q, context_lens, total, kv_heads, tile.block_m // group, tile.block_n, window)
+    return make_partition(cu_q, context_lens, total, kv_heads, tile.block_m // group, tile.block_n, window, cut)
 
 
 def paged_extend(

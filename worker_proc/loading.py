@@ -29,6 +29,7 @@ from worker_proc.loaded_model import LoadedModel
 from worker_proc.models.attention_shape import attention_shape
 from worker_proc.models.decoder import Decoder
 from worker_proc.ops.interface import Ops
+from worker_proc.ops.invariant import invariant_ops
 from worker_proc.ops.linear import can_prepack
 from worker_proc.ops.torch_ops import TorchOps
 from worker_proc.ranks import Ranks
@@ -207,14 +208,16 @@ def choose_ops(
     backend = config.attention_backend
     if backend == "auto":
         backend = "triton" if device.type == "cuda" else "torch"
+    if backend == "triton" and device.type != "cuda" and not _is_interpreting():
+        raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
+    if config.deterministic:
+        return invariant_ops(backend, shape, dtype, choose_kv_dtype(config, dtype, device))
     if backend == "torch" and device.type == "cpu" and has_cpu_compiler():
         from worker_proc.ops.cpu_ops import CpuOps
 
         return CpuOps(shape, dtype, spec.linear)
     if backend == "torch":
         return TorchOps(shape, dtype, device, spec.linear)
-    if device.type != "cuda" and not _is_interpreting():
-        raise ConfigError("attention_backend triton: needs a CUDA device; give --attention-backend torch")
     set_kernel_cache()
     from worker_proc.ops.triton_ops import TritonOps
     from worker_proc.tuning.tables import use_tables

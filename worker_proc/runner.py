@@ -276,10 +276,10 @@ class ModelRunner:
         if sampler is None or not rows:
             return
         from worker_proc.decode_graph_runner import DecodeGraphRunner
-        from worker_proc.ops.triton_ops import TritonOps
+        from worker_proc.ops import invariant_triton, triton_ops
         from worker_proc.prefill_graph_runner import PrefillGraphRunner
 
-        assert isinstance(model.ops, TritonOps)
+        assert isinstance(model.ops, triton_ops.TritonOps | invariant_triton.InvariantTritonOps)
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
         buffers = SharedBuffers(self._caches, self._page_table, self._last_token, self._poller)
         scratch = ops.decode_scratch(rows, self._page_table.shape[1])

@@ -8,6 +8,7 @@ A workload is an object with `kind` and its own fields:
     batch          streams, prompt, output, passes   so many requests at once, all alike
     shared_prefix  groups, passes               100 requests at once, 2,048 of 2,176 prompt tokens shared in a group
     recovery       victim, kills, streams, prompt, output   see gpu_recovery.py
+    same_bytes     requests, prompt, output, kills   see deterministic.py
 
 All ids are drawn anew, so that no round finds a prefix of an earlier one in the cache. Requests are made before the
 clock starts. The client writes one JSON object to the plan's file after each workload and ends the launch after the
@@ -21,6 +22,7 @@ import random
 import signal
 import statistics
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ from benchmarks.serving.client_process import client_main
 from benchmarks.serving.cpu_time import cpu_seconds
 from benchmarks.serving.gpu_traffic import NANO_TEMPERATURE, SHARED_OUTPUT, draw_ids, nano_lengths, shared_prompts
 from benchmarks.serving.recovery import device_memory_mib, run_streams, wait_for_standby
+from benchmarks.serving.same_bytes import same_bytes
 from quartet.client.async_engine import AsyncEngine
 from quartet.client.request import GenerateRequest, Output
 from quartet.runtime.process import run_process
@@ -119,6 +122,7 @@ class Workloads:
             "ttft": self._ttft,
             "shared_prefix": self._shared_prefix,
             "recovery": self._recovery,
+            "same_bytes": partial(same_bytes, self._engine),
         }
         fields = {name: value for name, value in workload.items() if name != "kind"}
         self._results["results"].append({**workload, **await kinds[workload["kind"]](**fields)})

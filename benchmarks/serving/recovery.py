@@ -68,7 +68,7 @@ async def run_streams(engine: AsyncEngine, requests: list[GenerateRequest], vict
         if victim:
             while min(len(stream.times_s) for stream in streams) < TOKENS_BEFORE:
                 await asyncio.sleep(POLL_S)
-            killed_s, phases = await _kill(engine, victim)
+            killed_s, phases = await kill(engine, victim)
             await asyncio.gather(*(stream.done.wait() for stream in streams))
             next_s = sorted(stream.next_token_s(killed_s) for stream in streams)
             pauses = {
@@ -101,7 +101,8 @@ def device_memory_mib() -> dict[str, int]:
     return found
 
 
-async def _kill(engine: AsyncEngine, victim: str) -> tuple[float, Phases]:
+async def kill(engine: AsyncEngine, victim: str) -> tuple[float, Phases]:
+    """Kill a process and wait for a successor that is ready; return when it was killed, and what came after."""
     pid, epoch, _ = _row(engine, victim)
     killed_s = time.perf_counter()
     os.kill(pid, signal.SIGKILL)

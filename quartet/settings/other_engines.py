@@ -22,6 +22,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "mem_fraction_static": ("--gpu-memory-utilization", "--memory-ratio"),
     "page_size": ("--block-size",),
     "tp_size": ("--tensor-parallel-size", "--tp", "-tp"),
+    "deterministic": ("--enable-deterministic-inference",),
     "disable_radix_cache": ("--no-enable-prefix-caching",),
     "disable_cuda_graph": ("--enforce-eager",),
     "cuda_graph_max_bs": ("--cuda-graph-max-bs-decode", "--max-cudagraph-capture-size"),

@@ -139,6 +139,9 @@ class WorkerConfig(Section, frozen=True):
         Literal["auto", "fp8_e4m3"],
         Meta(description="type of the KV cache; auto: that of --dtype, fp8_e4m3: half the bytes of bfloat16, scale 1"),
     ] = "auto"
+    deterministic: Annotated[
+        bool, Meta(description="a request gives the same bytes in whatever batch, after whatever death; slower")
+    ] = False
     page_size: Annotated[
         int,
         Meta(ge=1, le=128, description=f"tokens per KV page; triton: one of {', '.join(map(str, TRITON_PAGE_SIZES))}"),

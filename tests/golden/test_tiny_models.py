@@ -52,7 +52,7 @@ def test_torch_backend(folder: Path, is_long: bool) -> None:
     check_equal(oracles, engine.generate(prompts, 24))
     assert engine.retractions() > 0 or len(oracles) == 1
     engine.restart()
-    check_equal(oracles, engine.generate(prompts, 24, worker_lives=40))
+    check_equal(oracles, engine.generate(prompts, 24, worker_lives=(40,)))
 
 
 @pytest.mark.parametrize("name", ["qwen3_5", pytest.param("qwen3_5_moe", marks=pytest.mark.slow)])

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fp8_calls import fp8_cache_calls, fp8_calls
 from integer_calls import integer_calls
+from invariant_calls import invariant_calls
 
 from kernels.activation import sigmoid_mul, silu_mul
 from kernels.delta_decode import delta_decode
@@ -283,7 +284,7 @@ def main(wanted: str = "", part: str = "0/1") -> None:
 
     JITFunction.run = compile_only
     kinds = attention_calls, variant_calls, small_calls, delta_calls, linear_calls, expert_calls, fp8_calls
-    kinds = *kinds, gpt_oss_calls, integer_calls, fp8_cache_calls
+    kinds = *kinds, gpt_oss_calls, integer_calls, fp8_cache_calls, invariant_calls
     calls = [one for kind in kinds for one in kind() if wanted in one[0]]
     first, parts = map(int, part.split("/"))
     results = []

@@ -115,3 +115,10 @@ def test_linears_of_few_rows_multiply_on_the_wide_unit_from_tma_copies(compiled)
         compiled, "fp8 portable", "_skinny_fp8_kernel"
     ):
         assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["cp_async"] > 0, entry
+
+
+def test_linears_of_any_number_of_rows_multiply_on_the_wide_unit_and_load_ahead(compiled):
+    entries = half(of(compiled, "invariant", "_linear_kernel"))
+    assert len(entries) > 6
+    for entry in entries:
+        assert entry["wgmma"] > 0 and entry["mma_sync"] == 0 and entry["cp_async"] > 0, entry

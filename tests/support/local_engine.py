@@ -109,15 +109,17 @@ class LocalEngine:
         self._pump.announce(ProcessTable(processes, False))
 
     def generate(
-        self, prompts: list[list[int]], new_tokens: int, worker_lives: int = 0, **params: Any
+        self, prompts: list[list[int]], new_tokens: int, worker_lives: tuple[int, ...] = (), **params: Any
     ) -> list[list[int]]:
         """Submit all prompts at once and run them to their ends; returns the output ids in order.
 
-        With `worker_lives` the worker dies after so many frames."""
+        With `worker_lives` one worker after another dies, each after so many frames."""
         streams = self.run(prompts, [{"max_new_tokens": new_tokens, **params}] * len(prompts), worker_lives)
         return [stream.outputs for stream in streams]
 
-    def run(self, prompts: list[list[int]], params: list[dict[str, Any]], worker_lives: int = 0) -> list[ClientStream]:
+    def run(
+        self, prompts: list[list[int]], params: list[dict[str, Any]], worker_lives: tuple[int, ...] = ()
+    ) -> list[ClientStream]:
         """Submit all prompts at once, each with parameters of its own, and run them to their ends."""
         streams = []
         for prompt, own in zip(prompts, params, strict=True):
@@ -128,9 +130,9 @@ class LocalEngine:
             stream = self._client.streams[rid, 0] = ClientStream(submit)
             streams.append(stream)
             self._pump.send(API, [("scheduler-0", submit)])
-        for _ in range(worker_lives):
-            assert self._pump.deliver()
-        if worker_lives:
+        for life in worker_lives:
+            for _ in range(life):
+                assert self._pump.deliver() or self._pump.tick()
             self._begin_worker()
         self._pump.run()
         assert self._scheduler.is_idle() and self._client.is_idle()

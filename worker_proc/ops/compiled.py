@@ -1,10 +1,17 @@
-"""Norm, rotation and decode attention by compiled kernels, in float32 on the CPU: calls with tensors."""
+"""Norm, rotation, gate and decode attention by compiled kernels, in float32 on the CPU: calls with tensors."""
 
 import torch
 from torch import Tensor
 
 from kernels.cpu_decode import DecodeArguments, DecodeShape, decode_module
-from kernels.cpu_elementwise import NormArguments, RotateArguments, norm_module, rotate_module
+from kernels.cpu_elementwise import (
+    GatedArguments,
+    NormArguments,
+    RotateArguments,
+    gated_module,
+    norm_module,
+    rotate_module,
+)
 from kernels.cpu_jit import CompiledFunction
 from worker_proc.ops.interface import AttentionShape
 
@@ -12,16 +19,17 @@ _NO_WINDOW = 1 << 62
 
 
 class CompiledOps:
-    """Args: the attention's shape."""
+    """Args: the attention's shape, and the bits of keys and values: 32, or of `decode` 16."""
 
-    def __init__(self, shape: AttentionShape) -> None:
+    def __init__(self, shape: AttentionShape, kv_bits: int = 32) -> None:
         head_dim, num_rotated = shape.head_dim, shape.num_heads + shape.num_kv_heads
         heads_per_kv = shape.num_heads // shape.num_kv_heads
-        form = DecodeShape(head_dim, shape.num_kv_heads, heads_per_kv, shape.page_size)
+        form = DecodeShape(head_dim, shape.num_kv_heads, heads_per_kv, shape.page_size, kv_bits)
         self._decode = CompiledFunction(decode_module(form), "decode")
         self._decode_arguments = DecodeArguments(scale=shape.scale)
         self._norm = CompiledFunction(norm_module(), "rms_norm")
         self._rotate = CompiledFunction(rotate_module(), "rotate")
+        self._gated = CompiledFunction(gated_module(), "gated")
         self._norm_arguments = NormArguments()
         self._rotate_arguments = RotateArguments(head_dim=head_dim, rotated=num_rotated)
 
@@ -47,6 +55,14 @@ class CompiledOps:
         # A page holds k and v of each of its tokens side by side, as the last numbers of qkv are.
         arguments.first_kv = width - kv.numel() // (kv.shape[0] * kv.shape[1])
         self._rotate(arguments)
+
+    def gated(self, x: Tensor) -> Tensor:
+        """Return silu(gate) * up [T, n] of x [T, 2 n], the gate first; n is a multiple of LANES."""
+        x = x.contiguous()
+        tokens, size = x.shape[0], x.shape[1] // 2
+        y = x.new_empty((tokens, size))
+        self._gated(GatedArguments(x.data_ptr(), y.data_ptr(), tokens, size))
+        return y
 
     def decode(self, query: Tensor, kv: Tensor, table: Tensor, lengths: Tensor, window: int) -> Tensor:
         """Return the attention [B, H * D] of one token a row: `query` [B, H * D], rows of a wider tensor; `table`

@@ -1,36 +1,36 @@
-"""Linears on the CPU that compute from integers of 4 or 8 bits, by kernels/cpu_grouped_linear.py."""
+"""Linears on the CPU that compute from integers of 4 or 8 bits, or from the numbers themselves, by
+kernels/cpu_grouped_linear.py."""
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kernels.cpu_grouped_linear import BLOCK, Arguments, Form, grouped_linear_module
 from kernels.cpu_jit import CompiledFunction
 from worker_proc.ops.interface import AllReduce
-from worker_proc.weights.quantized import QuantizedWeight
+from worker_proc.weights.quantized import QuantizedWeight, Weight
 
 
 class GroupedLinear:
-    """See Linear. A row's bits do not depend on the number of rows, so that a replay after a death is exact."""
+    """See Linear; the weight is of integers, float32 or bfloat16. A row's bits do not depend on the number of rows, so
+    that a replay after a death is exact."""
 
-    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
-        group = min(weight.group[1], BLOCK)
-        # Kernels know groups up to a block; larger ones repeat their parameters.
-        repeats = weight.group[1] // group
-        self._scales = {
-            name: one.float().repeat_interleave(repeats, 1).contiguous() for name, one in weight.scales.items()
-        }
-        self._codes, self._bias, self._all_reduce = weight.codes.contiguous(), bias, all_reduce
-        self._rows, self._columns = weight.shape
+    def __init__(self, weight: Weight, bias: Tensor | None, all_reduce: AllReduce | None) -> None:
+        self._rows, columns = weight.shape
+        self._padding = -columns % BLOCK
+        form, codes, self._scales = _integers(weight) if isinstance(weight, QuantizedWeight) else _numbers(weight)
+        self._codes, self._bias, self._all_reduce = codes.contiguous(), bias, all_reduce
         minimum = self._scales.get("minimum")
-        self._run = _compiled(Form(4 if weight.kind == "int4" else 8, group, minimum is not None))
+        self._run = _compiled(form)
         self._arguments = Arguments(
             codes=self._codes.data_ptr(),
-            scale=self._scales["scale"].data_ptr(),
+            scale=None if not self._scales else self._scales["scale"].data_ptr(),
             minimum=None if minimum is None else minimum.data_ptr(),
             rows=self._rows,
-            blocks=self._columns // BLOCK,
+            blocks=(columns + self._padding) // BLOCK,
             y_stride=self._rows,
         )
 
@@ -54,7 +54,7 @@ class GroupedLinear:
         if x.dtype != torch.float32:
             more = None if added is None else added.float()
             return self._product(x.float(), more, added_stride).to(x.dtype)
-        x = x.contiguous()
+        x = functional.pad(x, (0, self._padding)) if self._padding else x.contiguous()
         tokens = x.shape[0]
         y = x.new_empty((tokens, self._rows))
         arguments, threads = self._arguments, torch.get_num_threads()
@@ -68,3 +68,17 @@ class GroupedLinear:
 @cache
 def _compiled(form: Form) -> CompiledFunction:
     return CompiledFunction(grouped_linear_module(form), "grouped_linear")
+
+
+def _integers(weight: QuantizedWeight) -> tuple[Form, Tensor, Mapping[str, Tensor]]:
+    """Return form, codes and parameters of a weight, for groups that the kernels know: larger ones repeat theirs."""
+    group = min(weight.group[1], BLOCK)
+    repeats = weight.group[1] // group
+    scales = {name: one.float().repeat_interleave(repeats, 1).contiguous() for name, one in weight.scales.items()}
+    return Form(4 if weight.kind == "int4" else 8, group, "minimum" in scales), weight.codes, scales
+
+
+def _numbers(weight: Tensor) -> tuple[Form, Tensor, Mapping[str, Tensor]]:
+    """Return form and codes of a weight in float32 or bfloat16, with zeros that fill up the last block."""
+    missing = -weight.shape[1] % BLOCK
+    return Form(8 * weight.dtype.itemsize), functional.pad(weight, (0, missing)) if missing else weight, {}

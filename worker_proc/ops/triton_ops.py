@@ -42,11 +42,13 @@ PREFIX_STEP_BYTES = 24 << 20
 
 @dataclass(frozen=True, slots=True)
 class TritonPlan:
-    """A step for the layers of one kind: the batch with its attention partitioned, and rows of the kind's table."""
+    """A step for the layers of one kind: the batch with its attention partitioned, and rows of the kind's table. The
+    attention of each layer fills `out` [T, H, D], if it is given, or else a fresh tensor."""
 
     batch: ForwardBatch
     kind: LayerKind
     positions: Tensor
+    out: Tensor | None = None
 
 
 def check_kernels_package() -> None:
@@ -63,7 +65,8 @@ def check_kernels_package() -> None:
 
 class TritonOps:
     """See Ops. Args: the attention's shape, its tables on the CUDA device; the model's dtype, the sizes of linear
-    attention if the model has such layers, and the dtype of the KV cache, which None says is the model's."""
+    attention if the model has such layers, the dtype of the KV cache, which None says is the model's, and whether the
+    keys of a few rows of a prompt are divided among programs."""
 
     name = "triton"
 
@@ -73,6 +76,7 @@ class TritonOps:
         dtype: torch.dtype,
         linear: LinearSpec | None = None,
         kv_dtype: torch.dtype | None = None,
+        cuts_keys: bool = True,
     ) -> None:
         if shape.page_size not in TRITON_PAGE_SIZES:
             raise ConfigError(f"page_size {shape.page_size}: the triton backend takes one of {TRITON_PAGE_SIZES}")
@@ -92,11 +96,10 @@ class TritonOps:
             rope_kv,
         )
 
-        self._shape, self._dtype, self._kv_dtype = shape, dtype, kv_dtype or dtype
+        self._shape, self._dtype, self._kv_dtype, self._cuts_keys = shape, dtype, kv_dtype or dtype, cuts_keys
         self._linear_spec, self._linear = linear, None if linear is None else TritonLinearAttention(linear)
         self._sigmoid_mul = activation.sigmoid_mul
-        self._norm = norm
-        self._linears = TritonLinears(dtype)
+        self._norm, self._linears = norm, TritonLinears(dtype)
         self._experts = expert_routing, expert_linear, expert_tiles, mxfp4
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
@@ -171,6 +174,7 @@ class TritonOps:
             kv_dtype=self._kv_dtype,
             window=window,
             is_plain=not (window or shape.softcap or shape.has_sinks),
+            cut=self._cuts_keys,
         )
         return replace(chunks, partition=partition)
 
@@ -234,7 +238,7 @@ class TritonOps:
             eps=1e-6 if norms is None else norms.eps,
             metadata_ready=True,
         )
-        out, at = query.new_empty(query.shape), 0
+        out, at = query.new_empty(query.shape) if plan.out is None else plan.out, 0
         if batch.chunks is not None:
             chunks, at = batch.chunks, batch.chunks.num_tokens
             longest, table, lens = max(chunks.lengths), chunks.page_table, chunks.context_lens

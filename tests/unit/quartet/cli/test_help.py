@@ -12,7 +12,7 @@ from quartet.settings import FD_NAMES, RARE, SETTINGS, SHORT_HELP, flag_of
 from quartet.settings.other_engines import ALIASES, OTHER_FLAGS
 
 ROOT = Path(__file__).resolve().parents[4]
-MOST_FLAGS = 87
+MOST_FLAGS = 88
 FLAGS = [flag_of(name) for name in SETTINGS if name not in RARE]
 RULE_ID = re.compile(r"\b[A-Z]{2,4}-\d+|\(U\d\)")
 
