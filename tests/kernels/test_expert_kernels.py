@@ -91,12 +91,14 @@ def test_a_row_is_the_same_in_any_step():
         assert torch.equal(run(x[row : row + 1])[:, 0], together[:, row])
 
 
-def test_tiles_change_at_powers_of_two_of_the_rows_alone():
+@pytest.mark.parametrize("is_mxfp4", [False, True])
+def test_tiles_change_at_powers_of_two_of_the_rows_alone(is_mxfp4):
     for count, top_k in ((128, 8), (8, 2), (256, 8), (32, 4)):
         for power in range(13):
-            inside = {expert_tiles(rows, top_k, count, BF16) for rows in range((1 << power) // 2 + 1, (1 << power) + 1)}
-            assert len(inside) == 1
-        assert expert_tiles(2048, top_k, count, BF16) == expert_tiles(20000, top_k, count, BF16)
+            sizes = range((1 << power) // 2 + 1, (1 << power) + 1)
+            assert len({expert_tiles(rows, top_k, count, BF16, is_mxfp4) for rows in sizes}) == 1
+        most, more = (expert_tiles(rows, top_k, count, BF16, is_mxfp4) for rows in (2048, 20000))
+        assert most == more
 
 
 @pytest.mark.gpu
