@@ -61,18 +61,21 @@ def _product_of_mxfp4(
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     w_ptrs, scale_ptrs = w_ptr + n * (depth // 2) + pair[None, :], scales_ptr + n * (depth // 32) + group[None, :]
     x_ptrs = x_ptr + rows_of_x.to(tl.int64)[None, :] * stride_x + k[:, None]
+    # A row's scales of a tile are too few bytes for an asynchronous copy: they are loaded a tile ahead.
+    scales = tl.load(scale_ptrs, mask=(group < depth // 32)[None, :], other=0)
     for at in range(0, depth, BLOCK_K):
+        scale_ptrs += BLOCK_K // 32
+        following = tl.load(scale_ptrs, mask=(group < (depth - at - BLOCK_K) // 32)[None, :], other=0)
         if EVEN:
-            codes, scales = tl.load(w_ptrs), tl.load(scale_ptrs)
+            codes = tl.load(w_ptrs)
             x = tl.load(x_ptrs, mask=is_row[None, :], other=0.0)
         else:
             codes = tl.load(w_ptrs, mask=(pair < (depth - at) // 2)[None, :], other=0)
-            scales = tl.load(scale_ptrs, mask=(group < (depth - at) // 32)[None, :], other=0)
             x = tl.load(x_ptrs, mask=is_row[None, :] & (k < depth - at)[:, None], other=0.0)
         w = mxfp4_numbers(codes, scales, BLOCK_N, BLOCK_K, x.dtype)
         acc = tl.dot(w, x, acc, input_precision="ieee")
+        scales = following
         w_ptrs += BLOCK_K // 2
-        scale_ptrs += BLOCK_K // 32
         x_ptrs += BLOCK_K
     return acc
 

@@ -25,7 +25,7 @@ TABLE: tuple[tuple[int, ExpertTiles], ...] = (
     (0, ExpertTiles(128, ExpertTile(128, 64, 8, 3, False), ExpertTile(128, 64, 8, 3, False))),
 )
 # Weights in MXFP4, of which the depth of gpt-oss has whole blocks of 64; chosen by the compiler's registers, not timed.
-_MXFP4 = ExpertTile(128, 64, 4, 3, True)
+_MXFP4 = ExpertTile(64, 64, 4, 6, True)
 MXFP4_TABLE: tuple[tuple[int, ExpertTiles], ...] = (
     (8, ExpertTiles(16, _MXFP4, _MXFP4)),
     (16, ExpertTiles(32, _MXFP4, _MXFP4)),

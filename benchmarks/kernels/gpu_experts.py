@@ -88,10 +88,9 @@ class Case:
 
 def _codes(*shape: int) -> Mxfp4:
     """Return random codes of a stack, whose numbers are about as large as plain ones."""
-    codes, scales = (
-        torch.randint(low, high, (*shape[:-1], shape[-1] // numbers), dtype=torch.uint8, device="cuda")
-        for low, high, numbers in ((0, 256, 2), (118, 122, GROUP))
-    )
+    count, rows, columns = shape
+    codes = torch.randint(0, 256, (count, rows, columns // 2), dtype=torch.uint8, device="cuda")
+    scales = torch.randint(118, 122, (count, rows, columns // GROUP), dtype=torch.uint8, device="cuda")
     return Mxfp4(codes, scales)
 
 
@@ -128,7 +127,7 @@ def candidates(rows: int, size: Any) -> Iterator[Trial]:
 def _candidates_of_mxfp4() -> Iterator[Trial]:
     """Yield tiles in which the weight is the left operand."""
     for product, block_m, (n, k), stages in itertools.product(
-        ("hidden", "down"), (16, 32, 64, 128), ((64, 64), (64, 128), (128, 32), (128, 64), (128, 128)), (3, 4, 5)
+        ("hidden", "down"), (16, 32, 64, 128), ((64, 64), (64, 128), (128, 64), (128, 128)), (3, 4, 6, 8)
     ):
         for warps in (4, 8) if n == 128 else (4,):
             yield Trial(product, block_m, ExpertTile(n, k, warps, stages, True))
