@@ -86,6 +86,8 @@ SECTIONS: dict[str, tuple[Family, ...]] = {
         Family("kv_available_tokens", GAUGE, "Tokens in free pages."),
         Family("kv_evictable_tokens", GAUGE, "Tokens of cached prefixes that no request uses."),
         Family("kv_protected_tokens", GAUGE, "Tokens of cached prefixes that requests use."),
+        Family("state_checkpoints", GAUGE, "Recurrent states that can be kept for cached prefixes."),
+        Family("state_checkpoints_held", GAUGE, "Recurrent states that are kept for cached prefixes."),
         Family("cache_config_info", GAUGE, "1; its labels are the sizes of the cache.", ("page_size", "num_pages")),
         Family("prefix_queries", COUNTER, "Prompt tokens looked up in the prefix cache.", (), "input_tokens"),
         Family("prefix_hits", COUNTER, "Prompt tokens found in the prefix cache.", (), "cached_tokens"),

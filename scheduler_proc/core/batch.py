@@ -169,6 +169,9 @@ class Batch:
         if kv.checkpoints is None:
             return pairs
         for request in [*work.prefill.requests, *work.rows]:
+            # A cut is at the end of a page, too.
+            if request.lease.num_computed_tokens % kv.page_size:
+                continue
             number = save_state(kv, request.lease, step, request.state is RequestState.RUNNING)
             if number == NONE:
                 continue

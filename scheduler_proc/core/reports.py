@@ -167,6 +167,8 @@ def gauges(
         found["kv_used_tokens"] = used
         found["token_usage"] = used / kv.capacity_tokens
         found["kv_protected_tokens"] = kv.tree.protected_tokens
+    if kv.checkpoints is not None:
+        found["state_checkpoints"], found["state_checkpoints_held"] = kv.checkpoints.count, kv.checkpoints.held_count
     found["longest_decode_gap_s"] = decode_gaps.longest_s
     return found
 

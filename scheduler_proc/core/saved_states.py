@@ -11,13 +11,14 @@ from scheduler_proc.core.lease import NONE, Lease, PendingCheckpoint
 
 
 def save_state(kv: KvCache, lease: Lease, step: int, may_pass: bool) -> int:
-    """Return where the state of a sequence is saved after the step being issued, or NONE. `may_pass`: not only where
-    its prompt is cut."""
-    checkpoints, end, is_cut = kv.checkpoints, lease.num_computed_tokens, False
-    while lease.cuts and lease.cuts[0] <= end:
-        is_cut = lease.cuts.pop(0) == end
+    """Return where the state of a sequence, which ends with a page, is saved after the step being issued, or NONE.
+    `may_pass`: not only where its prompt is cut."""
+    checkpoints, end = kv.checkpoints, lease.num_computed_tokens
+    is_cut = bool(lease.cuts) and lease.cuts[0] == end
+    if is_cut:
+        del lease.cuts[0]
     is_due = may_pass and end - lease.saved_tokens >= kv.spacing.passing and lease.pending is None
-    if checkpoints is None or end % kv.page_size or not (is_cut or is_due):
+    if checkpoints is None or not (is_cut or is_due):
         return NONE
     number = checkpoints.take(is_cut)
     if number != NONE:

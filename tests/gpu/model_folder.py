@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quartet.wire.frames import SamplingParams
+from scheduler_proc.core.checkpoints import Spacing
 from tests.golden.oracles import FOLDER, load_for_launch
 from tests.gpu.model_ways import ENGINES, TORCH, Way, draw_params, greedy_params, make_prompts, ways
 from tests.support.ahead import Seen, generate_ahead
@@ -118,9 +119,9 @@ class FolderRun:
 
     def _engine(self, name: str, dtype: str = "float32") -> LocalEngine:
         settings = {"device": self._device, "attention_backend": "triton", **ENGINES[name]}
-        engine = LocalEngine(
-            make_config(self._path, dtype, tokenizer=_TOKENIZER, context_length=self._context_length, **settings)
-        )
+        config = make_config(self._path, dtype, tokenizer=_TOKENIZER, context_length=self._context_length, **settings)
+        # Prompts are short, so that states are saved closely.
+        engine = LocalEngine(config, spacing=Spacing(16, 16))
         assert (engine.runner._decode_graphs is not None) == ("cuda_graph_max_bs" in settings)
         return engine
 

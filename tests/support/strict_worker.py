@@ -163,8 +163,8 @@ class StrictWorker:
             has_start = self.checkpoint_count >= 0 and enter.cached_length > 0
             assert (enter.checkpoint >= 0) == has_start and enter.checkpoint < max(0, self.checkpoint_count)
             if has_start:
+                # Compared with the prefix when the sequence is computed: a step may follow one that fails.
                 slot.state = self.checkpoints[enter.checkpoint]
-                assert slot.state == hash_of(ids[: enter.cached_length]), "a sequence starts from another's state"
         writes = unpack_ids(step.pages)
         for at in range(0, len(writes), 3):
             number, index, page = writes[at : at + 3]
