@@ -69,6 +69,7 @@ SHORT_HELP = frozenset(
         "step_order",
         "tbt_target_ms",
         "device",
+        "tp_size",
         "mem_fraction_static",
         "max_total_tokens",
         "page_size",

@@ -133,7 +133,7 @@ class WorkerConfig(Section, frozen=True):
         Meta(description="code of attention; auto: triton on cuda, torch on the cpu"),
     ] = "auto"
     tp_size: Annotated[
-        int, Meta(ge=1, le=64, description="GPUs that the model is divided among, a process each; on a CPU: processes")
+        int, Meta(ge=1, le=64, description="GPUs that share the model; each has a process, as on a CPU")
     ] = 1
     kv_cache_dtype: Annotated[
         Literal["auto", "fp8_e4m3"],
