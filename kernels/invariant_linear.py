@@ -39,9 +39,14 @@ FP32_TILES = LinearTile(16, 32, 32, 4, 2), LinearTile(32, 32, 32, 4, 2)
 MIN_PROGRAMS, MIN_SPLIT_DEPTH, MAX_SPLITS = 128, 1024, 4
 
 
+def tiles_of(dtype: torch.dtype) -> tuple[LinearTile, LinearTile]:
+    """Return the tiles for few rows and for many."""
+    return FP32_TILES if dtype == torch.float32 else TILES
+
+
 def linear_tile(dtype: torch.dtype, rows: int) -> LinearTile:
     """Return the tile for so many rows."""
-    return (FP32_TILES if dtype == torch.float32 else TILES)[rows > FEW_ROWS]
+    return tiles_of(dtype)[rows > FEW_ROWS]
 
 
 def splits_of(width: int, depth: int) -> int:

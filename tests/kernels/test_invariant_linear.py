@@ -1,5 +1,6 @@
 """Linears whose rows do not depend on their number: one tile against the other, split and whole, against float64."""
 
+import kernel_cases as cases
 import pytest
 import torch
 from kernel_cases import BF16, FP16, FP32, normal
@@ -7,6 +8,8 @@ from kernel_cases import BF16, FP16, FP32, normal
 from kernels import invariant_linear as own
 from kernels.invariant_linear import FEW_ROWS, invariant_linear, linear_tile, splits_of
 from kernels.norm import add_rms_norm
+from quartet.wire.errors import ConfigError
+from worker_proc.ops.invariant_triton import check_tiles
 
 SMALL = own.LinearTile(16, 32, 32, 4, 2)
 LARGE = own.LinearTile(32, 64, 32, 4, 2)
@@ -51,6 +54,16 @@ def test_splits_and_tiles_follow_from_sizes():
         2, 2, 1, 2, 1,
     ]  # fmt: skip
     assert linear_tile(BF16, 1) == linear_tile(BF16, FEW_ROWS) != linear_tile(BF16, FEW_ROWS + 1)
+
+
+def test_a_card_whose_products_depend_on_the_tile_is_refused():
+    check_tiles(invariant_linear, own.tiles_of(BF16), BF16, cases.DEVICE)
+
+    def product(x, weight, tile):
+        return invariant_linear(x, weight, tile=tile) + (tile == own.TILES[1])
+
+    with pytest.raises(ConfigError, match="--deterministic: on this card"):
+        check_tiles(product, own.TILES, BF16, cases.DEVICE)
 
 
 def test_bad_arguments_are_named():

@@ -7,7 +7,7 @@ programs: tiles of keys stand at absolute positions (kernels.paged_extend). So n
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from worker_proc.weights.quantized import QuantizedWeight, Weight
 from worker_proc.weights.tensors import ExpertTensors
 
 _NO_LIMIT = 1 << 30
+_CHECKED_DEPTH = 2048
 
 
 class InvariantTritonOps:
@@ -39,6 +40,8 @@ class InvariantTritonOps:
         self._activations = {"silu": activation.silu_mul, "gelu_tanh": activation.gelu_mul}
         self._product, self._add_norm = invariant_linear.invariant_linear, norm.add_rms_norm
         self._heads, self._dtype, self._device = (shape.num_heads, shape.head_dim), dtype, shape.device
+        if self._device.type == "cuda":
+            check_tiles(self._product, invariant_linear.tiles_of(dtype), dtype, self._device)
 
     def loaded(self, weight: Weight) -> Tensor:
         """See Ops.loaded. Raises ConfigError for weights that are computed from their codes."""
@@ -160,6 +163,16 @@ class _Mlp:
     def partial_sums(self, x: Tensor) -> Tensor:
         """Return the output, or its partial sums; see _Linear."""
         return self._down.partial_sums(self._activate(self._gate_up(x)))
+
+
+def check_tiles(product: Callable[..., Tensor], tiles: Sequence[Any], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ConfigError unless all tiles of `product` give the same bits on this card, which no documentation of its
+    tensor cores promises."""
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(rows, _CHECKED_DEPTH, generator=generator).to(device, dtype) for rows in (64, 256))
+    first, *others = (product(x, weight, tile=tile) for tile in tiles)
+    if not all(torch.equal(first, other) for other in others):
+        raise ConfigError("--deterministic: on this card a product's bits depend on its tile: drop it")
 
 
 def _as_chunks(batch: ForwardBatch) -> ChunkBatch | None:
