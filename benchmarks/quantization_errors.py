@@ -131,7 +131,7 @@ def logits_of(decoder: Decoder, ids: list[int], kv: torch.dtype) -> Tensor:
     batch = ForwardBatch(
         count, torch.tensor(ids), whole, whole + PAGE, whole[-1:], slots, lens, np.array([count]), False, chunks, None
     )
-    caches, _ = decoder.allocate_caches(pages + 1, 1, torch.float32, kv)
+    caches, _ = decoder.allocate_caches([pages + 1], 1, torch.float32, kv)
     decoder.forward(batch, caches, lambda: None, on_hidden=found.append)
     return decoder.logits(found[0])
 

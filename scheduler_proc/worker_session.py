@@ -66,8 +66,9 @@ class WorkerSession:
         if not self._is_up:
             self._is_up = True
             is_cpu = hello.device == "cpu"
-            states = hello.has_states, hello.checkpoints
-            return WorkerUp(source.epoch, hello.page_count, hello.max_slots, is_cpu, hello.mixed_tokens, *states)
+            limits = hello.page_count, hello.max_slots, is_cpu, hello.mixed_tokens, hello.has_states, hello.checkpoints
+            windows = tuple((one.window, one.page_count) for one in hello.windows)
+            return WorkerUp(source.epoch, *limits, windows)
         return StepsLost() if self._shows_a_loss(hello, oldest) else None
 
     def _hello(self, last_step: int, query: int = 0) -> SchedulerHello:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = "RAT|LEN|ADM|BLK|OBS|RET|POL|PRI|PRE|SES|TREE|CKP|INV|STEP|MET|CFG|PR"
+GROUPS = "RAT|LEN|ADM|BLK|OBS|RET|POL|PRI|PRE|SES|TREE|CKP|WIN|INV|STEP|MET|CFG|PR"
 ID = re.compile(rf"(?<![\w.-])((?:{GROUPS})-\d+|[EABDPXRSC]\d{{1,2}}|[46]\.\d)(?![\w-]|\.\d)")
 ROW = re.compile(r"^\| ([A-Z]+-\d+|[A-Z]\d{1,2}|\d\.\d) \|(.*)$", re.MULTILINE)
 EXEMPT = ("not built", "not applicable")

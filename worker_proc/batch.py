@@ -5,7 +5,7 @@ token of each last chunk, then all decode rows, as in StepRows.sampled.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,20 @@ class PrefixBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupPages:
+    """The pages of a step in one page group: `slot_mapping` [T], and the page tables of chunks and of decode rows."""
+
+    slot_mapping: Tensor
+    chunk_table: Tensor | None
+    decode_table: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """T tokens and R sampling layout. On the device: `input_ids`, `positions`, `slot_mapping` [T] int64 (page *
     page_size + offset), `sample_rows` (rows of T), `sample_slots` [R] int64 and `sample_positions` [R] int32, the
-    indices of the tokens to sample in their sequences. `host_positions` is the same on the host, int64."""
+    indices of the tokens to sample in their sequences. `host_positions` is the same on the host, int64. Pages are those
+    of group 0; `windows` has those of the other groups."""
 
     num_tokens: int
     input_ids: Tensor
@@ -82,6 +92,18 @@ class ForwardBatch:
     is_all_sampled: bool
     chunks: ChunkBatch | None
     decode: DecodeBatch | None
+    windows: tuple[GroupPages, ...] = ()
+
+    def of_group(self, group: int) -> "ForwardBatch":
+        """Return the batch with the pages of a group."""
+        if not group:
+            return self
+        own, chunks, decode = self.windows[group - 1], self.chunks, self.decode
+        if chunks is not None and own.chunk_table is not None:
+            chunks = replace(chunks, page_table=own.chunk_table)
+        if decode is not None and own.decode_table is not None:
+            decode = replace(decode, page_table=own.decode_table)
+        return replace(self, slot_mapping=own.slot_mapping, chunks=chunks, decode=decode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +121,7 @@ class _TokenLayout:
 
 
 def build_batch(
-    rows: StepRows, table: SlotTable, page_size: int, page_table: Tensor, last_token: Tensor, upload: Upload
+    rows: StepRows, table: SlotTable, page_size: int, page_tables: Tensor, last_token: Tensor, upload: Upload
 ) -> ForwardBatch:
     """Return the batch of a step that has at least one token.
 
@@ -107,22 +129,26 @@ def build_batch(
         rows: the step, not yet committed to `table`.
         table: the host's lengths and pages.
         page_size: tokens per page.
-        page_table: the device's copy of the page table, [slots + 1, max_pages] int32.
+        page_tables: the device's copy of the page tables, [groups, slots + 1, max_pages] int32.
         last_token: newest id of each slot, on the device, int64.
         upload: copies host arrays to the device without waiting.
     """
     layout = _lay_out(rows)
-    pages = table.pages_at(layout.slots, layout.positions)
+    mappings = [
+        table.pages.at(layout.slots, layout.positions, group).astype(np.int64) * page_size
+        + layout.positions % page_size
+        for group in range(len(page_tables))
+    ]
     host_positions = layout.positions[layout.sample_rows] + 1
-    positions, mapping, sample_rows, sample_slots, sample_positions, decode_slots, decode_lens = upload(
+    positions, sample_rows, sample_slots, sample_positions, decode_slots, decode_lens, mapping, *others = upload(
         (
             layout.positions,
-            pages.astype(np.int64) * page_size + layout.positions % page_size,
             layout.sample_rows,
             rows.sampled,
             host_positions.astype(np.int32),
             rows.decode,
             rows.contexts.astype(np.int32),
+            *mappings,
         )
     )
     input_ids, decode, chunks = last_token.index_select(0, decode_slots), None, None
@@ -130,11 +156,15 @@ def build_batch(
         (given,) = upload([rows.given])
         input_ids = torch.where(given < 0, input_ids, given)
     if len(rows.decode):
-        pages_of_rows = _page_rows(page_table, decode_slots, rows.contexts, page_size)
+        pages_of_rows = _page_rows(page_tables[0], decode_slots, rows.contexts, page_size)
         decode = DecodeBatch(rows.contexts, decode_lens, pages_of_rows, decode_slots)
     if rows.chunks:
-        ids, chunks = _chunk_batch(layout, page_size, page_table, upload)
+        ids, chunks = _chunk_batch(layout, page_size, page_tables[0], upload)
         input_ids = torch.cat((ids, input_ids))
+    windows = tuple(
+        _group_pages(own, own_table, page_size, rows, decode, chunks)
+        for own, own_table in zip(others, page_tables[1:], strict=True)
+    )
     return ForwardBatch(
         num_tokens=len(layout.slots),
         input_ids=input_ids,
@@ -147,7 +177,24 @@ def build_batch(
         is_all_sampled=len(layout.sample_rows) == len(layout.slots),
         chunks=chunks,
         decode=decode,
+        windows=windows,
     )
+
+
+def _group_pages(
+    mapping: Tensor,
+    page_table: Tensor,
+    page_size: int,
+    rows: StepRows,
+    decode: DecodeBatch | None,
+    chunks: ChunkBatch | None,
+) -> GroupPages:
+    decode_table, chunk_table = None, None
+    if decode is not None:
+        decode_table = _page_rows(page_table, decode.slots, rows.contexts, page_size)
+    if chunks is not None:
+        chunk_table = _page_rows(page_table, chunks.slots, np.array(chunks.context_lengths), page_size)
+    return GroupPages(mapping, chunk_table, decode_table)
 
 
 def _lay_out(rows: StepRows) -> _TokenLayout:

@@ -3,11 +3,12 @@
 Nothing here imports torch, so that a simulated worker never loads it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from quartet.sizing.window_pools import WindowPool
 from quartet.wire.frames import Step, StepResult
 from quartet.wire.ids import Epoch
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits of a runner. `page_count` excludes the dummy page 0. `mixed_tokens`, `has_states`
-    and `checkpoints`: see WorkerHello."""
+    """The limits of a runner. `page_count`, of page group 0, excludes the dummy page 0; `windows` are the pools of the
+    other groups. `mixed_tokens`, `has_states` and `checkpoints`: see WorkerHello."""
 
     page_size: int
     page_count: int
@@ -29,6 +30,22 @@ class Capacity:
     mixed_tokens: int = 0
     has_states: bool = False
     checkpoints: int = 0
+    windows: tuple[WindowPool, ...] = ()
+
+    @property
+    def page_counts(self) -> tuple[int, ...]:
+        """The pages of each group, dummy pages excluded."""
+        return self.page_count, *(one.pages(self.page_count) for one in self.windows)
+
+    def warm_up(self, page_count: int) -> "Capacity":
+        """Return that of a runner with so many pages in each group, without checkpoints."""
+        windows = tuple(replace(one, least=page_count) for one in self.windows)
+        return replace(self, page_count=page_count, windows=windows, checkpoints=0)
+
+    def facts(self) -> dict[str, int]:
+        """Return the tokens of each pool, for the ready line."""
+        names = "kv_tokens", *(f"kv_tokens_window_{one.window}" for one in self.windows)
+        return {name: pages * self.page_size for name, pages in zip(names, self.page_counts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +117,8 @@ class Runner(Protocol):
         ...
 
     def allocate(self, page_count: int) -> None:
-        """Make the KV pool with exactly `page_count` pages and the dummy page, and warm up as far as Start says.
+        """Make the KV pools, of group 0 with exactly `page_count` pages and the dummy page, and warm up as far as Start
+        says.
 
         Raises RuntimeError if another count is allocated already; the same count again changes nothing."""
         ...

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worker_proc.batch import DecodeBatch, ForwardBatch, PrefixBatch
+from worker_proc.batch import DecodeBatch, ForwardBatch, GroupPages, PrefixBatch
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
@@ -74,14 +74,17 @@ class DecodeGraphRunner:
         self._make_inputs, self._format = decode_inputs.decode_inputs, step_descriptor
         self._decoder, self._fused_sampler, self._buffers = decoder, fused_sampler, buffers
         self._capacity, self._max_rows = capacity, max_rows
-        self.max_page_writes = max(_MIN_WRITES, _WRITES_PER_ROW * max_rows)
-        device, max_pages = buffers.page_table.device, buffers.page_table.shape[1]
+        groups_of_pages, _, max_pages = buffers.page_tables.shape
+        self.max_page_writes = max(_MIN_WRITES, _WRITES_PER_ROW * max_rows) * groups_of_pages
+        device = buffers.page_tables.device
         self._scratch = scratch
         self._layout = step_descriptor.StepLayout(max_rows, self.max_page_writes)
         self._rings = PinnedRings(self._layout.width, max_rows, device, buffers.poller)
         self._slots, self._contexts, self._given = torch.zeros((3, max_rows), dtype=torch.int32, device=device)
-        self._ids, self._positions, self._mapping = torch.zeros((3, max_rows), dtype=torch.int64, device=device)
-        self._batch_page_table = torch.zeros((max_rows, max_pages), dtype=torch.int32, device=device)
+        self._ids, self._positions = torch.zeros((2, max_rows), dtype=torch.int64, device=device)
+        # By page group.
+        self._mappings = torch.zeros((groups_of_pages, max_rows), dtype=torch.int64, device=device)
+        self._page_rows = torch.zeros((groups_of_pages, max_rows, max_pages), dtype=torch.int32, device=device)
         self._logits = torch.zeros((max_rows, capacity.vocab_size), dtype=dtype, device=device)
         self._groups = groups
         row_sizes = [capture_sizes(max_rows), [] if groups is None else grouped_sizes(max_rows)]
@@ -164,35 +167,38 @@ class DecodeGraphRunner:
 
     def _run(self, graph: tuple[int, int]) -> None:
         size, grouped = graph
-        rings, table, last_token = self._rings, self._buffers.page_table, self._buffers.last_token
+        rings, tables, last_token = self._rings, self._buffers.page_tables, self._buffers.last_token
         slots, contexts, given = self._slots[:size], self._contexts[:size], self._given[:size]
-        ids, positions, mapping = self._ids[:size], self._positions[:size], self._mapping[:size]
-        batch_page_table = self._batch_page_table[:size]
+        ids, positions = self._ids[:size], self._positions[:size]
+        mappings, page_rows = self._mappings[:, :size], self._page_rows[:, :size]
         ring = rings.descriptors, rings.sequence
         dummy_slot = self._capacity.max_slots
         tails, prefixes, shared = contexts, None, None
         if grouped:
             all_rows = self._prefixes
             shared = all_rows._replace(members=all_rows.members[:size], tokens=all_rows.tokens[:size])
-            tails, prefixes = self._tails[:size], PrefixBatch(shared, table)
-        step = slots, contexts, given, table
-        self._format.unpack_step_descriptor(self._layout, *ring, *step, dummy_slot=dummy_slot, prefixes=shared)
-        outs = ids, positions, mapping, batch_page_table
+            tails, prefixes = self._tails[:size], PrefixBatch(shared, tables[0])
+        step = slots, contexts, given
+        every = *step, self._buffers.all_rows
+        self._format.unpack_step_descriptor(self._layout, *ring, *every, dummy_slot=dummy_slot, prefixes=shared)
         own = {} if shared is None else {"prefixes": shared.tokens, "tails": tails}
-        self._make_inputs(*step, last_token, *outs, self._capacity.page_size, **own)
+        for group, table in enumerate(tables):
+            outs = ids, positions, mappings[group], page_rows[group]
+            self._make_inputs(*step, table, last_token, *outs, self._capacity.page_size, **own)
         nothing = np.empty(0, dtype=np.int64)
         batch = ForwardBatch(
             num_tokens=size,
             input_ids=ids,
             positions=positions,
-            slot_mapping=mapping,
+            slot_mapping=mappings[0],
             sample_rows=ids,
             sample_slots=slots,
             sample_positions=contexts,
             host_positions=nothing,
             is_all_sampled=True,
             chunks=None,
-            decode=DecodeBatch(nothing, tails, batch_page_table, slots, self._scratch.workspace, prefixes=prefixes),
+            decode=DecodeBatch(nothing, tails, page_rows[0], slots, self._scratch.workspace, prefixes=prefixes),
+            windows=tuple(GroupPages(mappings[at], None, page_rows[at]) for at in range(1, len(tables))),
         )
         logits = self._decoder.forward(batch, self._buffers.caches, no_progress, self._logits[:size])
         assert logits is not None

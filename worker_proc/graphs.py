@@ -60,13 +60,19 @@ class GraphRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedBuffers:
-    """What graph runners share with the rest of the runner. On the device: one cache a layer, the page table
-    [slots + 1, pages] int32, whose last row is the dummy row, and the newest id of each slot [slots + 1] int64."""
+    """What graph runners share with the rest of the runner. On the device: one cache a layer, the page tables
+    [groups, slots + 1, pages] int32, whose last row is the dummy row, and the newest id of each slot [slots + 1]
+    int64."""
 
     caches: list[LayerCache]
-    page_table: Tensor
+    page_tables: Tensor
     last_token: Tensor
     poller: CompletionPoller
+
+    @property
+    def all_rows(self) -> Tensor:
+        """The page tables as one, [groups * (slots + 1), pages], as page table writes count its rows."""
+        return self.page_tables.flatten(0, 1)
 
 
 def specialization_sizes(sizes: list[int]) -> list[int]:

@@ -7,6 +7,7 @@ import torch
 
 from quartet.sizing.host_memory import host_memory
 from quartet.sizing.model_bytes import cpu_kv_bytes, cuda_kv_bytes
+from quartet.sizing.window_pools import WindowPool, fitting_pages
 from quartet.wire.config import WorkerConfig
 from quartet.wire.errors import ConfigError
 
@@ -25,12 +26,18 @@ def pool_bytes(config: WorkerConfig, device: torch.device, is_empty: bool = Fals
 
 
 def count_pages(
-    config: WorkerConfig, device: torch.device, page_bytes: int, is_empty: bool = False, states_bytes: int = 0
+    config: WorkerConfig,
+    device: torch.device,
+    page_bytes: int,
+    is_empty: bool = False,
+    states_bytes: int = 0,
+    windows: tuple[WindowPool, ...] = (),
 ) -> int:
-    """Return the number of pages of `page_bytes` (all layers of this rank) to allocate, dummy page excluded.
+    """Return the number of pages of `page_bytes` (this rank's layers of page group 0) to allocate, dummy page excluded.
 
     `max_total_tokens` decides if it is set. Otherwise the budget is that of `pool_bytes` less `states_bytes`, which are
-    for the states of slots. Raises ConfigError if not even one page fits."""
+    for the states of slots, and the pools of `windows` take their part of it. Raises ConfigError if not even one page
+    fits."""
     if config.max_total_tokens:
         pages = config.max_total_tokens // config.page_size
         if pages < 1:
@@ -41,8 +48,7 @@ def count_pages(
         advice = f"raise --mem-fraction-static ({config.mem_fraction_static}) or take a smaller model"
     else:
         advice = "free memory or take a smaller model"
-    # One page of the budget is the dummy page.
-    pages = budget // page_bytes - 1
+    pages = fitting_pages(budget, page_bytes, windows)
     if pages < 1:
         states = f"; {states_bytes >> 20} MiB are for states, fewer --max-running-requests free some" * bool(
             states_bytes

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from quartet.sizing.model_bytes import (
     rotary_bytes,
     weight_bytes,
 )
+from quartet.sizing.window_pools import WindowPool, window_pools
 from quartet.wire.config import Config, ModelConfig, WorkerConfig
 from quartet.wire.errors import ConfigError, ModelError
 from worker_proc.compilation import set_kernel_cache, share_triton_hash
@@ -129,12 +131,12 @@ def load_runner(
     if ranks is not None:
         # Ranks that start differently would warm up by different steps.
         start = Start.RECOVERY if ranks.least(int(start is Start.RECOVERY)) else Start.FIRST
-    is_empty = start is Start.STANDBY
-    states = plan_states(config, spec, dtype.itemsize, kv_dtype.itemsize, device, is_empty)
-    size = page_bytes(spec, config.worker.page_size, kv_dtype.itemsize, shard.size)
-    pages = partial(count_pages, config.worker, device, size, states_bytes=states.total_bytes)
+    is_empty, items = start is Start.STANDBY, kv_dtype.itemsize
+    states = plan_states(config, spec, dtype.itemsize, items, device, is_empty)
+    size, windows = _pools(config, spec, shard, items, device)
+    pages = partial(count_pages, config.worker, device, size, states_bytes=states.total_bytes, windows=windows)
     page_count = pages(is_empty=is_empty) if ranks is None else ranks.least(pages())
-    capacity = _capacity(config, spec, shard, page_count, states, device)
+    capacity = replace(_capacity(config, spec, shard, page_count, states, device), windows=windows)
     sampler = Sampler(capacity.max_slots, spec.vocab_size, model.context_length, model.eos_token_ids, device)
     facts = _facts(shard, dtype, device, ops)
     if kv_dtype != dtype:
@@ -226,16 +228,23 @@ def choose_ops(
     return TritonOps(shape, dtype, spec.linear, choose_kv_dtype(config, dtype, device))
 
 
+def _pools(
+    config: Config, spec: ModelSpec, shard: Shard, item_bytes: int, device: torch.device
+) -> tuple[int, tuple[WindowPool, ...]]:
+    """Return the bytes of a page of group 0, and the pools of the other groups."""
+    windows = window_pools(config, spec, item_bytes, device.type == "cpu", shard.size)
+    return page_bytes(spec, config.worker.page_size, item_bytes, shard.size), windows
+
+
 def _capacity(
     config: Config, spec: ModelSpec, shard: Shard, page_count: int, states: StateMemory, device: torch.device
 ) -> Capacity:
-    model, page_size = config.require_model(), config.worker.page_size
     return Capacity(
-        page_size=page_size,
+        page_size=config.worker.page_size,
         page_count=page_count,
-        max_slots=states.slots or default_slots(page_count * page_size, device.type == "cpu"),
+        max_slots=states.slots or default_slots(page_count * config.worker.page_size, device.type == "cpu"),
         vocab_size=spec.vocab_size,
-        context_length=model.context_length,
+        context_length=config.require_model().context_length,
         device=_device_name(device),
         mixed_tokens=mixed_tokens(spec, shard) if device.type == "cuda" else 0,
         has_states=spec.linear is not None,

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch
+from worker_proc.batch import ChunkBatch, DecodeBatch, ForwardBatch, GroupPages
 from worker_proc.contract import Capacity
 from worker_proc.device_step import LaunchedStep
 from worker_proc.fused_sampler import FusedSampler
@@ -96,15 +96,17 @@ class PrefillGraphRunner:
         self._row_sizes = row_sizes(max_rows)
         self._max_tokens, self._max_rows = self._sizes[-1][0], self._row_sizes[-1]
         self._layout = step_descriptor.StepLayout(self._max_rows, _MAX_WRITES, MAX_CHUNKS, self._max_tokens)
-        table, seqs = buffers.page_table, self._layout.seqs
-        device = table.device
+        groups, _, max_pages = buffers.page_tables.shape
+        device, seqs = buffers.page_tables.device, self._layout.seqs
         self._rings = PinnedRings(self._layout.width, seqs, device, buffers.poller)
         self._cu_q = torch.zeros(MAX_CHUNKS + 1, dtype=torch.int32, device=device)
         self._slots, self._contexts, self._given = torch.zeros((3, seqs), dtype=torch.int32, device=device)
         self._sample_positions = torch.zeros(seqs, dtype=torch.int32, device=device)
         self._sample_rows = torch.zeros(seqs, dtype=torch.int64, device=device)
-        self._ids, self._positions, self._mapping = torch.zeros((3, self._max_tokens), dtype=torch.int64, device=device)
-        self._batch_page_table = torch.zeros((seqs, table.shape[1]), dtype=torch.int32, device=device)
+        self._ids, self._positions = torch.zeros((2, self._max_tokens), dtype=torch.int64, device=device)
+        # By page group.
+        self._mappings = torch.zeros((groups, self._max_tokens), dtype=torch.int64, device=device)
+        self._page_rows = torch.zeros((groups, seqs, max_pages), dtype=torch.int32, device=device)
         self._logits = torch.zeros((seqs, capacity.vocab_size), dtype=dtype, device=device)
         self._graphs = StepGraphs(self._sizes)
 
@@ -192,32 +194,37 @@ class PrefillGraphRunner:
 
     def _run(self, size: tuple[int, int]) -> None:
         tokens, rows = size
-        rings, table, layout = self._rings, self._buffers.page_table, self._layout
-        ids, positions, mapping = self._ids[:tokens], self._positions[:tokens], self._mapping[:tokens]
+        rings, tables, layout = self._rings, self._buffers.page_tables, self._layout
+        ids, positions = self._ids[:tokens], self._positions[:tokens]
         cu_q, used = self._cu_q, MAX_CHUNKS + rows
         slots, contexts, given = self._slots[:used], self._contexts[:used], self._given[:used]
-        page_rows = self._batch_page_table[:used]
+        mappings, page_rows = self._mappings[:, :tokens], self._page_rows[:, :used]
         sample_rows, sample_positions = self._sample_rows[:used], self._sample_positions[:used]
-        ring, outs = (rings.descriptors, rings.sequence), (ids, positions, mapping, page_rows)
+        ring = rings.descriptors, rings.sequence
         self._format.unpack_step_descriptor(
             layout,
             *ring,
             slots,
             contexts,
             given,
-            table,
+            self._buffers.all_rows,
             dummy_slot=self._capacity.max_slots,
             chunks=self._format.ChunkOutputs(cu_q, sample_rows, sample_positions),
         )
-        step = slots, contexts, given, table, self._buffers.last_token
-        self._make_inputs(layout, *ring, cu_q, *step, *outs, self._capacity.page_size)
-        chunks = contexts[:MAX_CHUNKS], page_rows[:MAX_CHUNKS], slots[:MAX_CHUNKS]
-        decode = contexts[MAX_CHUNKS:], page_rows[MAX_CHUNKS:], slots[MAX_CHUNKS:]
+        step, newest = (layout, *ring, cu_q, slots, contexts, given), self._buffers.last_token
+        for group, table in enumerate(tables):
+            outs = ids, positions, mappings[group], page_rows[group]
+            self._make_inputs(*step, table, newest, *outs, self._capacity.page_size)
+        chunks = contexts[:MAX_CHUNKS], page_rows[0, :MAX_CHUNKS], slots[:MAX_CHUNKS]
+        decode = contexts[MAX_CHUNKS:], page_rows[0, MAX_CHUNKS:], slots[MAX_CHUNKS:]
+        windows = (
+            (mappings[at], page_rows[at, :MAX_CHUNKS], page_rows[at, MAX_CHUNKS:]) for at in range(1, len(tables))
+        )
         batch = ForwardBatch(
             num_tokens=tokens,
             input_ids=ids,
             positions=positions,
-            slot_mapping=mapping,
+            slot_mapping=mappings[0],
             sample_rows=sample_rows,
             sample_slots=slots,
             sample_positions=sample_positions,
@@ -225,6 +232,7 @@ class PrefillGraphRunner:
             is_all_sampled=False,
             chunks=ChunkBatch([tokens], [], cu_q, *chunks, tokens),
             decode=self._decode_batch(*decode) if rows else None,
+            windows=tuple(GroupPages(*own) for own in windows),
         )
         logits = self._decoder.forward(batch, self._buffers.caches, no_progress, self._logits[:used])
         assert logits is not None

@@ -76,8 +76,7 @@ class ModelRunner:
 
     def facts(self) -> dict[str, str | int | float]:
         """Return device, dtype, attention backend and KV capacity for the ready line, and how long phases took."""
-        kv_tokens = self.capacity.page_count * self.capacity.page_size
-        return {"kv_tokens": kv_tokens, **self._model.facts, **self._start_up}
+        return {**self.capacity.facts(), **self._model.facts, **self._start_up}
 
     @property
     def late_compiles(self) -> int:
@@ -109,7 +108,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def allocate(self, page_count: int) -> None:
-        """Make the KV pool and, at a first start, run every kind of step once and capture every graph.
+        """Make the KV pools and, at a first start, run every kind of step once and capture every graph.
 
         Raises RuntimeError for another count than before."""
         if self._caches and page_count != self.capacity.page_count:
@@ -187,7 +186,7 @@ class ModelRunner:
             sampled = self._step_sampler.resample(rows.sampled, launched)
         else:
             page_size = self.capacity.page_size
-            batch = build_batch(rows, self._slots, page_size, self._page_table, self._last_token, self._upload)
+            batch = build_batch(rows, self._slots, page_size, self._page_tables, self._last_token, self._upload)
             prepared = time.perf_counter()
             # Queued before the ids: when they have arrived on the host, so have the scores.
             score = partial(self._scorer.score, rows, self._slots.generation, scores)
@@ -203,7 +202,7 @@ class ModelRunner:
     def _recover(self) -> None:
         """Make the device agree with the host again: writes of the failed step may be missing."""
         if self._model.device.type != "cpu":
-            self._page_table.copy_(torch.from_numpy(self._slots.page_table))
+            self._page_tables.copy_(torch.from_numpy(self._slots.pages.tables))
         for runner in self._graph_runners():
             runner.recover()
 
@@ -216,9 +215,10 @@ class ModelRunner:
 
     def _check_pages(self, rows: StepRows) -> None:
         """Raise StepError unless every position that the step writes has a page."""
-        self._slots.pages_at(rows.decode, rows.contexts - 1)
+        for group in range(len(self._page_tables)):
+            self._slots.pages.at(rows.decode, rows.contexts - 1, group)
         for chunk in rows.chunks:
-            self._slots.check_pages(chunk.slot, chunk.start, chunk.start + len(chunk.ids))
+            self._slots.pages.check(chunk.slot, chunk.start, chunk.start + len(chunk.ids))
 
     def _apply_deltas(self, rows: StepRows, writes_pages: bool) -> None:
         self._step_sampler.apply(rows.released, rows.entered)
@@ -226,12 +226,12 @@ class ModelRunner:
         # On the CPU the page table is the host's own memory.
         if writes_pages and len(rows.page_writes) and self._model.device.type != "cpu":
             (writes,) = self._upload([rows.page_writes])
-            self._page_table.index_put_((writes[:, 0], writes[:, 1]), writes[:, 2].int())
-        if self._has_bad_kv and len(rows.fresh_pages):
-            (pages,) = self._upload([rows.fresh_pages])
-            for cache in self._caches:
-                if isinstance(cache, torch.Tensor):
-                    cache.index_fill_(0, pages, 0.0)
+            self._page_tables.flatten(0, 1).index_put_((writes[:, 0], writes[:, 1]), writes[:, 2].int())
+        if self._has_bad_kv and any(map(len, rows.fresh_pages)):
+            fresh = self._upload(list(rows.fresh_pages))
+            for cache, group in zip(self._caches, self._model.decoder.groups(), strict=True):
+                if isinstance(cache, torch.Tensor) and group is not None and group < len(fresh):
+                    cache.index_fill_(0, fresh[group], 0.0)
 
     def _on_bad_rows(self) -> None:
         """Clear pages before use from here on: masked keys have weight 0, but 0 * NaN is NaN.
@@ -243,12 +243,12 @@ class ModelRunner:
         """Return a runner of the model's first layers with a small pool: it launches every kernel of this one."""
         model = replace(self._model, decoder=self._model.decoder.first_layers())
         pages = min(self.capacity.page_count, max(_CUDA_WARM_UP) // self.capacity.page_size + 2)
-        return ModelRunner(model, replace(self.capacity, page_count=pages, checkpoints=0), self._progress)
+        return ModelRunner(model, self.capacity.warm_up(pages), self._progress)
 
     def _prepare(self) -> None:
         """Make what steps need and, at a first start, run the steps that no graph runner takes."""
-        model, pages, slots = self._model, self.capacity.page_count + 1, self.capacity.max_slots + 1
-        rows = slots + self.capacity.checkpoints
+        model, slots = self._model, self.capacity.max_slots + 1
+        pages, rows = [count + 1 for count in self.capacity.page_counts], slots + self.capacity.checkpoints
         self._caches, states = model.decoder.allocate_caches(pages, rows, model.dtype, model.kv_dtype)
         self._checkpoints = StateCheckpoints(states, slots)
         self._make_slots()
@@ -261,8 +261,7 @@ class ModelRunner:
     def _make_slots(self) -> None:
         device, sampler = self._model.device, self._model.sampler
         self._slots = SlotTable(self.capacity)
-        table = torch.from_numpy(self._slots.page_table)
-        self._page_table = table if device.type == "cpu" else table.to(device)
+        self._page_tables = torch.from_numpy(self._slots.pages.tables).to(device)
         self._last_token = torch.zeros(self.capacity.max_slots + 1, dtype=torch.int64, device=device)
         self._fused_sampler = FusedSampler(sampler, self._last_token) if self._model.ops.name == "triton" else None
         grammars = GrammarSlots(self.grammars, self.capacity.max_slots, self.capacity.vocab_size)
@@ -281,10 +280,10 @@ class ModelRunner:
 
         assert isinstance(model.ops, triton_ops.TritonOps | invariant_triton.InvariantTritonOps)
         decoder, ops, capacity, dtype = model.decoder, model.ops, self.capacity, model.dtype
-        buffers = SharedBuffers(self._caches, self._page_table, self._last_token, self._poller)
-        scratch = ops.decode_scratch(rows, self._page_table.shape[1])
+        buffers = SharedBuffers(self._caches, self._page_tables, self._last_token, self._poller)
+        scratch = ops.decode_scratch(rows, self._slots.pages.max_pages)
         parts = decoder, scratch, sampler, buffers, capacity, dtype
-        costs, table = ops.prefix_costs(), self._slots.page_table
+        costs, table = ops.prefix_costs(), self._slots.pages.tables[0]
         groups = None if costs is None else PrefixGroupFinder(table, capacity.page_size, *costs)
         self._decode_graphs = DecodeGraphRunner(*parts, rows, groups)
         self._prefill_graphs = PrefillGraphRunner(*parts, model.max_graph_tokens, rows)

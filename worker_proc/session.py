@@ -10,7 +10,7 @@ In order::
 
 from collections.abc import Callable
 
-from quartet.wire.frames import ProcessTable, SchedulerHello, Step, WorkerHello
+from quartet.wire.frames import ProcessTable, SchedulerHello, Step, WindowPages, WorkerHello
 from quartet.wire.ids import Epoch, Role
 from worker_proc.contract import Capacity
 
@@ -111,6 +111,7 @@ class Session:
             mixed_tokens=capacity.mixed_tokens,
             has_states=capacity.has_states,
             checkpoints=capacity.checkpoints,
+            windows=tuple(WindowPages(one.window, one.pages(capacity.page_count)) for one in capacity.windows),
             session=self._served,
             query=query,
             last_step=self._last_step,

@@ -8,6 +8,7 @@ of the ids that are allowed. No torch; numpy only, about a tenth of a microsecon
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,10 +154,7 @@ class SimulatedRunner:
         if self._is_allocated and page_count != self.capacity.page_count:
             raise RuntimeError(f"{self.capacity.page_count} pages are allocated, the scheduler wants {page_count}")
         if page_count != self.capacity.page_count:
-            old = self.capacity
-            self.capacity = Capacity(
-                old.page_size, page_count, old.max_slots, old.vocab_size, old.context_length, old.device
-            )
+            self.capacity = replace(self.capacity, page_count=page_count)
         self._is_allocated = True
         self._make_state()
 
@@ -268,11 +266,11 @@ class SimulatedRunner:
 
     def _write(self, slots: IntArray, positions: IntArray, ids: IntArray) -> None:
         page_size = self.capacity.page_size
-        self._kv[self._slots.pages_at(slots, positions) * page_size + positions % page_size] = ids
+        self._kv[self._slots.pages.at(slots, positions) * page_size + positions % page_size] = ids
 
     def _read(self, slot: int, length: int) -> IntArray:
         positions = np.arange(length)
-        pages = self._slots.pages_at(np.full_like(positions, slot), positions)
+        pages = self._slots.pages.at(np.full_like(positions, slot), positions)
         page_size = self.capacity.page_size
         held: IntArray = self._kv[pages * page_size + positions % page_size]
         return held

@@ -6,24 +6,24 @@ decode the newest token is known (to the device) but not yet in KV, so it sits a
     prompt and resumed ids ........................ | sampled ids ..................... | newest
     0                                       prefill end                        kv_length
 
-Row `max_slots` of the page table is the dummy row: every entry is the dummy page 0. Numpy only, never torch: the
-runner keeps the device's copy of what changes.
+Which pages hold it is in the page tables (page_tables.py). Numpy only, never torch: the runner keeps the device's copy
+of what changes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quartet.wire.frames import Chunk, Enter, Step
 from worker_proc.checkpoint_rows import check_start, saved_rows
 from worker_proc.contract import Capacity, StepError
 from worker_proc.given_rows import given_rows
+from worker_proc.page_tables import NO_PAGES, NO_WRITES, PageTables, ids_of, lies_within
+from worker_proc.page_tables import IntArray as IntArray
 
-IntArray = NDArray[np.int64]
 _WIRE = np.dtype("<i4")
-_NO_WRITES: IntArray = np.empty((0, 3), dtype=np.int64)
 _NO_SLOTS: IntArray = np.empty(0, dtype=np.int64)
 _NO_SAVES: IntArray = np.empty((0, 2), dtype=np.int64)
 FREE, PREFILL, DECODE = 0, 1, 2
@@ -69,18 +69,18 @@ _NO_OWNERS = RowOwners(b"", b"")
 class StepRows:
     """The rows of one step, resolved against the slots on the host.
 
-    `page_writes` are the changed (slot, index, page) entries of the page table, [n, 3]; `fresh_pages` are those of
-    their pages that hold nothing yet, which excludes cached ones. `decode` are the slots of the rows that decode one
-    token, ascending, and `contexts` their lengths including that token. `given` are the ids of those tokens, -1 for one
-    that the slot has sampled last; None if all have been. `sampled` are the slots of the sampled rows: those of the
-    last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result. `saves` [n, 2]: slots
-    whose states are kept after the step, and the checkpoints.
+    `page_writes` are the changed (row, index, page) entries of the page tables, [n, 3]; `fresh_pages` are, by page
+    group, those of their pages that hold nothing yet, which excludes cached ones. `decode` are the slots of the rows
+    that decode one token, ascending, and `contexts` their lengths including that token. `given` are the ids of those
+    tokens, -1 for one that the slot has sampled last; None if all have been. `sampled` are the slots of the sampled
+    rows: those of the last chunks in the order of `chunks`, then `decode`; `owners` encodes them for the result.
+    `saves` [n, 2]: slots whose states are kept after the step, and the checkpoints.
     """
 
     released: Sequence[int]
     entered: Sequence[Entered]
     page_writes: IntArray
-    fresh_pages: IntArray
+    fresh_pages: Sequence[IntArray]
     chunks: Sequence[ChunkRows]
     decode: IntArray
     contexts: IntArray
@@ -96,29 +96,16 @@ class StepRows:
         return np.concatenate((np.array(ends, dtype=np.int64), self.contexts))
 
 
-def ids_of(data: bytes) -> IntArray:
-    """Return little-endian int32 bytes as int64; raises StepError for a partial element."""
-    if len(data) % 4:
-        raise StepError(f"an id array of {len(data)} bytes")
-    return np.frombuffer(data, _WIRE).astype(np.int64)
-
-
 class SlotTable:
-    """State of every slot. `page_table` is [max_slots + 1, max_pages] int32, `kv_length` [max_slots + 1] int64."""
+    """State of every slot: `pages` are its page tables, `kv_length` is [max_slots + 1] int64."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         rows = capacity.max_slots + 1
-        # One page beyond the context: the surplus row of a sequence that has just ended may still write to it.
-        self.max_pages = -(-(capacity.context_length + 1) // capacity.page_size)
-        self.page_count = capacity.page_count
-        self.page_table = np.zeros((rows, self.max_pages), dtype=np.int32)
+        self.pages = PageTables(capacity)
         self.kv_length = np.zeros(rows, dtype=np.int64)
         self.generation = np.zeros(rows, dtype=np.int64)
         self._state = np.zeros(rows, dtype=np.uint8)
-        self._indices = np.arange(self.max_pages)
-        self._least_write = np.array((0, 0, 1), dtype=np.int64)
-        self._writes_extent = np.array((capacity.max_slots, self.max_pages, self.page_count), dtype=np.uint64)
         self._prefilling: dict[int, Entered] = {}
         # Cached, because most steps decode the same slots as the step before.
         self._decoding: tuple[IntArray, RowOwners] | None = None
@@ -127,7 +114,7 @@ class SlotTable:
         """Free every slot."""
         self._state[:] = FREE
         self._decoding = None
-        self.page_table[:] = 0
+        self.pages.clear()
         self.kv_length[:] = 0
         self._prefilling.clear()
 
@@ -139,11 +126,9 @@ class SlotTable:
         for slot in released:
             self._free(slot)
         entered = [self._enter(frame) for frame in step.enter]
-        writes = [self._grant(one) for one in entered]
-        fresh = [self._fresh(one, granted) for one, granted in zip(entered, writes, strict=True)]
-        if step.pages:
-            writes.append(self._write_pages(ids_of(step.pages)))
-            fresh.append(writes[-1][:, 2])
+        changes = [self.pages.grant(one.slot, one.frame) for one in entered]
+        if step.pages or step.window_pages:
+            changes.append(self.pages.write(step))
         if step.rows:
             decode, contexts, given = given_rows(ids_of(step.rows), self._state == DECODE, self._capacity)
             owners = self._owners(decode)
@@ -159,7 +144,11 @@ class SlotTable:
             sampled = _joined([np.array(last, dtype=np.int64), decode], _NO_SLOTS)
             owners = self._owners(sampled)
         saves = saved_rows(ids_of(step.saves), self._state != FREE, self._capacity) if step.saves else _NO_SAVES
-        pages = _joined(writes, _NO_WRITES), _joined(fresh, _NO_SLOTS)
+        by_group = zip_longest(*(fresh for _, fresh in changes), fillvalue=NO_PAGES)
+        pages = (
+            _joined([writes for writes, _ in changes], NO_WRITES),
+            [_joined(list(own), NO_PAGES) for own in by_group],
+        )
         return StepRows(released, entered, *pages, chunks, decode, contexts, sampled, owners, given, saves)
 
     def commit(self, rows: StepRows) -> None:
@@ -183,24 +172,6 @@ class SlotTable:
             if 0 <= slot < self._capacity.max_slots:
                 self._free(slot)
 
-    def pages_at(self, slots: IntArray, positions: IntArray) -> NDArray[np.int32]:
-        """Return the page that holds each position; raises StepError if a position has none."""
-        try:
-            pages: NDArray[np.int32] = self.page_table[slots, positions // self._capacity.page_size]
-        except IndexError:
-            raise StepError(f"position {positions.max()} lies beyond the context") from None
-        if not pages.all():
-            at = int(np.flatnonzero(pages == 0)[0])
-            raise StepError(f"slot {slots[at]} has no page for position {positions[at]}")
-        return pages
-
-    def check_pages(self, slot: int, start: int, end: int) -> None:
-        """Raise StepError unless every position from `start` up to `end` has a page."""
-        size = self._capacity.page_size
-        pages = self.page_table[slot, start // size : -(-end // size)]
-        if -(-end // size) > self.max_pages or not pages[pages.argmin()]:
-            raise StepError(f"slot {slot} lacks a page for a position in {start}..{end}")
-
     def _checked(self, slot: int) -> int:
         if not 0 <= slot < self._capacity.max_slots:
             raise StepError(f"slot {slot} is outside 0..{self._capacity.max_slots - 1}")
@@ -210,7 +181,7 @@ class SlotTable:
         self._state[slot] = FREE
         self._decoding = None
         self.kv_length[slot] = 0
-        self.page_table[slot] = 0
+        self.pages.free(slot)
         self._prefilling.pop(slot, None)
 
     def _enter(self, frame: Enter) -> Entered:
@@ -221,7 +192,7 @@ class SlotTable:
         vocab_size, context = self._capacity.vocab_size, self._capacity.context_length
         if not 0 < len(ids) <= context:
             raise StepError(f"{len(ids)} ids for a context of {context}")
-        if not _lies_within(ids, 0, vocab_size):
+        if not lies_within(ids, 0, vocab_size):
             raise StepError(f"an id outside the vocabulary of {vocab_size}")
         if not 0 <= frame.cached_length < len(ids):
             raise StepError(f"{frame.cached_length} of {len(ids)} ids cached: at least one must be computed")
@@ -231,33 +202,6 @@ class SlotTable:
         self.generation[slot] = frame.generation
         entered = self._prefilling[slot] = Entered(slot, ids, frame)
         return entered
-
-    def _grant(self, entered: Entered) -> IntArray:
-        """Write the pages with which a sequence enters; its slot has been checked."""
-        slot, pages = entered.slot, ids_of(entered.frame.pages)
-        count = len(pages)
-        if count > self.max_pages or not _lies_within(pages, 1, self.page_count + 1):
-            raise self._write_error()
-        self.page_table[slot, :count] = pages
-        triples = np.empty((count, 3), dtype=np.int64)
-        triples[:, 0], triples[:, 1], triples[:, 2] = slot, self._indices[:count], pages
-        return triples
-
-    def _fresh(self, entered: Entered, granted: IntArray) -> IntArray:
-        return granted[-(-entered.frame.cached_length // self._capacity.page_size) :, 2]
-
-    def _write_pages(self, flat: IntArray) -> IntArray:
-        if flat.size % 3:
-            raise StepError(f"{flat.size} numbers are no (slot, index, page) triples")
-        triples = flat.reshape(-1, 3)
-        if ((triples - self._least_write).view(np.uint64) >= self._writes_extent).any():
-            raise self._write_error()
-        self.page_table[triples[:, 0], triples[:, 1]] = triples[:, 2]
-        return triples
-
-    def _write_error(self) -> StepError:
-        bounds = (self._capacity.max_slots, self.max_pages, self.page_count + 1)
-        return StepError(f"a page write outside slots, row and pool {bounds}")
 
     def _decode_rows(self, step: Step) -> tuple[IntArray, RowOwners]:
         if not step.decode:
@@ -283,13 +227,6 @@ class SlotTable:
             return ChunkRows(slot, start, ids[start:end], chunk.is_last)
         targets = ids[start + 1 : min(end + 1, frame.prompt_length)]
         return ChunkRows(slot, start, ids[start:end], chunk.is_last, frame.params.prompt_logprobs, targets)
-
-
-def _lies_within(values: IntArray, least: int, end: int) -> bool:
-    """Return whether `least` <= each value < `end`.
-
-    Uses argmin and argmax, which take half the time of min and max with cold caches, as for a single request."""
-    return not len(values) or (values[values.argmin()] >= least and values[values.argmax()] < end)
 
 
 def _joined(parts: list[IntArray], nothing: IntArray) -> IntArray:

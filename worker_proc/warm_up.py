@@ -21,20 +21,22 @@ def warm_up(
     """Prefill and decode once at each prompt length that fits, then draw once with filters; no slot stays in use.
 
     The filtered draw comes last, and nothing is decoded from it: its id is arbitrary while launches are recorded."""
-    limit = min(capacity.context_length - 2, capacity.page_count * capacity.page_size - 2)
+    limit = min(capacity.context_length - 2, min(capacity.page_counts) * capacity.page_size - 2)
     fitting = sorted({min(length, limit) for length in lengths if limit >= 1})
     decode, release = (
         Step(_NO_EPOCH, 1, b"", [], b"", [], True),
         Step(_NO_EPOCH, 2, pack_ids([0]), [], b"", [], False),
     )
-    steps = [step for length in fitting for step in (_prefill(length, _GREEDY, capacity.page_size), decode, release)]
-    steps += [step for length in fitting[:1] for step in (_prefill(length, _FILTERED, capacity.page_size), release)]
+    steps = [step for length in fitting for step in (_prefill(length, _GREEDY, capacity), decode, release)]
+    steps += [step for length in fitting[:1] for step in (_prefill(length, _FILTERED, capacity), release)]
     for step in steps:
         launch(step, _NO_EPOCH).wait()
         progress()
 
 
-def _prefill(length: int, params: SamplingParams, page_size: int) -> Step:
-    pages = pack_ids(list(range(1, -(-(length + 2) // page_size) + 1)))
-    enter = Enter(0, 0, pack_ids([0] * length), length, 0, pages, params, 0)
+def _prefill(length: int, params: SamplingParams, capacity: Capacity) -> Step:
+    pages = pack_ids(list(range(1, -(-(length + 2) // capacity.page_size) + 1)))
+    enter = Enter(
+        0, 0, pack_ids([0] * length), length, 0, pages, params, 0, window_pages=(pages,) * len(capacity.windows)
+    )
     return Step(_NO_EPOCH, 0, b"", [enter], b"", [Chunk(0, length, True)], False)

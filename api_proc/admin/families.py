@@ -88,6 +88,8 @@ SECTIONS: dict[str, tuple[Family, ...]] = {
         Family("kv_protected_tokens", GAUGE, "Tokens of cached prefixes that requests use."),
         Family("state_checkpoints", GAUGE, "Recurrent states that can be kept for cached prefixes."),
         Family("state_checkpoints_held", GAUGE, "Recurrent states that are kept for cached prefixes."),
+        Family("kv_window_capacity_tokens", GAUGE, "Tokens that the pool of a window's layers holds.", ("window",)),
+        Family("kv_window_used_tokens", GAUGE, "Tokens of that pool held by requests.", ("window",)),
         Family("cache_config_info", GAUGE, "1; its labels are the sizes of the cache.", ("page_size", "num_pages")),
         Family("prefix_queries", COUNTER, "Prompt tokens looked up in the prefix cache.", (), "input_tokens"),
         Family("prefix_hits", COUNTER, "Prompt tokens found in the prefix cache.", (), "cached_tokens"),

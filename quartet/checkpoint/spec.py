@@ -71,14 +71,22 @@ class ModelSpec:
     """Layers with linear attention, whose sizes are `linear`."""
 
     @property
-    def num_attention_layers(self) -> int:
-        """Layers that keep keys and values."""
-        return self.num_layers - len(self.linear_layers)
-
-    @property
     def kinds(self) -> tuple[AttentionKind, ...]:
         """The kinds of attention that layers have."""
         return tuple(dict.fromkeys(self.attention))
+
+    @property
+    def page_groups(self) -> tuple[int, ...]:
+        """The window of each group of layers that keeps pages of its own, 0 for none; the layers that see most first.
+
+        Pages of tokens that no row sees any more serve others in every group but the first."""
+        seen = {kind.window for layer, kind in enumerate(self.attention) if layer not in self.linear_layers}
+        return tuple(sorted(seen, key=lambda window: (window > 0, -window))) or (0,)
+
+    def layers_of(self, group: int) -> int:
+        """Return how many layers keep their keys and values in the pages of a group."""
+        window, layers = self.page_groups[group], set(range(self.num_layers)) - self.linear_layers
+        return sum(self.attention[layer].window == window for layer in layers) if self.attention else len(layers)
 
     @property
     def query_scale(self) -> float:

@@ -16,6 +16,7 @@ from quartet.sizing.model_bytes import (
     state_bytes,
     weight_bytes,
 )
+from quartet.sizing.window_pools import WindowPool, fitting_pages, pools_bytes
 
 CUDA_RUNTIME_BYTES = 700 << 20
 """CUDA context, loaded kernels and library workspaces of a worker, as measured on an H100."""
@@ -36,8 +37,9 @@ _PREFILL_ROWS = 16
 class Demand:
     """What decides the size of a launch. `spec` is None for a simulated worker, which has no weights. `kv_tokens` is
     the pool, `slots` the requests that run at once, `graph_rows` the largest decode batch of a CUDA graph,
-    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. `checkpoints` are of states.
-    The bytes are those of one device: of one of `ranks` on a GPU, of all of them on the CPU."""
+    `prefill_tokens` those of one prefill step. A `kv_tokens` of 0 leaves it to `sized`. `checkpoints` are of states,
+    `windows` the pools beside the first. The bytes are those of one device: of one of `ranks` on a GPU, of all of them
+    on the CPU."""
 
     spec: ModelSpec | None
     is_cuda: bool
@@ -52,6 +54,7 @@ class Demand:
     mem_fraction_static: float
     ranks: int = 1
     checkpoints: int = 0
+    windows: tuple[WindowPool, ...] = ()
 
     @property
     def _ranks_here(self) -> int:
@@ -60,7 +63,7 @@ class Demand:
 
     @property
     def kv_token_bytes(self) -> int:
-        """KV of one token."""
+        """KV of one token, in layers without a pool of their own."""
         if self.spec is None:
             return SIMULATED_TOKEN_BYTES
         return page_bytes(self.spec, 1, self.kv_item_bytes, self.ranks) * self._ranks_here
@@ -81,8 +84,8 @@ class Demand:
 
     @property
     def kv(self) -> int:
-        """The KV pool and its dummy page."""
-        return int((self.kv_tokens + self.page_size) * self.token_bytes)
+        """The KV pools and their dummy pages."""
+        return int(pools_bytes(self.kv_tokens // self.page_size, self.token_bytes * self.page_size, self.windows))
 
     @property
     def slot_state(self) -> int:
@@ -100,7 +103,8 @@ class Demand:
         pages = -(-(self.context_length + 1) // self.page_size)
         rows = self.slots + 1 + (self.graph_rows + _PREFILL_ROWS if self.is_cuda else 0)
         angles = 8 * self.context_length if self.spec is None else rotary_bytes(self.spec, self.context_length)
-        return (angles + rows * pages * _ENTRY_BYTES + self.slots * _SLOT_BYTES) * self._ranks_here
+        entries = rows * pages * (1 + len(self.windows))
+        return (angles + entries * _ENTRY_BYTES + self.slots * _SLOT_BYTES) * self._ranks_here
 
     @property
     def runtime(self) -> int:
@@ -136,8 +140,8 @@ def sized(demand: Demand, device: Device) -> Demand:
     """Return the demand with the KV pool that the worker will make of what is left, unless its size is given."""
     if demand.kv_tokens:
         return demand
-    # One page of it is the dummy page.
-    pages = max(0, (pool_bytes(demand, device) - demand.states) // int(demand.token_bytes * demand.page_size) - 1)
+    page_bytes = int(demand.token_bytes * demand.page_size)
+    pages = max(0, fitting_pages(pool_bytes(demand, device) - demand.states, page_bytes, demand.windows))
     return replace(demand, kv_tokens=pages * demand.page_size)
 
 

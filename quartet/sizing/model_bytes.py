@@ -47,9 +47,9 @@ def kv_item_bytes(kv_cache_dtype: str, item_bytes: int) -> int:
     return item_bytes if kv_cache_dtype == "auto" else 1
 
 
-def page_bytes(spec: ModelSpec, page_size: int, item_bytes: int, num_shards: int = 1) -> int:
-    """Return the bytes of a KV page of `page_size` tokens in all layers of one rank."""
-    return spec.num_attention_layers * 2 * (spec.num_kv_heads // num_shards) * spec.head_dim * page_size * item_bytes
+def page_bytes(spec: ModelSpec, page_size: int, item_bytes: int, num_shards: int = 1, group: int = 0) -> int:
+    """Return the bytes of a KV page of `page_size` tokens in one rank's layers of a page group (spec.page_groups)."""
+    return spec.layers_of(group) * 2 * (spec.num_kv_heads // num_shards) * spec.head_dim * page_size * item_bytes
 
 
 def state_bytes(spec: ModelSpec, item_bytes: int) -> int:

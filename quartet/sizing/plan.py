@@ -15,6 +15,7 @@ from quartet.sizing.demand import Demand, sized, with_checkpoints, with_fitting_
 from quartet.sizing.device import Device
 from quartet.sizing.model_bytes import ITEM_BYTES, SIMULATED_TOKENS, default_slots, kv_item_bytes
 from quartet.sizing.remedy import remedy
+from quartet.sizing.window_pools import window_pools
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
 from quartet.wire.lengths import AUTO_CHUNK, AUTO_CHUNK_CPU
@@ -33,7 +34,8 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     """Bytes and tokens of a launch. `largest_context` is the longest request that the pool can hold,
     `requests_at_full_context` how many of the model's context it holds at once. The bytes are those of one device: of
     one of `ranks` on a GPU, of all of them on the CPU. `states_bytes` include those of `checkpoints`, which are for
-    cached prefixes."""
+    cached prefixes. `window_tokens` are those of the pools of layers that see a window, by the window; the other
+    numbers of tokens are of the layers that see most."""
 
     device: str
     dtype: str
@@ -52,6 +54,7 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     max_running_requests: int
     ranks: int = 1
     checkpoints: int = 0
+    window_tokens: dict[int, int] = {}
 
     @property
     def line(self) -> str:
@@ -62,11 +65,12 @@ class MemoryPlan(msgspec.Struct, frozen=True):
         is_cuda = self.device not in ("cpu", "simulated")
         what = "graphs" if is_cuda else "steps"
         ranks = (f" for each of {self.ranks} ranks" if is_cuda else f" for {self.ranks} ranks") * (self.ranks > 1)
+        windows = "".join(f", window of {one} {tokens} tokens" for one, tokens in self.window_tokens.items())
         limit = f"; a request may have {self.largest_context}" if self.largest_context < self.context_length else ""
         return (
             f"memory: weights {_gib(self.weights_bytes)} + {what} {_gib(self.graphs_bytes)} + KV {_gib(self.kv_bytes)}"
             f"{states} = {_gib(used)} of {_gib(self.free_bytes)} GiB free on {self.device}{ranks}; "
-            f"KV cache {self.kv_tokens} tokens "
+            f"KV cache {self.kv_tokens} tokens{windows} "
             f"({self.requests_at_full_context} requests of {self.context_length}{limit})"
         )
 
@@ -92,7 +96,10 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         demand = with_checkpoints(demand, device)
     demand = sized(demand, device)
     _check(demand, device)
-    tokens = demand.kv_tokens
+    tokens, page_size = demand.kv_tokens, worker.page_size
+    windows = {one.window: one.pages(tokens // page_size) * page_size for one in demand.windows}
+    at_full_context = [tokens // model.context_length]
+    at_full_context += [size // (window + page_size) for window, size in windows.items()]
     return MemoryPlan(
         device=device.name,
         dtype=dtype,
@@ -104,13 +111,14 @@ def plan_memory(config: Config, device: Device) -> MemoryPlan:
         states_bytes=demand.states,
         kv_bytes_per_token=demand.kv_token_bytes,
         kv_tokens=tokens,
-        page_size=worker.page_size,
+        page_size=page_size,
         context_length=model.context_length,
         largest_context=min(model.context_length, tokens),
-        requests_at_full_context=tokens // model.context_length,
+        requests_at_full_context=min(at_full_context),
         max_running_requests=demand.slots,
         ranks=demand.ranks,
         checkpoints=demand.checkpoints,
+        window_tokens=windows,
     )
 
 
@@ -137,11 +145,15 @@ def _demand(config: Config, spec: ModelSpec | None, device: Device, dtype: str) 
     chunk = scheduler.chunked_prefill_size or (AUTO_CHUNK_CPU if is_cpu else AUTO_CHUNK)
     slots = scheduler.max_running_requests or default_slots(1 << 30, is_cpu and spec is not None)
     tokens = worker.max_total_tokens or (SIMULATED_TOKENS if spec is None else 0)
+    kv_item, ranks_here = (
+        kv_item_bytes(worker.kv_cache_dtype, ITEM_BYTES.get(dtype, 0)),
+        worker.tp_size if is_cpu else 1,
+    )
     return Demand(
         spec=spec,
         is_cuda=device.is_cuda,
         item_bytes=ITEM_BYTES.get(dtype, 0),
-        kv_item_bytes=kv_item_bytes(worker.kv_cache_dtype, ITEM_BYTES.get(dtype, 0)),
+        kv_item_bytes=kv_item,
         page_size=worker.page_size,
         context_length=config.require_model().context_length,
         slots=slots,
@@ -150,6 +162,7 @@ def _demand(config: Config, spec: ModelSpec | None, device: Device, dtype: str) 
         kv_tokens=tokens // worker.page_size * worker.page_size,
         mem_fraction_static=worker.mem_fraction_static,
         ranks=worker.tp_size,
+        windows=() if spec is None else window_pools(config, spec, kv_item * ranks_here, is_cpu, worker.tp_size),
     )
 
 

@@ -32,7 +32,8 @@ The parts, in the order of one call of `handle`:
     Intake           intake.py           Submit, Abort, LiveRequests, GrammarCompiled; holds Submits until a worker is
                                          up and has compiled their grammars
     Results          results.py          StepResult, Stopped, StepFailed: append, finish, undo
-    PrefillPass      prefill.py          one pass over the queue: admission.py says what fits, peak.py at its peak
+    PrefillPass      prefill.py          one pass over the queue: admission.py says what fits, peak.py at its peak,
+                                           window_budget.py in the pools of windows
     Retraction       retraction.py       the memory check of decode steps, retraction, preemption, choice of victims;
                                          thrash_guard.py for retraction that keeps KV
     Speculation      speculation.py      drafts of a request's own text, found by text_match.py
@@ -46,12 +47,12 @@ the batch, `generation` the steps in flight, `output_ids` the results, `suspicio
 of everything (a lost worker) sets it to 0.
 
 radix.py, radix_node.py, radix_audit.py, eviction.py, holds.py, pages.py, page_log.py and cache_groups.py (what is
-cached beside pages; checkpoints.py and saved_states.py for states) are the inside of the KV cache, policies/ and
-first_tokens.py that of the queue, deadlines.py and history.py (facts of ended requests) that of the request table,
-slack.py (which steps rows take part in), step_time_model.py and step_cost.py that of the steps in flight. step_work.py
-is what a step is made of. meters.py measures where the time of requests goes: the queue has one meter, the steps in
-flight another, each stay of a request in the batch a third. lengths.py, priority.py and sizes.py are rules without
-state (LEN, PRI, CFG-3), as are admitted.py and prompt_cuts.py (where states are saved). events.py names the events that
-are no frames, naming.py how clients name requests. reports.py answers queries and gives the metrics, with explain.py
-for sentences; audit.py checks every invariant by name; all of them only read.
+cached beside pages; checkpoints.py and saved_states.py for states, window_group.py) are the inside of the KV cache,
+policies/ and first_tokens.py that of the queue, deadlines.py and history.py (facts of ended requests) that of the
+request table, slack.py (which steps rows take part in), step_time_model.py and step_cost.py that of the steps in
+flight. step_work.py is what a step is made of. meters.py measures where the time of requests goes: the queue has one
+meter, the steps in flight another, each stay of a request in the batch a third. lengths.py, priority.py and sizes.py
+are rules without state (LEN, PRI, CFG-3), as are admitted.py and prompt_cuts.py (where states are saved). events.py
+names the events that are no frames, naming.py how clients name requests. reports.py answers queries and gives the
+metrics, with explain.py for sentences; audit.py checks every invariant by name; all of them only read.
 """

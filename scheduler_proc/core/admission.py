@@ -3,6 +3,7 @@
 Source: SGLang's PrefillAdder, with the departures that the rules name; block mode is FastDeploy's.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from typing import Protocol
@@ -12,6 +13,8 @@ from scheduler_proc.core.lease import Lease
 from scheduler_proc.core.lengths import ceil_to, floor_to
 from scheduler_proc.core.peak import Expectation, PeakEstimate
 from scheduler_proc.core.request import Request
+from scheduler_proc.core.window_budget import WindowBudget
+from scheduler_proc.core.window_group import WindowGroup
 
 
 class Verdict(Enum):
@@ -29,6 +32,7 @@ class KvRoom(Protocol):
 
     page_size: int
     is_sharing: bool
+    windows: tuple[WindowGroup, ...]
 
     def reachable_tokens(self) -> int:
         """avail + evict: what could be allocated at most."""
@@ -75,6 +79,7 @@ class PrefillAdder:
         self.remaining_chunk = chunk_tokens - mixed_rows if chunk_tokens > 0 else None
         self.admitted: list[Request] = []
         self._block_tokens = 0
+        self._windows = WindowBudget(kv.windows, self._running, self.reservation_of)
 
     def reservation_of(self, running: Request) -> float:
         """Return what a running request's remaining output counts for (RAT-6)."""
@@ -154,11 +159,16 @@ class PrefillAdder:
         """SGLang's test in place of `fits_without`: victims give their reservations alone, and suffice at equality."""
         if self._peak is not None:
             return self.fits_without(request, victims, withheld)
+        if not self._windows_fit(request, victims):
+            return False
         missing = request.uncomputed_tokens + min(request.max_new_tokens, self._clip) - self.remaining_total()
         return missing + withheld <= sum(self.reservation_of(victim) for victim in victims)
 
     def ratio_that_fits(self, request: Request) -> float:
         """Return the ratio below which a candidate that does not fit may fit, if nothing else changes; 0 for none."""
+        if not self._windows_fit(request):
+            # Running requests give pages of windows back while they run.
+            return math.inf
         if self._peak is not None:
             return 0.0
         if self._config.reservation == "blocks" or (request.params.ignore_eos and not self._kv.is_sharing):
@@ -172,11 +182,21 @@ class PrefillAdder:
     def forget_victim(self, victim: Request) -> None:
         """A running request was preempted: its reservation is free (PRE-6). Call before its KV is released."""
         self.total_offset -= self.reservation_of(victim)
+        self._windows.remove(victim)
         self._running.remove(victim)
         if self._peak is not None:
             self._peak.remove(victim)
 
+    def _windows_fit(self, request: Request, victims: Sequence[Request] = ()) -> bool:
+        return self._windows.fits(request, self._length_now(request), self._estimate(request), victims)
+
+    def _length_now(self, request: Request) -> int:
+        extend, most = request.uncomputed_tokens, self.remaining_chunk
+        return extend if most is None else max(0, min(extend, most))
+
     def _fits(self, request: Request, extend: int, withheld: int, victims: Sequence[Request] = ()) -> bool:
+        if not self._windows_fit(request, victims):
+            return False
         running = [one for one in self._running if one not in victims] if victims else self._running
         freed = sum(ceil_to(one.lease.num_computed_tokens, self.page_size) - one.lease.protected for one in victims)
         total = self.remaining_total() + freed + sum(self.reservation_of(victim) for victim in victims)
@@ -224,6 +244,7 @@ class PrefillAdder:
 
     def _commit(self, request: Request, length: int, reservation: int) -> None:
         padded = ceil_to(length, self.page_size)
+        self._windows.add(request, length, self._estimate(request))
         self.total_offset += padded + self.page_size + reservation
         self.current_offset += padded + self.page_size
         # What is left of the prompt needs its blocks, too (BLK-3).

@@ -117,7 +117,8 @@ class Batch:
             computed = lease.num_computed_tokens
             if computed % page_size == 0:
                 # None is new where a draft that did not hold has left one.
-                writes += [(request.slot, len(lease.pages) - 1, page) for page in kv.extend(lease, computed + 1)]
+                slot = request.slot
+                writes += [(group, slot, index, page) for group, index, page in kv.extend(lease, computed + 1)]
             lease.num_computed_tokens = computed + 1
             request.in_flight += 1
             request.launched = launched = request.launched + 1
@@ -131,16 +132,17 @@ class Batch:
         left free (STEP-20)."""
         kv, reserve = self._kv, len(work.rows) * self._kv.page_size
         for request, ids in drafts:
-            lease, first = request.lease, len(request.lease.pages)
-            room = first * kv.page_size - lease.num_computed_tokens + max(0, kv.pool.available_tokens - reserve)
+            lease, slot = request.lease, request.slot
+            own = len(lease.pages) * kv.page_size - lease.num_computed_tokens
+            room = own + max(0, kv.available_tokens - reserve)
             count = min(len(ids), room)
             if count < 1:
                 continue
             lease.num_computed_tokens += count
-            pages = kv.extend(lease, lease.num_computed_tokens)
+            entries = kv.extend(lease, lease.num_computed_tokens)
             request.launched += count
             request.in_flight += count
-            work.page_writes += [(request.slot, first + at, page) for at, page in enumerate(pages)]
+            work.page_writes += [(group, slot, index, page) for group, index, page in entries]
             work.drafts[request.generation] = ids[:count]
 
     def take_back(self, request: Request, count: int) -> None:
@@ -159,7 +161,7 @@ class Batch:
                 request.in_flight -= 1
                 self._in_flight.end_generation(request)
         slots = {request.slot for request in left}
-        return left, [write for write in writes if write[0] in slots]
+        return left, [write for write in writes if write[1] in slots]
 
     # Checkpoints of states (rules CKP)
 
@@ -208,7 +210,7 @@ class Batch:
         """Return the page table writes that the last step left for this one."""
         later, self._later_writes = self._later_writes, []
         return [
-            (request.slot, index, page)
+            (0, request.slot, index, page)
             for request, generation, index, page in later
             if request.generation == generation and request.slot >= 0
         ]

@@ -23,8 +23,8 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp:
-    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens`, `has_states` and
-    `checkpoints`: see WorkerHello."""
+    """A worker incarnation has allocated its pages and takes steps. `mixed_tokens`, `has_states` and `checkpoints`: see
+    WorkerHello; `windows` are window and page count of the page groups from 1 on."""
 
     epoch: Epoch
     page_count: int
@@ -33,6 +33,7 @@ class WorkerUp:
     mixed_tokens: int = 0
     has_states: bool = False
     checkpoints: int = 0
+    windows: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ It speaks of leases: what a request is, it does not know. Every page has one own
 private range of one lease (INV-3). Keys are token ids as little-endian int32.
 """
 
+import sys
+
 from quartet.wire.config import SchedulerConfig
 from quartet.wire.errors import InvariantViolation
 from scheduler_proc.core.checkpoints import Checkpoints, Spacing
@@ -14,6 +16,7 @@ from scheduler_proc.core.page_log import PageChange, PageLog
 from scheduler_proc.core.pages import PagePool
 from scheduler_proc.core.radix import ID_BYTES, Namespace, Node, RadixTree
 from scheduler_proc.core.session import Session
+from scheduler_proc.core.window_group import PageEntry, Pools, WindowGroup
 
 
 class KvCache:
@@ -62,13 +65,15 @@ class KvCache:
             config.retraction_keeps_kv,
         )
 
-    def restart(self, page_count: int, has_states: bool = False, checkpoints: int = 0) -> None:
+    def restart(self, page_count: int, has_states: bool = False, checkpoints: int = 0, windows: Pools = ()) -> None:
         """Begin with the empty cache of a new worker. With states, which pages do not hold, prefixes are shared as far
         as there are checkpoints of them."""
         self.is_sharing = self._may_share and (not has_states or checkpoints > 0)
         self.checkpoints = Checkpoints(checkpoints) if has_states and self.is_sharing else None
-        self.pool = PagePool(page_count, self.page_size)
-        self.tree = RadixTree(self.page_size, self._strategy, [] if self.checkpoints is None else [self.checkpoints])
+        size, states = self.page_size, [] if self.checkpoints is None else [self.checkpoints]
+        self.windows = tuple(WindowGroup(number, *one, size) for number, one in enumerate(windows, 1))
+        self.pool = PagePool(page_count, size)
+        self.tree = RadixTree(size, self._strategy, [*states, *self.windows])
         self.tree.log = self._log
         self.holds = Holds(self.tree)
         if self._log is not None:
@@ -95,6 +100,8 @@ class KvCache:
         if self.checkpoints is not None:
             self.checkpoints.forget_written_since(step)
         self.pool.free(self.tree.remove_written_since(step))
+        for group in self.windows:
+            group.forget_written_since(step)
 
     def free(self, pages: list[int]) -> None:
         """Free pages that `register` has replaced, once the step that writes them is issued."""
@@ -121,6 +128,11 @@ class KvCache:
         """avail + evict: what could be allocated at most."""
         return self.pool.available_tokens + self.tree.evictable_tokens
 
+    @property
+    def available_tokens(self) -> int:
+        """What can be allocated now without evicting a prefix; pages of windows go by themselves."""
+        return min(self.pool.available_tokens, *(group.reachable_tokens for group in self.windows), sys.maxsize)
+
     def withheld_tokens(self, urgency: int) -> int:
         """Return the evictable tokens that a request of that urgency may not have: more urgent requests' prefixes."""
         if not self._isolates:
@@ -140,12 +152,13 @@ class KvCache:
         return count * self.page_size
 
     def make_room(self, tokens: int) -> bool:
-        """Evict only what is short of `tokens`, then what is held, as far as needed; say whether they are available."""
+        """Evict only what is short of `tokens`, then what is held, as far as needed; say whether they are available, in
+        each page group."""
         while (shortage := tokens - self.pool.available_tokens) > 0:
             self.pool.free(self.tree.evict(shortage, self._cuts))
             if self.pool.available_tokens < tokens and not self.holds.end_next():
                 return False
-        return True
+        return not self.windows or self.available_tokens >= tokens
 
     def make_room_for(self, urgency: int, tokens: int, is_alone: bool) -> bool:
         """Make room for a request that enters: less urgent prefixes go first (4.7). With isolation no other goes,
@@ -154,11 +167,11 @@ class KvCache:
             freed = self.tree.evict_for_priority(urgency, tokens, self.pool.available_tokens)
             if freed is not None:
                 self.pool.free(freed)
-                return True
+                return self.available_tokens >= tokens
             if self._isolates and not is_alone:
                 shortage = tokens - self.pool.available_tokens
                 self.pool.free(self.tree.evict_from(urgency, shortage))
-                return self.pool.available_tokens >= tokens
+                return self.available_tokens >= tokens
         return self.make_room(tokens)
 
     # Sessions
@@ -183,7 +196,8 @@ class KvCache:
         tokens."""
         lease.namespace, lease.urgency = namespace, urgency
         if not self.is_sharing:
-            lease.node = self.tree.root
+            lease.node = root = self.tree.root
+            lease.windows = tuple(group.begin(root, 0) for group in self.windows)
             return 0
         pages, node = self.tree.match(key, namespace)
         tokens = len(pages) * self.page_size
@@ -196,18 +210,27 @@ class KvCache:
         lease.protected = lease.num_computed_tokens = lease.saved_tokens = tokens
         if self.checkpoints is not None and tokens:
             lease.checkpoint = self.checkpoints.use(node)
+        lease.windows = tuple(group.begin(node, len(pages)) for group in self.windows)
         return lease.protected
 
     def unlock_match(self, lease: Lease) -> None:
         """Undo `match_and_lock` for a request that was not admitted."""
         self._unlock(lease)
 
-    def extend(self, lease: Lease, end: int) -> list[int]:
-        """Give a lease pages up to token `end`; the caller has made room. Returns the new pages."""
-        wanted = ceil_to(end, self.page_size) // self.page_size - len(lease.pages)
-        pages = self.pool.allocate(max(0, wanted))
+    def extend(self, lease: Lease, end: int) -> list[PageEntry]:
+        """Give a lease pages up to token `end`; the caller has made room. Returns what is new in its page tables."""
+        first = len(lease.pages)
+        pages = self.pool.allocate(max(0, ceil_to(end, self.page_size) // self.page_size - first))
         lease.pages += pages
-        return pages
+        entries = [(0, first + at, page) for at, page in enumerate(pages)]
+        for group in self.windows:
+            entries += group.extend(lease)
+        return entries
+
+    def trim(self, lease: Lease) -> None:
+        """Give back the pages of windows that the next row of a lease does not see."""
+        for group in self.windows:
+            group.trim(lease)
 
     def register(
         self, lease: Lease, key: bytes, step: int, tokens: int | None = None
@@ -224,12 +247,11 @@ class KvCache:
         length = floor_to(lease.num_computed_tokens, self.page_size) if tokens is None else tokens
         old_node, first = lease.node, lease.protected // self.page_size
         assert old_node is not None
-        count = length // self.page_size
         present, pages, node = self._insert(lease, key, length, step)
         lease.inserted_tokens = max(lease.inserted_tokens, length)
         duplicates = lease.pages[first : present // self.page_size]
         writes = [(first + i, pages[first + i]) for i in range(len(duplicates))]
-        lease.pages[:count] = pages
+        lease.pages[: length // self.page_size] = pages
         lease.protected, lease.node = length, node
         self.tree.lock(node)
         self.tree.unlock(old_node)
@@ -256,10 +278,12 @@ class KvCache:
         return len(private) * self.page_size
 
     def _insert(self, lease: Lease, key: bytes, length: int, step: int) -> tuple[int, list[int], Node]:
-        pages = lease.pages[: length // self.page_size]
-        return self.tree.insert(
-            key[: length * ID_BYTES], pages, step, lease.namespace, lease.urgency, lease.inserted_tokens
-        )
+        count, since = length // self.page_size, lease.protected // self.page_size
+        whose = lease.namespace, lease.urgency, lease.inserted_tokens
+        found = self.tree.insert(key[: length * ID_BYTES], lease.pages[:count], step, *whose)
+        for group in self.windows:
+            group.insert(lease, found[2], count, since, step)
+        return found
 
     def _unlock(self, lease: Lease) -> None:
         if lease.node is None:
@@ -267,4 +291,6 @@ class KvCache:
         self.tree.unlock(lease.node)
         if lease.pending is not None and self.checkpoints is not None:
             self.checkpoints.give_back(lease.pending.number)
+        for group in self.windows:
+            group.release(lease)
         lease.clear()

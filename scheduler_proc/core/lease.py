@@ -21,11 +21,23 @@ class PendingCheckpoint(NamedTuple):
     step: int
 
 
+class WindowLease:
+    """What a sequence holds in a page group with a window: `pages` from page index `first` on. Entries of the worker's
+    page table before `told` are 0."""
+
+    __slots__ = ("first", "pages", "told")
+
+    def __init__(self, first: int, pages: list[int]) -> None:
+        self.first = self.told = first
+        self.pages = pages
+
+
 class Lease:
     """Pages of one sequence and the lock on the part that the tree owns; counts are tokens from the first on.
 
     `namespace` and `urgency` are those of the last match. `inserted_tokens` outlive a release: the tree has counted a
-    hit of this sequence up to there. Without pages `node` is None and the other counts are 0.
+    hit of this sequence up to there. Without pages `node` is None and the other counts are 0. `windows` is what it
+    holds in each page group from 1 on.
 
     Of a model with states: `reach` counts the tokens that the tree had at the match, `cuts` are the lengths at which
     chunks end so that the state is saved, `saved_tokens` is that of the last one saved, or started from;
@@ -46,6 +58,7 @@ class Lease:
         "row_node",
         "saved_tokens",
         "urgency",
+        "windows",
     )
 
     def __init__(self) -> None:
@@ -59,6 +72,7 @@ class Lease:
         self.pages: list[int] = []
         self.protected = 0
         self.node: Node | None = None
+        self.windows: tuple[WindowLease, ...] = ()
         self.num_computed_tokens = 0
         self.reach = self.saved_tokens = 0
         self.cuts: list[int] = []

@@ -151,6 +151,7 @@ class PrefillPass:
         """Compute more of the chunked request; returns the tokens of the chunk kept for shorter ones (4.8), for which
         the queue is in order then."""
         kv, lease = self._kv, request.lease
+        kv.trim(lease)
         cap, reserved = None, 0
         keeps_for_short = self._config.schedule_policy == "shortest-prefill-first" and self._queue.waiting
         if keeps_for_short and adder.remaining_chunk:
@@ -164,11 +165,11 @@ class PrefillPass:
             # Its pages can only come from requests that decode, so it waits for some of them to end or give way.
             if self._batch.running:
                 return reserved
-            length = min(length, kv.pool.available_tokens - (-lease.num_computed_tokens % kv.page_size))
+            length = min(length, kv.available_tokens - (-lease.num_computed_tokens % kv.page_size))
             if length <= 0:
                 return reserved
-        first, pages = len(lease.pages), kv.extend(lease, lease.num_computed_tokens + length)
-        pass_batch.new_pages += [(request.slot, first + i, page) for i, page in enumerate(pages)]
+        entries = kv.extend(lease, lease.num_computed_tokens + length)
+        pass_batch.new_pages += [(group, request.slot, index, page) for group, index, page in entries]
         self._compute(request, length, pass_batch)
         return reserved
 

@@ -169,6 +169,10 @@ def gauges(
         found["kv_protected_tokens"] = kv.tree.protected_tokens
     if kv.checkpoints is not None:
         found["state_checkpoints"], found["state_checkpoints_held"] = kv.checkpoints.count, kv.checkpoints.held_count
+    for group in kv.windows:
+        label, capacity = f'{{window="{group.window}"}}', group.pool.capacity_tokens
+        found[f"kv_window_capacity_tokens{label}"] = capacity
+        found[f"kv_window_used_tokens{label}"] = capacity - group.reachable_tokens
     found["longest_decode_gap_s"] = decode_gaps.longest_s
     return found
 

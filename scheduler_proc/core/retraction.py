@@ -57,6 +57,11 @@ class Retraction:
 
     def fits(self, rows: list[Request]) -> bool:
         """Evict what is short of the next token of each row; say whether they fit then (RET-1)."""
+        if self._kv.windows:
+            for request in rows:
+                # A row takes a page, and can do without one, at page boundaries alone.
+                if request.lease.num_computed_tokens % self._kv.page_size == 0:
+                    self._kv.trim(request.lease)
         needed = self._needed_tokens(rows)
         if self.guard.keeps_kv and needed > self._kv.pool.available_tokens:
             self.guard.refresh()

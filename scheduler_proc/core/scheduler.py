@@ -220,11 +220,12 @@ class Scheduler:
             self._in_flight.last_step,
             pack_ids(batch.take_released_slots()),
             prefill.enter,
-            pack_ids([number for write in page_writes for number in write]),
+            pack_ids([number for write in page_writes if not write[0] for number in write[1:]]),
             prefill.chunks,
             bool(rows),
             self._speculation.given_rows(work),
             pack_ids(batch.save_states(work)),
+            pack_ids([number for write in page_writes if write[0] for number in write]),
         )
         self._delivery.send_step(self._worker_name, step)
         batch.on_issued(prefill.requests, prefill.later_writes, prefill.replaced)
@@ -240,7 +241,7 @@ class Scheduler:
     def _on_worker_up(self, event: WorkerUp, now: float) -> None:
         self._on_worker_lost(None, now)
         kv, config = self._kv, self._config
-        kv.restart(event.page_count, event.has_states, event.checkpoints)
+        kv.restart(event.page_count, event.has_states, event.checkpoints, event.windows)
         self._in_flight.start(event.epoch)
         self._queue.waits.switch(STEP, now)
         self._batch.restart(slots_in_force(config, event.max_slots, kv.capacity_tokens, event.is_cpu))

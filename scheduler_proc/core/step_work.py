@@ -6,10 +6,10 @@ from quartet.wire.frames import Chunk, Enter, pack_ids
 from scheduler_proc.core.request import Request
 from scheduler_proc.core.step_cost import StepLoad
 
-PageWrite = tuple[int, int, int]
-"""(slot, index, page): one entry of the worker's page table."""
+PageWrite = tuple[int, int, int, int]
+"""(page group, slot, index, page): one entry of the worker's page tables."""
 LaterWrite = tuple[Request, int, int, int]
-"""(request, generation, index, page): a page table write for the next step, if the request still has its slot."""
+"""(request, generation, index, page): an entry of group 0 for the next step, if the request still has its slot."""
 
 
 def entering(request: Request) -> Enter:
@@ -28,6 +28,7 @@ def entering(request: Request) -> Enter:
         params,
         request.choice,
         lease.checkpoint,
+        tuple(pack_ids([0] * held.first + held.pages) for held in lease.windows),
     )
 
 

@@ -64,6 +64,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         most_changes=st.sampled_from([1, 20, 1000]),
         checkpoints=st.sampled_from([-1, -1, -1, 0, 1, 3, 40]),
         spacing=st.sampled_from([1, 2, 5]),
+        windows=st.sampled_from([(), (), (1,), (9,), (70, 5)]),
+        window_spare=st.integers(0, 6),
     )
     def build(
         self,
@@ -80,6 +82,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         most_changes: int,
         checkpoints: int,
         spacing: int,
+        windows: tuple[int, ...],
+        window_spare: int,
     ) -> None:
         more["retraction_keeps_kv"] &= is_sharing
         if policy == "shortest-prefill-first" and not is_sharing:
@@ -93,8 +97,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             more = {**more, "step_order": order, "tbt_target_ms": 5.0 * step_order.endswith("_timed")}
         if more["enable_priority_scheduling"] and ratio > 0.5:
             more = {**more, "retraction_policy": "priority"}
+        pages = pages if page_size > 1 else pages * 4
+        pools = []
+        for window in windows:
+            # As WindowPool has them: what a request alone needs, and no more than the pool of group 0.
+            least = -(-window // page_size) + (chunk_pages if chunk_pages > 0 else pages) + 4
+            pools.append((window, min(pages, least + window_spare)))
         self.rig = CoreRig(
-            pages=pages if page_size > 1 else pages * 4,
+            pages=pages,
+            windows=tuple(pools),
             page_size=page_size,
             slots=slots,
             chunked_prefill_size=chunk_pages * page_size if chunk_pages > 0 else -1,

@@ -96,13 +96,14 @@ class CoreRig:
         oracle: Oracle = next_token,
         checkpoints: int = -1,
         spacing: Spacing | None = None,
+        windows: tuple[tuple[int, int], ...] = (),
         **config: Any,
     ) -> None:
         config.setdefault("chunked_prefill_size", 4 * page_size)
         self.config = SchedulerConfig(max_running_requests=slots, **config)
         self.scheduler = Scheduler(self.config, page_size, context, (EOS,))
         self.page_size, self.pages, self.slots = page_size, pages, slots
-        self.checkpoints = checkpoints
+        self.checkpoints, self.windows = checkpoints, windows
         if spacing is not None:
             self.scheduler.kv.spacing = spacing
         self.clock = ManualClock()
@@ -136,10 +137,10 @@ class CoreRig:
 
     def worker_up(self, mixed_tokens: int = 0) -> None:
         self.epoch += 1
-        own = self.oracle, self.checkpoints
+        own = self.oracle, self.checkpoints, self.windows
         self.worker = StrictWorker(Epoch(self.epoch), self.pages, self.page_size, self.slots, VOCAB, *own)
         states = self.checkpoints >= 0, max(0, self.checkpoints)
-        self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True, mixed_tokens, *states))
+        self.send(WorkerUp(Epoch(self.epoch), self.pages, self.slots, True, mixed_tokens, *states, self.windows))
 
     def worker_lost(self, was_killed: bool = True) -> None:
         self.worker = None

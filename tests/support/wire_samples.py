@@ -70,16 +70,17 @@ SAMPLES: list[msgspec.Struct] = [
             ),
         ]
     ),
-    frames.WorkerHello(Epoch(0), False, 16, 400, 64, 512, 1024, "cpu"),
+    frames.WorkerHello(Epoch(0), False, 16, 400, 64, 512, 1024, "cpu", windows=(frames.WindowPages(128, 50),)),
     frames.SchedulerHello(Epoch(2), 400),
     frames.Step(
         Epoch(2),
         8,
         pack_ids([1]),
-        [frames.Enter(0, 5, IDS, 2, 0, IDS, PARAMS, 0)],
+        [frames.Enter(0, 5, IDS, 2, 0, IDS, PARAMS, 0, 2, (IDS,))],
         IDS,
         [frames.Chunk(0, 16, True)],
         True,
+        window_pages=pack_ids([1, 0, 3, 9]),
     ),
     frames.StepResult(
         Epoch(3),

@@ -16,6 +16,11 @@ def attention_shape(
     ropes = dict.fromkeys(kind.rope for kind in spec.kinds)
     tables = {rope: cos_sin_table(rope, spec.head_dim, context_length + 1).to(device) for rope in ropes}
     heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
-    kinds = tuple(LayerKind(tables[kind.rope], kind.window) for kind in spec.kinds)
+    groups = spec.page_groups
+    # Layers with linear attention keep no pages; what kind they have does not matter.
+    kinds = tuple(
+        LayerKind(tables[kind.rope], kind.window, groups.index(kind.window) if kind.window in groups else 0)
+        for kind in spec.kinds
+    )
     dims = heads, kv_heads, spec.head_dim, page_size
     return AttentionShape(*dims, spec.query_scale, kinds, spec.attention_softcap, spec.has_sinks)

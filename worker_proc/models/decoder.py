@@ -4,7 +4,7 @@ Plain objects instead of nn.Module: a step is a short list of calls into `Ops`, 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,17 +186,23 @@ class Decoder:
         return ops.gate(attended, gate) if self._spec.is_gated else attended
 
     def allocate_caches(
-        self, num_pages: int, num_states: int, dtype: torch.dtype, kv_dtype: torch.dtype
+        self, num_pages: Sequence[int], num_states: int, dtype: torch.dtype, kv_dtype: torch.dtype
     ) -> tuple[list[LayerCache], LinearState | None]:
-        """Return the empty cache of each layer, `num_pages` of keys and values in `kv_dtype`, the dummy page included,
-        or `num_states` states, the one for padding included; and those of all layers with states in one."""
-        num_linear = sum(one.linear is not None for one in self._layers)
-        pages = self._ops.allocate_kv(len(self._layers) - num_linear, num_pages, kv_dtype)
-        if not num_linear:
-            return [*pages], None
-        states, pages_left = self._ops.allocate_states(num_linear, num_states, dtype), iter(pages)
+        """Return the empty cache of each layer, `num_pages` of its page group of keys and values in `kv_dtype`, the
+        dummy page included, or `num_states` states, the one for padding included; and those of all layers with states
+        in one."""
+        groups = self.groups()
+        pools = [iter(self._ops.allocate_kv(groups.count(at), pages, kv_dtype)) for at, pages in enumerate(num_pages)]
+        if None not in groups:
+            return [next(pools[group]) for group in groups if group is not None], None
+        states = self._ops.allocate_states(groups.count(None), num_states, dtype)
         own = map(LinearState, states.window, states.matrix)
-        return [next(pages_left) if layer.linear is None else next(own) for layer in self._layers], states
+        return [next(own) if group is None else next(pools[group]) for group in groups], states
+
+    def groups(self) -> list[int | None]:
+        """Return the page group of each layer; None for one that keeps a state."""
+        kinds, groups = self._spec.kinds, self._spec.page_groups
+        return [groups.index(kinds[layer.kind].window) if layer.linear is None else None for layer in self._layers]
 
     def first_layers(self) -> "Decoder":
         """Return a decoder of the first layer of each kind, on the same weights: it launches every kernel this one

@@ -104,13 +104,19 @@ class CpuOps:
         decode = batch.decode
         if not self._can_attend or decode is None or batch.chunks is not None:
             return self._torch.plan(batch)
-        num_pages = -(-int(decode.context_lengths.max()) // self._shape.page_size)
-        table = decode.page_table[:, :num_pages].long()
-        rows = table, decode.context_lens.long(), batch.slot_mapping
+        kinds, lengths = self._shape.kinds, decode.context_lens.long()
+        rows = {kind.group: self._rows(batch.of_group(kind.group), lengths) for kind in kinds}
         return [
-            DecodePlan(*rows, kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin, kind.window)
-            for kind in self._shape.kinds
+            DecodePlan(
+                *rows[kind.group], kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin, kind.window
+            )
+            for kind in kinds
         ]
+
+    def _rows(self, batch: ForwardBatch, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert batch.decode is not None
+        num_pages = -(-int(batch.decode.context_lengths.max()) // self._shape.page_size)
+        return batch.decode.page_table[:, :num_pages].long(), lengths, batch.slot_mapping
 
     def attention(
         self,

@@ -36,10 +36,12 @@ class Collectives(Protocol):
 @dataclass(frozen=True, slots=True)
 class LayerKind:
     """What layers of one kind share. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines; one row for
-    all positions where nothing is rotated. `window`: tokens that a token sees, itself included; 0 for all before it."""
+    all positions where nothing is rotated. `window`: tokens that a token sees, itself included; 0 for all before it.
+    `group`: the page group that keeps their keys and values."""
 
     cos_sin: Tensor
     window: int = 0
+    group: int = 0
 
     @property
     def is_rotated(self) -> bool:

@@ -115,8 +115,9 @@ class TorchOps:
         """Gather rotation angles and compute pages and masks, once for all layers of a kind."""
         kinds = self._shape.kinds
         angles = {id(kind.cos_sin): _angles(kind, batch.positions) for kind in kinds}
-        plans = {window: self._attention.plan(batch, window) for window in {kind.window for kind in kinds}}
-        return [TorchPlan(batch, *angles[id(kind.cos_sin)], plans[kind.window]) for kind in kinds]
+        batches = {kind.group: batch.of_group(kind.group) for kind in kinds}
+        plans = {kind.window: self._attention.plan(batches[kind.group], kind.window) for kind in kinds}
+        return [TorchPlan(batches[kind.group], *angles[id(kind.cos_sin)], plans[kind.window]) for kind in kinds]
 
     def attention(
         self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None

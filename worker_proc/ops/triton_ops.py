@@ -149,7 +149,8 @@ class TritonOps:
         """See Ops.plan: partitions the attention of chunks and of decode rows over programs; the batch holds
         everything else."""
         kinds = self._shape.kinds
-        batches = {window: self._partitioned(batch, window) for window in {kind.window for kind in kinds}}
+        windows = {kind.window: kind.group for kind in kinds}
+        batches = {window: self._partitioned(batch.of_group(group), window) for window, group in windows.items()}
         return [TritonPlan(batches[kind.window], kind, self._positions(batch, kind)) for kind in kinds]
 
     def _positions(self, batch: ForwardBatch, kind: LayerKind) -> Tensor:

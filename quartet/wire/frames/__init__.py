@@ -93,6 +93,7 @@ from quartet.wire.frames.worker_link import (
     StepFailed,
     StepResult,
     StepTimes,
+    WindowPages,
     WorkerHello,
 )
 
@@ -178,6 +179,7 @@ __all__ = [
     "TokenLogprobs",
     "TokenizerInbound",
     "Tokens",
+    "WindowPages",
     "WorkerHello",
     "WorkerInbound",
     "Written",

@@ -13,6 +13,14 @@ from quartet.wire.frames.sampling import SamplingParams
 from quartet.wire.ids import Epoch
 
 
+class WindowPages(Frame, frozen=True):
+    """The page pool of the layers that see a window of tokens: a token sees itself and the `window` - 1 before it.
+    `page_count` excludes the pool's own dummy page 0."""
+
+    window: int
+    page_count: int
+
+
 class WorkerHello(Frame, frozen=True, tag=30):
     """A worker presents itself. First with `is_ready` false and the page count it can hold; once it has allocated
     exactly the count of the scheduler's hello and warmed up, again with `is_ready` true.
@@ -23,7 +31,9 @@ class WorkerHello(Frame, frozen=True, tag=30):
     `mixed_tokens` is the size of a step up to which prompts pause decode rows that join it by no more than a reader
     notices, by the model's size; 0 on a device where joining gains nothing. With `has_states` the model has layers that
     keep a state for each slot: pages alone are no prefix that another request could start from. It can start from one
-    of so many `checkpoints`, copies of states that the worker makes and keeps as steps say.
+    of so many `checkpoints`, copies of states that the worker makes and keeps as steps say. `windows` are the pools of
+    layers that see less than others do, page group 1, 2 and so on; the layers that see most are group 0, whose pool
+    `page_count` is. A group has page numbers and a page table of its own.
     """
 
     scheduler_epoch: Epoch
@@ -41,12 +51,13 @@ class WorkerHello(Frame, frozen=True, tag=30):
     mixed_tokens: int = 0
     has_states: bool = False
     checkpoints: int = 0
+    windows: tuple[WindowPages, ...] = ()
 
 
 class SchedulerHello(Frame, frozen=True, tag=31):
     """Answer to a worker's hello, or a query. The first of a `session` makes the worker drop all slots and allocate
-    exactly `page_count` pages, or fail; the steps of the session follow `last_step` without a gap. A later one asks for
-    a WorkerHello with the number `query`."""
+    exactly `page_count` pages (those of windows follow from it), or fail; the steps of the session follow `last_step`
+    without a gap. A later one asks for a WorkerHello with the number `query`."""
 
     worker_epoch: Epoch
     page_count: int
@@ -58,8 +69,9 @@ class SchedulerHello(Frame, frozen=True, tag=31):
 class Enter(Frame, frozen=True):
     """A sequence takes a slot. `ids` are prompt and resumed output ids (int32 bytes), of which the first
     `prompt_length` are the prompt and the first `cached_length` are in KV already. `pages` (int32 bytes) cover the
-    cached part and this step's chunk. With a `checkpoint` it starts from the state that is kept there, of the cached
-    part; a checkpoint is read before a step computes anything."""
+    cached part and this step's chunk; `window_pages` do so in each page group from 1 on, with 0 for a page that no row
+    reads any more. With a `checkpoint` the sequence starts from the state that is kept there, of the cached part; a
+    checkpoint is read before a step computes anything."""
 
     slot: int
     generation: int
@@ -70,6 +82,7 @@ class Enter(Frame, frozen=True):
     params: SamplingParams
     choice: int
     checkpoint: int = -1
+    window_pages: tuple[bytes, ...] = ()
 
 
 class Chunk(Frame, frozen=True):
@@ -84,6 +97,8 @@ class Step(Frame, frozen=True, tag=32):
     """What changed since the step before, and what to run. Applied in field order.
 
     `release`: slots that become inactive (int32 bytes). `pages`: page table writes, triples (slot, index, page).
+    `window_pages`: those of the page groups from 1 on, quadruples (group, slot, index, page), where page 0 stands for
+    one that no row reads any more.
     `decode`: whether active slots that are not in mid-prefill decode one token in this step. `rows`, if there are any,
     say which rows decode instead: triples (slot, context length, id) by slot and length, where the id -1 stands for
     the one sampled last. A slot may have several rows, one after the other: all but the first compute drafted tokens,
@@ -101,9 +116,10 @@ class Step(Frame, frozen=True, tag=32):
     decode: bool
     rows: bytes = b""
     saves: bytes = b""
+    window_pages: bytes = b""
 
     def __post_init__(self) -> None:
-        check_ids(self.release, self.pages, self.rows, self.saves)
+        check_ids(self.release, self.pages, self.rows, self.saves, self.window_pages)
 
 
 class StepTimes(Frame, frozen=True):

@@ -14,7 +14,7 @@ class StepFeeder:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.page_size = runner.capacity.page_size
-        self.free_pages = list(range(1, runner.capacity.page_count + 1))
+        self.free_pages, *self.window_pages = (list(range(1, count + 1)) for count in runner.capacity.page_counts)
         self.outputs: dict[int, list[int]] = {}
         self.next_step = 1
 
@@ -33,7 +33,9 @@ class StepFeeder:
         needed = -(-(len(ids) + room + 1) // self.page_size) - len(cached_pages)
         pages = cached_pages + [self.free_pages.pop() for _ in range(needed)]
         length = len(ids) if prompt_length is None else prompt_length
-        return Enter(slot, slot + 100, pack_ids(ids), length, cached_length, pack_ids(pages), params, 0)
+        windows = tuple(pack_ids([own.pop() for _ in pages]) for own in self.window_pages)
+        own = pack_ids(ids), length, cached_length, pack_ids(pages)
+        return Enter(slot, slot + 100, *own, params, 0, window_pages=windows)
 
     def step(
         self,

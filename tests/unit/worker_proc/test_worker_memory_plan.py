@@ -15,6 +15,7 @@ from quartet.sizing.device import Device, find_device
 from quartet.sizing.host_memory import HostMemory
 from quartet.sizing.model_bytes import page_bytes, slots_for_states, state_bytes, weight_bytes
 from quartet.sizing.plan import dtype_of, plan_memory
+from quartet.sizing.window_pools import pools_bytes, window_pools
 from quartet.wire.config import Config
 from quartet.wire.errors import ConfigError
 from tests.golden.oracles import FOLDER
@@ -163,3 +164,31 @@ def test_the_states_that_are_allocated() -> None:
     found = sum(one.window.nbytes + one.matrix.nbytes for one in states)
     assert found == (runner.capacity.max_slots + 1 + 3) * state_bytes(spec, 4)
     assert sum(one.nbytes for one in runner._caches if isinstance(one, torch.Tensor)) == 17 * page_bytes(spec, 16, 4)
+
+
+@pytest.mark.parametrize("model", ["gemma3", "mistral_window"])
+def test_the_pools_of_layers_with_windows(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan and worker divide the memory alike and allocate what they have counted; one pool where all layers see the
+    same."""
+    settings = {"chunked_prefill_size": 64, "max_running_requests": 4}
+    folders = FOLDER / "models" / model, FOLDER / "models" / "qwen3"
+    config = make_config(folders[0], tokenizer=folders[1], max_total_tokens=0, scheduler=settings)
+    spec = read_spec(Path(config.require_model().folder), 512)
+    assert spec.page_groups == ((0, 24) if model == "gemma3" else (24,))
+    windows, one = window_pools(config, spec, 4, is_cpu=True), page_bytes(spec, 16, 4)
+    monkeypatch.setattr(demand, "pool_bytes", lambda *_: 1 << 20)
+    monkeypatch.setattr(kv_pool, "pool_bytes", lambda *_: 1 << 20)
+    device = Device("cpu", "cpu", 64 * GIB, 60 * GIB, False)
+    plan, runner = plan_memory(config, device), load_runner(config, lambda: None)
+    counts = runner.capacity.page_counts
+    # The plan counts the scheduler's lists, too.
+    assert 0.97 * counts[0] <= plan.kv_tokens // 16 <= counts[0]
+    assert list(plan.window_tokens) == [24] * len(windows) and ("window of 24" in plan.line) == bool(windows)
+    runner.allocate(counts[0])
+    bytes_of_pools = sum(layer.nbytes for layer in runner._caches if isinstance(layer, torch.Tensor))
+    assert pools_bytes(counts[0], one, windows) == bytes_of_pools <= 1 << 20
+    assert pools_bytes(counts[0] + 2, one, windows) > 1 << 20
+    # Two pages of a window, four of a chunk and as many to spare; for four slots twice three of each.
+    assert [(pool.least, pool.most) for pool in windows] == [(10, 32)] * len(windows)
+    assert runner.facts()["kv_tokens"] == 16 * counts[0]
+    assert [runner.facts()["kv_tokens_window_24"] for _ in windows] == [16 * count for count in counts[1:]]

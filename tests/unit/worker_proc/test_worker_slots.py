@@ -70,7 +70,7 @@ def test_release_comes_before_enter_and_the_generation_changes() -> None:
     assert unpack_ids(run(table, step()).owners.generations) == [6]
     run(table, step(release=[0], enter=[entry(0, 3, [2], generation=7)], chunks=[Chunk(0, 3, True)]))
     assert unpack_ids(run(table, step()).owners.generations) == [7]
-    assert table.page_table[0].tolist() == [2, 0, 0, 0, 0]
+    assert table.pages.tables[0, 0].tolist() == [2, 0, 0, 0, 0]
     assert table.kv_length[0] == 4
 
 
@@ -87,7 +87,7 @@ def test_page_writes_of_enter_and_step_reach_the_rows_in_order() -> None:
     table = SlotTable(CAPACITY)
     frame = step(enter=[entry(3, 5, [7, 8])], pages=[3, 2, 9, 3, 1, 10], chunks=[Chunk(3, 5, True)])
     assert run(table, frame).page_writes.tolist() == [[3, 0, 7], [3, 1, 8], [3, 2, 9], [3, 1, 10]]
-    assert table.page_table[3].tolist() == [7, 10, 9, 0, 0]
+    assert table.pages.tables[0, 3].tolist() == [7, 10, 9, 0, 0]
 
 
 def test_fresh_pages_are_those_that_hold_nothing_yet() -> None:
@@ -98,18 +98,18 @@ def test_fresh_pages_are_those_that_hold_nothing_yet() -> None:
         chunks=[Chunk(0, 4, True)],
     )
     rows = run(table, frame)
-    assert rows.fresh_pages.tolist() == [6, 7, 8, 9]
+    assert [pages.tolist() for pages in rows.fresh_pages] == [[6, 7, 8, 9]]
     assert (rows.sampled.tolist(), len(run(table, step(decode=False)).page_writes)) == ([0], 0)
 
 
 def test_positions_without_a_page_are_refused() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(0, 3, [2])], chunks=[Chunk(0, 3, True)]))
-    assert table.pages_at(np.array([0]), np.array([3])).tolist() == [2]
+    assert table.pages.at(np.array([0]), np.array([3])).tolist() == [2]
     with pytest.raises(StepError, match="slot 0 has no page for position 4"):
-        table.pages_at(np.array([0]), np.array([4]))
+        table.pages.at(np.array([0]), np.array([4]))
     with pytest.raises(StepError, match="beyond the context"):
-        table.pages_at(np.array([0]), np.array([20]))
+        table.pages.at(np.array([0]), np.array([20]))
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_an_abandoned_step_deactivates_its_slots_and_no_others() -> None:
     run(table, step(release=[0, 2], enter=[entry(0, 2, [4])], chunks=[Chunk(0, 2, True)]))
     assert np.count_nonzero(table._state) == 2
     table.clear()
-    assert (np.count_nonzero(table._state), table.page_table.any()) == (0, np.False_)
+    assert (np.count_nonzero(table._state), table.pages.tables.any()) == (0, np.False_)
 
 
 def test_a_chunk_needs_a_page_for_every_position() -> None:
     table = SlotTable(CAPACITY)
     run(table, step(enter=[entry(1, 10, [5, 6])], chunks=[Chunk(1, 8, False)]))
-    table.check_pages(1, 0, 8)
-    table.check_pages(1, 3, 5)
+    table.pages.check(1, 0, 8)
+    table.pages.check(1, 3, 5)
     for start, end in ((0, 9), (8, 9), (0, 99)):
         with pytest.raises(StepError, match="lacks a page"):
-            table.check_pages(1, start, end)
+            table.pages.check(1, start, end)

@@ -58,6 +58,7 @@ class Room:
 
     def __init__(self, tokens: int, page_size: int = 1, is_sharing: bool = True) -> None:
         self.tokens, self.page_size, self.is_sharing = tokens, page_size, is_sharing
+        self.windows = ()
 
     def reachable_tokens(self) -> int:
         return self.tokens
