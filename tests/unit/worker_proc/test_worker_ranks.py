@@ -82,7 +82,7 @@ def test_two_ranks_give_the_ids_of_transformers(name: str, make_engine: Callable
     engine.restart(chunked_prefill_size=16, test_retract=True)
     check_equal(oracles, engine.generate(prompts, 24))
     engine.restart()
-    check_equal(oracles, engine.generate(prompts, 24, worker_lives=40))
+    check_equal(oracles, engine.generate(prompts, 24, worker_lives=(40,)))
 
 
 def settings(folder: Path, config: dict[str, Any], ranks: int) -> Config:
@@ -169,7 +169,7 @@ def test_the_capacity_is_that_of_the_rank_that_holds_least(
 ) -> None:
     folder = write_folder(tmp_path, WIDE, make_weights(WIDE))
     counts = iter((50, 30))
-    monkeypatch.setattr(loading, "count_pages", lambda *_: next(counts))
+    monkeypatch.setattr(loading, "count_pages", lambda *_, **__: next(counts))
     assert make_ranks(settings(folder, WIDE, 2)).runner.capacity.page_count == 30
 
 
