@@ -72,7 +72,7 @@ def test_sequences_that_start_from_checkpoints_of_states(name: str) -> None:
     for changes in ({"chunked_prefill_size": 16}, {"test_retract": True}, {"schedule_policy": "fcfs"}):
         engine.restart(**changes)
         check_equal(oracles, engine.generate(whole, 24))
-        assert engine.generate(turns, 4, worker_lives=40) == rest
+        assert engine.generate(turns, 4, worker_lives=(40,)) == rest
         assert engine.generate(turns, 4) == rest
         assert engine.cached_tokens() > 200
 

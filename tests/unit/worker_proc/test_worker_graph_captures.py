@@ -28,8 +28,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     events: list[str] = []
 
     @contextlib.contextmanager
-    def capture(graph: StubGraph, pool: object) -> Iterator[None]:
-        assert pool is POOL
+    def capture(graph: StubGraph, pool: object, capture_error_mode: str) -> Iterator[None]:
+        assert pool is POOL and capture_error_mode
         graph.log = events
         before = len(events)
         yield
