@@ -26,9 +26,9 @@ from quartet.checkpoint.resolve import resolve_model
 from quartet.checkpoint.spec import ModelSpec, read_spec
 from quartet.wire.config import ModelConfig
 from worker_proc.batch import ChunkBatch, ForwardBatch
+from worker_proc.models.attention_shape import attention_shape
 from worker_proc.models.decoder import Decoder
-from worker_proc.models.rope import cos_sin_table
-from worker_proc.ops.interface import AllReduce, AttentionShape, Linear
+from worker_proc.ops.interface import AllReduce, Linear
 from worker_proc.ops.torch_ops import TorchOps
 from worker_proc.weights import fp8
 from worker_proc.weights.loader import Loader
@@ -138,10 +138,7 @@ def logits_of(decoder: Decoder, ids: list[int], kv: torch.dtype) -> Tensor:
 
 def answers(folder: Path, spec: ModelSpec, prompts: list[Prompt], kind: Format) -> list[Tensor]:
     """Return the log-probabilities [answered ids, vocab] of each prompt."""
-    shape = AttentionShape(
-        spec.num_heads, spec.num_kv_heads, spec.head_dim, PAGE,
-        cos_sin_table(spec.rope, spec.head_dim, CONTEXT, bool(spec.unrotated_layers)), spec.query_scale,
-    )  # fmt: skip
+    shape = attention_shape(spec, Shard(), PAGE, CONTEXT, CPU)
     ops = (CodingOps if kind.coded_rows else TorchOps)(shape, torch.float32, CPU)
     decoder = Decoder(spec, ops, weights_of(folder, spec, kind.weights), Shard())
     found = []

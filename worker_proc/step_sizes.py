@@ -28,7 +28,7 @@ def mixed_tokens(spec: ModelSpec, shard: Shard) -> int:
 
 def _tokens_in(seconds: float, spec: ModelSpec, shard: Shard) -> int:
     """Return how many tokens the linears compute in that time."""
-    attention = 2 * spec.hidden_size * spec.head_dim * (spec.num_heads + spec.num_kv_heads)
+    attention = sum(kind.heads.size + kind.heads.query_size for kind in spec.attention)
     widths = sum(map(spec.active_width, range(spec.num_layers)))
-    weights = (spec.num_layers * attention + 3 * spec.hidden_size * widths) // shard.size
+    weights = spec.hidden_size * (attention + 3 * widths) // shard.size
     return max(1, int(seconds * _FLOPS / (2 * weights)))

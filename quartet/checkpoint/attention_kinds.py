@@ -1,4 +1,4 @@
-"""Kinds of attention: which layers of a model see a window of tokens only, and how each of them rotates q and k.
+"""Kinds of attention: the heads of each layer, whether it sees a window of tokens only, how it rotates q and k.
 
 What config.json leaves out is taken as transformers takes it. Called by spec.py.
 """
@@ -15,29 +15,66 @@ _SLIDING, _LINEAR = "sliding_attention", "linear_attention"
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads of one layer, or those of one rank: of queries, of keys and values, and the numbers of a head."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def query_size(self) -> int:
+        """Numbers of a token's queries."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Numbers of a token's keys, and of its values."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def size(self) -> int:
+        """Numbers of a token's queries, keys and values."""
+        return self.query_size + 2 * self.kv_size
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionKind:
     """What layers of one kind have in common. `rope`: None where nothing is rotated. `window`: a token sees itself and
     the window - 1 tokens before it; 0 for all."""
 
+    heads: Heads
     rope: RopeSpec | None
     window: int = 0
 
 
-def attention_kinds(
-    config: dict[str, Any], family: Family, head_dim: int, context_length: int
-) -> tuple[AttentionKind, ...]:
+def attention_kinds(config: dict[str, Any], family: Family, context_length: int) -> tuple[AttentionKind, ...]:
     """Return the kind of each layer of a model that is run with at most `context_length` tokens.
 
     `config` has the family's defaults. Raises ModelError for settings that are not supported."""
-    windows, unrotated = _windows(config, family), _unrotated_layers(config, family)
-    plain = rope_spec(config, head_dim, context_length, family.honoured)
-    local = rope_spec(config, head_dim, context_length, family.honoured, is_local=True)
+    windows, unrotated, heads = _windows(config, family), _unrotated_layers(config, family), _heads(config)
+    plain = rope_spec(config, heads.head_dim, context_length, family.honoured)
+    local = rope_spec(config, heads.head_dim, context_length, family.honoured, is_local=True)
     kinds = []
     for layer, window in enumerate(windows):
         rope = None if layer in unrotated else local if window else plain
         # A window that reaches as far as the context is none.
-        kinds.append(AttentionKind(rope, window if window < context_length else 0))
+        kinds.append(AttentionKind(heads, rope, window if window < context_length else 0))
     return tuple(kinds)
+
+
+def _heads(config: dict[str, Any]) -> Heads:
+    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    if config.get("head_dim") is None and hidden % heads:
+        raise ModelError(
+            f"hidden_size {hidden} in config.json is no multiple of {heads} heads, and there is no head_dim"
+        )
+    head_dim, kv_heads = size(config, "head_dim", hidden // heads), size(config, "num_key_value_heads", heads)
+    if head_dim % 2:
+        raise ModelError(f"head_dim {head_dim} in config.json is odd; rotary embedding needs pairs")
+    if heads % kv_heads:
+        raise ModelError(f"{heads} heads are no multiple of {kv_heads} KV heads")
+    return Heads(heads, kv_heads, head_dim)
 
 
 def window_limit(config: dict[str, Any]) -> int | None:

@@ -4,6 +4,7 @@ A rank has an equal share of the heads and of the MLP's width: rows of the proje
 of those back. Embedding, output layer and norms are whole on every rank.
 """
 
+import math
 import re
 
 from quartet.checkpoint.spec import ModelSpec
@@ -21,8 +22,9 @@ def is_split(name: str) -> bool:
 
 def rank_counts(spec: ModelSpec) -> list[int]:
     """Return the numbers of ranks that share heads and MLP evenly, ascending."""
-    parts = spec.num_kv_heads, spec.num_heads, spec.intermediate_size
-    return [n for n in range(1, spec.num_kv_heads + 1) if not any(part % n for part in parts)]
+    heads = [kind.heads for kind in spec.kinds]
+    shared = math.gcd(spec.intermediate_size, *(one.num_heads for one in heads), *(one.num_kv_heads for one in heads))
+    return [n for n in range(1, shared + 1) if shared % n == 0]
 
 
 def check_ranks(spec: ModelSpec, count: int) -> None:
@@ -41,7 +43,8 @@ def check_ranks(spec: ModelSpec, count: int) -> None:
     working = rank_counts(spec)
     if count not in working:
         listed = ", ".join(map(str, working))
+        fewest = min((kind.heads for kind in spec.kinds), key=lambda heads: heads.num_kv_heads)
         raise ConfigError(
-            f"--tp-size {count} does not divide {spec.num_kv_heads} KV heads, {spec.num_heads} heads and an MLP of "
+            f"--tp-size {count} does not divide {fewest.num_kv_heads} KV heads, {fewest.num_heads} heads and an MLP of "
             f"{spec.intermediate_size}: give one of {listed}"
         )

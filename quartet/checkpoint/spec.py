@@ -14,7 +14,7 @@ from quartet.checkpoint.families import ACTIVATIONS, FAMILIES, Activation, Famil
 from quartet.checkpoint.linear_attention import LinearSpec, linear_layers, linear_spec
 from quartet.checkpoint.quantization import Quantization
 from quartet.checkpoint.quantization_config import quantization_of
-from quartet.checkpoint.rotary import RopeSpec, extended_context, rope_spec
+from quartet.checkpoint.rotary import extended_context
 from quartet.checkpoint.text_part import read_config
 from quartet.wire.errors import ModelError
 
@@ -29,11 +29,9 @@ class ModelSpec:
     intermediate_size: int
     """Of dense MLPs; 0 if no layer has one."""
     num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    attention: tuple[AttentionKind, ...]
+    """The kind of each layer."""
     norm_eps: float
-    rope: RopeSpec
     has_qkv_bias: bool
     has_output_bias: bool
     qk_norm: QkNorm
@@ -56,8 +54,6 @@ class ModelSpec:
     """Logits are squashed to less than this; 0 for none."""
     has_sinks: bool = False
     """See Family."""
-    attention: tuple[AttentionKind, ...] = ()
-    """The kind of each layer."""
     quantization: Quantization | None = None
     """How the worker holds the linears; None: as plain numbers."""
     experts: ExpertsSpec | None = None
@@ -83,15 +79,15 @@ class ModelSpec:
         seen = {kind.window for layer, kind in enumerate(self.attention) if layer not in self.linear_layers}
         return tuple(sorted(seen, key=lambda window: (window > 0, -window))) or (0,)
 
-    def layers_of(self, group: int) -> int:
-        """Return how many layers keep their keys and values in the pages of a group."""
-        window, layers = self.page_groups[group], set(range(self.num_layers)) - self.linear_layers
-        return sum(self.attention[layer].window == window for layer in layers) if self.attention else len(layers)
+    def layers_of(self, group: int) -> tuple[AttentionKind, ...]:
+        """Return the kinds of the layers that keep their keys and values in the pages of a group."""
+        window, layers = self.page_groups[group], enumerate(self.attention)
+        return tuple(kind for layer, kind in layers if kind.window == window and layer not in self.linear_layers)
 
     @property
     def query_scale(self) -> float:
         """Factor on q K^T."""
-        return self.attention_scale or float(self.head_dim**-0.5)
+        return self.attention_scale or float(self.attention[0].heads.head_dim ** -0.5)
 
     def experts_of(self, layer: int) -> ExpertsSpec | None:
         """Return the experts of the layer, or None if it has a dense MLP instead."""
@@ -147,7 +143,6 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
     refuse_unserved(config, {key: value for key, value in neutral.items() if key not in honoured})
     _check_window(config, context_length)
     config = family.completed(config)
-    heads, head_dim = size(config, "num_attention_heads"), _head_dim(config)
     has_bias = switch(config, "attention_bias")
     experts = None if family.experts is None else experts_spec(config, family.experts, family.honoured)
     spec = ModelSpec(
@@ -156,11 +151,8 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         hidden_size=size(config, "hidden_size"),
         intermediate_size=size(config, "intermediate_size") if experts is None or experts.has_dense_layers else 0,
         num_layers=size(config, "num_hidden_layers"),
-        num_heads=heads,
-        num_kv_heads=size(config, "num_key_value_heads", heads),
-        head_dim=head_dim,
+        attention=attention_kinds(config, family, context_length),
         norm_eps=number(config, "rms_norm_eps", 1e-6),
-        rope=rope_spec(config, head_dim, context_length, family.honoured),
         has_qkv_bias=family.has_qkv_bias or switch(config, "qkv_bias", has_bias),
         has_output_bias=bool(family.output_bias) and switch(config, family.output_bias),
         qk_norm=family.qk_norm,
@@ -171,7 +163,6 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         activation=family.activation,
         has_sinks=family.has_sinks,
         **_scales(config, family),
-        attention=attention_kinds(config, family, head_dim, context_length),
         quantization=quantization_of(config, quantization),
         experts=experts,
         has_centred_norms=family.has_centred_norms,
@@ -180,8 +171,6 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         linear_layers=linear_layers(config) if family.is_hybrid else frozenset(),
     )
     check_quantised(spec.experts, spec.quantization)
-    if spec.num_heads % spec.num_kv_heads:
-        raise ModelError(f"{spec.num_heads} heads are no multiple of {spec.num_kv_heads} KV heads")
     return spec
 
 
@@ -211,18 +200,6 @@ def _check_window(config: dict[str, Any], context_length: int) -> None:
         )
 
 
-def _head_dim(config: dict[str, Any]) -> int:
-    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    if config.get("head_dim") is None and hidden % heads:
-        raise ModelError(
-            f"hidden_size {hidden} in config.json is no multiple of {heads} heads, and there is no head_dim"
-        )
-    head_dim = size(config, "head_dim", hidden // heads)
-    if head_dim % 2:
-        raise ModelError(f"head_dim {head_dim} in config.json is odd; rotary embedding needs pairs")
-    return head_dim
-
-
 def context_limit(config: dict[str, Any]) -> int:
     """Return how many tokens the model may see at once: those of its window, if no layer sees beyond it here."""
     family = FAMILIES.get((config.get("architectures") or [""])[0], Family(""))
@@ -241,10 +218,10 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     if not spec.is_tied:
         shapes["lm_head.weight"] = (spec.vocab_size, hidden)
     norms = {f"{name}.weight": (hidden,) for name in norm_names(spec).values()}
-    attention, linear = _attention_shapes(spec), {} if spec.linear is None else spec.linear.shapes(hidden)
+    linear = {} if spec.linear is None else spec.linear.shapes(hidden)
     mlp, experts = _mlp_shapes(spec), {} if spec.experts is None else expert_shapes(spec.experts, hidden)
     for i in range(spec.num_layers):
-        layer = norms | (linear if i in spec.linear_layers else attention)
+        layer = norms | (linear if i in spec.linear_layers else _attention_shapes(spec, spec.attention[i]))
         layer |= mlp if spec.experts_of(i) is None else experts
         shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
     return shapes
@@ -255,8 +232,8 @@ def norm_names(spec: ModelSpec) -> dict[str, str]:
     return _NORM_NAMES[spec.norms]
 
 
-def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    hidden, q_size, kv_size = spec.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+def _attention_shapes(spec: ModelSpec, kind: AttentionKind) -> dict[str, tuple[int, ...]]:
+    hidden, heads, q_size, kv_size = spec.hidden_size, kind.heads, kind.heads.query_size, kind.heads.kv_size
     projections = {"q": q_size * (1 + spec.is_gated), "k": kv_size, "v": kv_size}
     if spec.is_fused:
         projections = {"qkv": q_size + 2 * kv_size}
@@ -269,9 +246,9 @@ def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     if spec.has_output_bias:
         layer["self_attn.o_proj.bias"] = (hidden,)
     if spec.has_sinks:
-        layer["self_attn.sinks"] = (spec.num_heads,)
+        layer["self_attn.sinks"] = (heads.num_heads,)
     if spec.qk_norm != "none":
-        sizes = (spec.head_dim, spec.head_dim) if spec.qk_norm == "head" else (q_size, kv_size)
+        sizes = (heads.head_dim, heads.head_dim) if spec.qk_norm == "head" else (q_size, kv_size)
         layer.update({f"self_attn.{n}_norm.weight": (rows,) for n, rows in zip("qk", sizes, strict=True)})
     return layer
 

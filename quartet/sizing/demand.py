@@ -117,7 +117,7 @@ class Demand:
         spec = self.spec
         if spec is None:
             return 0
-        qkv = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
+        qkv = max(kind.heads.size for kind in spec.kinds)
         # Hidden states and residual, q, k and v with the output of attention, and both halves of the MLP.
         split = 2 * qkv + max(map(spec.step_numbers, range(spec.num_layers)))
         widths = 3 * spec.hidden_size + split // self.ranks

@@ -49,7 +49,8 @@ def kv_item_bytes(kv_cache_dtype: str, item_bytes: int) -> int:
 
 def page_bytes(spec: ModelSpec, page_size: int, item_bytes: int, num_shards: int = 1, group: int = 0) -> int:
     """Return the bytes of a KV page of `page_size` tokens in one rank's layers of a page group (spec.page_groups)."""
-    return spec.layers_of(group) * 2 * (spec.num_kv_heads // num_shards) * spec.head_dim * page_size * item_bytes
+    own = sum(kind.heads.kv_size for kind in spec.layers_of(group))
+    return 2 * own // num_shards * page_size * item_bytes
 
 
 def state_bytes(spec: ModelSpec, item_bytes: int) -> int:
@@ -58,10 +59,10 @@ def state_bytes(spec: ModelSpec, item_bytes: int) -> int:
 
 
 def rotary_bytes(spec: ModelSpec, context_length: int) -> int:
-    """Return the most bytes of the float32 tables of angles, one for each kind of rotation: the last one is made of
-    parts that together are twice as large."""
-    tables = len({kind.rope for kind in spec.kinds} - {None})
-    return (tables + 2) * (context_length + 1) * spec.head_dim * 4
+    """Return the most bytes of the float32 tables of angles, one for each kind of rotation: each is made of parts that
+    together are twice as large."""
+    widths = [head_dim for rope, head_dim in {(kind.rope, kind.heads.head_dim) for kind in spec.kinds} if rope]
+    return (sum(widths) + 2 * max(widths, default=0)) * (context_length + 1) * 4
 
 
 def cuda_kv_bytes(total_bytes: int, in_use_bytes: int, mem_fraction_static: float) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from quartet.checkpoint.attention_kinds import Heads
 from scheduler_proc.core import speculation, text_match
 from tests.golden.oracles import FOLDER
 from tests.support.grammars import regex, tiny_tokenizer
@@ -174,9 +175,7 @@ def test_only_plain_attention_reads_shared_prefixes(own: dict[str, Any], kv_dtyp
     """Graphs of such steps are captured before any step, and the prefix kernel knows none of these."""
 
     def costs(window: int = 0, kv_dtype: torch.dtype | None = None, **more: Any) -> tuple[int, int] | None:
-        kind = LayerKind(torch.zeros(8, 16, device=DEVICE), window)
-        return TritonOps(
-            AttentionShape(4, 2, 16, 16, 0.25, (kind,), **more), torch.bfloat16, None, kv_dtype
-        ).prefix_costs()
+        kind = LayerKind(Heads(4, 2, 16), torch.zeros(8, 16, device=DEVICE), window)
+        return TritonOps(AttentionShape(16, 0.25, (kind,), **more), torch.bfloat16, None, kv_dtype).prefix_costs()
 
     assert costs() is not None and costs(kv_dtype=kv_dtype, **own) is None

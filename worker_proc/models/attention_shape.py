@@ -2,6 +2,7 @@
 
 import torch
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.models.rope import cos_sin_table
 from worker_proc.ops.interface import AttentionShape, LayerKind
@@ -13,14 +14,18 @@ def attention_shape(
 ) -> AttentionShape:
     """Return the attention of one rank, with a table of angles for each rotary embedding on the device."""
     # The surplus row of a sequence that has just reached the context length still looks up its angle.
-    ropes = dict.fromkeys(kind.rope for kind in spec.kinds)
-    tables = {rope: cos_sin_table(rope, spec.head_dim, context_length + 1).to(device) for rope in ropes}
-    heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
-    groups = spec.page_groups
-    # Layers with linear attention keep no pages; what kind they have does not matter.
-    kinds = tuple(
-        LayerKind(tables[kind.rope], kind.window, groups.index(kind.window) if kind.window in groups else 0)
-        for kind in spec.kinds
-    )
-    dims = heads, kv_heads, spec.head_dim, page_size
-    return AttentionShape(*dims, spec.query_scale, kinds, spec.attention_softcap, spec.has_sinks)
+    ropes = dict.fromkeys((kind.rope, kind.heads.head_dim) for kind in spec.kinds)
+    tables = {rope: cos_sin_table(*rope, context_length + 1).to(device) for rope in ropes}
+    groups, kinds = spec.page_groups, list[LayerKind]()
+    for kind in spec.kinds:
+        # Layers with linear attention keep no pages; what kind they have does not matter.
+        group = groups.index(kind.window) if kind.window in groups else 0
+        table = tables[kind.rope, kind.heads.head_dim]
+        kinds.append(LayerKind(heads_of(kind.heads, shard), table, kind.window, group))
+    return AttentionShape(page_size, spec.query_scale, tuple(kinds), spec.attention_softcap, spec.has_sinks)
+
+
+def heads_of(heads: Heads, shard: Shard) -> Heads:
+    """Return the heads of a layer that one rank has."""
+    own, own_kv = (end - first for first, end in map(shard.span, (heads.num_heads, heads.num_kv_heads)))
+    return Heads(own, own_kv, heads.head_dim)

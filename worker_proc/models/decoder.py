@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quartet.checkpoint.spec import ModelSpec
 from worker_proc.batch import ForwardBatch
+from worker_proc.models.attention_shape import heads_of
 from worker_proc.ops.interface import (
     AllReduce,
     Branch,
@@ -35,7 +36,8 @@ _PROGRESS_TOKENS = 128
 class Layer:
     """One layer, its linears packed for the device. `head_norms` act on each q and k head, `projection_norms` on all q
     heads and all k heads together. `linear` is there if the layer has linear attention. `before` and `after` are the
-    norms of what goes into attention and MLP and of what they give; `kind` is the index of one of spec.kinds."""
+    norms of what goes into attention and MLP and of what they give; `kind` is the index of one of spec.kinds, and
+    `qkv_size` the numbers of its q, k and v."""
 
     before: tuple[Tensor, Tensor] | None
     after: tuple[Tensor, Tensor] | None
@@ -47,6 +49,7 @@ class Layer:
     sinks: Tensor | None
     mlp: Branch
     kind: int
+    qkv_size: int
 
 
 class Decoder:
@@ -76,8 +79,7 @@ class Decoder:
             raise ValueError("q and k are normalised over all heads, which one rank does not have")
         self._spec = spec
         self._ops = ops
-        heads, kv_heads = (end - first for first, end in map(shard.span, (spec.num_heads, spec.num_kv_heads)))
-        self._qkv_size = (heads + 2 * kv_heads) * spec.head_dim
+        self._shard = shard
         self._dtype = tensors.final_norm.dtype
         all_reduce = None if collectives is None else collectives.all_reduce
         self._broadcast = None if collectives is None else collectives.broadcast
@@ -177,7 +179,7 @@ class Decoder:
             assert isinstance(cache, LinearState)
             return ops.linear_attention(plan, projected, cache, layer.linear)
         assert isinstance(cache, Tensor)
-        qkv, gate = projected[:, : self._qkv_size], projected[:, self._qkv_size :]
+        qkv, gate = projected[:, : layer.qkv_size], projected[:, layer.qkv_size :]
         if norms is not None:
             q, k, _ = qkv.tensor_split((len(norms.q), len(norms.q) + len(norms.k)), dim=-1)
             q.copy_(ops.rms_norm(q, norms.q, norms.eps))
@@ -191,8 +193,11 @@ class Decoder:
         """Return the empty cache of each layer, `num_pages` of its page group of keys and values in `kv_dtype`, the
         dummy page included, or `num_states` states, the one for padding included; and those of all layers with states
         in one."""
-        groups = self.groups()
-        pools = [iter(self._ops.allocate_kv(groups.count(at), pages, kv_dtype)) for at, pages in enumerate(num_pages)]
+        groups, kinds = self.groups(), [layer.kind for layer in self._layers]
+        pools = [
+            iter(self._ops.allocate_kv([kind for kind, own in zip(kinds, groups, strict=True) if own == at], *given))
+            for at, given in enumerate((pages, kv_dtype) for pages in num_pages)
+        ]
         if None not in groups:
             return [next(pools[group]) for group in groups if group is not None], None
         states = self._ops.allocate_states(groups.count(None), num_states, dtype)
@@ -231,6 +236,7 @@ class Decoder:
             sinks=layer.sinks,
             mlp=self._pack_mlp(index, layer, all_reduce),
             kind=spec.kinds.index(spec.attention[index]),
+            qkv_size=heads_of(spec.attention[index].heads, self._shard).size,
         )
 
     def _pack_mlp(self, index: int, layer: LayerTensors, all_reduce: AllReduce | None) -> Branch:

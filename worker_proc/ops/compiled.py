@@ -13,35 +13,57 @@ from kernels.cpu_elementwise import (
     rotate_module,
 )
 from kernels.cpu_jit import CompiledFunction
-from worker_proc.ops.interface import AttentionShape
+from quartet.checkpoint.attention_kinds import Heads
 
 _NO_WINDOW = 1 << 62
 
 
-class CompiledOps:
-    """Args: the attention's shape, and the bits of keys and values: 32, or of `decode` 16."""
+class CompiledNorm:
+    """RMS norm over a last dimension whose size is a multiple of LANES."""
 
-    def __init__(self, shape: AttentionShape, kv_bits: int = 32) -> None:
-        head_dim, num_rotated = shape.head_dim, shape.num_heads + shape.num_kv_heads
-        heads_per_kv = shape.num_heads // shape.num_kv_heads
-        form = DecodeShape(head_dim, shape.num_kv_heads, heads_per_kv, shape.page_size, kv_bits)
-        self._decode = CompiledFunction(decode_module(form), "decode")
-        self._decode_arguments = DecodeArguments(scale=shape.scale)
+    def __init__(self) -> None:
         self._norm = CompiledFunction(norm_module(), "rms_norm")
-        self._rotate = CompiledFunction(rotate_module(), "rotate")
-        self._gated = CompiledFunction(gated_module(), "gated")
-        self._norm_arguments = NormArguments()
-        self._rotate_arguments = RotateArguments(head_dim=head_dim, rotated=num_rotated)
+        self._arguments = NormArguments()
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Return the norm of x over its last dimension, whose size is a multiple of LANES."""
+    def __call__(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the norm of x."""
         x = x.contiguous()
         y = torch.empty_like(x)
-        arguments, size = self._norm_arguments, weight.shape[0]
+        arguments, size = self._arguments, weight.shape[0]
         arguments.x, arguments.weight, arguments.y = x.data_ptr(), weight.data_ptr(), y.data_ptr()
         arguments.tokens, arguments.size, arguments.eps = x.numel() // size, size, eps
         self._norm(arguments)
         return y
+
+
+class CompiledGate:
+    """The gated half of an MLP with SiLU."""
+
+    def __init__(self) -> None:
+        self._gated = CompiledFunction(gated_module(), "gated")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return silu(gate) * up [T, n] of x [T, 2 n], the gate first; n is a multiple of LANES."""
+        x = x.contiguous()
+        tokens, size = x.shape[0], x.shape[1] // 2
+        y = x.new_empty((tokens, size))
+        self._gated(GatedArguments(x.data_ptr(), y.data_ptr(), tokens, size))
+        return y
+
+
+class CompiledAttention:
+    """Args: the heads of layers, the tokens of a page, the factor on q K^T, and the bits of keys and values: 32, or of
+    `decode` 16."""
+
+    def __init__(self, heads: Heads, page_size: int, scale: float, kv_bits: int = 32) -> None:
+        per_kv = heads.num_heads // heads.num_kv_heads
+        form = DecodeShape(heads.head_dim, heads.num_kv_heads, per_kv, page_size, kv_bits)
+        self._decode = CompiledFunction(decode_module(form), "decode")
+        self._decode_arguments = DecodeArguments(scale=scale)
+        self._rotate = CompiledFunction(rotate_module(), "rotate")
+        self._rotate_arguments = RotateArguments(
+            head_dim=heads.head_dim, rotated=heads.num_heads + heads.num_kv_heads, first_kv=heads.query_size
+        )
 
     def rotate_and_write(self, qkv: Tensor, angles: Tensor, kv: Tensor, slots: Tensor) -> None:
         """Turn the q and k heads of qkv [T, width], rows of a wider tensor, and write its k and v to slots [T] of kv.
@@ -52,17 +74,7 @@ class CompiledOps:
         arguments.qkv, arguments.kv, arguments.slots = qkv.data_ptr(), kv.data_ptr(), slots.data_ptr()
         arguments.angles, arguments.angle_stride = angles.data_ptr(), angles.shape[1] if len(angles) > 1 else 0
         arguments.tokens, arguments.width, arguments.stride = tokens, width, qkv.stride(0)
-        # A page holds k and v of each of its tokens side by side, as the last numbers of qkv are.
-        arguments.first_kv = width - kv.numel() // (kv.shape[0] * kv.shape[1])
         self._rotate(arguments)
-
-    def gated(self, x: Tensor) -> Tensor:
-        """Return silu(gate) * up [T, n] of x [T, 2 n], the gate first; n is a multiple of LANES."""
-        x = x.contiguous()
-        tokens, size = x.shape[0], x.shape[1] // 2
-        y = x.new_empty((tokens, size))
-        self._gated(GatedArguments(x.data_ptr(), y.data_ptr(), tokens, size))
-        return y
 
     def decode(self, query: Tensor, kv: Tensor, table: Tensor, lengths: Tensor, window: int) -> Tensor:
         """Return the attention [B, H * D] of one token a row: `query` [B, H * D], rows of a wider tensor; `table`

@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 
 from kernels.cpu_ir import LANES
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
 from worker_proc.batch import ForwardBatch
-from worker_proc.ops.compiled import CompiledOps
+from worker_proc.ops.compiled import CompiledAttention, CompiledNorm
 from worker_proc.ops.experts import TorchExperts
 from worker_proc.ops.grouped import GroupedLinear
-from worker_proc.ops.interface import AllReduce, AttentionShape, Branch, HeadNorms, Linear, LinearState, LinearWeights
+from worker_proc.ops.interface import (
+    AllReduce,
+    AttentionShape,
+    Branch,
+    HeadNorms,
+    LayerKind,
+    Linear,
+    LinearState,
+    LinearWeights,
+)
 from worker_proc.ops.quantized import QuantizedMlp
 from worker_proc.ops.torch_ops import TorchOps, TorchPlan
 from worker_proc.weights.quantized import QuantizedWeight, Weight, mxfp4_as_bytes
@@ -27,14 +37,14 @@ from worker_proc.weights.tensors import ExpertTensors
 
 @dataclass(frozen=True, slots=True)
 class DecodePlan:
-    """A step that only decodes: pages [B, n], context lengths [B] and slots [B] of its rows; angles [B, D] and window
-    as in LayerKind."""
+    """A step that only decodes: pages [B, n], context lengths [B] and slots [B] of its rows; angles [B, D] of a kind's
+    table."""
 
     table: Tensor
     lengths: Tensor
     slots: Tensor
     angles: Tensor
-    window: int
+    kind: LayerKind
 
 
 class CpuOps:
@@ -46,8 +56,11 @@ class CpuOps:
         self._torch = TorchOps(shape, dtype, torch.device("cpu"), linear)
         self._has_linear_attention = linear is not None
         self._shape = shape
-        is_compiled = dtype == torch.float32 and shape.head_dim % (2 * LANES) == 0
-        self._compiled = CompiledOps(shape) if is_compiled else None
+        heads, self._norm = {kind.heads for kind in shape.kinds}, None
+        self._compiled: dict[Heads, CompiledAttention] = {}
+        if dtype == torch.float32 and all(one.head_dim % (2 * LANES) == 0 for one in heads):
+            self._norm = CompiledNorm()
+            self._compiled = {one: CompiledAttention(one, shape.page_size, shape.scale) for one in heads}
         self._can_attend = False
 
     def loaded(self, weight: Weight) -> Weight:
@@ -80,9 +93,9 @@ class CpuOps:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm; normalises over the last dimension."""
-        if self._compiled is None or x.shape[-1] % LANES:
+        if self._norm is None or x.shape[-1] % LANES:
             return self._torch.rms_norm(x, weight, eps)
-        return self._compiled.rms_norm(x, weight, eps)
+        return self._norm(x, weight, eps)
 
     def add_norm(
         self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
@@ -91,13 +104,13 @@ class CpuOps:
         residual = branch.add(x, residual)
         return self.rms_norm(residual, weight, eps), residual
 
-    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+    def allocate_kv(self, kinds: Sequence[int], num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv."""
-        is_compiled = self._compiled is not None and dtype == torch.float32
+        is_compiled = bool(self._compiled) and dtype == torch.float32
         shape = self._shape
         is_plain = not (shape.softcap or shape.has_sinks)
         self._can_attend = is_compiled and is_plain and not self._has_linear_attention
-        return self._torch.allocate_kv(num_layers, num_pages, dtype)
+        return self._torch.allocate_kv(kinds, num_pages, dtype)
 
     def plan(self, batch: ForwardBatch) -> Sequence[TorchPlan | DecodePlan]:
         """See Ops.plan."""
@@ -107,9 +120,7 @@ class CpuOps:
         kinds, lengths = self._shape.kinds, decode.context_lens.long()
         rows = {kind.group: self._rows(batch.of_group(kind.group), lengths) for kind in kinds}
         return [
-            DecodePlan(
-                *rows[kind.group], kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin, kind.window
-            )
+            DecodePlan(*rows[kind.group], kind.cos_sin[batch.positions] if kind.is_rotated else kind.cos_sin, kind)
             for kind in kinds
         ]
 
@@ -129,15 +140,15 @@ class CpuOps:
         """See Ops.attention."""
         if isinstance(plan, TorchPlan):
             return self._torch.attention(plan, qkv, kv, norms, sinks)
-        assert self._compiled is not None and self._can_attend
-        num_q = self._shape.num_heads * self._shape.head_dim
+        assert self._can_attend
+        own, compiled = plan.kind.heads, self._compiled[plan.kind.heads]
         if norms is not None:
-            num_k = self._shape.num_kv_heads * self._shape.head_dim
-            for part, weight in ((qkv[:, :num_q], norms.q), (qkv[:, num_q : num_q + num_k], norms.k)):
-                heads = part.reshape(len(part), -1, self._shape.head_dim)
-                part.copy_(self._compiled.rms_norm(heads, weight, norms.eps).view(part.shape))
-        self._compiled.rotate_and_write(qkv, plan.angles, kv, plan.slots)
-        return self._compiled.decode(qkv[:, :num_q], kv, plan.table, plan.lengths, plan.window)
+            q, k, _ = qkv.split((own.query_size, own.kv_size, own.kv_size), dim=-1)
+            for part, weight in ((q, norms.q), (k, norms.k)):
+                heads = part.reshape(len(part), -1, own.head_dim)
+                part.copy_(self.rms_norm(heads, weight, norms.eps).view(part.shape))
+        compiled.rotate_and_write(qkv, plan.angles, kv, plan.slots)
+        return compiled.decode(qkv[:, : own.query_size], kv, plan.table, plan.lengths, plan.kind.window)
 
     def gate(self, x: Tensor, gate: Tensor) -> Tensor:
         """See Ops.gate."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
@@ -35,10 +36,11 @@ class Collectives(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """What layers of one kind share. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines; one row for
-    all positions where nothing is rotated. `window`: tokens that a token sees, itself included; 0 for all before it.
-    `group`: the page group that keeps their keys and values."""
+    """What layers of one kind share on one rank. `cos_sin` is [positions, D] fp32 on the device: cosines, then sines;
+    one row for all positions where nothing is rotated. `window`: tokens that a token sees, itself included; 0 for all
+    before it. `group`: the page group that keeps their keys and values."""
 
+    heads: Heads
     cos_sin: Tensor
     window: int = 0
     group: int = 0
@@ -54,9 +56,6 @@ class AttentionShape:
     """The attention of one rank. `scale` is the factor on q K^T; `softcap` squashes the scores to less than itself, 0
     for none; `kinds` are those of spec.kinds. With `has_sinks` each call is given those of its layer."""
 
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
     page_size: int
     scale: float
     kinds: tuple[LayerKind, ...]
@@ -170,8 +169,9 @@ class Ops(Protocol):
         """Return (norm(r), r) with r = residual + branch(x) rounded to the model's dtype."""
         ...
 
-    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
-        """Return one zeroed cache per layer, in this implementation's layout; `num_pages` includes the dummy page."""
+    def allocate_kv(self, kinds: Sequence[int], num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+        """Return a zeroed cache for each of some layers, whose kinds of `shape.kinds` are given, in this
+        implementation's layout; `num_pages` includes the dummy page."""
         ...
 
     def plan(self, batch: ForwardBatch) -> Sequence[Any]:

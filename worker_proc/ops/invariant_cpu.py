@@ -17,7 +17,7 @@ from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.families import Activation
 from quartet.wire.errors import ConfigError
 from worker_proc.batch import ForwardBatch
-from worker_proc.ops.compiled import CompiledOps
+from worker_proc.ops.compiled import CompiledAttention, CompiledGate, CompiledNorm
 from worker_proc.ops.grouped import GroupedLinear
 from worker_proc.ops.interface import (
     AllReduce,
@@ -50,12 +50,12 @@ class _Rows:
 @dataclass(frozen=True, slots=True)
 class InvariantPlan:
     """A step for the layers of one kind: its rows, the slots [T] that keys and values are written to, and angles [T, D]
-    as in LayerKind.cos_sin, or [1, D] for all, and its window."""
+    as in LayerKind.cos_sin, or [1, D] for all."""
 
     rows: list[_Rows]
     slots: Tensor
     angles: Tensor
-    window: int
+    kind: LayerKind
 
 
 class InvariantCpuOps:
@@ -71,10 +71,13 @@ class InvariantCpuOps:
             raise ConfigError("--deterministic on a CPU keeps keys and values as they are: drop --kv-cache-dtype")
         if shape.softcap or shape.has_sinks:
             raise ConfigError("--deterministic on a CPU knows no attention with softcaps or sinks: drop it")
-        if shape.head_dim % LANES:
-            raise ConfigError(f"--deterministic on a CPU needs heads of a multiple of {LANES}, not {shape.head_dim}")
+        heads = {kind.heads for kind in shape.kinds}
+        for one in heads:
+            if one.head_dim % LANES:
+                raise ConfigError(f"--deterministic on a CPU needs heads of a multiple of {LANES}, not {one.head_dim}")
         self._shape, self._dtype = shape, dtype
-        self._compiled = CompiledOps(shape, _BITS[dtype])
+        self._norm, self._gate = CompiledNorm(), CompiledGate()
+        self._attention = {one: CompiledAttention(one, shape.page_size, shape.scale, _BITS[dtype]) for one in heads}
         self._ones: dict[int, Tensor] = {}
 
     def loaded(self, weight: Weight) -> Weight:
@@ -92,7 +95,7 @@ class InvariantCpuOps:
         """See Ops.mlp."""
         if activation != "silu":
             raise ConfigError(f"--deterministic on a CPU knows no {activation} in an MLP: drop it")
-        return _Mlp(self._compiled, self.linear(gate_up), self.linear(down, None, all_reduce))
+        return _Mlp(self._gate, self.linear(gate_up), self.linear(down, None, all_reduce))
 
     def experts(
         self, spec: ExpertsSpec, tensors: ExpertTensors, shared: Branch | None, all_reduce: AllReduce | None = None
@@ -103,11 +106,11 @@ class InvariantCpuOps:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops.rms_norm; normalises over the last dimension, a multiple of LANES."""
         if self._dtype == torch.float32:
-            return self._compiled.rms_norm(x, weight, eps)
+            return self._norm(x, weight, eps)
         size = len(weight)
         if size not in self._ones:
             self._ones[size] = torch.ones(size)
-        return self._compiled.rms_norm(x.float(), self._ones[size], eps).to(self._dtype).mul_(weight)
+        return self._norm(x.float(), self._ones[size], eps).to(self._dtype).mul_(weight)
 
     def add_norm(
         self, branch: Branch, x: Tensor, residual: Tensor, weight: Tensor, eps: float
@@ -116,17 +119,17 @@ class InvariantCpuOps:
         residual = branch.add(x, residual)
         return self.rms_norm(residual, weight, eps), residual
 
-    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+    def allocate_kv(self, kinds: Sequence[int], num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, page_size, 2, Hkv, D]."""
-        shape = self._shape
-        size = (num_pages, shape.page_size, 2, shape.num_kv_heads, shape.head_dim)
-        return [empty_cache(size, dtype, shape.device) for _ in range(num_layers)]
+        shape, heads = self._shape, [self._shape.kinds[kind].heads for kind in kinds]
+        sizes = [(num_pages, shape.page_size, 2, one.num_kv_heads, one.head_dim) for one in heads]
+        return [empty_cache(size, dtype, shape.device) for size in sizes]
 
     def plan(self, batch: ForwardBatch) -> Sequence[InvariantPlan]:
         """See Ops.plan."""
         rows = self._rows(batch)
         slots = batch.slot_mapping
-        return [InvariantPlan(rows, slots, _angles(batch, kind), kind.window) for kind in self._shape.kinds]
+        return [InvariantPlan(rows, slots, _angles(batch, kind), kind) for kind in self._shape.kinds]
 
     def _rows(self, batch: ForwardBatch) -> list[_Rows]:
         found, first = list[_Rows](), 0
@@ -147,24 +150,23 @@ class InvariantCpuOps:
         self, plan: InvariantPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None
     ) -> Tensor:
         """See Ops.attention."""
-        shape = self._shape
-        num_q = shape.num_heads * shape.head_dim
-        self._rotate(plan.angles, qkv, norms)
+        num_q, compiled = plan.kind.heads.query_size, self._attention[plan.kind.heads]
+        self._rotate(plan, qkv, norms)
         write_tokens(kv, plan.slots, qkv[:, num_q:])
         query = qkv[:, :num_q].float()
         parts = [
-            self._compiled.decode(query[rows.first : rows.end], kv, rows.table, rows.lengths, plan.window)
+            compiled.decode(query[rows.first : rows.end], kv, rows.table, rows.lengths, plan.kind.window)
             for rows in plan.rows
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype)
 
-    def _rotate(self, angles: Tensor, qkv: Tensor, norms: HeadNorms | None) -> None:
+    def _rotate(self, plan: InvariantPlan, qkv: Tensor, norms: HeadNorms | None) -> None:
         """Normalise and rotate the q and k heads in place, in fp32."""
-        shape = self._shape
-        count = shape.num_heads + shape.num_kv_heads
-        heads = qkv[:, : count * shape.head_dim].view(-1, count, shape.head_dim)
+        own, angles = plan.kind.heads, plan.angles
+        count = own.num_heads + own.num_kv_heads
+        heads = qkv[:, : count * own.head_dim].view(-1, count, own.head_dim)
         if norms is not None:
-            for part, weight in ((heads[:, : shape.num_heads], norms.q), (heads[:, shape.num_heads :], norms.k)):
+            for part, weight in ((heads[:, : own.num_heads], norms.q), (heads[:, own.num_heads :], norms.k)):
                 part.copy_(self.rms_norm(part, weight, norms.eps))
         low, high = heads.float().chunk(2, dim=-1)
         cosine, sine = angles.unsqueeze(1).chunk(2, dim=-1)
@@ -188,8 +190,8 @@ class InvariantCpuOps:
 class _Mlp:
     """Gated MLP of two linears; see Branch."""
 
-    def __init__(self, compiled: CompiledOps, gate_up: Linear, down: Linear) -> None:
-        self._compiled, self._gate_up, self._down = compiled, gate_up, down
+    def __init__(self, gate: CompiledGate, gate_up: Linear, down: Linear) -> None:
+        self._gate, self._gate_up, self._down = gate, gate_up, down
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (silu(x G^T) * (x U^T)) D^T."""
@@ -200,7 +202,7 @@ class _Mlp:
         return self._down.add(self._hidden(x), residual)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        return self._compiled.gated(self._gate_up(x).float()).to(x.dtype)
+        return self._gate(self._gate_up(x).float()).to(x.dtype)
 
 
 def _angles(batch: ForwardBatch, kind: LayerKind) -> Tensor:

@@ -39,7 +39,7 @@ class InvariantTritonOps:
 
         self._activations = {"silu": activation.silu_mul, "gelu_tanh": activation.gelu_mul}
         self._product, self._add_norm = invariant_linear.invariant_linear, norm.add_rms_norm
-        self._heads, self._dtype, self._device = (shape.num_heads, shape.head_dim), dtype, shape.device
+        self._dtype, self._device = dtype, shape.device
         if self._device.type == "cuda":
             check_tiles(self._product, invariant_linear.tiles_of(dtype), dtype, self._device)
 
@@ -78,16 +78,17 @@ class InvariantTritonOps:
         found: tuple[Tensor, Tensor] = self._add_norm(branch.partial_sums(x), residual, weight, eps)
         return found
 
-    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+    def allocate_kv(self, kinds: Sequence[int], num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv."""
-        return self._plain.allocate_kv(num_layers, num_pages, dtype)
+        return self._plain.allocate_kv(kinds, num_pages, dtype)
 
     def plan(self, batch: ForwardBatch) -> Sequence[TritonPlan]:
         """See Ops.plan."""
         plans = self._plain.plan(replace(batch, chunks=_as_chunks(batch), decode=None))
         # Rows of padding attend to nothing.
-        out = torch.zeros((batch.num_tokens, *self._heads), dtype=self._dtype, device=self._device)
-        return [replace(plan, out=out) for plan in plans]
+        sizes = {(batch.num_tokens, plan.kind.heads.num_heads, plan.kind.heads.head_dim) for plan in plans}
+        outs = {size[1:]: torch.zeros(size, dtype=self._dtype, device=self._device) for size in sizes}
+        return [replace(plan, out=outs[plan.kind.heads.num_heads, plan.kind.heads.head_dim]) for plan in plans]
 
     def prefix_costs(self) -> None:
         """See TritonOps.prefix_costs: there is no attention over shared prefixes."""

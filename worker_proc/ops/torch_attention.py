@@ -94,23 +94,21 @@ class TorchAttention:
 
     def _decode(self, group: _Group, query: Tensor, kv: Tensor, sinks: Tensor | None) -> Tensor:
         """Attend one query token per row; returns [B, H * D]."""
-        shape, batch = self._shape, query.shape[0]
+        batch, (kv_heads, head_dim) = query.shape[0], kv.shape[3:]
         keys, values = self._gather(group.pages, kv, batch, group.width)
-        heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        packed = query.reshape(batch, *heads, shape.head_dim)
-        own = None if sinks is None else sinks.view(*heads, 1)
+        packed = query.reshape(batch, kv_heads, -1, head_dim)
+        own = None if sinks is None else sinks.view(kv_heads, -1, 1)
         return self._attend(packed, keys, values, group.mask, own).reshape(batch, -1)
 
     def _extend(self, chunk: _Chunk, query: Tensor, kv: Tensor, out: Tensor, sinks: Tensor | None) -> None:
         """Attend a chunk's queries to its cached and new tokens; KV heads are the batch dimension of the attention."""
-        shape = self._shape
-        heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        width = chunk.pages.shape[0] * shape.page_size
-        keys, values = self._gather(chunk.pages, kv, 1, width)
+        kv_heads, head_dim = kv.shape[3:]
+        heads = kv_heads, query.shape[1] // (kv_heads * head_dim)
+        keys, values = self._gather(chunk.pages, kv, 1, chunk.pages.shape[0] * self._shape.page_size)
         keys = keys.transpose(0, 1).expand(-1, heads[1], -1, -1)
         values = values.transpose(0, 1).expand(-1, heads[1], -1, -1)
-        grouped = query[chunk.first : chunk.end].view(-1, *heads, shape.head_dim).permute(1, 2, 0, 3)
-        target = out[chunk.first : chunk.end].view(-1, *heads, shape.head_dim)
+        grouped = query[chunk.first : chunk.end].view(-1, *heads, head_dim).permute(1, 2, 0, 3)
+        target = out[chunk.first : chunk.end].view(-1, *heads, head_dim)
         own = None if sinks is None else sinks.view(*heads, 1, 1)
         for block in chunk.blocks:
             queries = slice(block.first, block.end)
@@ -137,8 +135,7 @@ class TorchAttention:
 
     def _gather(self, pages: Tensor, kv: Tensor, batch: int, width: int) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, Hkv, width, D], views of one gathered copy."""
-        shape = self._shape
-        tokens = read_pages(kv, pages, self._dtype).view(batch, width, 2, shape.num_kv_heads, shape.head_dim)
+        tokens = read_pages(kv, pages, self._dtype).view(batch, width, 2, *kv.shape[3:])
         return tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)
 
     def _plan_chunks(self, chunks: ChunkBatch, window: int) -> list[_Chunk]:

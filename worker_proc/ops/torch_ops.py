@@ -4,6 +4,7 @@ KV layout of a layer: [pages, page_size, 2, Hkv, D]. One token's k and v are con
 one `index_select` by page gathers both (torch_attention.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +38,11 @@ from worker_proc.weights.tensors import ExpertTensors
 
 @dataclass(frozen=True, slots=True)
 class TorchPlan:
-    """The plan of a step, `batch`, shared by all layers of a kind. `cos` and `signed_sin` are [T, 1, D] fp32, or one
+    """The plan of a step, `batch`, shared by all layers of a `kind`. `cos` and `signed_sin` are [T, 1, D] fp32, or one
     row for all tokens, the first half of the sine negated."""
 
     batch: ForwardBatch
+    kind: LayerKind
     cos: Tensor
     signed_sin: Tensor
     attention: AttentionPlan
@@ -105,11 +107,11 @@ class TorchOps:
         residual = branch.add(x, residual)
         return self.rms_norm(residual, weight, eps), residual
 
-    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+    def allocate_kv(self, kinds: Sequence[int], num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, page_size, 2, Hkv, D]."""
-        shape = self._shape
-        size = (num_pages, shape.page_size, 2, shape.num_kv_heads, shape.head_dim)
-        return [empty_cache(size, dtype, shape.device) for _ in range(num_layers)]
+        shape, heads = self._shape, [self._shape.kinds[kind].heads for kind in kinds]
+        sizes = [(num_pages, shape.page_size, 2, one.num_kv_heads, one.head_dim) for one in heads]
+        return [empty_cache(size, dtype, shape.device) for size in sizes]
 
     def plan(self, batch: ForwardBatch) -> list[TorchPlan]:
         """Gather rotation angles and compute pages and masks, once for all layers of a kind."""
@@ -117,13 +119,13 @@ class TorchOps:
         angles = {id(kind.cos_sin): _angles(kind, batch.positions) for kind in kinds}
         batches = {kind.group: batch.of_group(kind.group) for kind in kinds}
         plans = {kind.window: self._attention.plan(batches[kind.group], kind.window) for kind in kinds}
-        return [TorchPlan(batches[kind.group], *angles[id(kind.cos_sin)], plans[kind.window]) for kind in kinds]
+        return [TorchPlan(batches[kind.group], kind, *angles[id(kind.cos_sin)], plans[kind.window]) for kind in kinds]
 
     def attention(
         self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None
     ) -> Tensor:
         """See Ops.attention."""
-        num_q = self._shape.num_heads * self._shape.head_dim
+        num_q = plan.kind.heads.query_size
         self._rotate(plan, qkv, norms)
         write_tokens(kv, plan.batch.slot_mapping, qkv[:, num_q:])
         return self._attention(plan.attention, qkv[:, :num_q], kv, sinks)
@@ -152,16 +154,16 @@ class TorchOps:
 
     def _rotate(self, plan: TorchPlan, qkv: Tensor, norms: HeadNorms | None) -> None:
         """Normalise and rotate the q and k heads in place, in fp32."""
-        shape = self._shape
-        num_rotated = shape.num_heads + shape.num_kv_heads
-        heads = qkv[:, : num_rotated * shape.head_dim].view(-1, num_rotated, shape.head_dim)
+        own = plan.kind.heads
+        num_rotated = own.num_heads + own.num_kv_heads
+        heads = qkv[:, : num_rotated * own.head_dim].view(-1, num_rotated, own.head_dim)
         source = heads
         if norms is not None:
-            q = self.rms_norm(heads[:, : shape.num_heads], norms.q, norms.eps)
-            k = self.rms_norm(heads[:, shape.num_heads :], norms.k, norms.eps)
+            q = self.rms_norm(heads[:, : own.num_heads], norms.q, norms.eps)
+            k = self.rms_norm(heads[:, own.num_heads :], norms.k, norms.eps)
             source = torch.cat((q, k), dim=1)
         wide = source.float()
-        rotated = wide.roll(shape.head_dim // 2, -1).mul_(plan.signed_sin)
+        rotated = wide.roll(own.head_dim // 2, -1).mul_(plan.signed_sin)
         heads.copy_((wide * plan.cos).add_(rotated))
 
 

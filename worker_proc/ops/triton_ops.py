@@ -3,12 +3,14 @@
 KV layout of a layer: [pages, 2, Hkv, page_size, D], as the kernels require.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
@@ -103,7 +105,7 @@ class TritonOps:
         self._experts = expert_routing, expert_linear, expert_tiles, mxfp4
         self._paged_decode = paged_decode
         self._partition_decode = decode_partition.partition_decode
-        self._split_size = decode_partition.default_split_size(shape.num_heads // shape.num_kv_heads)
+        self._default_split_size = decode_partition.default_split_size
         self._paged_extend, self._prefix_decode = paged_extend, prefix_decode
         self._variant = paged_tile.Variant
         self._rope = rope_kv.rope_and_write_kv
@@ -139,37 +141,38 @@ class TritonOps:
         assert isinstance(branch, SkinnyLinear | SkinnyMlp | DequantizingLinear | QuantizedMlp | TritonExperts)
         return self._norm.add_rms_norm(branch.partial_sums(x), residual, weight, eps)
 
-    def allocate_kv(self, num_layers: int, num_pages: int, dtype: torch.dtype) -> list[Tensor]:
+    def allocate_kv(self, kinds: Sequence[int], num_pages: int, dtype: torch.dtype) -> list[Tensor]:
         """See Ops.allocate_kv; [num_pages, 2, Hkv, page_size, D]."""
-        shape = self._shape
-        size = (num_pages, 2, shape.num_kv_heads, shape.page_size, shape.head_dim)
-        return [torch.zeros(size, dtype=dtype, device=shape.device) for _ in range(num_layers)]
+        shape, heads = self._shape, [self._shape.kinds[kind].heads for kind in kinds]
+        sizes = [(num_pages, 2, one.num_kv_heads, shape.page_size, one.head_dim) for one in heads]
+        return [torch.zeros(size, dtype=dtype, device=shape.device) for size in sizes]
 
     def plan(self, batch: ForwardBatch) -> list[TritonPlan]:
         """See Ops.plan: partitions the attention of chunks and of decode rows over programs; the batch holds
         everything else."""
         kinds = self._shape.kinds
-        windows = {kind.window: kind.group for kind in kinds}
-        batches = {window: self._partitioned(batch.of_group(group), window) for window, group in windows.items()}
-        return [TritonPlan(batches[kind.window], kind, self._positions(batch, kind)) for kind in kinds]
+        groups = {(kind.heads, kind.window): batch.of_group(kind.group) for kind in kinds}
+        batches = {key: self._partitioned(own, *key) for key, own in groups.items()}
+        return [TritonPlan(batches[kind.heads, kind.window], kind, self._positions(batch, kind)) for kind in kinds]
 
     def _positions(self, batch: ForwardBatch, kind: LayerKind) -> Tensor:
         return batch.positions if kind.is_rotated else torch.zeros_like(batch.positions)
 
-    def _partitioned(self, batch: ForwardBatch, window: int) -> ForwardBatch:
-        chunks, decode = self._plan_chunks(batch.chunks, window), self._plan_decode(batch.decode, window)
+    def _partitioned(self, batch: ForwardBatch, heads: Heads, window: int) -> ForwardBatch:
+        chunks, decode = self._plan_chunks(batch.chunks, heads, window), self._plan_decode(batch.decode, heads, window)
         return replace(batch, chunks=chunks, decode=decode)
 
-    def _plan_chunks(self, chunks: ChunkBatch | None, window: int) -> ChunkBatch | None:
+    def _plan_chunks(self, chunks: ChunkBatch | None, heads: Heads, window: int) -> ChunkBatch | None:
         if chunks is None:
             return None
-        shape = self._shape
-        heads, longest = (shape.num_heads, shape.num_kv_heads, shape.head_dim), max(chunks.lengths)
+        shape, longest = self._shape, max(chunks.lengths)
         lengths = {"total": chunks.num_tokens, "max_q_len": longest}
         partition = self._paged_extend.partition_extend(
             chunks.cu_q,
             chunks.context_lens,
-            *heads,
+            heads.num_heads,
+            heads.num_kv_heads,
+            heads.head_dim,
             self._dtype,
             **lengths,
             kv_dtype=self._kv_dtype,
@@ -179,38 +182,37 @@ class TritonOps:
         )
         return replace(chunks, partition=partition)
 
-    def _plan_decode(self, decode: DecodeBatch | None, window: int) -> DecodeBatch | None:
+    def _plan_decode(self, decode: DecodeBatch | None, heads: Heads, window: int) -> DecodeBatch | None:
         if decode is None:
             return None
-        shape, has_padding = self._shape, decode.first_row is not None
-        heads = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
-        partition = self._partition_decode(
-            decode.context_lens, *heads, shape.head_dim, self._kv_dtype, skip_empty=has_padding, window=window
-        )
+        own = heads.num_kv_heads, heads.num_heads // heads.num_kv_heads, heads.head_dim, self._kv_dtype
+        has_padding = decode.first_row is not None
+        partition = self._partition_decode(decode.context_lens, *own, skip_empty=has_padding, window=window)
         prefixes = decode.prefixes
         if prefixes is not None:
-            own = shape.num_heads, shape.num_kv_heads, shape.head_dim, self._dtype
+            own = heads.num_heads, heads.num_kv_heads, heads.head_dim, self._dtype
             prefixes = replace(prefixes, items=self._prefix_decode.partition_prefixes(prefixes.shared, *own))
         return replace(decode, partition=partition, prefixes=prefixes)
 
     def prefix_costs(self) -> tuple[int, int] | None:
         """Return what attention over shared prefixes costs besides, in tokens read by one layer: a row's partial
         results, and a step's further kernel. None where there is no such attention: for KV in another dtype than the
-        model's, and where a layer has a window, a softcap or sinks."""
-        shape, item_bytes = self._shape, self._dtype.itemsize
-        is_plain = not (shape.softcap or shape.has_sinks or any(kind.window for kind in shape.kinds))
+        model's, and where a layer has a window, a softcap, sinks or heads of its own."""
+        shape, heads = self._shape, self._shape.kinds[0].heads
+        is_plain = not (shape.softcap or shape.has_sinks)
+        is_plain &= all(kind.heads == heads and not kind.window for kind in shape.kinds)
         if not is_plain or self._kv_dtype != self._dtype:
             return None
-        token_bytes = 2 * shape.num_kv_heads * shape.head_dim * item_bytes
+        token_bytes = 2 * heads.kv_size * self._dtype.itemsize
         # Two partial results of each head, in fp32, written and read.
-        row_bytes = 4 * shape.num_heads * shape.head_dim * 4
+        row_bytes = 4 * heads.query_size * 4
         return row_bytes // token_bytes, PREFIX_STEP_BYTES // token_bytes
 
     def decode_scratch(self, rows: int, max_pages: int) -> DecodeScratch:
         """Return scratch for decode batches of up to `rows` rows, at most about TRITON_SCRATCH_BYTES."""
-        shape, kernel = self._shape, self._paged_decode
-        split = self._split_size
-        numel = kernel.decode_workspace_numel(1, shape.num_heads, shape.head_dim)
+        shape, heads = self._shape, [kind.heads for kind in self._shape.kinds]
+        split = min(self._default_split_size(one.num_heads // one.num_kv_heads) for one in heads)
+        numel = max(self._paged_decode.decode_workspace_numel(1, one.num_heads, one.head_dim) for one in heads)
         limit = max(rows, TRITON_SCRATCH_BYTES // (4 * numel))
         splits = min(rows * -(-max_pages * shape.page_size // split), limit)
         workspace = torch.empty(splits * numel, dtype=torch.float32, device=shape.device)
@@ -224,8 +226,9 @@ class TritonOps:
         The metadata is ready in the sense of kernels.pdl: the embedding, which is launched without PDL, follows it."""
         shape, batch = self._shape, plan.batch
         variant = self._variant(plan.kind.window, shape.softcap, sinks)
-        heads = qkv.view(-1, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim)
-        q, k, v = heads.split((shape.num_heads, shape.num_kv_heads, shape.num_kv_heads), dim=1)
+        own = plan.kind.heads
+        heads = qkv.view(-1, own.num_heads + 2 * own.num_kv_heads, own.head_dim)
+        q, k, v = heads.split((own.num_heads, own.num_kv_heads, own.num_kv_heads), dim=1)
         query = self._rope(
             q,
             k,
@@ -243,9 +246,9 @@ class TritonOps:
         if batch.chunks is not None:
             chunks, at = batch.chunks, batch.chunks.num_tokens
             longest, table, lens = max(chunks.lengths), chunks.page_table, chunks.context_lens
-            own = query[:at], kv, table, chunks.cu_q, lens
+            rows = query[:at], kv, table, chunks.cu_q, lens
             self._paged_extend.paged_extend(
-                *own, shape.scale, max_q_len=longest, out=out[:at], partition=chunks.partition, variant=variant
+                *rows, shape.scale, max_q_len=longest, out=out[:at], partition=chunks.partition, variant=variant
             )
         if batch.decode is not None:
             decode, parts = batch.decode, None

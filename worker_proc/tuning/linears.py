@@ -34,13 +34,12 @@ class Linear(NamedTuple):
 
 def linears_of(spec: ModelSpec) -> list[Linear]:
     """Return the linears of a decoder on one rank, equal ones as one; the products over experts are none of them."""
-    query, key_value = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     # Where norms follow attention and MLP, their linears are not fused with a norm and are not split.
     into_residual: Form = "plain" if spec.norms != "before" else "split_k"
-    found = [
-        Linear("plain", query + 2 * key_value, spec.hidden_size, spec.num_layers),
-        Linear(into_residual, spec.hidden_size, query, spec.num_layers),
-    ]
+    found = list[Linear]()
+    for kind, uses in Counter(spec.attention).items():
+        found.append(Linear("plain", kind.heads.size, spec.hidden_size, uses))
+        found.append(Linear(into_residual, spec.hidden_size, kind.heads.query_size, uses))
     for width, uses in Counter(map(spec.mlp_width, range(spec.num_layers))).items():
         if width:
             found.append(Linear("gated", 2 * width, spec.hidden_size, uses))

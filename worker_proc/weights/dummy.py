@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.linear_attention import LinearSpec
 from quartet.checkpoint.spec import ModelSpec, norm_names
 from worker_proc.weights.quantized import Weight, quantized
@@ -37,14 +38,13 @@ def dummy_tensors(
     def ones(size: int) -> Tensor:
         return torch.ones(size, dtype=dtype, device=device)
 
-    q_size = spec.num_heads * spec.head_dim // shard.size
-    kv_size = spec.num_kv_heads * spec.head_dim // shard.size
-
-    def qk_norm(projection: int) -> Tensor | None:
-        return None if spec.qk_norm == "none" else ones(spec.head_dim if spec.qk_norm == "head" else projection)
-
-    def attention() -> dict[str, Any]:
+    def attention(heads: Heads) -> dict[str, Any]:
+        q_size, kv_size = heads.query_size // shard.size, heads.kv_size // shard.size
         rows = q_size * (1 + spec.is_gated) + 2 * kv_size
+
+        def qk_norm(projection: int) -> Tensor | None:
+            return None if spec.qk_norm == "none" else ones(heads.head_dim if spec.qk_norm == "head" else projection)
+
         return {
             "qkv": linear("model.layers.0.self_attn.q_proj", rows, spec.hidden_size),
             "qkv_bias": normal(rows) if spec.has_qkv_bias else None,
@@ -52,7 +52,7 @@ def dummy_tensors(
             "k_norm": qk_norm(kv_size),
             "output": linear("model.layers.0.self_attn.o_proj", spec.hidden_size, q_size),
             "output_bias": normal(spec.hidden_size) if spec.has_output_bias else None,
-            "sinks": normal(spec.num_heads // shard.size) if spec.has_sinks else None,
+            "sinks": normal(heads.num_heads // shard.size) if spec.has_sinks else None,
         }
 
     def norms() -> dict[str, Any]:
@@ -60,10 +60,14 @@ def dummy_tensors(
 
     def layers() -> Iterator[LayerTensors]:
         for i in range(spec.num_layers):
-            width, shape = spec.mlp_width(i) // shard.size, spec.linear if i in spec.linear_layers else None
+            width = spec.mlp_width(i) // shard.size
+            if spec.linear is not None and i in spec.linear_layers:
+                own = _linear_attention(spec.linear, spec.hidden_size, normal, linear)
+            else:
+                own = attention(spec.attention[i].heads)
             yield LayerTensors(
                 **norms(),
-                **(attention() if shape is None else _linear_attention(shape, spec.hidden_size, normal, linear)),
+                **own,
                 gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size) if width else None,
                 down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width) if width else None,
                 experts=_experts(spec, i, shard, normal),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.attention_kinds import AttentionKind
 from quartet.checkpoint.experts import SHARED_EXPERT, SHARED_GATE, ExpertsSpec
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, norm_names
 from worker_proc.weights.head_rows import Rows, heads_in_turns, ordered_heads
@@ -80,19 +81,19 @@ class Loader:
         }
         return LayerTensors(
             **norms,
-            **(self._linear_attention if is_linear else self._attention)(prefix),
+            **(self._linear_attention(prefix) if is_linear else self._attention(prefix, spec.attention[index])),
             gate_up=self._gate_up(mlp) if has_mlp else None,
             down=self._whole(mlp + "down_proj", split=1) if has_mlp else None,
             experts=None if experts is None else self._experts(prefix, experts),
         )
 
-    def _attention(self, layer: str) -> dict[str, Any]:
+    def _attention(self, layer: str, kind: AttentionKind) -> dict[str, Any]:
         spec, prefix = self._spec, layer + "self_attn."
         return {
-            "qkv": self._qkv(prefix),
-            "qkv_bias": self._qkv_bias(prefix) if spec.has_qkv_bias else None,
-            "q_norm": self._qk_norm(prefix + "q_norm.weight"),
-            "k_norm": self._qk_norm(prefix + "k_norm.weight"),
+            "qkv": self._qkv(prefix, kind),
+            "qkv_bias": self._qkv_bias(prefix, kind) if spec.has_qkv_bias else None,
+            "q_norm": self._qk_norm(prefix + "q_norm.weight", kind),
+            "k_norm": self._qk_norm(prefix + "k_norm.weight", kind),
             "output": self._whole(prefix + "o_proj", split=1),
             "output_bias": self._output_bias(prefix) if spec.has_output_bias else None,
             "sinks": self._read(prefix + "sinks", split=0) if spec.has_sinks else None,
@@ -165,29 +166,24 @@ class Loader:
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._dtype, device=self._device)
 
-    def _qkv(self, prefix: str) -> Weight:
+    def _qkv(self, prefix: str, kind: AttentionKind) -> Weight:
         if self._spec.is_fused:
-            q, k, v = self._parts(f"{prefix}qkv_proj", self._qkv_sizes())
+            q, k, v = self._parts(f"{prefix}qkv_proj", _qkv_sizes(kind))
         else:
             q, k, v = (self._linear(f"{prefix}{n}_proj", split=0) for n in "qkv")
-        return self._packed(f"{prefix}q_proj", self._qkv_rows(q, k, v))
+        return self._packed(f"{prefix}q_proj", self._qkv_rows(q, k, v, kind))
 
-    def _qkv_rows(self, q: Rows, k: Rows, v: Rows) -> list[Rows]:
+    def _qkv_rows(self, q: Rows, k: Rows, v: Rows, kind: AttentionKind) -> list[Rows]:
         """Return q, k and v as they are packed; with gates q holds those of each head after the head's own rows."""
-        q, *gates = heads_in_turns(q, self._spec.head_dim) if self._spec.is_gated else (q,)
-        return [self._ordered(q), self._ordered(k), v, *gates]
+        q, *gates = heads_in_turns(q, kind.heads.head_dim) if self._spec.is_gated else (q,)
+        return [_ordered(q, kind), _ordered(k, kind), v, *gates]
 
-    def _qkv_sizes(self) -> tuple[int, int, int]:
-        spec = self._spec
-        kv_size = spec.num_kv_heads * spec.head_dim
-        return spec.num_heads * spec.head_dim, kv_size, kv_size
-
-    def _qkv_bias(self, prefix: str) -> Tensor:
+    def _qkv_bias(self, prefix: str, kind: AttentionKind) -> Tensor:
         if self._spec.is_fused:
-            q, k, v = self._rows(f"{prefix}qkv_proj.bias", self._qkv_sizes())
+            q, k, v = self._rows(f"{prefix}qkv_proj.bias", _qkv_sizes(kind))
         else:
             q, k, v = (self._view(f"{prefix}{n}_proj.bias", split=0) for n in "qkv")
-        return self._fused(self._qkv_rows(q, k, v))
+        return self._fused(self._qkv_rows(q, k, v, kind))
 
     def _gate_up(self, prefix: str) -> Weight:
         if self._spec.is_fused:
@@ -197,12 +193,8 @@ class Loader:
             parts = [self._linear(f"{prefix}{n}_proj", split=0) for n in ("gate", "up")]
         return self._packed(f"{prefix}gate_proj", parts)
 
-    def _qk_norm(self, name: str) -> Tensor | None:
-        return None if self._spec.qk_norm == "none" else self._ordered(self._norm(name))
-
-    def _ordered(self, rows: Rows) -> Rows:
-        head_dim = self._spec.head_dim
-        return ordered_heads(rows, head_dim, self._spec.rope.head_order(head_dim))
+    def _qk_norm(self, name: str, kind: AttentionKind) -> Tensor | None:
+        return None if self._spec.qk_norm == "none" else _ordered(self._norm(name), kind)
 
     def _output_bias(self, attention: str) -> Tensor:
         return self._added_once(self._read(attention + "o_proj.bias"))
@@ -296,3 +288,13 @@ class Loader:
             target.copy_(source)
         else:
             self._staging.copy(target, source)
+
+
+def _qkv_sizes(kind: AttentionKind) -> tuple[int, int, int]:
+    return kind.heads.query_size, kind.heads.kv_size, kind.heads.kv_size
+
+
+def _ordered(rows: Rows, kind: AttentionKind) -> Rows:
+    """Return rows of q or k with each head's dimensions as the operations rotate them."""
+    head_dim = kind.heads.head_dim
+    return rows if kind.rope is None else ordered_heads(rows, head_dim, kind.rope.head_order(head_dim))

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.quantization import GroupForm
-from worker_proc.ops.compiled import CompiledOps
+from worker_proc.ops.compiled import CompiledAttention, CompiledNorm
 from worker_proc.ops.grouped import GroupedLinear
-from worker_proc.ops.interface import AttentionShape, LayerKind
 from worker_proc.weights.integers import packed
 from worker_proc.weights.quantized import QuantizedWeight, dequantized
 
@@ -65,7 +65,7 @@ def test_a_token_does_not_depend_on_the_others_nor_on_threads(monkeypatch):
 @pytest.mark.parametrize("window", [0, 64])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 16), (4, 1, 256)])
 def test_decode_attention_matches_softmax(heads, kv_heads, head_dim, window):
-    compiled = CompiledOps(AttentionShape(heads, kv_heads, head_dim, 16, head_dim**-0.5, (LayerKind(torch.zeros(1)),)))
+    compiled = CompiledAttention(Heads(heads, kv_heads, head_dim), 16, head_dim**-0.5)
     lengths = [1, 7, 8, 63, 64, 65, 150]
     table = torch.randint(0, 40, (len(lengths), 10), generator=torch.Generator().manual_seed(1))
     kv, wide = random_inputs(40, 16, 2, kv_heads, head_dim), random_inputs(len(lengths), 2 * heads * head_dim) * 3
@@ -80,10 +80,9 @@ def test_decode_attention_matches_softmax(heads, kv_heads, head_dim, window):
 
 
 def test_norm_and_rotation_match_torch():
-    shape = AttentionShape(4, 2, 32, 4, 1.0, (LayerKind(torch.zeros(1)),))
-    compiled, x, weight = CompiledOps(shape), random_inputs(5, 72), random_inputs(72)
+    compiled, x, weight = CompiledAttention(Heads(4, 2, 32), 4, 1.0), random_inputs(5, 72), random_inputs(72)
     expected = torch.nn.functional.rms_norm(x, (72,), weight, 1e-5)
-    assert torch.allclose(compiled.rms_norm(x, weight, 1e-5), expected, atol=1e-6)
+    assert torch.allclose(CompiledNorm()(x, weight, 1e-5), expected, atol=1e-6)
     qkv, angles = random_inputs(3, 9 * 32)[:, : 8 * 32], random_inputs(3, 32)
     cosine, sine = angles.unsqueeze(1).chunk(2, dim=-1)
     cos, sin = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)

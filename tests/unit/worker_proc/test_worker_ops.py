@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.wire.errors import ConfigError
 from worker_proc.ops.interface import AttentionShape, LayerKind
 from worker_proc.ops.length_groups import group_by_length
@@ -52,7 +53,7 @@ def test_a_row_parallel_linear_is_reduced_before_the_residual_is_added(kind: typ
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_norm_rounds_before_it_scales_and_leaves_its_input_alone(dtype: torch.dtype) -> None:
-    shape = AttentionShape(1, 1, 4, 16, 0.5, (LayerKind(torch.zeros(8, 4)),))
+    shape = AttentionShape(16, 0.5, (LayerKind(Heads(1, 1, 4), torch.zeros(8, 4)),))
     ops = TorchOps(shape, dtype, torch.device("cpu"))
     x, weight = rows(5, 64).to(dtype), rows(1, 64)[0].to(dtype)
     before = x.clone()

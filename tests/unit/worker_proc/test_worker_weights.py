@@ -189,7 +189,7 @@ def test_a_window_without_effect_is_accepted() -> None:
 def test_both_spellings_of_rope_are_read(tmp_path: Path) -> None:
     older = parse_spec({**TINY, "rope_theta": 7.0, "rope_scaling": LLAMA3}, CONTEXT)
     newer = parse_spec({**TINY, "rope_theta": None, "rope_parameters": {**LLAMA3, "rope_theta": 7.0}}, CONTEXT)
-    assert older.rope == newer.rope
+    assert older.attention == newer.attention
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="is damaged"):
         read_spec(tmp_path, CONTEXT)

@@ -292,7 +292,7 @@ def test_defaults_of_smollm3_are_those_of_transformers() -> None:
     config = {key: value for key, value in CONFIG.items() if key not in ("tie_word_embeddings", "rope_theta")}
     spec = parse_spec({**config, "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 9}, 64)
     unrotated = {layer for layer, kind in enumerate(spec.attention) if kind.rope is None}
-    assert (unrotated, spec.is_tied, spec.rope.theta) == ({3, 7}, True, 2000000.0)
+    assert (unrotated, spec.is_tied, spec.attention[0].rope) == ({3, 7}, True, RopeSpec(2000000.0))
 
 
 def test_a_share_of_a_head_that_cannot_be_rotated_is_refused(tmp_path: Path) -> None:

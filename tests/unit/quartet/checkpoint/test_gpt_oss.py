@@ -49,14 +49,16 @@ def test_the_published_config() -> None:
     assert spec.has_sinks and spec.has_qkv_bias and spec.has_output_bias and not spec.is_tied
     assert spec.experts is not None and spec.experts.is_normalised
     assert spec.experts.gating == (1.702, 7.0, 1.0)
-    assert (spec.rope.theta, spec.rope.factor, spec.rope.is_truncated) == (150000, 32, False)
+    rope = spec.attention[0].rope
+    assert rope is not None and (rope.theta, rope.factor, rope.is_truncated) == (150000, 32, False)
 
 
 def test_what_a_config_lacks_is_as_in_transformers() -> None:
     small = {key: value for key, value in PUBLISHED.items() if key not in (*ROPES, "swiglu_limit", "sliding_window")}
     assert parse_spec(small, 131072) == parse_spec(PUBLISHED, 131072)
     newer = {**small, "rope_parameters": {**PUBLISHED["rope_scaling"], "rope_theta": 150000.0, "factor": 16.0}}
-    assert parse_spec(newer, 4096).rope.factor == 16
+    rope = parse_spec(newer, 4096).attention[0].rope
+    assert rope is not None and rope.factor == 16
 
 
 def test_experts_alone_are_in_mxfp4() -> None:
