@@ -44,19 +44,22 @@ TILES = {
     (64, 2): DecodeTile(64, 4, 4, 3),
     (128, 2): DecodeTile(32, 4, 3, 4),
     (256, 2): DecodeTile(32, 4, 3, 2),
+    (512, 2): DecodeTile(16, 4, 3, 2),
     (64, 1): DecodeTile(64, 4, 4, 3),
     (128, 1): DecodeTile(32, 4, 4, 3),
     (256, 1): DecodeTile(32, 4, 3, 2),
+    (512, 1): DecodeTile(16, 4, 3, 2),
     (64, 4): DecodeTile(32, 4, 3, 3),
     (128, 4): DecodeTile(32, 4, 3, 2),
     (256, 4): DecodeTile(16, 4, 3, 2),
+    (512, 4): DecodeTile(16, 8, 2, 1),
 }
 INTERPRETER_TILE = DecodeTile(32, 4, 1, 1)
 
 
 def decode_tile(head_dim: int, dtype: torch.dtype, device: torch.device, window: int = 0) -> DecodeTile:
-    """Return the tile for a head dim up to 256 and a cache of `dtype`. CPU tensors run in the interpreter, which needs
-    small tiles."""
+    """Return the tile for a head dim up to MOST_DIMS and a cache of `dtype`. CPU tensors run in the interpreter, which
+    needs small tiles."""
     if device.type == "cpu":
         return INTERPRETER_TILE
     tile = TILES[tile_key(head_dim, dtype)]

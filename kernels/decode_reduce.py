@@ -15,6 +15,11 @@ from kernels.pdl import wait_for_prior_kernel
 REDUCE_BLOCK, PREFIX_BLOCK = 8, tl.constexpr(4)
 
 
+def reduce_warps(block_m: int, block_d: int) -> int:
+    """Return the warps of the kernel: with eight, heads of 512 would need more registers than there are."""
+    return max(1, min(8 if block_d <= 256 else 16, block_m * block_d // 256))
+
+
 @triton.jit
 def _load_part(partial_ptr, stats_ptr, index, splits, part_rows, row_mask, mask, dims, HEAD_DIM: tl.constexpr):
     keep = row_mask & (index < splits)

@@ -23,7 +23,7 @@ from kernels.decode_partition import (
     locate,
     partition_decode,
 )
-from kernels.decode_reduce import REDUCE_BLOCK, reduce_kernel
+from kernels.decode_reduce import REDUCE_BLOCK, reduce_kernel, reduce_warps
 from kernels.paged_tile import (
     LOG2_E,
     PLAIN,
@@ -199,7 +199,7 @@ def paged_decode(
     if needs_reduce:
         reduce_kernel[(batch, kv_heads)](
             partition, partial, stats, first, *prefix, out, variant.sinks, batch, capacity, programs, kv_heads,
-            BLOCK_S=REDUCE_BLOCK, num_warps=max(1, min(8, block_m * block_d // 256)), **shared,
+            BLOCK_S=REDUCE_BLOCK, num_warps=reduce_warps(block_m, block_d), **shared,
         )  # fmt: skip
     return out
 

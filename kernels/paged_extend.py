@@ -67,9 +67,11 @@ LARGE_TILES = {
     (64, 2): ExtendTile(128, 64, 4, 3),
     (128, 2): ExtendTile(128, 64, 8, 2),
     (256, 2): ExtendTile(128, 32, 8, 2),
+    (512, 2): ExtendTile(64, 16, 8, 2),
     (64, 4): ExtendTile(16, 32, 8, 2),
     (128, 4): ExtendTile(16, 32, 8, 2),
     (256, 4): ExtendTile(16, 16, 8, 2),
+    (512, 4): ExtendTile(16, 16, 8, 2),
 }
 SMALL_TILES = {
     (64, 2): ExtendTile(64, 64, 4, 3),
@@ -80,7 +82,7 @@ INTERPRETER_TILE = ExtendTile(32, 32, 4, 1)
 
 
 def extend_tile(head_dim: int, dtype: torch.dtype, device: torch.device, max_rows: int) -> ExtendTile:
-    """Return the tile for a head dim up to 256 and `max_rows` = max_q_len x group rows per sequence and kv head."""
+    """Return the tile for a head dim up to MOST_DIMS and `max_rows`, max_q_len x group, per sequence and kv head."""
     if device.type == "cpu":
         return INTERPRETER_TILE
     key = tile_key(head_dim, dtype)

@@ -14,6 +14,8 @@ import triton.language as tl
 from kernels.fp8_numbers import widened
 
 LOG2_E = math.log2(math.e)
+MOST_DIMS = 512
+"""Of a head, for which the launchers' tables have tiles."""
 
 
 class Variant(NamedTuple):
@@ -58,7 +60,7 @@ def check_paged(
     _, two, kv_heads, page, cache_dim = kv_cache.shape
     if two != 2 or cache_dim != head_dim or heads % kv_heads or kv_cache.dtype not in (q.dtype, torch.float8_e4m3fn):
         raise ValueError(f"q {tuple(q.shape)} {q.dtype} does not fit cache {tuple(kv_cache.shape)} {kv_cache.dtype}")
-    if page not in (16, 32, 64, 128) or head_dim > 256 or scale <= 0.0:
+    if page not in (16, 32, 64, 128) or head_dim > MOST_DIMS or scale <= 0.0:
         raise ValueError(f"page size {page}, head dim {head_dim} or scale {scale} out of range")
     if q.stride(2) != 1 or kv_cache.stride(4) != 1 or kv_cache.stride(3) != head_dim or page_table.stride(1) != 1:
         raise ValueError("heads of q, pages and rows of the page table must be contiguous")

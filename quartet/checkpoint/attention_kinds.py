@@ -16,11 +16,13 @@ _SLIDING, _LINEAR = "sliding_attention", "linear_attention"
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The heads of one layer, or those of one rank: of queries, of keys and values, and the numbers of a head."""
+    """The heads of one layer, or those of one rank: of queries, of keys and values, and the numbers of a head. Without
+    `has_values` a token's values are its keys as they are projected, before norm and rotation."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    has_values: bool = True
 
     @property
     def query_size(self) -> int:
@@ -34,8 +36,8 @@ class Heads:
 
     @property
     def size(self) -> int:
-        """Numbers of a token's queries, keys and values."""
-        return self.query_size + 2 * self.kv_size
+        """Numbers that are projected of a token: queries, keys, and values if there are any."""
+        return self.query_size + (1 + self.has_values) * self.kv_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,41 @@ def attention_kinds(config: dict[str, Any], family: Family, context_length: int)
     """Return the kind of each layer of a model that is run with at most `context_length` tokens.
 
     `config` has the family's defaults. Raises ModelError for settings that are not supported."""
-    windows, unrotated, heads = _windows(config, family), _unrotated_layers(config, family), _heads(config)
-    plain = rope_spec(config, heads.head_dim, context_length, family.honoured)
-    local = rope_spec(config, heads.head_dim, context_length, family.honoured, is_local=True)
-    kinds = []
-    for layer, window in enumerate(windows):
-        rope = None if layer in unrotated else local if window else plain
+    windows, unrotated, kinds = _windows(config, family), _unrotated_layers(config, family), list[AttentionKind]()
+    for layer, (window, own) in enumerate(zip(windows, _layer_fields(config, family, windows), strict=True)):
+        heads = _heads({**config, **own}, has_values=window > 0 or not switch(config, "attention_k_eq_v"))
+        rope = rope_spec(config, heads.head_dim, context_length, family.honoured, is_local=window > 0)
         # A window that reaches as far as the context is none.
-        kinds.append(AttentionKind(heads, rope, window if window < context_length else 0))
+        bound = window if window < context_length else 0
+        kinds.append(AttentionKind(heads, None if layer in unrotated else rope, bound))
     return tuple(kinds)
 
 
-def _heads(config: dict[str, Any]) -> Heads:
+def _layer_fields(config: dict[str, Any], family: Family, windows: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return the fields of each layer that replace those of all: per_layer_config, or what the layers without a window
+    have in its absence."""
+    if "per_layer_config" not in family.honoured:
+        return [{}] * len(windows)
+    if windows[-1]:
+        raise ModelError("layer_types in config.json must end with full_attention for this architecture")
+    fields, found = {"head_dim": config["global_head_dim"]}, config.get("per_layer_config")
+    if switch(config, "attention_k_eq_v") and config.get("num_global_key_value_heads") is not None:
+        fields["num_key_value_heads"] = config["num_global_key_value_heads"]
+    if found is None:
+        return [{} if window else fields for window in windows]
+    try:
+        layers = {int(layer): dict(own) for layer, own in found.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"per_layer_config in config.json is no object for each layer (found {found!r:.80})"
+        ) from error
+    unknown = sorted({key for own in layers.values() for key in own} - {"head_dim", "num_key_value_heads"})
+    if unknown:
+        raise ModelError(f"{unknown[0]} of per_layer_config in config.json is not supported")
+    return [layers.get(layer, {}) for layer in range(len(windows))]
+
+
+def _heads(config: dict[str, Any], has_values: bool) -> Heads:
     hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
     if config.get("head_dim") is None and hidden % heads:
         raise ModelError(
@@ -74,7 +99,7 @@ def _heads(config: dict[str, Any]) -> Heads:
         raise ModelError(f"head_dim {head_dim} in config.json is odd; rotary embedding needs pairs")
     if heads % kv_heads:
         raise ModelError(f"{heads} heads are no multiple of {kv_heads} KV heads")
-    return Heads(heads, kv_heads, head_dim)
+    return Heads(heads, kv_heads, head_dim, has_values)
 
 
 def window_limit(config: dict[str, Any]) -> int | None:

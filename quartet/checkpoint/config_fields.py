@@ -22,7 +22,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_causal": (True,),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
-    "use_bidirectional_attention": (False,),
+    "use_bidirectional_attention": (False, "vision"),
     "use_qk_norm": (False,),
     "qk_layernorm": (False,),
     "use_parallel_residual": (False,),
@@ -48,6 +48,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
     "attn_output_gate": (False,),
+    "attention_k_eq_v": (False,),
+    "global_head_dim": (),
+    "num_global_key_value_heads": (),
+    "per_layer_config": (),
+    "num_kv_shared_layers": (0,),
+    "hidden_size_per_layer_input": (0,),
+    "enable_moe_block": (False,),
+    "use_double_wide_mlp": (False,),
     "clip_qkv": (0,),
     "logits_scaling": (1,),
     "logit_scale": (1,),
@@ -112,7 +120,8 @@ _WITHOUT_EFFECT = (
         "mamba_ssm_dtype",
         "mtp_num_hidden_layers",
     ),
-    *("mtp_use_dedicated_embeddings", "experts_per_token", "initial_context_length"),
+    *("mtp_use_dedicated_embeddings", "experts_per_token", "initial_context_length", "vocab_size_per_layer_input"),
+    "top_k_experts",
 )
 
 

@@ -54,6 +54,12 @@ class Family:
     """Layers have experts instead of an MLP."""
     has_centred_norms: bool = False
     """One is added to the weights of norms."""
+    has_value_norm: bool = False
+    """Each v head is divided by its root mean square."""
+    has_layer_scales: bool = False
+    """The residual is multiplied by a number of each layer at its end."""
+    is_query_scaled: bool = True
+    """Scores are divided by the root of head_dim, unless a field says otherwise."""
     is_hybrid: bool = False
     """Most layers have linear attention; the others have a gate on the output of theirs, in the projection of q."""
 
@@ -93,6 +99,19 @@ _GEMMA = {
     "sliding_window": 4096,
     "tie_word_embeddings": True,
     "hidden_activation": "gelu_pytorch_tanh",
+}
+_GEMMA4 = {
+    **{key: value for key, value in _GEMMA.items() if key != "query_pre_attn_scalar"},
+    "vocab_size": 262144,
+    "num_hidden_layers": 30,
+    "global_head_dim": 512,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "hidden_size_per_layer_input": 256,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+    },
 }
 _GEMMA2_SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
@@ -169,6 +188,22 @@ FAMILIES: dict[str, Family] = {
         activation="gelu_tanh",
         is_embedding_scaled=True,
         has_centred_norms=True,
+    ),
+    "Gemma4ForCausalLM": Family(
+        "Gemma 4 (text, 31B)",
+        _GEMMA4,
+        (
+            *("attention_k_eq_v", "global_head_dim", "num_global_key_value_heads", "per_layer_config"),
+            *("final_logit_softcapping", "rope_local_base_freq"),
+        ),
+        qk_norm="head",
+        norms="both",
+        windows="pattern",
+        activation="gelu_tanh",
+        is_embedding_scaled=True,
+        has_value_norm=True,
+        has_layer_scales=True,
+        is_query_scaled=False,
     ),
     "SeedOssForCausalLM": Family(
         "Seed-OSS",

@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
+    "proportional": ("factor", "partial_rotary_factor"),
 }
 OTHER_NAMES = {"su": "longrope"}
 _OF_EVERY_KIND = ("rope_type", "type", "rope_theta", "original_max_position_embeddings")
@@ -32,7 +33,7 @@ LOCAL_BASE = "rope_local_base_freq"
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary position embedding. `kind`: default, linear, llama3, yarn or longrope.
+    """Rotary position embedding. `kind`: default, linear, llama3, yarn, longrope or proportional.
 
     `factor` belongs to all but default and longrope, `original_context` to llama3 and yarn, the fields after those to
     the kind in their comment. The last two are for every kind."""
@@ -47,6 +48,7 @@ class RopeSpec:
     beta_slow: float = 1.0  # yarn
     is_truncated: bool = True  # yarn
     divisors: tuple[float, ...] = ()  # longrope: of each frequency
+    turning_share: float = 1.0  # proportional: of the frequencies, the first ones; the others are zero
     attention_factor: float = 1.0
     """On cosines and sines."""
     rotated_share: float = 1.0
@@ -89,6 +91,9 @@ def rope_spec(
     others = {key: value for key, value in settings.items() if key not in served}
     refuse_unserved(others, {key: _NEUTRAL.get(key, ()) for key in others}, f"config.json, rope scaling {kind}")
     settings = {**config, **settings}
+    if kind == "proportional":
+        share = _rotated_share(settings, head_dim)
+        return RopeSpec(theta, kind=kind, factor=number(settings, "factor", 1.0), turning_share=share)
     rope = RopeSpec(theta, rotated_share=_rotated_share(settings, head_dim) if honoured else 1.0)
     if kind == "linear":
         return replace(rope, kind=kind, factor=number(settings, "factor"))

@@ -59,6 +59,10 @@ class ModelSpec:
     experts: ExpertsSpec | None = None
     has_centred_norms: bool = False
     """See Family."""
+    has_value_norm: bool = False
+    """See Family."""
+    has_layer_scales: bool = False
+    """See Family."""
     is_gated: bool = False
     """The output of attention is multiplied by the sigmoid of a gate. In a checkpoint, q_proj holds of each head the
     rows of q, then those of its gate."""
@@ -140,9 +144,9 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
     family = FAMILIES[architecture]
     honoured = family.honoured if family.experts is None else (*family.honoured, *COUNTS)
     neutral = NEUTRAL | dict.fromkeys(("hidden_act", "hidden_activation"), ACTIVATIONS[family.activation])
+    config = family.completed(config)
     refuse_unserved(config, {key: value for key, value in neutral.items() if key not in honoured})
     _check_window(config, context_length)
-    config = family.completed(config)
     has_bias = switch(config, "attention_bias")
     experts = None if family.experts is None else experts_spec(config, family.experts, family.honoured)
     spec = ModelSpec(
@@ -166,6 +170,8 @@ def parse_spec(config: dict[str, Any], context_length: int, quantization: str = 
         quantization=quantization_of(config, quantization),
         experts=experts,
         has_centred_norms=family.has_centred_norms,
+        has_value_norm=family.has_value_norm,
+        has_layer_scales=family.has_layer_scales,
         is_gated=family.is_hybrid and switch(config, "attn_output_gate", True),
         linear=linear_spec(config) if family.is_hybrid else None,
         linear_layers=linear_layers(config) if family.is_hybrid else frozenset(),
@@ -186,6 +192,8 @@ def _scales(config: dict[str, Any], family: Family) -> dict[str, float]:
     scales |= {name: number(config, key) for name, key in caps.items() if key in family.honoured and config.get(key)}
     if "query_pre_attn_scalar" in family.honoured:
         scales["attention_scale"] = number(config, "query_pre_attn_scalar") ** -0.5
+    if not family.is_query_scaled:
+        scales["attention_scale"] = 1.0
     if family.is_embedding_scaled:
         scales["embedding_scale"] = size(config, "hidden_size") ** 0.5
     return scales
@@ -223,6 +231,8 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     for i in range(spec.num_layers):
         layer = norms | (linear if i in spec.linear_layers else _attention_shapes(spec, spec.attention[i]))
         layer |= mlp if spec.experts_of(i) is None else experts
+        if spec.has_layer_scales:
+            layer["layer_scalar"] = (1,)
         shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
     return shapes
 
@@ -234,7 +244,7 @@ def norm_names(spec: ModelSpec) -> dict[str, str]:
 
 def _attention_shapes(spec: ModelSpec, kind: AttentionKind) -> dict[str, tuple[int, ...]]:
     hidden, heads, q_size, kv_size = spec.hidden_size, kind.heads, kind.heads.query_size, kind.heads.kv_size
-    projections = {"q": q_size * (1 + spec.is_gated), "k": kv_size, "v": kv_size}
+    projections = {"q": q_size * (1 + spec.is_gated), "k": kv_size, **({"v": kv_size} if heads.has_values else {})}
     if spec.is_fused:
         projections = {"qkv": q_size + 2 * kv_size}
     layer: dict[str, tuple[int, ...]] = {

@@ -14,6 +14,7 @@ from quartet.wire.errors import ModelError
 TEXT_PARTS: dict[tuple[str, str], str] = {
     ("Mistral3ForConditionalGeneration", "mistral"): "MistralForCausalLM",
     ("Gemma3ForConditionalGeneration", "gemma3_text"): "Gemma3ForCausalLM",
+    ("Gemma4ForConditionalGeneration", "gemma4_text"): "Gemma4ForCausalLM",
     ("Qwen3_5ForConditionalGeneration", "qwen3_5_text"): "Qwen3_5ForCausalLM",
     ("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text"): "Qwen3_5MoeForCausalLM",
 }

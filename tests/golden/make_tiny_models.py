@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GptOssConfig,
     GraniteConfig,
     LlamaConfig,
@@ -164,7 +165,7 @@ def _hybrids() -> list[Tiny]:
 
 
 def _windows() -> list[Tiny]:
-    """Layers that see a window, which every longer prompt crosses: Gemma 3 and 2, Mistral, Qwen2 and Phi-3."""
+    """Layers that see a window, which every longer prompt crosses: Gemma 2 to 4, Mistral, Qwen2 and Phi-3."""
     plain_rope = {"rope_type": "default", "rope_theta": 10000.0}
     untied = {**_SHAPE, "tie_word_embeddings": False, "rope_parameters": plain_rope}
     gemma = {**untied, "head_dim": 32, "num_key_value_heads": 1, "query_pre_attn_scalar": 20, "sliding_window": 24}
@@ -173,11 +174,20 @@ def _windows() -> list[Tiny]:
         "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
         "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
     }
+    # Layers without a window have heads of their own there, and keys that are the values.
+    wider = {"global_head_dim": 48, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
+    gemma4 = {**untied, "head_dim": 32, "sliding_window": 24, "num_hidden_layers": 4, "final_logit_softcapping": 6.0}
+    gemma4 |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 0, **wider}
+    gemma4["rope_parameters"] = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 10000.0},
+    }
     capped = {"final_logit_softcapping": 6.0, "attn_logit_softcapping": 3.0}
     gemma2 = Gemma2Config(**gemma, **capped)
     qwen2 = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 20}
     return [
         Tiny("gemma3", Gemma3TextConfig(**{**gemma, "rope_parameters": ropes})),
+        Tiny("gemma4", Gemma4TextConfig(**gemma4)),
         Tiny("gemma2", gemma2, is_old_form=True),
         Tiny("mistral_window", MistralConfig(**untied, sliding_window=24), is_old_form=True),
         Tiny("qwen2_window", Qwen2Config(**untied, **qwen2), is_old_form=True),
@@ -236,6 +246,9 @@ def _draw_weights(model, name: str) -> None:
             parameter.copy_(noise / scale if not model.config.tie_word_embeddings else 0.5 * noise / scale)
         else:
             parameter.copy_(noise * (1.5 / parameter.shape[-1] ** 0.5))
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            buffer.fill_(0.5 + 0.25 * int(name.split(".")[2]))
 
 
 def _put_into_old_form(path: Path) -> None:

@@ -59,12 +59,13 @@ ATTENTION = [
     (9, 3, 64, 16, FP32),
     (32, 8, 128, 16, FP32),
 ]
-# The shapes of gpt-oss, Gemma 2, Gemma 3 and Mistral, with what their attention has.
+# The shapes of gpt-oss, Gemma 2, Gemma 3, Mistral and Gemma 4 without a window, with what their attention has.
 VARIANTS = [
     (64, 8, 64, 16, BF16, Variant(window=128, sinks=torch.empty(64, dtype=BF16, device="meta"))),
     (8, 4, 256, 16, BF16, Variant(window=4096, softcap=50.0)),
     (4, 1, 256, 16, BF16, Variant(window=512)),
     (32, 8, 128, 16, BF16, Variant(window=4096)),
+    (32, 4, 512, 16, BF16, Variant()),
 ]
 
 LIMITED = Gating(1.702, 7.0, 1.0)
@@ -124,13 +125,13 @@ def variant_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def small_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(label, call) for the kernels that are bound by memory or launches."""
-    for heads, kv_heads, dim, norm in ((32, 8, 128, True), (9, 3, 64, False)):
+    for heads, kv_heads, dim, count in ((32, 8, 128, 2), (9, 3, 64, 0), (32, 4, 512, 3)):
         fused = empty(64, heads + 2 * kv_heads, dim)
         q, k, v = fused.split((heads, kv_heads, kv_heads), dim=1)
         table, cache = empty(4096, dim, dtype=FP32), empty(512, 2, kv_heads, 16, dim)
-        ids, weight = empty(64, dtype=torch.int64), empty(dim) if norm else None
+        ids, norms = empty(64, dtype=torch.int64), dict.fromkeys(("q_norm", "k_norm", "v_norm")[:count], empty(dim))
         args = (q, k, v, table, ids, ids, cache)
-        yield f"rope {heads}/{kv_heads} D{dim}", lambda a=args, w=weight: rope_and_write_kv(*a, q_norm=w, k_norm=w)
+        yield f"rope {heads}/{kv_heads} D{dim}", lambda a=args, n=norms: rope_and_write_kv(*a, **n)
     for width in (576, 4096, 8192):
         x, weight = empty(64, width), empty(width)
         yield f"rms_norm {width}", lambda x=x, w=weight: rms_norm(x, w, 1e-6)

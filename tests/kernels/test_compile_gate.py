@@ -74,8 +74,8 @@ def test_extend_takes_the_hopper_kernel_where_it_can(compiled):
 def test_attention_loads_keys_and_values_ahead(compiled):
     """At least two K and V tiles in shared memory, filled by asynchronous copies, though pages are looked up."""
     for call, kernel, tile_tokens in (
-        ("decode", "_split_kernel", {64: 64, 80: 32, 128: 32, 256: 32}),
-        ("extend<=1024", "_extend_kernel", {64: 64, 80: 64, 128: 64, 256: 32}),
+        ("decode", "_split_kernel", {64: 64, 80: 32, 128: 32, 256: 32, 512: 16}),
+        ("extend<=1024", "_extend_kernel", {64: 64, 80: 64, 128: 64, 256: 32, 512: 16}),
         ("extend", "_extend_hopper_kernel", {64: 128, 128: 128}),
     ):
         for entry in half(of(compiled, call, kernel)):

@@ -104,7 +104,10 @@ def test_rope_and_cache_write_match_reference(guarded, heads, kv_heads, dim, dty
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_per_head_norm_before_the_rotation(guarded, dtype):
     *inputs, cache = rope_inputs(4, 2, 64, dtype, page=32, positions=torch.int32)
-    norms = {"q_norm": norm_weight(64, dtype=dtype, seed=4), "k_norm": norm_weight(64, dtype=dtype, seed=5), "eps": EPS}
+    weights = {
+        name: norm_weight(64, dtype=dtype, seed=seed) for name, seed in (("q_norm", 4), ("k_norm", 5), ("v_norm", 6))
+    }
+    norms = {**weights, "eps": EPS}
     expected_cache = cache.clone()
     q = rope_and_write_kv(*inputs, cache, **norms)
     expected_q = rope_and_write_kv_reference(*inputs, expected_cache, **norms)

@@ -1,5 +1,7 @@
 """From the spec of a model to the attention of one rank: its heads, and a table of angles for each kind of layers."""
 
+from dataclasses import replace
+
 import torch
 
 from quartet.checkpoint.attention_kinds import Heads
@@ -28,4 +30,4 @@ def attention_shape(
 def heads_of(heads: Heads, shard: Shard) -> Heads:
     """Return the heads of a layer that one rank has."""
     own, own_kv = (end - first for first, end in map(shard.span, (heads.num_heads, heads.num_kv_heads)))
-    return Heads(own, own_kv, heads.head_dim)
+    return replace(heads, num_heads=own, num_kv_heads=own_kv)

@@ -37,7 +37,7 @@ class Layer:
     """One layer, its linears packed for the device. `head_norms` act on each q and k head, `projection_norms` on all q
     heads and all k heads together. `linear` is there if the layer has linear attention. `before` and `after` are the
     norms of what goes into attention and MLP and of what they give; `kind` is the index of one of spec.kinds, and
-    `qkv_size` the numbers of its q, k and v."""
+    `qkv_size` the numbers of its q, k and v. The residual is multiplied by `scale` at its end."""
 
     before: tuple[Tensor, Tensor] | None
     after: tuple[Tensor, Tensor] | None
@@ -50,6 +50,7 @@ class Layer:
     mlp: Branch
     kind: int
     qkv_size: int
+    scale: Tensor | None
 
 
 class Decoder:
@@ -170,6 +171,8 @@ class Decoder:
             residual = residual + ops.rms_norm(attended, layer.after[0], eps)
             x = residual if layer.before is None else ops.rms_norm(residual, layer.before[1], eps)
             residual = residual + ops.rms_norm(layer.mlp(x), layer.after[1], eps)
+            if layer.scale is not None:
+                residual = residual * layer.scale
             after_layer()
         return ops.rms_norm(residual, self._final_norm, eps)
 
@@ -221,7 +224,9 @@ class Decoder:
     def _pack(self, index: int, layer: LayerTensors, all_reduce: AllReduce | None) -> Layer:
         ops, spec, norms = self._ops, self._spec, None
         if layer.q_norm is not None and layer.k_norm is not None:
-            norms = HeadNorms(layer.q_norm, layer.k_norm, spec.norm_eps)
+            # A norm without a weight multiplies by one.
+            v_norm = torch.ones_like(layer.k_norm) if spec.has_value_norm else None
+            norms = HeadNorms(layer.q_norm, layer.k_norm, v_norm, spec.norm_eps)
         linear = None
         if layer.linear is not None:
             linear = LinearWeights(layer.linear.conv, layer.linear.decay, layer.linear.norm, spec.norm_eps)
@@ -237,6 +242,7 @@ class Decoder:
             mlp=self._pack_mlp(index, layer, all_reduce),
             kind=spec.kinds.index(spec.attention[index]),
             qkv_size=heads_of(spec.attention[index].heads, self._shard).size,
+            scale=layer.scale,
         )
 
     def _pack_mlp(self, index: int, layer: LayerTensors, all_reduce: AllReduce | None) -> Branch:

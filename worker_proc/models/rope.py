@@ -29,6 +29,9 @@ def cos_sin_table(spec: RopeSpec | None, head_dim: int, num_positions: int) -> T
         frequencies = _llama3(frequencies, spec)
     elif spec.kind == "yarn":
         frequencies = _yarn(frequencies, spec)
+    elif spec.kind == "proportional":
+        frequencies = frequencies / spec.factor
+        frequencies[int(spec.turning_share * head_dim // 2) :] = 0.0
     elif spec.kind == "longrope":
         frequencies = frequencies / torch.tensor(spec.divisors)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)

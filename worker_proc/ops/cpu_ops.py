@@ -30,7 +30,7 @@ from worker_proc.ops.interface import (
     LinearWeights,
 )
 from worker_proc.ops.quantized import QuantizedMlp
-from worker_proc.ops.torch_ops import TorchOps, TorchPlan
+from worker_proc.ops.torch_ops import TorchOps, TorchPlan, with_values
 from worker_proc.weights.quantized import QuantizedWeight, Weight, mxfp4_as_bytes
 from worker_proc.weights.tensors import ExpertTensors
 
@@ -142,11 +142,13 @@ class CpuOps:
             return self._torch.attention(plan, qkv, kv, norms, sinks)
         assert self._can_attend
         own, compiled = plan.kind.heads, self._compiled[plan.kind.heads]
+        qkv = with_values(qkv, own)
         if norms is not None:
-            q, k, _ = qkv.split((own.query_size, own.kv_size, own.kv_size), dim=-1)
-            for part, weight in ((q, norms.q), (k, norms.k)):
-                heads = part.reshape(len(part), -1, own.head_dim)
-                part.copy_(self.rms_norm(heads, weight, norms.eps).view(part.shape))
+            parts = qkv.split((own.query_size, own.kv_size, own.kv_size), dim=-1)
+            for part, weight in zip(parts, (norms.q, norms.k, norms.v), strict=True):
+                if weight is not None:
+                    heads = part.reshape(len(part), -1, own.head_dim)
+                    part.copy_(self.rms_norm(heads, weight, norms.eps).view(part.shape))
         compiled.rotate_and_write(qkv, plan.angles, kv, plan.slots)
         return compiled.decode(qkv[:, : own.query_size], kv, plan.table, plan.lengths, plan.kind.window)
 

@@ -1,7 +1,8 @@
 """The device operations that the model needs.
 
 Shapes: T tokens of a batch, H query heads, Hkv KV heads, D head size, I MLP width of this rank. Activations are
-[T, n] in the model's dtype. `qkv` rows are q heads, then k heads, then v heads.
+[T, n] in the model's dtype. `qkv` rows are q heads, then k heads, then v heads; where Heads.has_values is not set they
+end with the k heads, of which the values are made.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,10 +71,11 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class HeadNorms:
-    """RMS norm of each q and k head before rotation; weights [D]."""
+    """RMS norm of each q and k head before rotation, and of each v head if v is there; weights [D]."""
 
     q: Tensor
     k: Tensor
+    v: Tensor | None
     eps: float
 
 

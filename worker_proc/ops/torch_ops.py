@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quartet.checkpoint.attention_kinds import Heads
 from quartet.checkpoint.experts import ExpertsSpec
 from quartet.checkpoint.families import Activation
 from quartet.checkpoint.linear_attention import LinearSpec
@@ -125,7 +126,7 @@ class TorchOps:
         self, plan: TorchPlan, qkv: Tensor, kv: Tensor, norms: HeadNorms | None, sinks: Tensor | None = None
     ) -> Tensor:
         """See Ops.attention."""
-        num_q = plan.kind.heads.query_size
+        num_q, qkv = plan.kind.heads.query_size, with_values(qkv, plan.kind.heads)
         self._rotate(plan, qkv, norms)
         write_tokens(kv, plan.batch.slot_mapping, qkv[:, num_q:])
         return self._attention(plan.attention, qkv[:, :num_q], kv, sinks)
@@ -153,7 +154,7 @@ class TorchOps:
         return found
 
     def _rotate(self, plan: TorchPlan, qkv: Tensor, norms: HeadNorms | None) -> None:
-        """Normalise and rotate the q and k heads in place, in fp32."""
+        """Normalise q, k and v heads, and rotate q and k, in place, in fp32."""
         own = plan.kind.heads
         num_rotated = own.num_heads + own.num_kv_heads
         heads = qkv[:, : num_rotated * own.head_dim].view(-1, num_rotated, own.head_dim)
@@ -162,9 +163,17 @@ class TorchOps:
             q = self.rms_norm(heads[:, : own.num_heads], norms.q, norms.eps)
             k = self.rms_norm(heads[:, own.num_heads :], norms.k, norms.eps)
             source = torch.cat((q, k), dim=1)
+            if norms.v is not None:
+                values = qkv[:, num_rotated * own.head_dim :].unflatten(1, (-1, own.head_dim))
+                values.copy_(self.rms_norm(values, norms.v, norms.eps))
         wide = source.float()
         rotated = wide.roll(own.head_dim // 2, -1).mul_(plan.signed_sin)
         heads.copy_((wide * plan.cos).add_(rotated))
+
+
+def with_values(qkv: Tensor, heads: Heads) -> Tensor:
+    """Return rows of q, k and v, where those given may lack v."""
+    return qkv if heads.has_values else torch.cat((qkv, qkv[:, heads.query_size :]), dim=-1)
 
 
 def _angles(kind: LayerKind, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -227,8 +227,10 @@ class TritonOps:
         shape, batch = self._shape, plan.batch
         variant = self._variant(plan.kind.window, shape.softcap, sinks)
         own = plan.kind.heads
-        heads = qkv.view(-1, own.num_heads + 2 * own.num_kv_heads, own.head_dim)
-        q, k, v = heads.split((own.num_heads, own.num_kv_heads, own.num_kv_heads), dim=1)
+        heads = qkv.unflatten(1, (-1, own.head_dim))
+        q, k = heads[:, : own.num_heads], heads[:, own.num_heads : own.num_heads + own.num_kv_heads]
+        # The last heads: those of the keys where there are no others.
+        v = heads[:, -own.num_kv_heads :]
         query = self._rope(
             q,
             k,
@@ -239,6 +241,7 @@ class TritonOps:
             kv,
             q_norm=None if norms is None else norms.q,
             k_norm=None if norms is None else norms.k,
+            v_norm=None if norms is None else norms.v,
             eps=1e-6 if norms is None else norms.eps,
             metadata_ready=True,
         )

@@ -40,7 +40,7 @@ def dummy_tensors(
 
     def attention(heads: Heads) -> dict[str, Any]:
         q_size, kv_size = heads.query_size // shard.size, heads.kv_size // shard.size
-        rows = q_size * (1 + spec.is_gated) + 2 * kv_size
+        rows = heads.size // shard.size + q_size * spec.is_gated
 
         def qk_norm(projection: int) -> Tensor | None:
             return None if spec.qk_norm == "none" else ones(heads.head_dim if spec.qk_norm == "head" else projection)
@@ -71,6 +71,7 @@ def dummy_tensors(
                 gate_up=linear("model.layers.0.mlp.gate_proj", 2 * width, spec.hidden_size) if width else None,
                 down=linear("model.layers.0.mlp.down_proj", spec.hidden_size, width) if width else None,
                 experts=_experts(spec, i, shard, normal),
+                scale=ones(1) if spec.has_layer_scales else None,
             )
 
     return ModelTensors(

@@ -11,7 +11,7 @@ from torch import Tensor
 from quartet.checkpoint.attention_kinds import AttentionKind
 from quartet.checkpoint.experts import SHARED_EXPERT, SHARED_GATE, ExpertsSpec
 from quartet.checkpoint.spec import ModelSpec, expected_shapes, norm_names
-from worker_proc.weights.head_rows import Rows, heads_in_turns, ordered_heads
+from worker_proc.weights.head_rows import Rows, heads_in_turns, ordered, projections, qkv_sizes
 from worker_proc.weights.quantized import QuantizedWeight, Weight, dequantized, joined, quantized, stored_weight
 from worker_proc.weights.staging import PinnedStaging
 from worker_proc.weights.tensor_files import TensorFiles
@@ -85,6 +85,7 @@ class Loader:
             gate_up=self._gate_up(mlp) if has_mlp else None,
             down=self._whole(mlp + "down_proj", split=1) if has_mlp else None,
             experts=None if experts is None else self._experts(prefix, experts),
+            scale=self._read(prefix + "layer_scalar") if spec.has_layer_scales else None,
         )
 
     def _attention(self, layer: str, kind: AttentionKind) -> dict[str, Any]:
@@ -168,21 +169,21 @@ class Loader:
 
     def _qkv(self, prefix: str, kind: AttentionKind) -> Weight:
         if self._spec.is_fused:
-            q, k, v = self._parts(f"{prefix}qkv_proj", _qkv_sizes(kind))
+            q, k, *v = self._parts(f"{prefix}qkv_proj", qkv_sizes(kind))
         else:
-            q, k, v = (self._linear(f"{prefix}{n}_proj", split=0) for n in "qkv")
+            q, k, *v = (self._linear(f"{prefix}{n}_proj", split=0) for n in projections(kind))
         return self._packed(f"{prefix}q_proj", self._qkv_rows(q, k, v, kind))
 
-    def _qkv_rows(self, q: Rows, k: Rows, v: Rows, kind: AttentionKind) -> list[Rows]:
+    def _qkv_rows(self, q: Rows, k: Rows, v: list[Rows], kind: AttentionKind) -> list[Rows]:
         """Return q, k and v as they are packed; with gates q holds those of each head after the head's own rows."""
         q, *gates = heads_in_turns(q, kind.heads.head_dim) if self._spec.is_gated else (q,)
-        return [_ordered(q, kind), _ordered(k, kind), v, *gates]
+        return [ordered(q, kind), ordered(k, kind), *v, *gates]
 
     def _qkv_bias(self, prefix: str, kind: AttentionKind) -> Tensor:
         if self._spec.is_fused:
-            q, k, v = self._rows(f"{prefix}qkv_proj.bias", _qkv_sizes(kind))
+            q, k, *v = self._rows(f"{prefix}qkv_proj.bias", qkv_sizes(kind))
         else:
-            q, k, v = (self._view(f"{prefix}{n}_proj.bias", split=0) for n in "qkv")
+            q, k, *v = (self._view(f"{prefix}{n}_proj.bias", split=0) for n in projections(kind))
         return self._fused(self._qkv_rows(q, k, v, kind))
 
     def _gate_up(self, prefix: str) -> Weight:
@@ -194,7 +195,7 @@ class Loader:
         return self._packed(f"{prefix}gate_proj", parts)
 
     def _qk_norm(self, name: str, kind: AttentionKind) -> Tensor | None:
-        return None if self._spec.qk_norm == "none" else _ordered(self._norm(name), kind)
+        return None if self._spec.qk_norm == "none" else ordered(self._norm(name), kind)
 
     def _output_bias(self, attention: str) -> Tensor:
         return self._added_once(self._read(attention + "o_proj.bias"))
@@ -288,13 +289,3 @@ class Loader:
             target.copy_(source)
         else:
             self._staging.copy(target, source)
-
-
-def _qkv_sizes(kind: AttentionKind) -> tuple[int, int, int]:
-    return kind.heads.query_size, kind.heads.kv_size, kind.heads.kv_size
-
-
-def _ordered(rows: Rows, kind: AttentionKind) -> Rows:
-    """Return rows of q or k with each head's dimensions as the operations rotate them."""
-    head_dim = kind.heads.head_dim
-    return rows if kind.rope is None else ordered_heads(rows, head_dim, kind.rope.head_order(head_dim))

@@ -72,10 +72,12 @@ class LinearTensors:
 class LayerTensors:
     """One layer of one rank, in the model's dtype or quantised. gate_up [2 I, hidden]: gate, then up; down [hidden, I].
     Beside `experts` gate_up and down are the shared expert, or None. Norms are what is multiplied by: those before
-    attention and MLP, and those of their outputs, as spec.norms says. sinks [H].
+    attention and MLP, and those of their outputs, as spec.norms says. sinks [H]. scale [1]: of the residual, at the end
+    of the layer.
 
-    A layer with attention has qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads, and with gates H D more rows, one
-    for each output; output [hidden, H D]. The dimensions of q and k are in the order of RopeSpec.head_order.
+    A layer with attention has qkv [(H + 2 Hkv) D, hidden]: q heads, k heads, v heads unless keys are the values, and
+    with gates H D more rows, one for each output; output [hidden, H D]. The dimensions of q and k are in the order of
+    RopeSpec.head_order.
 
     One with linear attention has `linear`; qkv are the rows that LinearSpec.projections lists, and zeros up to a
     multiple of PROJECTION_ROWS; output [hidden, Hv Dv]."""
@@ -95,6 +97,7 @@ class LayerTensors:
     mlp_norm: Tensor | None = None
     after_mlp: Tensor | None = None
     sinks: Tensor | None = None
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

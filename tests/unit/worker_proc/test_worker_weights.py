@@ -194,7 +194,7 @@ def test_both_spellings_of_rope_are_read(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is damaged"):
         read_spec(tmp_path, CONTEXT)
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ModelError, match="lacks or garbles 'num_attention_heads'"):
+    with pytest.raises(ModelError, match="lacks or garbles 'vocab_size'"):
         read_spec(tmp_path, CONTEXT)
 
 

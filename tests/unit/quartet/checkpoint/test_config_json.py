@@ -7,6 +7,7 @@ import pytest
 from model_folders import CONFIG, weights, write_folder, write_json
 
 from quartet.checkpoint.resolve import resolve_model
+from quartet.checkpoint.rotary import RopeSpec
 from quartet.checkpoint.spec import parse_spec
 from quartet.wire.config import ModelConfig, ResolvedModel
 from quartet.wire.errors import ConfigError, ModelError
@@ -125,7 +126,7 @@ def test_every_spelling_of_a_served_rotary_kind_is_read(changes: dict[str, Any],
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"rope_scaling": {"type": "proportional"}}, "rope scaling proportional is not supported; default, linear"),
+        ({"rope_scaling": {"type": "axial"}}, "rope scaling axial is not supported; default, linear"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0, "long_factor": [1.0]}}, "long_factor"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": 3}}, "truncate"),
         ({"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "short_factor.* 2 numb"),
@@ -271,8 +272,8 @@ def test_yarn_extends_the_context(scaling: dict[str, Any], expected: int, tmp_pa
 def test_longrope_takes_one_list_of_factors_for_a_whole_launch() -> None:
     scaling = {"type": "longrope", "short_factor": [1, 2.0], "long_factor": [4, 8.0]}
     config = {**CONFIG, "rope_scaling": scaling, "original_max_position_embeddings": 512}
-    assert parse_spec(config, 512).rope.divisors == (1, 2)
-    assert parse_spec(config, 513).rope.divisors == (4, 8)
+    ropes = [parse_spec(config, length).attention[0].rope for length in (512, 513)]
+    assert [rope and rope.divisors for rope in ropes] == [(1, 2), (4, 8)]
 
 
 def test_a_family_that_is_not_in_the_table_is_refused_with_the_nearest(tmp_path: Path) -> None:
@@ -291,8 +292,7 @@ def test_marks_of_layers_without_rotary_are_checked(marks: Any, tmp_path: Path) 
 def test_defaults_of_smollm3_are_those_of_transformers() -> None:
     config = {key: value for key, value in CONFIG.items() if key not in ("tie_word_embeddings", "rope_theta")}
     spec = parse_spec({**config, "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 9}, 64)
-    unrotated = {layer for layer, kind in enumerate(spec.attention) if kind.rope is None}
-    assert (unrotated, spec.is_tied, spec.attention[0].rope) == ({3, 7}, True, RopeSpec(2000000.0))
+    assert spec.is_tied and [kind.rope for kind in spec.attention[:4]] == [*[RopeSpec(2000000.0)] * 3, None]
 
 
 def test_a_share_of_a_head_that_cannot_be_rotated_is_refused(tmp_path: Path) -> None:
