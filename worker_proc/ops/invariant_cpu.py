@@ -127,9 +127,13 @@ class InvariantCpuOps:
 
     def plan(self, batch: ForwardBatch) -> Sequence[InvariantPlan]:
         """See Ops.plan."""
-        rows = self._rows(batch)
-        slots = batch.slot_mapping
-        return [InvariantPlan(rows, slots, _angles(batch, kind), kind) for kind in self._shape.kinds]
+        kinds = self._shape.kinds
+        groups = {kind.group: batch.of_group(kind.group) for kind in kinds}
+        rows = {group: self._rows(own) for group, own in groups.items()}
+        return [
+            InvariantPlan(rows[kind.group], groups[kind.group].slot_mapping, _angles(batch, kind), kind)
+            for kind in kinds
+        ]
 
     def _rows(self, batch: ForwardBatch) -> list[_Rows]:
         found, first = list[_Rows](), 0

@@ -84,7 +84,12 @@ class InvariantTritonOps:
 
     def plan(self, batch: ForwardBatch) -> Sequence[TritonPlan]:
         """See Ops.plan."""
-        plans = self._plain.plan(replace(batch, chunks=_as_chunks(batch), decode=None))
+        groups = [_as_chunks(batch.of_group(group)) for group in range(len(batch.windows) + 1)]
+        windows = tuple(
+            replace(own, chunk_table=None if chunks is None else chunks.page_table, decode_table=None)
+            for own, chunks in zip(batch.windows, groups[1:], strict=True)
+        )
+        plans = self._plain.plan(replace(batch, chunks=groups[0], decode=None, windows=windows))
         # Rows of padding attend to nothing.
         sizes = {(batch.num_tokens, plan.kind.heads.num_heads, plan.kind.heads.head_dim) for plan in plans}
         outs = {size[1:]: torch.zeros(size, dtype=self._dtype, device=self._device) for size in sizes}

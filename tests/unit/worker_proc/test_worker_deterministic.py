@@ -9,7 +9,7 @@ import torch
 from quartet.sizing.device import find_device
 from quartet.sizing.plan import plan_memory
 from quartet.wire.errors import ConfigError
-from tests.golden.oracles import FOLDER
+from tests.golden.oracles import FOLDER, check_equal, load
 from tests.support.local_engine import LocalEngine, make_config
 from tests.support.random_folder import CONFIGS, make_folder
 from tests.support.same_bytes import alone, make_requests, ways
@@ -79,3 +79,12 @@ def test_what_the_cpu_does_not_compute_is_refused(model: str, settings: dict[str
     config = make_config(FOLDER / "models" / model, tokenizer=TOKENIZER, deterministic=True, **settings)
     with pytest.raises(ConfigError, match=f"^--deterministic on a CPU .*{words}"):
         load_runner(config, lambda: None)
+
+
+def test_layers_with_a_window_read_the_pages_of_their_own_group() -> None:
+    """The pool is so small that pages of the window are given back and used again."""
+    folder = FOLDER / "models" / "qwen2_window"
+    settings = {"scheduler": {"chunked_prefill_size": 32}, "max_total_tokens": 640, "deterministic": True}
+    engine = LocalEngine(make_config(folder, tokenizer=TOKENIZER, **settings))
+    oracles = load(folder / "oracle.json")
+    check_equal(oracles, engine.generate([one.prompt_ids for one in oracles], 24))
