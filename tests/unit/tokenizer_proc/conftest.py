@@ -1,5 +1,6 @@
 """Encoders and templates over small tokenizers."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from tokenizer_proc.core import TokenizerCore
 from tokenizer_proc.grammars import LocalGrammars
 from tokenizer_proc.tokenizer import TextEncoder
 from tokenizer_proc.verdicts import Verdicts
+
+
+@pytest.fixture(autouse=True)
+def unbounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a tokenizer that runs in the process of the tests from bounding the memory of all tests after it."""
+    monkeypatch.setattr(resource, "setrlimit", lambda which, bounds: None)
 
 
 @pytest.fixture(scope="session")

@@ -144,8 +144,7 @@ def test_a_tokenizer_that_cannot_be_read_is_not_tried_twice(byte_level_folder: P
 
 
 @pytest.fixture
-async def tokenizer(config: Config, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeContext]:
-    monkeypatch.setattr(process, "_limit_memory", lambda: None)
+async def tokenizer(config: Config) -> AsyncIterator[FakeContext]:
     context = FakeContext(Role.TOKENIZER, config)
     async with running(process.main, context):
         yield context

@@ -33,8 +33,7 @@ API = Source(Role.API, 0, Epoch(1))
 
 
 @pytest.fixture
-def context(byte_level_folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeContext:
-    monkeypatch.setattr(process, "_limit_memory", lambda: None)
+def context(byte_level_folder: Path) -> FakeContext:
     return FakeContext(Role.TOKENIZER, Config(resolved=resolved(byte_level_folder)))
 
 
