@@ -39,32 +39,23 @@ class Mxfp4(NamedTuple):
 # Four bytes of codes, and their scales as two pairs of bfloat16, become two pairs of the numbers in lower halves, and
 # two of those in upper halves. Each byte goes into the upper half of 16 bits; exponent and mantissa of a code, moved to
 # their places in bfloat16, are its number times 2^-126, also without a leading one.
-WIDEN_ASM = tl.constexpr("""
-{
-    .reg .b32 t, a, b, z;
-    mov.b32 z, 0x80008000;
-    prmt.b32 t, $4, 0, 0x1404;
+_PAIRS_ASM = """
+    prmt.b32 t, $4, 0, {bytes};
     shl.b32 a, t, 4;
     shr.u32 b, t, 2;
     and.b32 b, b, 0x01c001c0;
     lop3.b32 a, a, 0x80008000, b, 0xEA;
-    fma.rn.bf16x2 $0, a, $5, z;
+    fma.rn.bf16x2 ${lower}, a, ${scale}, z;
     shr.u32 b, t, 6;
     and.b32 b, b, 0x01c001c0;
     lop3.b32 a, t, 0x80008000, b, 0xEA;
-    fma.rn.bf16x2 $2, a, $5, z;
-    prmt.b32 t, $4, 0, 0x3424;
-    shl.b32 a, t, 4;
-    shr.u32 b, t, 2;
-    and.b32 b, b, 0x01c001c0;
-    lop3.b32 a, a, 0x80008000, b, 0xEA;
-    fma.rn.bf16x2 $1, a, $6, z;
-    shr.u32 b, t, 6;
-    and.b32 b, b, 0x01c001c0;
-    lop3.b32 a, t, 0x80008000, b, 0xEA;
-    fma.rn.bf16x2 $3, a, $6, z;
-}
-""")
+    fma.rn.bf16x2 ${upper}, a, ${scale}, z;"""
+WIDEN_ASM = tl.constexpr(
+    "\n{\n    .reg .b32 t, a, b, z;\n    mov.b32 z, 0x80008000;"
+    + _PAIRS_ASM.format(bytes="0x1404", lower=0, upper=2, scale=5)
+    + _PAIRS_ASM.format(bytes="0x3424", lower=1, upper=3, scale=6)
+    + "\n}\n"
+)
 
 
 @triton.jit
